@@ -1,0 +1,89 @@
+"""`extembed aggregate`: technique 1 from flags, without a spec file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from extembed_cli.cli import options
+from extembed_cli.cli.run import execute
+from extembed_cli.errors import SpecError
+
+
+def aggregate(
+    interactions: options.Interactions,
+    candidates: options.Candidates,
+    embeddings: options.Embeddings,
+    output: options.Output = None,
+    histories: options.Histories = None,
+    half_lives: options.HalfLives = None,
+    percentiles: options.Percentiles = None,
+    thresholds: options.Thresholds = None,
+    center: options.Center = False,
+    weight: options.Weight = None,
+    as_of: options.AsOf = None,
+    lag: options.Lag = None,
+    window: options.Window = None,
+    max_events: options.MaxEvents = None,
+    time_unit: options.TimeUnit = None,
+    overrides: options.Set = None,
+    dry_run: options.DryRun = False,
+    workers: options.Workers = None,
+    memory: options.Memory = None,
+    wait: options.Wait = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Cosine features between candidates and decayed histories (technique 1).
+
+    Example:  extembed aggregate -i events.parquet -c candidates.parquet -e text=item_text.parquet -o features.parquet
+    --history liked='rating >= 4' --half-life 30d --percentile 90 --threshold 0.5
+    """
+    from extembed_cli.spec_loading import spec_from_flags
+
+    group: dict[str, Any] = {"half_lives": half_lives, "percentiles": percentiles, "thresholds": thresholds}
+    data: dict[str, Any] = {
+        **inputs(interactions, candidates, embeddings, center, histories, window, max_events),
+        "output": output,
+        "weight": weight,
+        "as_of": as_of,
+        "lag": lag,
+        "time_unit": time_unit,
+        "aggregate": [group],
+    }
+    execute(spec_from_flags(data, overrides or ()), dry_run, workers, memory, wait, json, quiet, verbose)
+
+
+def inputs(
+    interactions: list[str],
+    candidates: list[str],
+    embeddings: list[str],
+    center: bool,
+    histories: list[str] | None,
+    window: str | None,
+    max_events: int | None,
+) -> dict[str, Any]:
+    """The part of a spec that says what to read and which histories there are."""
+    where = dict(_pair("--history", text, "NAME=WHERE") for text in histories or ())
+    limits = {"window": window, "max_events": max_events}
+    limited = {name: {"where": text, **limits} for name, text in where.items()}
+    if not limited and any(limits.values()):
+        limited = {"all": dict(limits)}
+    return {
+        "interactions": interactions,
+        "candidates": candidates,
+        "embeddings": {
+            name: {"path": path, "center": center}
+            for name, path in (_pair("-e", text, "NAME=PATH") for text in embeddings)
+        },
+        "histories": limited,
+    }
+
+
+def _pair(flag: str, text: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        hint = f" Did you mean {flag} {Path(text).stem}={text}?" if flag == "-e" else ""
+        raise SpecError(f"{flag} {text}: write {form}.{hint}")
+    return name, value

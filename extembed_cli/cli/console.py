@@ -1,0 +1,126 @@
+"""What a user sees: messages to stderr, results to stdout, a progress bar on a terminal only."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from extembed_cli.errors import SpecError
+
+if TYPE_CHECKING:
+    from extembed_cli.job import RunOptions, Watch
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
+
+
+def say(message: str) -> None:
+    """One message for a person."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def result(text: str) -> None:
+    """A result for the next program in the pipe."""
+    print(text, flush=True)  # noqa: T201
+
+
+def result_json(data: dict[str, Any]) -> None:
+    """A result as JSON."""
+    import json
+
+    result(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def run_options(workers: int | None, memory: str | None, wait: float) -> RunOptions:
+    """Run options from flags: cores and free memory as this process may use them."""
+    from extembed_cli.job import RunOptions
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return RunOptions(workers or cores, _size(memory) if memory else _free_memory(), wait)
+
+
+def _size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise SpecError(f"--memory {text}: not a size; write a number and a unit, such as `4GiB` or `500MB`")
+    base = 1000 if match[3] and match[3].lower() == "b" else 1024
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def _free_memory() -> int | None:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024 * 3 // 4
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+@contextmanager
+def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
+    """A watch that shows a run: a bar on a terminal, stages with `-v`, warnings unless quiet."""
+    from extembed_cli.job import Watch
+
+    watch = Watch()
+    if quiet:
+        yield watch
+        return
+    watch.warn = lambda message: say(f"warning: {message}")
+    if not sys.stderr.isatty():
+        if verbose:
+            watch.stage = lambda name: say(f"{name} ...")
+        yield watch
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=None, rate="")
+
+        def rows(done: int) -> None:
+            progress.advance(task, done)
+            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
+            if speed:
+                progress.update(task, rate=f"{speed:,.0f}/s")
+
+        watch.warn = lambda message: console.print(f"warning: {message}", highlight=False, markup=False)
+        watch.stage = lambda name: progress.update(task, description=name)
+        watch.total = lambda total: progress.update(task, total=total)
+        watch.rows = rows
+        yield watch
+
+
+def summary(report: dict[str, Any], verbose: int) -> None:
+    """The closing lines of a run."""
+    inputs = report["inputs"]
+    for reason, count in inputs["interactions"]["dropped"].items():
+        say(f"dropped {count:,} interactions: {reason}")
+    if verbose:
+        for stage, seconds in report["seconds_by_stage"].items():
+            say(f"  {stage:8} {seconds:8.3f} s")
+        for technique, seconds in report["seconds_by_technique"].items():
+            say(f"  of which {technique:10} {seconds:8.3f} s per worker")
+    coverage = ", ".join(
+        f"{name} {t['coverage']['candidates']:.1%} of candidates and {t['coverage']['events']:.1%} of events"
+        for name, t in inputs["embeddings"].items()
+    )
+    repeats = report["candidates_in_own_history"]
+    say(
+        f"{report['output']}: {report['rows_out']:,} rows, {report['columns']} features in {report['seconds']:.1f} s; "
+        f"vectors for {coverage}; {repeats:,} candidates in their own history; "
+        f"peak memory {report['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    )

@@ -1,0 +1,78 @@
+"""`extembed run`: everything a spec asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from extembed_cli.cli import console, options
+
+if TYPE_CHECKING:
+    from extembed_cli.spec import Spec
+
+
+def run(
+    spec: options.SpecPath,
+    output: options.Output = None,
+    overrides: options.Set = None,
+    dry_run: options.DryRun = False,
+    workers: options.Workers = None,
+    memory: options.Memory = None,
+    wait: options.Wait = 0,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Compute all features of a spec.
+
+    Example:  extembed run sample_data/spec.toml -o features.parquet --set 'aggregate.0.half_lives=["7d"]'
+    """
+    from extembed_cli.spec_loading import load_spec
+
+    loaded = load_spec(spec, overrides or (), output)
+    execute(loaded, dry_run, workers, memory, wait, json, quiet, verbose)
+
+
+def execute(
+    spec: Spec,
+    dry_run: bool,
+    workers: int | None,
+    memory: str | None,
+    wait: float,
+    json: bool,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Run or plan a spec and show the result: what `run` and the commands of single techniques share."""
+    from extembed_cli import job
+
+    how = console.run_options(workers, memory, wait)
+    with console.watching(quiet, verbose) as watch:
+        report = job.plan_job(spec, how, watch) if dry_run else job.run_job(spec, how, watch)
+    if json:
+        console.result_json(report)
+    elif dry_run:
+        console.result(_plan(report))
+    if not dry_run and not quiet:
+        console.summary(report, verbose)
+
+
+def _plan(plan: dict[str, Any]) -> str:
+    inputs = plan["inputs"]
+    lines = [
+        f"interactions  {inputs['interactions']['rows']:,} rows, {inputs['interactions']['used']:,} used",
+        f"candidates    {inputs['candidates']['rows']:,} rows, {inputs['candidates']['users']:,} users",
+    ]
+    for name, table in inputs["embeddings"].items():
+        share = table["coverage"]
+        lines.append(
+            f"embeddings    {name}: {table['rows']:,} rows; vectors for {share['candidates']:.1%} of candidates, "
+            f"{share['events']:.1%} of events"
+        )
+    lines += [
+        f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows",
+        f"columns       {len(plan['columns'])} features",
+        *(f"              {name}" for name in plan["columns"]),
+        f"work          {plan['cosines']:,} cosines, {plan['shards']} shard(s), {plan['workers']} workers",
+        f"estimates     {plan['estimated_memory_bytes'] / 2**20:,.0f} MiB, {plan['estimated_seconds']:.0f} s",
+    ]
+    return "\n".join(lines)

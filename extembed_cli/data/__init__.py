@@ -1,0 +1,1 @@
+"""From Parquet to checked arrays, and from columns back to Parquet."""

@@ -1,0 +1,123 @@
+"""Padded batches: candidates and events of users of like length side by side, as tiles of one shape.
+
+A tile is some candidates of one user and the events that they can see. Its shape is padded to a fixed ladder of
+lengths by that user's own numbers, never by its batch mates, so that its bits do not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+TILE_COSINES = 2**18  # cosines of one batch: its tensors then stay near the processor's cache
+TILE_FLOATS = 2**22  # vector elements gathered for one batch
+_MOST_CANDIDATES, _FEWEST_CANDIDATES = 64, 4
+
+
+def _ladder() -> Ints:
+    """1, 2, 3, ... then steps of 1.2, in multiples of 4 above 16 and of 16 above 128."""
+    lengths = [1]
+    while lengths[-1] < 2**40:
+        step = int(np.ceil(lengths[-1] * 1.2))
+        multiple = 16 if step > 128 else 4 if step > 16 else 1
+        lengths.append(max(lengths[-1] + 1, -(-step // multiple) * multiple))
+    return np.array(lengths)
+
+
+LADDER = _ladder()
+
+
+def padded(lengths: Ints) -> Ints:
+    """The ladder's next length at or above each."""
+    return LADDER[np.searchsorted(LADDER, lengths)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B tiles of C candidates and H events each, as positions into a shard's candidates and events."""
+
+    candidates: Ints
+    """(B, C) positions; padding repeats the tile's last."""
+    is_candidate: Bools
+    """(B, C) False in the padding."""
+    events: Ints
+    """(B, H) positions; padding repeats the tile's last."""
+    is_event: Bools
+    """(B, H) False in the padding."""
+    first_event: Ints
+    """(B, 1) position of the tile's first event."""
+
+    @property
+    def cosines(self) -> int:
+        return int(self.candidates.size * self.events.shape[1])
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Candidates [first, last) with the events [low, high) that they see, and the shape to pad to."""
+
+    first: Ints
+    last: Ints
+    low: Ints
+    high: Ints
+    C: Ints
+    H: Ints
+
+
+def tiles(indptr: Ints, start: Ints, end: Ints) -> Tiles:
+    """Cut each user's candidates, ordered by time, into tiles.
+
+    indptr (U+1) candidates of users; start, end (Q) the events that each candidate sees of any history. Candidates
+    that see nothing at the beginning of a user's list still take part; tiles without any event are left out.
+    """
+    asked = np.diff(indptr)
+    users = np.flatnonzero(asked)
+    asked, first = asked[users], indptr[users]
+    length = padded(np.maximum(1, end[first + asked - 1] - start[first]))
+    most = np.clip(TILE_COSINES // length, _FEWEST_CANDIDATES, _MOST_CANDIDATES)
+    pieces = -(-asked // most)
+    owner = np.repeat(np.arange(len(users)), pieces)
+    piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    low_candidate = first[owner] + piece * asked[owner] // pieces[owner]
+    high_candidate = first[owner] + (piece + 1) * asked[owner] // pieces[owner]
+    low, high = start[low_candidate], end[high_candidate - 1]
+    seen = high > low
+    counts, events = high_candidate - low_candidate, high - low
+    return Tiles(
+        low_candidate[seen],
+        high_candidate[seen],
+        low[seen],
+        high[seen],
+        padded(counts[seen]),
+        padded(events[seen]),
+    )
+
+
+def batches(tiles: Tiles, dim: int) -> Iterator[Batch]:
+    """Tiles of one shape together, the largest first; `dim` is the longest vector gathered for them."""
+    order = np.lexsort((tiles.C, tiles.H))[::-1]
+    shapes = np.flatnonzero(np.diff(tiles.H[order]) | np.diff(tiles.C[order])) + 1
+    for group in np.split(order, shapes) if len(order) else []:
+        C, H = int(tiles.C[group[0]]), int(tiles.H[group[0]])
+        size = max(1, min(TILE_COSINES // (C * H), TILE_FLOATS // (max(C, H) * dim)))
+        for at in range(0, len(group), size):
+            yield _batch(tiles, group[at : at + size], C, H)
+
+
+def _batch(tiles: Tiles, chosen: Ints, C: int, H: int) -> Batch:
+    candidates = tiles.first[chosen, None] + np.arange(C)
+    events = tiles.low[chosen, None] + np.arange(H)
+    last, high = tiles.last[chosen, None], tiles.high[chosen, None]
+    return Batch(
+        candidates=np.minimum(candidates, last - 1),
+        is_candidate=candidates < last,
+        events=np.minimum(events, high - 1),
+        is_event=events < high,
+        first_event=tiles.low[chosen, None],
+    )

@@ -1,0 +1,276 @@
+"""Embedding tables: one streaming pass into a float32 matrix of unit vectors, every vector checked on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import types
+
+from extembed_cli.data import keys
+from extembed_cli.data.keys import same_width
+from extembed_cli.data.tables import Table
+from extembed_cli.errors import DataError, Problems, listing
+from extembed_cli.spec import EmbeddingSpec, Spec
+
+_BATCH_BYTES = 2**24  # of vectors read at a time
+_SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
+# A centred vector this short against what was subtracted is rounding, and has no direction.
+_ZERO_CENTRED = 1e-6
+
+
+@dataclass(frozen=True)
+class EmbeddingMatrix:
+    """Unit vectors of the items of one table."""
+
+    vectors: NDArray[np.float32]
+    """(n + 1, d): rows of norm 1; the last row is zero and stands for every item without a vector."""
+    slots: NDArray[np.int32]
+    """(items + 1): row of `vectors` by item num; the last entry is that of a null item (num -1)."""
+    report: dict[str, Any]
+    """Rows in the table and what was left out."""
+
+    @property
+    def missing(self) -> int:
+        """The slot of items without a vector."""
+        return len(self.vectors) - 1
+
+
+@dataclass(frozen=True)
+class TableIds:
+    """The ids of a table and where its rows go."""
+
+    ids: pl.Series
+    kept: NDArray[np.bool_]
+    """(rows): False for null ids and for all but the last row of a repeated id."""
+    report: dict[str, Any]
+
+
+def check_embedding(spec: Spec, name: str, table: Table) -> None:
+    """Columns, their types and the vector length where the type tells it, from the footers alone."""
+    item, embedding = spec.embedding_column(name, "item"), spec.embedding_column(name, "embedding")
+    fix = "; if it has another name, set embeddings.{0}.columns.{1} in the spec (--set embeddings.{0}.columns.{1}=NAME)"
+    table.require({item: fix.format(name, "item"), embedding: fix.format(name, "embedding")})
+    problems = Problems()
+    lengths: dict[int, Path] = {}
+    for part in table.parts:
+        kind = _vectors_type(part.schema.field(embedding).type)
+        with problems.collect():
+            if kind is None:
+                raise DataError(
+                    f"{part.path}: column `{embedding}` is {part.schema.field(embedding).type}; vectors must be lists "
+                    "(fixed-size or not) of float16, float32, float64 or int8"
+                )
+        if kind is not None and types.is_fixed_size_list(kind):
+            lengths.setdefault(kind.list_size, part.path)
+    if len(lengths) > 1:
+        found = " and ".join(f"{length} in {path}" for length, path in lengths.items())
+        problems.errors.append(
+            DataError(f"{table.label}: vectors of different lengths: {found}. A table has one length")
+        )
+    problems.raise_any()
+
+
+def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
+    """Read the ids alone: duplicates are found, and every row's place is known, before a vector is read."""
+    column = spec.embedding_column(name, "item")
+    parts = same_width(*(keys.ids(part.read([column]).column(column)) for part in table.parts))
+    ids = pl.concat(parts)
+    kept = ids.is_not_null()
+    repeated = (ids.is_duplicated() & kept).sum()
+    if repeated:
+        if spec.embeddings[name].duplicates == "error":
+            counts = ids.filter(ids.is_duplicated() & kept).value_counts(sort=True).head(5)
+            examples = listing(f"{_shown(item)} {count} times" for item, count in counts.iter_rows())
+            raise DataError(
+                f"{table.label} ({table.parts[0].path}): {repeated:,} of {len(ids):,} rows share an item id "
+                f'({column} {examples}). Make them unique, or set duplicates = "last" under [embeddings.{name}]'
+            )
+        kept = kept & ids.is_last_distinct()
+    report = {
+        "rows": len(ids),
+        "null_ids": ids.null_count(),
+        "replaced_duplicates": int(len(ids) - ids.null_count() - kept.sum()),
+    }
+    return TableIds(ids, kept.to_numpy(), {k: v for k, v in report.items() if v or k == "rows"})
+
+
+def load_matrix(spec: Spec, name: str, table: Table, table_ids: TableIds, vocabulary: pl.Series) -> EmbeddingMatrix:
+    """The unit vectors of the items in the vocabulary that the table has."""
+    options = spec.embeddings[name]
+    items, ids = same_width(vocabulary, table_ids.ids)
+    # With `center` the mean is over the whole table, summed in order of ids, so every row needs a place;
+    # without, only the items that the job touches get one.
+    places = pl.DataFrame({"id": ids.filter(pl.Series(table_ids.kept))})
+    if not options.center:
+        places = places.join(pl.DataFrame({"id": items}), on="id", how="semi")
+    places = places.sort("id").with_row_index("slot")
+    slot_of_row = np.where(table_ids.kept, _places_of(ids, places, -1), -1)
+
+    raw, found, bad = _fill(
+        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options
+    )
+    missing = len(places)
+    vanished = _normalize(raw, found, options, table, places)
+    slots = np.full(len(items) + 1, missing, np.int32)
+    here = _places_of(items, places, missing)
+    slots[:-1] = np.where(np.append(found, False)[here], here, missing)
+    report = dict(table_ids.report, dim=raw.shape[1], items_with_vector=int(np.count_nonzero(slots[:-1] != missing)))
+    if bad or vanished:
+        report["bad_vectors"] = bad + vanished
+    return EmbeddingMatrix(raw, slots, report)
+
+
+def _places_of(ids: pl.Series, places: pl.DataFrame, missing: int) -> NDArray[np.int64]:
+    """The slot of each id; `missing` where it has none."""
+    joined = pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")
+    return joined["slot"].cast(pl.Int64).fill_null(missing).to_numpy()
+
+
+def _fill(
+    table: Table,
+    column: str,
+    slot_of_row: NDArray[np.int64],
+    table_ids: TableIds,
+    places: int,
+    options: EmbeddingSpec,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
+    """Stream vectors into their slots: raw (places + 1, d), which slots got a usable one, how many are bad."""
+    raw: NDArray[np.float32] | None = None
+    found = np.zeros(places, np.bool_)
+    bad: list[int] = []
+    row = 0
+    for path, batch in _vector_batches(table, column):
+        vectors, present = _dense(batch, f"{path}: column `{column}`", row, None if raw is None else raw.shape[1])
+        if vectors.shape[0]:
+            if raw is None:
+                raw = np.zeros((places + 1, vectors.shape[1]), np.float32)
+            usable = _usable(vectors)
+            rows = row + np.flatnonzero(present)
+            bad += rows[~usable & table_ids.kept[rows]].tolist()
+            slots = slot_of_row[rows]
+            wanted = (slots >= 0) & usable
+            raw[slots[wanted]] = vectors[wanted]
+            found[slots[wanted]] = True
+        row += len(batch)
+    if raw is None:
+        raise DataError(f"{table.label} ({table.parts[0].path}): there is no vector in column `{column}`")
+    if bad and options.bad_vectors == "error":
+        raise _bad_vectors(table, len(bad), table_ids.ids[bad[:5]], "zero or not finite")
+    return raw, found, len(bad)
+
+
+def _normalize(
+    raw: NDArray[np.float32],
+    found: NDArray[np.bool_],
+    options: EmbeddingSpec,
+    table: Table,
+    places: pl.DataFrame,
+) -> int:
+    """Centre (if asked) and divide by the norm, in place, in float64; how many vectors vanish, and so are not found."""
+    mean = np.zeros(raw.shape[1])
+    if options.center and found.any():
+        for low in range(0, len(found), _SUM_ROWS):
+            block = slice(low, min(low + _SUM_ROWS, len(found)))
+            mean += raw[block].sum(axis=0, dtype=np.float64)  # slots without a vector hold zeros
+        mean /= np.count_nonzero(found)
+    vanished: list[int] = []
+    for low in range(0, len(found), _SUM_ROWS):
+        block = slice(low, min(low + _SUM_ROWS, len(found)))
+        vectors = raw[block].astype(np.float64) - mean
+        norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        shortest = _ZERO_CENTRED * np.linalg.norm(mean)
+        gone = found[block] & (norms <= shortest)
+        vanished += (low + np.flatnonzero(gone)).tolist()
+        found[block] &= ~gone
+        norms[~found[block]] = np.inf
+        raw[block] = vectors / norms[:, None]
+    if vanished and options.bad_vectors == "error":
+        raise _bad_vectors(
+            table,
+            len(vanished),
+            places["id"][vanished[:5]],
+            "equal to the table's mean, so zero once centred",
+        )
+    return len(vanished)
+
+
+def _bad_vectors(table: Table, count: int, examples: pl.Series, what: str) -> DataError:
+    name = table.label.split()[-1]
+    return DataError(
+        f"{table.label} ({table.parts[0].path}): {count:,} of {table.rows:,} vectors are {what} "
+        f'(item_id {listing(map(_shown, examples), 4)}). Set bad_vectors = "missing" under [embeddings.{name}] '
+        "to treat those items as having no vector"
+    )
+
+
+def _vector_batches(table: Table, column: str) -> Iterator[tuple[Path, pa.Array]]:
+    for part in table.parts:
+        kind = _vectors_type(part.schema.field(column).type)
+        width = kind.list_size if kind is not None and types.is_fixed_size_list(kind) else 1024
+        rows = max(1, _BATCH_BYTES // max(1, 4 * width))
+        for batch in part.batches([column], rows):
+            yield part.path, batch.column(0)
+
+
+def _vectors_type(kind: pa.DataType) -> pa.DataType | None:
+    """The list type that holds the vectors; None where the type cannot be one."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if not (types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)):
+        return None
+    return kind if types.is_floating(kind.value_type) or types.is_integer(kind.value_type) else None
+
+
+def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The vectors that are not null as (n, d), and which rows of the batch they are."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    present = np.asarray(column.is_valid())
+    column = column.drop_null()
+    if not len(column):
+        return np.empty((0, dim or 0), np.float32), present
+    if types.is_fixed_size_list(column.type):
+        length = column.type.list_size
+    else:
+        lengths = np.diff(column.offsets.to_numpy())
+        length = int(lengths[0]) if dim is None else dim
+        odd = np.flatnonzero(lengths != length)
+        if len(odd):
+            raise DataError(
+                f"{where}: vectors of different lengths: {length} before, {lengths[odd[0]]} in row "
+                f"{row + int(np.flatnonzero(present)[odd[0]]):,} of the table. A table has one length"
+            )
+    if length == 0:
+        raise DataError(f"{where}: the vectors have no elements")
+    values = column.flatten()
+    if values.null_count:
+        values = values.cast(pa.float64())
+    return values.to_numpy(zero_copy_only=False).reshape(-1, length), present
+
+
+def _usable(vectors: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows are finite in float32 and not zero."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = vectors.astype(np.float32, copy=False)
+        magnitude = np.abs(single).max(axis=1)  # NaN and infinity survive a maximum
+    usable: NDArray[np.bool_] = np.isfinite(magnitude) & (magnitude > 0)
+    return usable
+
+
+def usual_dim(table: Table) -> int:
+    """The vector length where a type tells it; what is usual otherwise. For estimates only."""
+    for column in table.schema:
+        if types.is_fixed_size_list(column.type):
+            return int(column.type.list_size)
+    return 384
+
+
+def _shown(item: object) -> str:
+    return item.hex() if isinstance(item, bytes) else str(item)

@@ -1,0 +1,159 @@
+"""All inputs of a job together: opened, checked against each other, their keys read and encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from extembed_cli.data import keys
+from extembed_cli.data.embeddings import TableIds, check_embedding, load_ids
+from extembed_cli.data.histories import Candidates, History
+from extembed_cli.data.interactions import (
+    Interactions,
+    check_candidates,
+    check_interactions,
+    load_candidates,
+    load_interactions,
+)
+from extembed_cli.data.tables import Table, open_table
+from extembed_cli.errors import Problems
+from extembed_cli.spec import DAY_US, Spec, duration_us
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The tables of a spec, their footers checked."""
+
+    interactions: Table
+    candidates: Table
+    embeddings: dict[str, Table]
+
+    def digests(self) -> dict[str, Any]:
+        """Digest of every input's content by its name in the spec."""
+        return {
+            "interactions": self.interactions.digest(),
+            "candidates": self.candidates.digest(),
+            "embeddings": {name: table.digest() for name, table in self.embeddings.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Everything that is read before a vector is: ids, times and what the expressions say."""
+
+    inputs: Inputs
+    interactions: Interactions
+    candidates: pl.DataFrame
+    ids: dict[str, TableIds]
+    vocabulary: pl.Series
+    history: History
+    asked: Candidates
+
+    @cached_property
+    def coverage(self) -> dict[str, dict[str, float]]:
+        """By table: the share of used events and of candidates whose item has a row in it."""
+        shares: dict[str, dict[str, float]] = {}
+        for name, table in self.ids.items():
+            items, ids = keys.same_width(self.vocabulary, table.ids)
+            present = np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False)
+            shares[name] = {
+                "events": _share(present[self.history.items]),
+                "candidates": _share(present[self.asked.items]),
+            }
+        return shares
+
+
+def open_inputs(spec: Spec) -> Inputs:
+    """Open all inputs and check their footers; everything that is wrong is told at once."""
+    problems = Problems()
+    with problems.collect():
+        interactions = open_table("interactions", spec.interactions)
+        check_interactions(spec, interactions)
+    with problems.collect():
+        candidates = open_table("candidates", spec.candidates)
+        check_candidates(spec, candidates)
+    embeddings: dict[str, Table] = {}
+    for name, options in spec.embeddings.items():
+        with problems.collect():
+            embeddings[name] = open_table(f"embeddings {name}", options.path)
+            check_embedding(spec, name, embeddings[name])
+    problems.raise_any()
+
+    users = [(interactions, spec.column("interactions", "user")), (candidates, spec.column("candidates", "user"))]
+    items = [(interactions, spec.column("interactions", "item")), (candidates, spec.column("candidates", "item"))]
+    items += [(table, spec.embedding_column(name, "item")) for name, table in embeddings.items()]
+    for what, uses in (("user", users), ("item", items)):
+        with problems.collect():
+            keys.check_id_kinds(what, uses)
+    problems.raise_any()
+    return Inputs(interactions, candidates, embeddings)
+
+
+def read_keys(spec: Spec, inputs: Inputs) -> tuple[Interactions, pl.DataFrame, dict[str, TableIds]]:
+    """Read ids and times of all inputs, and what the expressions say; problems are told at once."""
+    problems = Problems()
+    with problems.collect():
+        interactions = load_interactions(spec, inputs.interactions)
+    with problems.collect():
+        candidates = load_candidates(spec, inputs.candidates)
+    ids: dict[str, TableIds] = {}
+    for name, table in inputs.embeddings.items():
+        with problems.collect():
+            ids[name] = load_ids(spec, name, table)
+    problems.raise_any()
+    return interactions, candidates, ids
+
+
+def report(loaded: Loaded) -> dict[str, Any]:
+    """The inputs in the run report: rows, what was dropped and why, coverage."""
+    frame = loaded.candidates
+    empty = int((frame["user"].is_null() | frame["time"].is_null()).sum())
+    return {
+        "interactions": {
+            "rows": loaded.interactions.rows,
+            "dropped": loaded.interactions.dropped,
+            "of_users_without_candidates": len(loaded.interactions.frame) - len(loaded.history.items),
+            "used": len(loaded.history.items),
+        },
+        "candidates": {
+            "rows": len(frame),
+            "users": len(loaded.asked.indptr) - 1,
+            "null_user_or_time": empty,
+            "null_item": int(frame["item"].null_count()),
+        },
+        "embeddings": {name: {**ids.report, "coverage": loaded.coverage[name]} for name, ids in loaded.ids.items()},
+    }
+
+
+def mismatches(spec: Spec, loaded: Loaded) -> list[str]:
+    """Signs that the inputs do not meet: the features would be valid and worthless."""
+    found: list[str] = []
+    times = spec.column("interactions", "time")
+    if keys.has_dates(loaded.inputs.interactions, times) and duration_us(spec.lag) < DAY_US:
+        found.append(
+            f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that day's "
+            'evening. Set lag = "1d" (--lag 1d)'
+        )
+    if not len(loaded.asked.rows):
+        return found
+    if not len(loaded.history.items):
+        return [
+            *found,
+            "no user of the candidates has an interaction, every history is empty. Are the user ids the same?",
+        ]
+    if int(loaded.asked.times.max()) - duration_us(spec.lag) <= int(loaded.history.times.min()):
+        found.append("all candidates are before the first interaction, so every history is empty. Is time_unit right?")
+    for name, share in loaded.coverage.items():
+        if not share["events"] or not share["candidates"]:
+            side = "interactions" if not share["events"] else "candidates"
+            found.append(f"embeddings {name}: no item of the {side} has a vector. Are the item ids the same?")
+    return found
+
+
+def _share(flags: NDArray[np.bool_]) -> float:
+    return round(float(flags.mean()), 4) if len(flags) else 0.0

@@ -1,0 +1,159 @@
+"""Interactions and candidates as frames with canonical keys: `user`, `item`, `time` in us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+
+from extembed_cli.data import keys
+from extembed_cli.data.expressions import columns_of, compile_expression
+from extembed_cli.data.tables import Part, Table
+from extembed_cli.errors import DataError, Problems, listing
+from extembed_cli.spec import Spec, time_us
+
+_RENAME = "; if it has another name, set columns.{role} in the spec (--set columns.{role}=NAME)"
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Usable events: `user`, `item`, `time`, `weight` (if the spec has one), a Boolean `in:NAME` per `where`."""
+
+    frame: pl.DataFrame
+    rows: int
+    dropped: dict[str, int]
+
+
+def check_interactions(spec: Spec, table: Table) -> None:
+    """Columns, their types, and what the expressions read, from the footers alone."""
+    roles = {role: spec.column("interactions", role) for role in ("user", "item", "time")}
+    table.require({name: _RENAME.format(role=role) for role, name in roles.items()})
+    problems = Problems()
+    with problems.collect():
+        keys.check_time_type(table, roles["time"], spec.time_unit)
+    for key, text in _expressions(spec).items():
+        with problems.collect():
+            columns_of(text, key, table.names)
+    problems.raise_any()
+
+
+def check_candidates(spec: Spec, table: Table) -> None:
+    """Columns and their types, from the footers alone."""
+    roles = ["user", "item"] if spec.as_of else ["user", "item", "time"]
+    names = {role: spec.column("candidates", role) for role in roles}
+    fixes = {name: _RENAME.format(role=role) for role, name in names.items()}
+    if "time" in names:
+        fixes[names["time"]] += ", or give one as-of time for all (as_of, --as-of)"
+    table.require(fixes)
+    table.require(dict.fromkeys(table.schema.names, ""))
+    if "time" in names:
+        keys.check_time_type(table, names["time"], spec.time_unit)
+
+
+def load_interactions(spec: Spec, table: Table) -> Interactions:
+    """Read the events, evaluate `where` and `weight`, and drop what cannot be used, counted by reason."""
+    problems = Problems()
+    frames: list[pl.DataFrame] = []
+    dropped: dict[str, int] = {}
+    for part in table.parts:
+        with problems.collect():
+            frames.append(_usable(_events(spec, table, part), dropped))
+    problems.raise_any()
+    frames = _same_width(frames)
+    return Interactions(pl.concat(frames), table.rows, dropped)
+
+
+def load_candidates(spec: Spec, table: Table) -> pl.DataFrame:
+    """`user`, `item`, `time` (floored to `as_of_step`) of every candidate, in order, nulls kept."""
+    user, item, time = (spec.column("candidates", role) for role in ("user", "item", "time"))
+    wanted = [user, item] if spec.as_of else [user, item, time]
+    problems = Problems()
+    frames: list[pl.DataFrame] = []
+    for part in table.parts:
+        with problems.collect():
+            data = part.read(list(dict.fromkeys(wanted)))
+            columns = {"user": keys.ids(data.column(user)), "item": keys.ids(data.column(item))}
+            if not spec.as_of:
+                columns["time"] = keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`")
+            frames.append(pl.DataFrame(columns))
+    problems.raise_any()
+    frame = pl.concat(_same_width(frames))
+    if spec.as_of:
+        frame = frame.with_columns(time=pl.lit(time_us(spec.as_of), pl.Int64))
+    return frame.with_columns(pl.col("time") // spec.as_of_step_us * spec.as_of_step_us)
+
+
+def _expressions(spec: Spec) -> dict[str, str]:
+    """Every expression of the spec by the key it stands under."""
+    found = {f"histories.{name}.where": h.where for name, h in spec.histories.items() if h.where is not None}
+    return {"weight": spec.weight, **found} if spec.weight is not None else dict(found)
+
+
+def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
+    """Events of one file with canonical keys, `row`, and the evaluated expressions."""
+    user, item, time = (spec.column("interactions", role) for role in ("user", "item", "time"))
+    expressions = _expressions(spec)
+    needed = [user, item, time]
+    for key, text in expressions.items():
+        needed += columns_of(text, key, table.names)
+    data = part.read(list(dict.fromkeys(needed)))
+    frame = pl.DataFrame(
+        {
+            "user": keys.ids(data.column(user)),
+            "item": keys.ids(data.column(item)),
+            "time": keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`"),
+        }
+    )
+    raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
+    schema = dict(raw.schema)
+    for key, text in expressions.items():
+        is_weight = key == "weight"
+        dtype: pl.DataType = pl.Float64() if is_weight else pl.Boolean()
+        compiled = compile_expression(text, key, schema, dtype)
+        try:
+            values = raw.lazy().with_columns(compiled.alias("value")).collect()["value"]
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{part.path}: {key} = {text!r} cannot be computed: {str(error).splitlines()[0]}") from None
+        if len(values) != len(frame):  # a frame without columns cannot broadcast a constant
+            values = pl.repeat(values[0] if len(values) else None, len(frame), dtype=dtype, eager=True)
+        if is_weight:
+            _check_weights(values, f"{part.path}: weight = {text!r}")
+            frame = frame.with_columns(values.alias("weight"))
+        else:
+            frame = frame.with_columns(values.fill_null(value=False).alias("in:" + key.split(".")[1]))
+    return frame
+
+
+def _plain(data: pa.Table) -> pl.DataFrame:
+    """Columns for expressions: dictionaries as what they stand for."""
+    arrays = [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in data.columns]
+    frame = pl.from_arrow(pa.Table.from_arrays(arrays, names=data.column_names))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _check_weights(weights: pl.Series, where: str) -> None:
+    bad = (weights < 0) | weights.is_nan() | weights.is_infinite()
+    rows = bad.fill_null(value=False).arg_true()
+    if len(rows):
+        examples = listing(f"row {row}: {weights[row]}" for row in rows[:4])
+        raise DataError(f"{where}: {len(rows):,} weights are negative or not finite ({examples}). Weights must be >= 0")
+
+
+def _usable(events: pl.DataFrame, dropped: dict[str, int]) -> pl.DataFrame:
+    """Drop events without user, item, time or weight; add to the counts of why."""
+    reasons = [(f"null {name}", pl.col(name).is_not_null()) for name in ("user", "item", "time")]
+    if "weight" in events.columns:
+        reasons += [("null weight", pl.col("weight").is_not_null()), ("weight 0", pl.col("weight") != 0)]
+    for reason, keep in reasons:
+        before = len(events)
+        events = events.filter(keep)
+        if before > len(events):
+            dropped[reason] = dropped.get(reason, 0) + before - len(events)
+    return events
+
+
+def _same_width(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    wide = {name for f in frames for name in ("user", "item") if f.schema[name] == pl.Int128}
+    return [f.with_columns(pl.col(*wide).cast(pl.Int128)) if wide else f for f in frames]

@@ -1,0 +1,89 @@
+"""Which files an input is made of: a file, a list, a glob, or a directory of parts."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from extembed_cli.errors import InputError
+
+MANIFEST = "_extembed_manifest.json"
+_PARQUET = (".parquet", ".parq", ".pq")
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A Parquet file, and the folder below which `key=value` folder names are hive partitions."""
+
+    path: Path
+    base: Path | None = None
+
+    @property
+    def in_partition(self) -> bool:
+        return self.base is not None and any("=" in part for part in self.path.relative_to(self.base).parts[:-1])
+
+
+def resolve(label: str, paths: str | tuple[str, ...]) -> list[SourceFile]:
+    """The files behind the path or paths of an input, in a fixed order. An existing path wins over a glob."""
+    files: list[SourceFile] = []
+    for text in (paths,) if isinstance(paths, str) else paths:
+        files += _resolve_one(label, text)
+    if not files:
+        raise InputError(f"{label}: the list of paths is empty; name at least one Parquet file")
+    return files
+
+
+def _resolve_one(label: str, text: str) -> list[SourceFile]:
+    if "://" in text:
+        raise InputError(f"{label}: {text}: only local paths can be read; copy or mount it")
+    path = Path(text)
+    if path.is_dir():
+        return _in_directory(label, path)
+    if path.exists():
+        return [SourceFile(path)]
+    if not _WILDCARD.search(text):
+        raise InputError(f"{label}: {text}: no such file or directory")
+    base = Path(*_before_wildcard(path))
+    found: list[SourceFile] = []
+    for match in sorted(glob.glob(text, recursive=True)):  # noqa: PTH207  pathlib has no absolute patterns
+        if Path(match).is_dir():
+            found += [SourceFile(f.path, base) for f in _in_directory(label, Path(match), may_be_empty=True)]
+        else:
+            found.append(SourceFile(Path(match), base))
+    found = list({file.path: file for file in found}.values())  # `**` meets a folder and the files in it
+    if not found:
+        raise InputError(f"{label}: {text}: the pattern matches no file")
+    return found
+
+
+def _before_wildcard(path: Path) -> list[str]:
+    parts = list(path.parts)
+    first = next(i for i, part in enumerate(parts) if _WILDCARD.search(part))
+    return parts[:first] or ["."]
+
+
+def _in_directory(label: str, folder: Path, may_be_empty: bool = False) -> list[SourceFile]:
+    """Parts of a directory: those its manifest lists, or every Parquet file but the hidden (`_temporary`, `.crc`)."""
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        try:
+            names = [part["file"] for part in json.loads(manifest.read_text(encoding="utf-8"))["parts"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{label}: {manifest}: not a readable manifest ({error}); write the directory again"
+            ) from None
+        return [SourceFile(folder / name, folder) for name in names]
+    files = [
+        SourceFile(path, folder)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in _PARQUET
+        and path.is_file()
+        and not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts)
+    ]
+    if not files and not may_be_empty:
+        raise InputError(f"{label}: {folder}: no Parquet files in this directory ({' or '.join(_PARQUET)})")
+    return files

@@ -1,0 +1,166 @@
+"""Parquet inputs, checked before use. Every read goes through pyarrow: it refuses torn files cleanly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from extembed_cli.data.sources import SourceFile, resolve
+from extembed_cli.errors import DataError, InputError, Problems, did_you_mean
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises on a file into an `InputError` that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: cannot be read as Parquet: {reason.rstrip('.')}. "
+            "Is it complete and not still being written? Write it again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a table: its schema with the hive partition columns at the end."""
+
+    path: Path
+    rows: int
+    schema: pa.Schema
+    partition: dict[str, Any] = field(default_factory=dict)
+
+    def batches(self, columns: Sequence[str] | None = None, batch_size: int = 131_072) -> Iterator[pa.RecordBatch]:
+        """Batches of the named columns (all of them for None), page checksums verified, without read-ahead."""
+        names = list(self.schema.names if columns is None else columns)
+        stored = [name for name in names if name not in self.partition]
+        schema = pa.schema([self.schema.field(name) for name in names])
+        with (
+            reading(self.path),
+            pq.ParquetFile(self.path, page_checksum_verification=True, pre_buffer=False) as file,
+        ):
+            for batch in file.iter_batches(batch_size=batch_size, columns=stored):
+                arrays = [
+                    pa.repeat(pa.scalar(self.partition[f.name], f.type), batch.num_rows)
+                    if f.name in self.partition
+                    else batch.column(f.name)
+                    for f in schema
+                ]
+                if arrays:
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+                else:
+                    yield batch
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """The named columns at once."""
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        with reading(self.path), pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+            stored = file.read(columns=[name for name in columns if name not in self.partition])
+            arrays = [
+                pa.repeat(pa.scalar(self.partition[f.name], f.type), self.rows)
+                if f.name in self.partition
+                else stored.column(f.name)
+                for f in schema
+            ]
+            return pa.Table.from_arrays(arrays, schema=schema)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A checked input: all its files can be opened and their footers read."""
+
+    label: str
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Columns that every file has, in the order of the first."""
+        others = [set(part.schema.names) for part in self.parts[1:]]
+        return [name for name in self.parts[0].schema.names if all(name in other for other in others)]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The one schema that all files fit into: the widest type of each column."""
+        try:
+            return pa.unify_schemas([part.schema for part in self.parts], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{self.label}: the files have columns of types that do not fit together: {error}. "
+                "Write them with one schema"
+            ) from None
+
+    def require(self, columns: dict[str, str]) -> None:
+        """Check that each file has the columns; `columns` maps a column's name to how a user renames it."""
+        problems = Problems()
+        for part in self.parts:
+            for name, fix in columns.items():
+                with problems.collect():
+                    if part.schema.names.count(name) > 1:
+                        raise DataError(f"{part.path}: column `{name}` occurs twice; rename one")
+                    if name not in part.schema.names:
+                        hint = did_you_mean(name, part.schema.names)
+                        raise DataError(f"{self.label}: {part.path}: no column `{name}`{hint}{fix}")
+        problems.raise_any()
+
+    def digest(self) -> dict[str, Any]:
+        """Rows, bytes and SHA-256 of the content of all files in order. Neither paths nor times of change count."""
+        sha, size = hashlib.sha256(), 0
+        for part in self.parts:
+            with reading(part.path), part.path.open("rb") as file:
+                each = hashlib.file_digest(file, "sha256")
+                size += file.tell()
+            sha.update(each.digest())
+        return {"files": len(self.parts), "rows": self.rows, "bytes": size, "sha256": sha.hexdigest()}
+
+
+def open_table(label: str, paths: str | tuple[str, ...]) -> Table:
+    """Resolve the paths of an input and read every footer; all files that cannot be read are told at once."""
+    files = resolve(label, paths)
+    problems = Problems()
+    parts: list[Part] = []
+    for file in files:
+        with problems.collect(), reading(file.path):
+            if file.path.is_dir():
+                raise InputError(f"{file.path}: is a directory")
+            with pq.ParquetFile(file.path) as opened:
+                parts.append(Part(file.path, opened.metadata.num_rows, opened.schema_arrow))
+    problems.raise_any()
+    return Table(label, tuple(_with_partitions(files, parts)))
+
+
+def _with_partitions(files: list[SourceFile], parts: list[Part]) -> list[Part]:
+    """Add the hive partition columns of files in `key=value` folders, typed as pyarrow infers them."""
+    bases = {file.base for file in files if file.in_partition}
+    out = list(parts)
+    for base in bases:
+        inside = [i for i, file in enumerate(files) if file.base == base and file.in_partition]
+        dataset = ds.dataset(
+            [str(files[i].path) for i in inside],
+            format="parquet",
+            partitioning=ds.HivePartitioning.discover(),
+            partition_base_dir=str(base),
+        )
+        for i, fragment in zip(inside, dataset.get_fragments(), strict=True):
+            keys = ds.get_partition_keys(fragment.partition_expression)
+            keys = {k: v for k, v in keys.items() if k not in parts[i].schema.names}
+            schema = parts[i].schema
+            for key in keys:
+                schema = schema.append(dataset.schema.field(key))
+            out[i] = Part(parts[i].path, parts[i].rows, schema, keys)
+    return out

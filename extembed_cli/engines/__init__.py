@@ -1,0 +1,1 @@
+"""Where shards run. No maths here: an engine calls `compute_shard`."""

@@ -1,0 +1,92 @@
+"""The errors a user can meet. Each says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class ExtembedError(Exception):
+    """Base of all expected errors; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class SpecError(ExtembedError):
+    """The spec or the flags are wrong."""
+
+    exit_code = 2
+
+
+class DataError(ExtembedError):
+    """The data failed a check."""
+
+    exit_code = 1
+
+
+class InputError(ExtembedError):
+    """An input cannot be read: missing, not Parquet, torn."""
+
+    exit_code = 3
+
+
+class LockedError(ExtembedError):
+    """Another run holds the output."""
+
+    exit_code = 4
+
+
+class ResourceError(ExtembedError):
+    """Out of memory or disk."""
+
+    exit_code = 5
+
+
+# When problems of several kinds are told together, the one that has to be mended first names the exit code.
+_PRECEDENCE: tuple[type[ExtembedError], ...] = (SpecError, InputError, ResourceError, LockedError, DataError)
+
+
+class Problems:
+    """Collects errors, so that all of them are told at once.
+
+    >>> problems = Problems()
+    >>> with problems.collect():
+    ...     raise DataError("a.parquet: no column `user_id`")
+    >>> problems.raise_any()
+    Traceback (most recent call last):
+    extembed_cli.errors.DataError: a.parquet: no column `user_id`
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[ExtembedError] = []
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep an `ExtembedError` raised in the block instead of letting it out."""
+        try:
+            yield
+        except ExtembedError as error:
+            self.errors.append(error)
+
+    def raise_any(self) -> None:
+        """Raise one error with the messages of all, if there are any."""
+        if not self.errors:
+            return
+        kind = next(k for k in _PRECEDENCE if any(isinstance(e, k) for e in self.errors))
+        raise kind("\n".join(dict.fromkeys(str(e) for e in self.errors))) from self.errors[0]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean \\`x\\`?` for the nearest known name, else the list of what is known, else nothing."""
+    known = list(known)
+    near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean `{next(k for k in known if k.lower() == near[0])}`?"
+    return f"; known: {listing(known, 12)}" if known else ""
+
+
+def listing(values: Iterable[object], most: int = 5) -> str:
+    """`a, b, c, ...`: the first few of many."""
+    values = list(values)
+    return ", ".join(str(v) for v in values[:most]) + (", ..." if len(values) > most else "")

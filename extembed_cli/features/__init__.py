@@ -1,0 +1,1 @@
+"""One file per technique: spec -> column names; batch -> columns."""

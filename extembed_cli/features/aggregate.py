@@ -1,0 +1,228 @@
+"""Technique 1: decayed statistics of the cosines between a candidate and the user's history."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extembed_cli.data.batches import Batch
+from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.data.histories import Candidates, History
+from extembed_cli.features.columns import Column, Dtype, Statistic, Technique
+from extembed_cli.features.tensors import Tensors
+from extembed_cli.features.visibility import Visible, visible_with
+from extembed_cli.kernels import cosines as cos
+from extembed_cli.kernels import statistics as stats
+from extembed_cli.kernels.weights import weight_sum
+from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_label
+
+Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
+
+# kind: (dtype, formula). `{h}` history, `{e}` embedding table, `{a}` percentile or threshold, `{d}` decay.
+FORMULAS: dict[str, tuple[Dtype, str]] = {
+    "count": ("UInt32", "visible events of `{h}`"),
+    "age_last_s": ("Float32", "t − newest visible event of `{h}`, seconds"),
+    "decayed_count": ("Float32", "Σ w over visible events of `{h}`, {d}"),
+    "vector_count": ("UInt32", "visible events of `{h}` whose item has a vector in `{e}`"),
+    "cos_to_mean": ("Float32", "cosine of the candidate with Σ w v / Σ w over `{h}` in `{e}`, {d}"),
+    "cos_mean": ("Float32", "Σ w c / Σ w over `{h}` in `{e}`, {d}"),
+    "cos_p": ("Float32", "smallest c of `{h}` in `{e}` whose cumulative weight ≥ {a} % of Σ w, {d}"),
+    "cos_share_ge": ("Float32", "Σ w [c ≥ {a}] / Σ w over `{h}` in `{e}`, {d}"),
+    "cos_min": ("Float32", "smallest c over visible events of `{h}` in `{e}`"),
+    "cos_max": ("Float32", "largest c over visible events of `{h}` in `{e}`"),
+}
+
+
+# --- spec -> columns ---------------------------------------------------------------------------------
+
+
+def columns(spec: Spec, group: AggregateSpec) -> Iterator[Column]:
+    """Columns of one group: the counters of its histories first, then each table with each history."""
+    prefix = f"{group.name}_" if group.name else ""
+    for history in spec.histories_of(group):
+        column = partial(_column, f"{history}__{prefix}", "counters", history=history)
+        yield column("count")
+        yield column("age_last_s")
+        for half_life in group.half_lives:
+            yield column("decayed_count", half_life=half_life)
+    for embedding in spec.embeddings_of(group):
+        for history in spec.histories_of(group):
+            column = partial(
+                _column,
+                f"{embedding}__{history}__{prefix}",
+                "aggregate",
+                history=history,
+                embedding=embedding,
+            )
+            yield column("vector_count")
+            yield column("cos_min")
+            yield column("cos_max")
+            for half_life in group.half_lives:
+                yield column("cos_to_mean", half_life=half_life)
+                yield column("cos_mean", half_life=half_life)
+                for percentile in group.percentiles:
+                    yield column("cos_p", half_life=half_life, argument=percentile, label=f"{percentile:02d}")
+                for threshold in group.thresholds:
+                    label = "_" + threshold_label(threshold)
+                    yield column("cos_share_ge", half_life=half_life, argument=round(threshold, 2), label=label)
+
+
+def _column(
+    prefix: str,
+    technique: Technique,
+    kind: str,
+    *,
+    history: str,
+    embedding: str | None = None,
+    half_life: str | None = None,
+    argument: float | None = None,
+    label: str = "",
+) -> Column:
+    dtype, formula = FORMULAS[kind]
+    decay = "w = weight" if half_life in {None, "none"} else f"w = weight · 2^(−age / {half_life})"
+    return Column(
+        name=prefix + kind + label + ("" if half_life is None else half_life_suffix(half_life)),
+        dtype=dtype,
+        technique=technique,
+        meaning=formula.format(h=history, e=embedding, a=argument, d=decay),
+        statistic=Statistic(kind, history, embedding, half_life, argument),
+    )
+
+
+# --- batch -> columns --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The statistics of a job in the order they are computed: by table, history and half-life."""
+
+    counters: dict[str, dict[str, Statistic]]
+    """history -> half-life -> decayed_count"""
+    cosines: dict[str, dict[str, dict[str | None, list[Statistic]]]]
+    """table -> history -> half-life (None: those without weights) -> statistics"""
+
+    @classmethod
+    def of(cls, statistics: list[Statistic]) -> Wanted:
+        counters: dict[str, dict[str, Statistic]] = defaultdict(dict)
+        cosines: dict[str, dict[str, dict[str | None, list[Statistic]]]] = {}
+        for s in dict.fromkeys(statistics):
+            if s.embedding is not None:
+                by_half_life = cosines.setdefault(s.embedding, {}).setdefault(s.history, defaultdict(list))
+                by_half_life[s.half_life].append(s)
+            elif s.kind == "decayed_count" and s.half_life is not None:
+                counters[s.history][s.half_life] = s
+        return cls(dict(counters), cosines)
+
+
+class AggregateShard:
+    """Aggregate statistics of one shard: ranges and counts for all candidates at once, cosines batch by batch."""
+
+    def __init__(
+        self,
+        statistics: list[Statistic],
+        embeddings: dict[str, EmbeddingMatrix],
+        history: History,
+        candidates: Candidates,
+        seen: dict[str, Visible],
+    ) -> None:
+        self.wanted = Wanted.of(statistics)
+        self.embeddings = embeddings
+        self.history = history
+        self.candidates = candidates
+        self.seen = seen
+        self.slots = {name: embeddings[name].slots[history.items] for name in self.wanted.cosines}
+        self.with_vector = {
+            (table, name): visible_with(seen[name], name, history, self.slots[table] != embeddings[table].missing)
+            for table, names in self.wanted.cosines.items()
+            for name in names
+        }
+
+    def without_cosines(self) -> dict[Statistic, Values]:
+        """Counts and ages, from the ranges alone: (Q) each, NaN where undefined."""
+        out: dict[Statistic, Values] = {}
+        for name, seen in self.seen.items():
+            out[Statistic("count", name)] = seen.count
+            age = (self.candidates.times - self._times(seen.newest)) / 1e6
+            out[Statistic("age_last_s", name)] = np.where(seen.count > 0, age, np.nan)
+        for (table, name), seen in self.with_vector.items():
+            out[Statistic("vector_count", name, table)] = seen.count
+        return out
+
+    def tensors(self, batch: Batch) -> Tensors:
+        """What the statistics of one batch share."""
+        return Tensors(self.history, self.candidates, self.seen, batch)
+
+    def counters(self, tensors: Tensors) -> Iterator[tuple[Statistic, Values]]:
+        """Decayed counts of one batch: (B, C) each."""
+        for name, by_half_life in self.wanted.counters.items():
+            for half_life, statistic in by_half_life.items():
+                yield statistic, tensors.decayed_count(name, half_life)
+
+    def cosines(self, tensors: Tensors) -> Iterator[tuple[Statistic, Values]]:
+        """Statistics of the cosines of one batch: (B, C) each, NaN where undefined."""
+        for table, names in self.wanted.cosines.items():
+            yield from self._cosine_statistics(tensors, table, names)
+
+    def _cosine_statistics(
+        self, tensors: Tensors, table: str, names: dict[str, dict[str | None, list[Statistic]]]
+    ) -> Iterator[tuple[Statistic, Values]]:
+        matrix, batch = self.embeddings[table], tensors.batch
+        event_slots = np.where(batch.is_event, self.slots[table][batch.events], matrix.missing)
+        asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
+        events, asked = matrix.vectors.take(event_slots, axis=0), matrix.vectors.take(asked_slots, axis=0)
+        values = cos.cosines(asked, events)
+        has_vector = event_slots != matrix.missing
+        order = None
+        for name, by_half_life in names.items():
+            seen = self.with_vector[table, name]
+            defined = (seen.count[batch.candidates] > 0) & (asked_slots != matrix.missing)
+            for half_life, statistics in by_half_life.items():
+                found: dict[Statistic, Values] = {}
+                if half_life is None:
+                    low, high = stats.minimum_and_maximum(values, tensors.visible(name, has_vector))
+                    found = {Statistic("cos_min", name, table): low, Statistic("cos_max", name, table): high}
+                else:
+                    weights, single, _ = tensors.weights(name, half_life, seen, has_vector)
+                    percentiles = [s for s in statistics if s.kind == "cos_p"]
+                    if percentiles:
+                        order = stats.flat_order(values) if order is None else order
+                        ranks = [int(s.argument or 0) for s in percentiles]
+                        found.update(
+                            zip(
+                                percentiles,
+                                stats.weighted_percentiles(values, weights, order, ranks),
+                                strict=True,
+                            )
+                        )
+                    found.update(_weighted(statistics, values, single, asked, events))
+                for statistic, value in found.items():
+                    yield statistic, np.where(defined, np.clip(value, -1, 1), np.float32(np.nan))
+
+    def _times(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Times of events; 0 for the position -1 of none."""
+        return np.append(self.history.times, 0)[positions]
+
+
+def _weighted(
+    statistics: list[Statistic],
+    values: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    candidates: NDArray[np.float32],
+    events: NDArray[np.float32],
+) -> Iterator[tuple[Statistic, Values]]:
+    """Statistics that are sums of weights times something."""
+    total, weighted = weight_sum(weights), stats.weighted_sum(weights, values)
+    with np.errstate(divide="ignore", invalid="ignore"):  # nothing visible: made null by the caller
+        for s in statistics:
+            if s.kind == "cos_mean":
+                yield s, weighted / total
+            elif s.kind == "cos_to_mean":
+                yield s, cos.cosine_to_mean(weights, weighted, total, events)
+            elif s.kind == "cos_share_ge" and s.argument is not None:
+                above = cos.at_or_above(values, s.argument, candidates, events)
+                yield s, stats.weighted_share(weights, total, above)

@@ -1,0 +1,210 @@
+"""One run of a spec from inputs to output: the one function that the commands call."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import extembed_cli
+from extembed_cli.data.batches import TILE_COSINES, TILE_FLOATS, tiles
+from extembed_cli.data.commit import locked, write_json
+from extembed_cli.data.embeddings import usual_dim
+from extembed_cli.data.histories import encode
+from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys
+from extembed_cli.data.inputs import report as input_report
+from extembed_cli.data.output import check_names, check_target, write_features
+from extembed_cli.engines import local
+from extembed_cli.errors import ResourceError, SpecError
+from extembed_cli.features.columns import Column
+from extembed_cli.features.shard import output_columns, prepare
+from extembed_cli.features.visibility import visible
+from extembed_cli.spec import ALL, Spec
+
+# For the plan only: what was measured on 2 cores, see docs/decisions/.
+_SECONDS_PER_COSINE = 35e-9
+_SECONDS_PER_ROW = 1.5e-6
+_BYTES_PER_EVENT = 120
+_BYTES_PER_CANDIDATE = 100
+_BYTES_PER_COSINE = 60
+_BYTES_FOR_LIBRARIES = 150 * 2**20
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run: none of it changes what is computed."""
+
+    workers: int
+    memory: int | None = None
+    """Refuse a job that needs more bytes than this; None = do not check."""
+    wait: float = 0.0
+    """Seconds to wait for another run that holds the output."""
+
+
+@dataclass
+class Watch:
+    """Who wants to hear of the run: stages, rows done, warnings. By default nobody."""
+
+    stage: Callable[[str], None] = lambda name: None
+    total: Callable[[int], None] = lambda rows: None
+    rows: Callable[[int], None] = lambda rows: None
+    warn: Callable[[str], None] = lambda message: None
+    seconds: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Time a stage and announce it."""
+        self.stage(name)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - began  # type: ignore[assignment]
+
+    def warning(self, message: str) -> None:
+        """Pass a warning on and keep it for the report."""
+        self.warnings.append(message)
+        self.warn(message)
+
+
+def load(spec: Spec, watch: Watch) -> Loaded:
+    """Read ids, times and expressions of all inputs, and encode them."""
+    with watch.timing("check"):
+        inputs = open_inputs(spec)
+        check_names(inputs.candidates, [column.name for column in output_columns(spec)])
+    with watch.timing("read"):
+        interactions, candidates, ids = read_keys(spec, inputs)
+    with watch.timing("encode"):
+        loaded = Loaded(inputs, interactions, candidates, ids, *encode(interactions, candidates))
+    for message in mismatches(spec, loaded):
+        watch.warning(message)
+    return loaded
+
+
+def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
+    """What a run would read, make and need, without reading a vector or writing anything."""
+    loaded = load(spec, watch)
+    seen = visible(spec, ALL, loaded.history, loaded.asked)
+    cut = tiles(loaded.asked.indptr, seen.start, seen.end)
+    cosines = int((cut.C * cut.H).sum()) * len(spec.embeddings)
+    columns = output_columns(spec)
+    rows = len(loaded.candidates) + loaded.interactions.rows
+    return {
+        "inputs": input_report(loaded),
+        "output": spec.output,
+        "columns": [column.name for column in columns],
+        "rows_out": len(loaded.candidates),
+        "shards": len(local.shards(loaded.history, loaded.asked)),
+        "workers": options.workers,
+        "cosines": cosines,
+        "estimated_memory_bytes": memory_needed(loaded, columns, options.workers),
+        "estimated_seconds": round(1 + rows * _SECONDS_PER_ROW + cosines * _SECONDS_PER_COSINE / options.workers, 1),
+        "warnings": watch.warnings,
+    }
+
+
+def memory_needed(loaded: Loaded, columns: list[Column], workers: int) -> int:
+    """Bytes that a run is estimated to need at its peak."""
+    matrices = sum(
+        4 * usual_dim(loaded.inputs.embeddings[name]) * min(len(ids.ids), len(loaded.vocabulary))
+        for name, ids in loaded.ids.items()
+    )
+    return int(
+        _BYTES_FOR_LIBRARIES
+        + loaded.interactions.rows * _BYTES_PER_EVENT
+        + len(loaded.candidates) * (_BYTES_PER_CANDIDATE + 8 * len(columns))
+        + matrices
+        + workers * (TILE_COSINES * _BYTES_PER_COSINE + 8 * TILE_FLOATS)
+    )
+
+
+def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
+    """Read everything, write nothing; raises with all problems found, else tells what there is."""
+    loaded = load(spec, watch)
+    with watch.timing("vectors"):
+        shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
+    report = input_report(loaded)
+    for name, matrix in shared.embeddings.items():
+        report["embeddings"][name].update(matrix.report)
+    return {"inputs": report, "columns": len(shared.columns), "warnings": watch.warnings}
+
+
+def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
+    """Compute the features of all candidates and commit the output; returns the run report."""
+    if spec.output is None:
+        raise SpecError("no output: set `output` in the spec, or give -o OUT")
+    output = Path(spec.output)
+    if "://" in spec.output:
+        raise SpecError(f"{spec.output}: only local paths can be written")
+    check_target(output)
+    began = time.perf_counter()
+    with locked(output, options.wait), ThreadPoolExecutor(1, "digest") as background:
+        loaded = load(spec, watch)
+        digests = background.submit(loaded.inputs.digests)
+        columns = output_columns(spec)
+        needed = memory_needed(loaded, columns, options.workers)
+        if options.memory is not None and needed > options.memory:
+            raise ResourceError(
+                f"the job needs about {needed / 2**20:,.0f} MiB and may use {options.memory / 2**20:,.0f} MiB. "
+                "Raise --memory, lower --workers, or split the candidates"
+            )
+        with watch.timing("vectors"):
+            shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
+        with watch.timing("compute"):
+            watch.total(len(loaded.asked.rows))
+            features = local.compute(
+                spec,
+                shared,
+                loaded.history,
+                loaded.asked,
+                rows=len(loaded.candidates),
+                workers=options.workers,
+                progress=watch.rows,
+            )
+        with watch.timing("write"):
+            inputs = digests.result()
+            metadata = {
+                "version": extembed_cli.__version__,
+                "spec": spec.meaning(),
+                "inputs": inputs,
+                "columns": [
+                    {"name": c.name, "technique": c.technique, "dtype": c.dtype, "meaning": c.meaning} for c in columns
+                ],
+            }
+            digest = write_features(output, loaded.inputs.candidates, features.columns, features.known, metadata)
+        inputs_report = input_report(loaded)
+        report = {
+            "version": extembed_cli.__version__,
+            "output": str(output),
+            "output_sha256": digest,
+            "rows_in": len(loaded.candidates),
+            "rows_out": len(loaded.candidates),
+            "columns": len(columns),
+            "inputs": inputs_report,
+            "digests": inputs,
+            "candidates_in_own_history": features.in_own_history,
+            "cosines": features.done.cosines * len(spec.embeddings),
+            "seconds": round(time.perf_counter() - began, 3),
+            "seconds_by_stage": {stage: round(s, 3) for stage, s in watch.seconds.items()},
+            "seconds_by_technique": {t: round(s / options.workers, 3) for t, s in features.done.seconds.items()},
+            "workers": options.workers,
+            "peak_memory_bytes": _peak_memory(),
+            "warnings": watch.warnings,
+        }
+        for name, matrix in shared.embeddings.items():
+            inputs_report["embeddings"][name].update(matrix.report)
+        write_json(output.with_name(output.name + ".run.json"), report)
+    return report
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,66 @@
+"""Which events of a user a candidate can see, as half-open ranges of event positions.
+
+Events are CSR: those of user u stand at positions [indptr[u], indptr[u+1]), sorted by time. What is visible
+before a moment is then a prefix, so point-in-time correctness is two integers per candidate and no tensor.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+def first_at_or_after(indptr: Ints, times: Ints, users: Ints, cutoffs: Ints) -> Ints:
+    """Position of each query user's first event with time >= cutoff (the user's end if there is none).
+
+        position[q] = indptr[u] + #{events i of u : times[i] < cutoffs[q]},  u = users[q]
+
+    indptr (U+1), times (N) us, users (Q) ascending, cutoffs (Q) us -> (Q). One binary search over keys
+    (user, time) packed into an int64, in slices of users small enough for the key not to overflow.
+    """
+    out = indptr[users]
+    if not len(times) or not len(users):
+        return out
+    earliest, latest = int(times.min()), int(times.max())
+    span = latest - earliest + 1
+    cutoffs = np.clip(cutoffs, earliest, latest + 1) - earliest
+    events_of = np.diff(indptr)
+    step = max(1, 2**62 // span)
+    for low in range(0, len(events_of), step):
+        high = min(low + step, len(events_of))
+        events = slice(indptr[low], indptr[high])
+        queries = slice(*np.searchsorted(users, [low, high]))
+        owners = np.repeat(np.arange(high - low), events_of[low:high])
+        keys = owners * span + (times[events] - earliest)
+        wanted = (users[queries] - low) * span + cutoffs[queries]
+        out[queries] = indptr[low] + np.searchsorted(keys, wanted, side="left")
+    return out
+
+
+def newest_members(
+    members: Bools | None, start: Ints, end: Ints, max_events: int | None = None
+) -> tuple[Ints, Ints, Ints]:
+    """Narrow ranges to the newest `max_events` members, and count them.
+
+    members (N) or None = every event; start, end (Q) positions -> (start, count, newest), each (Q): the members in
+    [start, end) are `count` events, the last of them at position `newest` (-1 where there is none).
+    """
+    if members is None:
+        if max_events is not None:
+            start = np.maximum(start, end - max_events)
+        count = end - start
+        return start, count, np.where(count > 0, end - 1, -1)
+    before = np.concatenate([[0], np.cumsum(members, dtype=np.int64)])
+    positions = np.flatnonzero(members)
+    count = before[end] - before[start]
+    if max_events is not None and len(positions):
+        oldest = positions[np.clip(before[end] - max_events, 0, len(positions) - 1)]
+        start = np.where(count > max_events, oldest, start)
+        count = np.minimum(count, max_events)
+    if not len(positions):
+        return start, count, np.full(len(end), -1)
+    newest = positions[np.clip(before[end] - 1, 0, len(positions) - 1)]
+    return start, count, np.where(count > 0, newest, -1)

@@ -1,0 +1,166 @@
+"""A small synthetic world with a planted taste, so that the features have something to find.
+
+Items belong to topics; `text` vectors show an item's topic with noise and share a large common direction, as text
+models' do; `image` vectors show a style that matters less, and one item in twenty has none. Users like some topics
+and dislike others, and change their mind halfway, so that recent events tell more. A request shows a user ten items;
+whoever sees an item may click, like or dislike it a few seconds later.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from extembed_cli.data.commit import commit, temporary
+from extembed_cli.errors import SpecError
+
+USERS, ITEMS, TOPICS, STYLES = 240, 2000, 16, 6
+REQUESTS, SHOWN = 22, 10  # requests of a user on average, items of a request
+START_US, DAYS = 1_767_225_600_000_000, 120  # from 2026-01-01 UTC
+RANKED_FROM = 0.55  # later requests are the candidates
+DAY_US = 86_400_000_000
+
+SPEC = """\
+# Features for the requests in candidates.parquet. Try:
+#   extembed check spec.toml
+#   extembed run spec.toml --dry-run
+#   extembed run spec.toml
+
+interactions = "interactions.parquet"
+candidates   = "candidates.parquet"
+output       = "features.parquet"
+
+[embeddings.text]
+path   = "item_text.parquet"
+center = true
+
+[embeddings.image]
+path = "item_image.parquet"
+
+[histories.liked]
+where = "event = 'like'"
+
+[histories.disliked]
+where = "event = 'dislike'"
+
+[histories.clicked]
+where      = "event = 'click'"
+max_events = 200
+
+[[aggregate]]
+half_lives  = ["7d", "60d"]
+percentiles = [10, 50, 90]
+thresholds  = [0.3]
+"""
+
+
+def write_sample(folder: Path, seed: int = 0) -> None:
+    """Write the tables and `spec.toml` into a folder that holds nothing else."""
+    names = {*(f"{name}.parquet" for name in ("interactions", "candidates", "item_text", "item_image")), "spec.toml"}
+    if folder.exists() and (not folder.is_dir() or any(path.name not in names for path in folder.iterdir())):
+        raise SpecError(f"{folder}: holds other files; name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in make_world(seed).items():
+        with temporary(folder / f"{name}.parquet") as path:
+            pq.write_table(table, path, compression="zstd")
+            commit(path, folder / f"{name}.parquet")
+    (folder / "spec.toml").write_text(SPEC, encoding="utf-8")
+
+
+def make_world(seed: int = 0) -> dict[str, pa.Table]:
+    """The tables by file name; the same seed gives the same tables."""
+    rng = np.random.default_rng(seed)
+    topic = rng.integers(0, TOPICS, ITEMS)
+    style = rng.integers(0, STYLES, ITEMS)
+    popularity = rng.gamma(2.0, 0.5, ITEMS) + 0.05
+    requests = _requests(rng)
+    user, shown_at = requests["user"], requests["time"]
+
+    chance = popularity / popularity.sum()
+    item = rng.choice(ITEMS, size=(len(user), SHOWN), p=chance)
+    user, shown_at = user[:, None], shown_at[:, None]
+    affinity = _affinity(rng, user, topic[item], style[item], shown_at)
+    noise = rng.logistic(size=item.shape)
+    liking = affinity + 0.7 * np.log(popularity[item]) + noise
+    event = np.select([liking > 2.2, liking > 0.9, liking < -2.6], ["like", "click", "dislike"], "")
+    reacted_at = shown_at + rng.integers(2, 90, item.shape) * 1_000_000
+
+    names = np.array([f"item-{n:04d}" for n in range(ITEMS)])
+    users = np.broadcast_to(user, item.shape)
+    reacted = event != ""
+    interactions = pa.table(
+        {
+            "user_id": users[reacted].astype(np.int32),
+            "item_id": names[item[reacted]],
+            "timestamp": _times(reacted_at[reacted]),
+            "event": pa.array(event[reacted]).dictionary_encode(),
+        }
+    ).sort_by([("timestamp", "ascending"), ("user_id", "ascending"), ("item_id", "ascending")])
+
+    ranked = shown_at[:, 0] >= START_US + RANKED_FROM * DAYS * DAY_US
+    count = int(ranked.sum())
+    candidates = pa.table(
+        {
+            "request_id": np.repeat(np.arange(count, dtype=np.int32), SHOWN),
+            "user_id": users[ranked].ravel().astype(np.int32),
+            "item_id": names[item[ranked].ravel()],
+            "timestamp": _times(np.repeat(shown_at[ranked, 0], SHOWN)),
+            "popularity": popularity[item[ranked].ravel()].astype(np.float32).round(2),
+            "label": np.isin(event[ranked], ["like", "click"]).ravel().astype(np.int8),
+        }
+    )
+    pictured = np.flatnonzero(rng.random(ITEMS) > 0.05)
+    return {
+        "interactions": interactions,
+        "candidates": candidates,
+        "item_text": _vectors(names, _show(rng, topic, TOPICS, 32, common=1.2)),
+        "item_image": _vectors(names[pictured], _show(rng, style, STYLES, 16, common=0.0)[pictured]),
+    }
+
+
+def _requests(rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
+    """Who asks when, in order of time; some users come often and some hardly at all."""
+    often = np.maximum(1, rng.gamma(1.5, REQUESTS / 1.5, USERS)).astype(np.int64)
+    user = np.repeat(np.arange(1, USERS + 1), often)
+    seconds = rng.integers(0, DAYS * 86_400, len(user))
+    order = np.lexsort((user, seconds))
+    return {"user": user[order], "time": START_US + seconds[order] * 1_000_000}
+
+
+def _affinity(
+    rng: np.random.Generator,
+    user: NDArray[np.int64],
+    topic: NDArray[np.int64],
+    style: NDArray[np.int64],
+    time: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """How much a user likes an item at a time: a taste for topics that changes at a day of their own, and for styles."""
+    tastes = rng.choice([-2.0, 0.0, 1.8], size=(2, USERS + 1, TOPICS), p=[0.25, 0.45, 0.3])
+    styles = rng.choice([-0.6, 0.6], size=(USERS + 1, STYLES))
+    change = START_US + rng.integers(20 * DAY_US, 100 * DAY_US, USERS + 1)
+    era = (time >= change[user]).astype(np.int64)
+    affinity: NDArray[np.float64] = tastes[era, user, topic] + styles[user, style]
+    return affinity
+
+
+def _show(
+    rng: np.random.Generator, group: NDArray[np.int64], groups: int, dim: int, common: float
+) -> NDArray[np.float16]:
+    """Vectors that show the group of an item: its centre, noise, and a direction common to all."""
+    centres = rng.standard_normal((groups, dim))
+    vectors = centres[group] + 0.8 * rng.standard_normal((len(group), dim)) + common * rng.standard_normal(dim)
+    return vectors.astype(np.float16)
+
+
+def _vectors(names: NDArray[Any], vectors: NDArray[np.float16]) -> pa.Table:
+    dim = vectors.shape[1]
+    return pa.table({"item_id": names, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)})
+
+
+def _times(micros: NDArray[np.int64]) -> pa.Array:
+    return pa.array(micros, pa.timestamp("us", "UTC"))

@@ -1,0 +1,286 @@
+"""What to compute. A spec says *what*; how (workers, memory, engine) are run options and never stand here.
+
+Flags and TOML files build the same frozen `Spec` (spec_loading.py). This file knows no data library.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from extembed_cli.errors import did_you_mean
+
+DAY_US = 86_400_000_000
+_UNIT_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": DAY_US, "w": 7 * DAY_US}
+_DURATION = re.compile(r"(0|[1-9][0-9]*)([smhdw])")
+_LONGEST_US = 1000 * 366 * DAY_US
+_NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9-])*_?")
+
+ALL = "all"  # the history of every interaction; always exists
+
+
+# --- durations, times, names -------------------------------------------------------------------------
+
+
+def duration_us(text: str) -> int:
+    """Microseconds of a duration such as `30d`: an integer and one of `s m h d w`."""
+    match = _DURATION.fullmatch(text)
+    if not match:
+        raise ValueError(f"`{text}` is not a duration: write an integer and one of s m h d w, such as `30d`")
+    length = int(match[1]) * _UNIT_US[match[2]]
+    if length > _LONGEST_US:
+        raise ValueError(f"`{text}` is longer than 1000 years")
+    return length
+
+
+def half_life_us(text: str) -> int | None:
+    """Microseconds of a half-life; None for `none` (no decay)."""
+    return None if text == "none" else duration_us(text)
+
+
+def time_us(text: str) -> int:
+    """Microseconds since 1970 UTC of an ISO 8601 time; without a zone it is UTC."""
+    moment = datetime.fromisoformat(text)
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def threshold_label(threshold: float) -> str:
+    """`030` for 0.30, `m020` for -0.20."""
+    hundredths = round(threshold * 100)
+    return f"m{-hundredths:03d}" if hundredths < 0 else f"{hundredths:03d}"
+
+
+def half_life_suffix(half_life: str) -> str:
+    """`__hl7d`, or nothing without decay."""
+    return "" if half_life == "none" else f"__hl{half_life}"
+
+
+def _check_duration(text: str) -> str:
+    duration_us(text)
+    return text
+
+
+def _check_positive_duration(text: str) -> str:
+    if duration_us(text) == 0:
+        raise ValueError(f"`{text}` must be longer than 0")
+    return text
+
+
+def _check_half_life(text: str) -> str:
+    return text if text == "none" else _check_positive_duration(text)
+
+
+def _check_time(value: object) -> object:
+    text = value.isoformat() if hasattr(value, "isoformat") else value
+    if isinstance(text, str):
+        try:
+            time_us(text)
+        except ValueError:
+            raise ValueError(f"`{text}` is not an ISO 8601 time, such as `2026-01-31T06:00:00`") from None
+    return text
+
+
+def _check_threshold(value: float) -> float:
+    if not -1 <= value <= 1 or abs(value * 100 - round(value * 100)) > 1e-9:
+        raise ValueError(f"{value} is not a multiple of 0.01 between -1 and 1")
+    return value
+
+
+def _check_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"`{text}` is not a name: use letters, digits, `-` and single `_` (it becomes part of column names)"
+        )
+    return text
+
+
+def _one_or_many(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
+PositiveDuration: TypeAlias = Annotated[str, AfterValidator(_check_positive_duration)]
+HalfLife: TypeAlias = Annotated[str, AfterValidator(_check_half_life)]
+Time: TypeAlias = Annotated[str, BeforeValidator(_check_time)]
+Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99)]
+Threshold: TypeAlias = Annotated[float, AfterValidator(_check_threshold)]
+Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
+Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+# --- the spec ----------------------------------------------------------------------------------------
+
+
+class Frozen(BaseModel):
+    """Keyword-only, immutable, no unknown keys; the docstring under a field is its documentation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
+
+
+class ColumnNames(Frozen):
+    """Your names of the columns that one input has."""
+
+    user: str | None = None
+    """Column of user ids; `user_id` unless set."""
+    item: str | None = None
+    """Column of item ids; `item_id` unless set."""
+    time: str | None = None
+    """Column of timestamps; `timestamp` unless set."""
+    embedding: str | None = None
+    """Column of vectors; `embedding` unless set."""
+
+
+class Columns(ColumnNames):
+    """Your column names for all inputs, with overrides for each."""
+
+    candidates: ColumnNames = ColumnNames()
+    """Names in the candidates alone."""
+    interactions: ColumnNames = ColumnNames()
+    """Names in the interactions alone."""
+
+
+class EmbeddingSpec(Frozen):
+    """An embedding table: fixed external item vectors."""
+
+    path: Paths
+    """File, list of files, glob or directory of Parquet with item ids and vectors."""
+    normalize: bool = True
+    """Divide each vector by its L2 norm. Cosines are the same either way; the dual fit is not."""
+    center: bool = False
+    """Subtract the table's mean vector first: text embeddings share a large common direction."""
+    bad_vectors: Literal["error", "missing"] = "error"
+    """What to do with NaN, infinite and zero vectors: stop, or treat the item as having no vector."""
+    duplicates: Literal["error", "last"] = "error"
+    """What to do with an item id that occurs twice: stop, or take the last row."""
+    columns: ColumnNames = ColumnNames()
+    """Names in this table alone."""
+
+
+class HistorySpec(Frozen):
+    """A named history: which of a user's interactions it sees."""
+
+    where: str | None = None
+    """A column's name or a row-wise SQL expression over the interactions; true = belongs to the history."""
+    window: PositiveDuration | None = None
+    """Only events at most this old at the as-of time; from the beginning unless set."""
+    max_events: Annotated[int, Field(ge=1)] | None = None
+    """Only the newest so many visible events; all unless set."""
+
+
+class AggregateSpec(Frozen):
+    """Technique 1: cosines between a candidate and the user's history."""
+
+    embeddings: tuple[str, ...] | None = None
+    """Names of embedding tables; every table unless set."""
+    histories: tuple[str, ...] | None = None
+    """Names of histories; the named ones unless set, or `all` if there are none."""
+    name: Name | None = None
+    """Goes before the statistic in the column names."""
+    half_lives: Annotated[tuple[HalfLife, ...], Field(min_length=1)] = ("30d",)
+    """Ages at which a weight has halved, such as `7d`; `none` = no decay."""
+    percentiles: tuple[Percentile, ...] = (10, 50, 90)
+    """Decay-weighted percentiles of the cosines, 1 to 99."""
+    thresholds: tuple[Threshold, ...] = ()
+    """Decay-weighted share of cosines at or above these, multiples of 0.01 from -1 to 1."""
+
+
+class Spec(Frozen):
+    """One job: which features, from which interactions, candidates and embedding tables."""
+
+    interactions: Paths
+    """File, list of files, glob or directory of Parquet with user ids, item ids and timestamps."""
+    candidates: Paths
+    """The (user, item, timestamp) rows that get features; their other columns pass through."""
+    output: str | None = None
+    """The Parquet file to write, or a directory of parts where it does not end in `.parquet`."""
+    as_of: Time | None = None
+    """One as-of time for all candidates, ISO 8601; naive = UTC."""
+    as_of_step: PositiveDuration | None = None
+    """Floor as-of times to this step since 1970 UTC: what a nightly (`1d`) batch would have known."""
+    lag: Duration = "0s"
+    """Events this young at the as-of time are not visible yet."""
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    """What integer timestamps count since 1970 UTC."""
+    weight: str | None = None
+    """Weight of an interaction: a column's name or a row-wise SQL expression; 1 unless set."""
+    columns: Columns = Columns()
+    """Your column names."""
+    embeddings: dict[Name, EmbeddingSpec] = Field(min_length=1)
+    """Embedding tables by name."""
+    histories: dict[Name, HistorySpec] = {}
+    """Named histories; `all` (every interaction) always exists."""
+    aggregate: tuple[AggregateSpec, ...] = ()
+    """Groups of aggregate features."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Spec:
+        if self.histories.get(ALL, HistorySpec()).where is not None:
+            raise ValueError("histories.all: `all` is every interaction and takes no `where`; use another name")
+        clashes = sorted(set(self.embeddings) & set(self.histories))
+        if clashes:
+            raise ValueError(f"`{clashes[0]}` names both an embedding table and a history; rename one")
+        for index, group in enumerate(self.aggregate):
+            for kind, used, known in (
+                ("embeddings", group.embeddings, self.embeddings),
+                ("histories", group.histories, {ALL: None, **self.histories}),
+            ):
+                if used is not None and not used:
+                    raise ValueError(f"aggregate.{index}.{kind}: the list is empty; leave the key out to use all")
+                for name in used or ():
+                    if name not in known:
+                        raise ValueError(
+                            f"aggregate.{index}.{kind}: nothing is named `{name}`{did_you_mean(name, known)}"
+                        )
+        if not self.aggregate:
+            raise ValueError("nothing to compute: add an [[aggregate]] group")
+        return self
+
+    @property
+    def as_of_step_us(self) -> int:
+        """Microseconds of `as_of_step`; 1 (no flooring) unless set."""
+        return 1 if self.as_of_step is None else duration_us(self.as_of_step)
+
+    def history(self, name: str) -> HistorySpec:
+        """The history of that name; `all` exists without being written down."""
+        return self.histories.get(name, HistorySpec())
+
+    def histories_of(self, group: AggregateSpec) -> tuple[str, ...]:
+        """Names of the histories a group uses, each once."""
+        return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
+
+    def embeddings_of(self, group: AggregateSpec) -> tuple[str, ...]:
+        """Names of the embedding tables a group uses, each once."""
+        return tuple(dict.fromkeys(group.embeddings or tuple(self.embeddings)))
+
+    def column(self, source: Literal["interactions", "candidates"], role: str) -> str:
+        """The user's name for the column `user`, `item` or `time` of an input."""
+        return getattr(getattr(self.columns, source), role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
+
+    def embedding_column(self, table: str, role: str) -> str:
+        """The user's name for the column `item` or `embedding` of an embedding table."""
+        return getattr(self.embeddings[table].columns, role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
+
+    def meaning(self) -> dict[str, Any]:
+        """What is computed, as plain data: no output, no paths, nothing of how it is run."""
+        data: dict[str, Any] = self.model_dump(
+            mode="json", exclude_none=True, exclude={"output", "interactions", "candidates"}
+        )
+        data["embeddings"] = {
+            name: {k: v for k, v in table.items() if k != "path"} for name, table in data["embeddings"].items()
+        }
+        return data
+
+
+_DEFAULT_COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp", "embedding": "embedding"}

@@ -1,0 +1,160 @@
+"""Building a spec from a TOML file or from flags; whatever is wrong is told at once, in a user's words."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from extembed_cli.errors import SpecError, did_you_mean
+from extembed_cli.spec import Spec
+
+
+def load_spec(path: Path, overrides: Sequence[str] = (), output: str | None = None) -> Spec:
+    """The spec in a TOML file, with `KEY=VALUE` overrides; relative paths in the file start at its folder."""
+    data = _read(path)
+    _anchor_paths(data, path.absolute().parent)
+    if output is not None:
+        data["output"] = _anchored(output, Path.cwd())
+    return build_spec(_overridden(data, overrides), str(path))
+
+
+def spec_from_flags(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Spec:
+    """The spec that flags describe; None = not given. Relative paths start at the working directory."""
+    given = _without_none(data)
+    _anchor_paths(given, Path.cwd())
+    return build_spec(_overridden(given, overrides), "flags")
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such spec file; `extembed sample DIR` writes one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as a spec: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+
+
+def _overridden(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`data` with `KEY=VALUE` overrides, whose relative paths start at the working directory as those of flags."""
+    given: dict[str, Any] = {}
+    for override in overrides:
+        _set(data, given, override)
+    _anchor_paths(given, Path.cwd())
+    merged: dict[str, Any] = _merge(data, given)
+    return merged
+
+
+def build_spec(data: Mapping[str, Any], where: str) -> Spec:
+    """A checked spec from plain data; every problem found is told in one `SpecError`."""
+    if "user_embeddings" in data:
+        raise SpecError(f"{where}: [user_embeddings] is reserved and cannot be used yet; remove it")
+    try:
+        return Spec.model_validate(data)
+    except ValidationError as error:
+        raise SpecError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+
+
+def _explain(problem: Any) -> str:
+    """One pydantic problem in a user's words."""
+    # Union members appear in `loc` as type names such as `tuple[str, ...]`: no keys of the user's.
+    loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part in {"str"}))]
+    key = ".".join(str(part) for part in loc)
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(loc[:-1])
+        return f"`{key}` is not a known key{did_you_mean(str(loc[-1]), known)}"
+    if problem["type"] == "missing":
+        return f"`{key}` is missing"
+    if problem["type"] == "value_error":
+        return f"{key + ': ' if key else ''}{problem['ctx']['error']}"
+    return f"`{key}`: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def _fields_at(loc: Iterable[str | int]) -> list[str]:
+    """Known keys of the table that `loc` points to."""
+    model: type[BaseModel] = Spec
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for arg in get_args(annotation) if (model := _model_in(arg))), None)
+
+
+def _set(data: dict[str, Any], given: dict[str, Any], override: str) -> None:
+    """Put one `a.b.0.c=VALUE` into `given`, shaped like `data`; VALUE is TOML, or else a plain string."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise SpecError(f'--set {override}: write KEY=VALUE, such as `aggregate.0.half_lives=["7d"]`')
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    model: Any = data
+    node = given
+    for depth, part in enumerate(parts):
+        if isinstance(model, list):
+            if not part.isdigit() or int(part) > len(model):
+                raise SpecError(
+                    f"--set {override}: `{'.'.join(parts[:depth])}` is a list of {len(model)}, numbered from 0"
+                )
+            model = model[int(part)] if int(part) < len(model) else {}
+        elif isinstance(model, dict):
+            default: Any = [] if depth == 0 and part == "aggregate" else {}
+            model = model.get(part, default)
+        else:
+            raise SpecError(f"--set {override}: `{'.'.join(parts[:depth])}` is not a table")
+        if depth == len(parts) - 1:
+            node[part] = value
+        else:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise SpecError(f"--set {override}: `{'.'.join(parts[: depth + 1])}` was set to a value before")
+
+
+def _merge(data: Any, given: Mapping[str, Any]) -> Any:
+    for part, value in given.items():
+        if isinstance(data, list):
+            index = int(part)
+            if index == len(data):
+                data.append({})
+            data[index] = _merge(data[index], value) if isinstance(value, dict) else value
+        elif isinstance(value, dict):
+            data[part] = _merge(data.get(part, [] if part == "aggregate" else {}), value)
+        else:
+            data[part] = value
+    return data
+
+
+def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a spec absolute, in place; what is not text is left for the checks to refuse."""
+    holders = [(data, key) for key in ("interactions", "candidates", "output")]
+    tables = data.get("embeddings")
+    if isinstance(tables, dict):
+        holders += [(table, "path") for table in tables.values() if isinstance(table, dict)]
+    for holder, key in holders:
+        value = holder.get(key)
+        if isinstance(value, str):
+            holder[key] = _anchored(value, folder)
+        elif isinstance(value, list):
+            holder[key] = [_anchored(v, folder) if isinstance(v, str) else v for v in value]
+
+
+def _anchored(path: str, folder: Path) -> str:
+    return path if "://" in path else str(folder / path)
