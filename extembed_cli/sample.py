@@ -139,7 +139,7 @@ def _affinity(
     style: NDArray[np.int64],
     time: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """How much a user likes an item at a time: a taste for topics that changes at a day of their own, and for styles."""
+    """How much a user likes an item at a time: a taste for styles, and one for topics that changes on one day."""
     tastes = rng.choice([-2.0, 0.0, 1.8], size=(2, USERS + 1, TOPICS), p=[0.25, 0.45, 0.3])
     styles = rng.choice([-0.6, 0.6], size=(USERS + 1, STYLES))
     change = START_US + rng.integers(20 * DAY_US, 100 * DAY_US, USERS + 1)

@@ -136,8 +136,8 @@ def mismatches(spec: Spec, loaded: Loaded) -> list[str]:
     times = spec.column("interactions", "time")
     if keys.has_dates(loaded.inputs.interactions, times) and duration_us(spec.lag) < DAY_US:
         found.append(
-            f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that day's "
-            'evening. Set lag = "1d" (--lag 1d)'
+            f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that "
+            'day\'s evening. Set lag = "1d" (--lag 1d)'
         )
     if not len(loaded.asked.rows):
         return found

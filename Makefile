@@ -1,0 +1,49 @@
+# The two commands of the README are `make features` and `make test`; both make .venv when it is missing.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help features test soak check docs format bench clean
+
+help:  ## Show what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+features: $(READY)  ## Run the main job on sample_data and show a few rows of build/features.parquet
+	@mkdir -p build
+	$(BIN)/extembed run sample_data/spec.toml -o build/features.parquet
+	@$(BIN)/python scripts/show.py build/features.parquet
+
+test: $(READY)  ## Run all tests
+	$(BIN)/python -m pytest -n auto
+
+soak: $(READY)  ## Run the long tests too
+	$(BIN)/python -m pytest -n auto --soak
+
+check: $(READY)  ## Lint, types, layers, and generated docs in step with the code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/docs.py --check
+
+docs: $(READY)  ## Write the generated parts of the README and docs/
+	$(BIN)/python scripts/docs.py
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## Time the main job at 1 M interactions x 1 M candidates
+	$(BIN)/python benchmarks/aggregate.py
+
+clean:  ## Remove what was built
+	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,163 @@
+"""Helpers that all tests share: small worlds on disk, and the program as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXTEMBED = [sys.executable, "-m", "extembed_cli"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the long tests too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "soak: takes minutes; run by `make soak`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--soak"):
+        for item in items:
+            if "soak" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="long: run by `make soak`"))
+
+
+def extembed(*args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ran:
+    """Run the program in a process of its own, as a shell would."""
+    done = subprocess.run(
+        [*EXTEMBED, *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    def ok(self) -> Ran:
+        assert self.code == 0, f"exit {self.code}\n{self.out}\n{self.err}"
+        return self
+
+    def failed(self, code: int, *parts: str) -> Ran:
+        """The run ended with this code and a message with these parts, and without a traceback."""
+        assert self.code == code, f"exit {self.code} instead of {code}\n{self.out}\n{self.err}"
+        assert "Traceback" not in self.err
+        for part in parts:
+            assert part in self.err, f"{part!r} is not in:\n{self.err}"
+        return self
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def vectors(rows: np.ndarray, kind: str = "fixed", dtype: str = "float32") -> pa.Array:
+    """(n, d) numbers as an Arrow vector column: `fixed`, `list` or `large` lists."""
+    rows = np.asarray(rows).astype(dtype)
+    values = pa.array(rows.ravel())
+    offsets = np.arange(0, rows.size + 1, rows.shape[1])
+    if kind == "fixed":
+        return pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
+    if kind == "list":
+        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
+
+
+def timestamps(micros: Sequence[int] | np.ndarray, unit: str = "us", zone: str | None = None) -> pa.Array:
+    divisor = {"s": 1_000_000, "ms": 1000, "us": 1}.get(unit)
+    micros = np.asarray(micros, np.int64)
+    counts = micros * 1000 if unit == "ns" else micros // divisor
+    return pa.array(counts, pa.timestamp(unit, zone))
+
+
+@dataclass
+class World:
+    """Small input tables on disk; write others over them to test one thing."""
+
+    folder: Path
+
+    def write(self, name: str, columns: Mapping[str, Any] | pa.Table, **options: Any) -> Path:
+        path = self.folder / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(dict(columns)), path, **options)
+        return path
+
+    def table(self, name: str) -> pa.Table:
+        return pq.read_table(self.folder / f"{name}.parquet")
+
+    def spec(self, text: str = "", name: str = "spec.toml") -> Path:
+        """A spec over the three tables; `text` adds to it or, when it has `interactions =`, replaces it."""
+        head = 'interactions = "interactions.parquet"\ncandidates = "candidates.parquet"\noutput = "out.parquet"\n'
+        tail = '[embeddings.text]\npath = "text.parquet"\n'
+        if "interactions =" in text:
+            content = text
+        else:
+            top, mark, tables = text.partition("[")
+            content = head + top + (tail if "embeddings.text]" not in text else "") + mark + tables
+        if "[[aggregate]]" not in content:
+            content += '\n[[aggregate]]\nhalf_lives = ["30d"]\n'
+        path = self.folder / name
+        path.write_text(content)
+        return path
+
+    def run(self, text: str = "", *args: str) -> pl.DataFrame:
+        """Run a spec and read its output."""
+        extembed("run", self.spec(text), *args).ok()
+        return self.output()
+
+    def output(self) -> pl.DataFrame:
+        return pl.read_parquet(self.folder / "out.parquet")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """30 users, 40 items (5 without a vector), 600 events with ratings, 300 candidates at different times."""
+    made = World(tmp_path)
+    rng = np.random.default_rng(7)
+    day = 86_400_000_000
+    start = 1_700_000_000_000_000
+    # Whole hours make ties in time; seconds would not.
+    made.write(
+        "interactions",
+        {
+            "user_id": rng.integers(0, 30, 600),
+            "item_id": rng.integers(0, 40, 600),
+            "timestamp": timestamps(start + rng.integers(0, 60 * 24, 600) * (day // 24)),
+            "rating": rng.integers(1, 6, 600),
+        },
+    )
+    made.write(
+        "candidates",
+        {
+            "user_id": rng.integers(0, 33, 300),
+            "item_id": rng.integers(0, 40, 300),
+            "timestamp": timestamps(start + rng.integers(0, 70 * 24, 300) * (day // 24)),
+            "label": rng.integers(0, 2, 300),
+        },
+    )
+    made.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
+    return made
+
+
