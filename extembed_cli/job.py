@@ -93,7 +93,7 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     """What a run would read, make and need, without reading a vector or writing anything."""
     loaded = load(spec, watch)
     seen = visible(spec, ALL, loaded.history, loaded.asked)
-    cut = tiles(loaded.asked.indptr, seen.start, seen.end)
+    cut = tiles(loaded.asked.indptr, seen.start, seen.end, loaded.history.indptr[1:])
     cosines = int((cut.C * cut.H).sum()) * len(spec.embeddings)
     columns = output_columns(spec)
     rows = len(loaded.candidates) + loaded.interactions.rows

@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from extembed_cli.cli.main import app
-from extembed_cli.features.aggregate import FORMULAS, PATTERNS
+from extembed_cli.features.aggregate import KINDS
 from extembed_cli.spec import Spec
 
 ROOT = Path(__file__).parent.parent
@@ -21,10 +21,11 @@ ROOT = Path(__file__).parent.parent
 def column_reference() -> str:
     """A Markdown table of every column a spec can ask for."""
     lines = ["| column | meaning | type |", "|---|---|---|"]
-    for kind, pattern in PATTERNS.items():
-        dtype, formula = FORMULAS[kind]
-        text = formula.format(h="history", e="embedding", a="T" if kind == "cos_share_ge" else "PP", d="decayed by H")
-        lines.append(f"| `{pattern}` | {text} | {dtype} |")
+    for name, kind in KINDS.items():
+        label = "TTT" if name == "cos_share_ge" else "PP"
+        column = kind.name.format(h="{history}", e="{embedding}", n="", a="{" + label + "}", d="__hl{H}")
+        meaning = kind.meaning.format(h="history", e="embedding", a=label[0] if label == "TTT" else "PP", d="decay H")
+        lines.append(f"| `{column}` | {meaning} | {kind.dtype} |")
     return "\n".join(lines)
 
 

@@ -17,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from extembed_cli.job import RunOptions, Watch, run_job
+from extembed_cli.spec_loading import load_spec
+
 ROOT = Path(__file__).parent.parent
 EXTEMBED = [sys.executable, "-m", "extembed_cli"]
 
@@ -71,6 +74,13 @@ class Ran:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def run_spec(path: Path, workers: int = 2) -> pl.DataFrame:
+    """Run a spec in this process and read its output: the same job as the command, without its start-up."""
+    spec = load_spec(path)
+    run_job(spec, RunOptions(workers=workers), Watch())
+    return pl.read_parquet(str(spec.output))
 
 
 def vectors(rows: np.ndarray, kind: str = "fixed", dtype: str = "float32") -> pa.Array:
@@ -159,5 +169,3 @@ def world(tmp_path: Path) -> World:
     )
     made.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
     return made
-
-

@@ -1,7 +1,7 @@
 """Padded batches: candidates and events of users of like length side by side, as tiles of one shape.
 
-A tile is some candidates of one user and the events that they can see. Its shape is padded to a fixed ladder of
-lengths by that user's own numbers, never by its batch mates, so that its bits do not depend on them.
+A tile is some candidates of one user and the user's events from the first that they can see. Its shape is padded to a
+fixed ladder of lengths by that user's own numbers, never by its batch mates, so that its bits do not depend on them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Candidates [first, last) with the events [low, high) that they see, and the shape to pad to."""
+    """Candidates [first, last) with the events [low, high), and the shape to pad to."""
 
     first: Ints
     last: Ints
@@ -70,32 +70,34 @@ class Tiles:
     H: Ints
 
 
-def tiles(indptr: Ints, start: Ints, end: Ints) -> Tiles:
+def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints) -> Tiles:
     """Cut each user's candidates, ordered by time, into tiles.
 
-    indptr (U+1) candidates of users; start, end (Q) the events that each candidate sees of any history. Candidates
-    that see nothing at the beginning of a user's list still take part; tiles without any event are left out.
+    indptr (U+1) candidates of users; start, end (Q) the events that each candidate sees of any history; last_event (U)
+    the end of each user's events. Tiles in which nobody sees an event are left out.
+
+    A tile reaches from the first event that its first candidate sees to the user's last, seen or not: its shape then
+    depends on the number of events after an as-of time but on nothing else about them.
     """
     asked = np.diff(indptr)
     users = np.flatnonzero(asked)
     asked, first = asked[users], indptr[users]
-    length = padded(np.maximum(1, end[first + asked - 1] - start[first]))
+    length = padded(np.maximum(1, last_event[users] - start[first]))
     most = np.clip(TILE_COSINES // length, _FEWEST_CANDIDATES, _MOST_CANDIDATES)
     pieces = -(-asked // most)
     owner = np.repeat(np.arange(len(users)), pieces)
     piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     low_candidate = first[owner] + piece * asked[owner] // pieces[owner]
     high_candidate = first[owner] + (piece + 1) * asked[owner] // pieces[owner]
-    low, high = start[low_candidate], end[high_candidate - 1]
-    seen = high > low
-    counts, events = high_candidate - low_candidate, high - low
+    low, high = start[low_candidate], last_event[users][owner]
+    seen = end[high_candidate - 1] > low
     return Tiles(
-        low_candidate[seen],
-        high_candidate[seen],
-        low[seen],
-        high[seen],
-        padded(counts[seen]),
-        padded(events[seen]),
+        first=low_candidate[seen],
+        last=high_candidate[seen],
+        low=low[seen],
+        high=high[seen],
+        C=padded((high_candidate - low_candidate)[seen]),
+        H=padded((high - low)[seen]),
     )
 
 

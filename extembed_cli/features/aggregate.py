@@ -23,18 +23,39 @@ from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_l
 
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
 
-# kind: (dtype, formula). `{h}` history, `{e}` embedding table, `{a}` percentile or threshold, `{d}` decay.
-FORMULAS: dict[str, tuple[Dtype, str]] = {
-    "count": ("UInt32", "visible events of `{h}`"),
-    "age_last_s": ("Float32", "t − newest visible event of `{h}`, seconds"),
-    "decayed_count": ("Float32", "Σ w over visible events of `{h}`, {d}"),
-    "vector_count": ("UInt32", "visible events of `{h}` whose item has a vector in `{e}`"),
-    "cos_to_mean": ("Float32", "cosine of the candidate with Σ w v / Σ w over `{h}` in `{e}`, {d}"),
-    "cos_mean": ("Float32", "Σ w c / Σ w over `{h}` in `{e}`, {d}"),
-    "cos_p": ("Float32", "smallest c of `{h}` in `{e}` whose cumulative weight ≥ {a} % of Σ w, {d}"),
-    "cos_share_ge": ("Float32", "Σ w [c ≥ {a}] / Σ w over `{h}` in `{e}`, {d}"),
-    "cos_min": ("Float32", "smallest c over visible events of `{h}` in `{e}`"),
-    "cos_max": ("Float32", "largest c over visible events of `{h}` in `{e}`"),
+
+@dataclass(frozen=True)
+class Kind:
+    """A statistic: how its column is called, and what it means.
+
+    In both texts `{h}` is the history and `{e}` the embedding table; `{n}`, `{a}`, `{d}` are the group's name, the
+    percentile or threshold, and the decay, as a column's name or as its meaning writes them.
+    """
+
+    dtype: Dtype
+    name: str
+    meaning: str
+
+
+KINDS = {
+    "count": Kind("UInt32", "{h}__{n}count", "visible events of `{h}`"),
+    "age_last_s": Kind("Float32", "{h}__{n}age_last_s", "t − newest visible event of `{h}`, seconds"),
+    "decayed_count": Kind("Float32", "{h}__{n}decayed_count{d}", "Σ w over visible events of `{h}`, {d}"),
+    "vector_count": Kind(
+        "UInt32", "{e}__{h}__{n}vector_count", "visible events of `{h}` whose item has a vector in `{e}`"
+    ),
+    "cos_min": Kind("Float32", "{e}__{h}__{n}cos_min", "smallest c over visible events of `{h}` in `{e}`"),
+    "cos_max": Kind("Float32", "{e}__{h}__{n}cos_max", "largest c over visible events of `{h}` in `{e}`"),
+    "cos_to_mean": Kind(
+        "Float32", "{e}__{h}__{n}cos_to_mean{d}", "cosine of the candidate with Σ w v / Σ w over `{h}` in `{e}`, {d}"
+    ),
+    "cos_mean": Kind("Float32", "{e}__{h}__{n}cos_mean{d}", "Σ w c / Σ w over `{h}` in `{e}`, {d}"),
+    "cos_p": Kind(
+        "Float32",
+        "{e}__{h}__{n}cos_p{a}{d}",
+        "smallest c of `{h}` in `{e}` whose cumulative weight ≥ {a} % of Σ w, {d}",
+    ),
+    "cos_share_ge": Kind("Float32", "{e}__{h}__{n}cos_share_ge_{a}{d}", "Σ w [c ≥ {a}] / Σ w over `{h}` in `{e}`, {d}"),
 }
 
 
@@ -43,53 +64,45 @@ FORMULAS: dict[str, tuple[Dtype, str]] = {
 
 def columns(spec: Spec, group: AggregateSpec) -> Iterator[Column]:
     """Columns of one group: the counters of its histories first, then each table with each history."""
-    prefix = f"{group.name}_" if group.name else ""
     for history in spec.histories_of(group):
-        column = partial(_column, f"{history}__{prefix}", "counters", history=history)
-        yield column("count")
-        yield column("age_last_s")
+        column = partial(_column, group, "counters", history)
+        yield column(None, "count")
+        yield column(None, "age_last_s")
         for half_life in group.half_lives:
-            yield column("decayed_count", half_life=half_life)
+            yield column(None, "decayed_count", half_life)
     for embedding in spec.embeddings_of(group):
         for history in spec.histories_of(group):
-            column = partial(
-                _column,
-                f"{embedding}__{history}__{prefix}",
-                "aggregate",
-                history=history,
-                embedding=embedding,
-            )
+            column = partial(_column, group, "aggregate", history, embedding)
             yield column("vector_count")
             yield column("cos_min")
             yield column("cos_max")
             for half_life in group.half_lives:
-                yield column("cos_to_mean", half_life=half_life)
-                yield column("cos_mean", half_life=half_life)
+                yield column("cos_to_mean", half_life)
+                yield column("cos_mean", half_life)
                 for percentile in group.percentiles:
-                    yield column("cos_p", half_life=half_life, argument=percentile, label=f"{percentile:02d}")
+                    yield column("cos_p", half_life, percentile, f"{percentile:02d}")
                 for threshold in group.thresholds:
-                    label = "_" + threshold_label(threshold)
-                    yield column("cos_share_ge", half_life=half_life, argument=round(threshold, 2), label=label)
+                    yield column("cos_share_ge", half_life, round(threshold, 2), threshold_label(threshold))
 
 
 def _column(
-    prefix: str,
+    group: AggregateSpec,
     technique: Technique,
-    kind: str,
-    *,
     history: str,
-    embedding: str | None = None,
+    embedding: str | None,
+    kind: str,
     half_life: str | None = None,
     argument: float | None = None,
     label: str = "",
 ) -> Column:
-    dtype, formula = FORMULAS[kind]
-    decay = "w = weight" if half_life in {None, "none"} else f"w = weight · 2^(−age / {half_life})"
+    made = KINDS[kind]
+    suffix = "" if half_life is None else half_life_suffix(half_life)
+    decay = f"w = weight · 2^(−age / {half_life})" if suffix else "w = weight"
     return Column(
-        name=prefix + kind + label + ("" if half_life is None else half_life_suffix(half_life)),
-        dtype=dtype,
+        name=made.name.format(h=history, e=embedding, n=f"{group.name}_" if group.name else "", a=label, d=suffix),
+        dtype=made.dtype,
         technique=technique,
-        meaning=formula.format(h=history, e=embedding, a=argument, d=decay),
+        meaning=made.meaning.format(h=history, e=embedding, a=argument, d=decay),
         statistic=Statistic(kind, history, embedding, half_life, argument),
     )
 

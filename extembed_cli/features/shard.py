@@ -121,7 +121,7 @@ def compute_shard(
     end = next(iter(seen.values())).end
     longest = max(matrix.vectors.shape[1] for matrix in shared.embeddings.values())
     done = Done()
-    for each in map_batches(run, batches(tiles(candidates.indptr, start, end), longest)):
+    for each in map_batches(run, batches(tiles(candidates.indptr, start, end, history.indptr[1:]), longest)):
         done.add(each)
     columns = {c.name: found[c.statistic].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns}
     return ShardFeatures(columns, in_own_history(history, candidates, end), done)

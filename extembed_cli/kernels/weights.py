@@ -53,7 +53,7 @@ def decayed_count(
     if scale is not None:
         total *= scale
     if half_life_us is not None:
-        total *= np.exp2((newest - as_of) / half_life_us)
+        total *= np.exp2(np.minimum(newest - as_of, 0) / half_life_us)  # > 0 only where nothing is visible
     return total
 
 

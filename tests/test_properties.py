@@ -1,0 +1,190 @@
+"""What must hold for any input: order, splits, shifts, scales, bounds, and above all no leakage."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from conftest import run_spec, timestamps, vectors
+from hypothesis import HealthCheck, given, settings
+
+HOUR = 3_600_000_000
+START = 1_700_000_000_000_000
+ADDED_EVENTS = 1e-6  # events added after the as-of time may move the padded shape, and so the last bits
+EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+SPEC = """interactions = {interactions}
+candidates = {candidates}
+output = "out.parquet"
+weight = "weight"
+[embeddings.text]
+path = {text}
+center = true
+[histories.liked]
+where = "rating >= 4"
+max_events = 5
+[histories.recent]
+window = "30h"
+[[aggregate]]
+histories = ["all", "liked", "recent"]
+half_lives = ["6h", "none"]
+percentiles = [10, 50, 90]
+thresholds = [0.0, 0.3]
+"""
+
+
+@dataclass(frozen=True)
+class Small:
+    """A drawn world: times are hours, so that ties happen."""
+
+    events: list[tuple[int, int, int, int, int]]  # user, item, hour, rating, weight
+    candidates: list[tuple[int, int, int]]  # user, item, hour
+    seed: int
+    shift: int = 0
+    weight_scale: float = 1.0
+    parts: int = 1
+    order: int | None = None  # seed of a shuffle of every table
+
+    def features(self) -> pl.DataFrame:
+        """The output in the order in which the candidates were drawn."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            lists = {table: self._write(folder, table, rows) for table, rows in self._tables().items()}
+            (folder / "spec.toml").write_text(SPEC.format(**lists))
+            return run_spec(folder / "spec.toml").sort("row").drop("row", "timestamp", "user_id", "item_id")
+
+    def _tables(self) -> dict[str, pa.Table]:
+        events = np.array(self.events, np.int64).reshape(-1, 5)
+        asked = np.array(self.candidates, np.int64).reshape(-1, 3)
+        rng = np.random.default_rng(self.seed)
+        return {
+            "interactions": pa.table(
+                {
+                    "user_id": events[:, 0],
+                    "item_id": events[:, 1],
+                    "timestamp": timestamps(START + self.shift + events[:, 2] * HOUR),
+                    "rating": events[:, 3],
+                    "weight": events[:, 4] * self.weight_scale,
+                }
+            ),
+            "candidates": pa.table(
+                {
+                    "user_id": asked[:, 0],
+                    "item_id": asked[:, 1],
+                    "timestamp": timestamps(START + self.shift + asked[:, 2] * HOUR),
+                    "row": np.arange(len(asked)),
+                }
+            ),
+            "text": pa.table({"item_id": np.arange(8), "embedding": vectors(rng.standard_normal((8, 5)))}),
+        }
+
+    def _write(self, folder: Path, name: str, table: pa.Table) -> list[str]:
+        if self.order is not None:
+            table = table.take(np.random.default_rng(self.order).permutation(len(table)))
+        cuts = np.linspace(0, len(table), self.parts + 1).astype(int)
+        for part in range(self.parts):
+            pq.write_table(table.slice(cuts[part], cuts[part + 1] - cuts[part]), folder / f"{name}-{part}.parquet")
+        return [f"{name}-{part}.parquet" for part in range(self.parts)]
+
+
+EVENT = st.tuples(
+    st.integers(0, 2), st.integers(0, 9), st.integers(0, 60), st.integers(1, 5), st.sampled_from([1, 1, 2, 3])
+)
+CANDIDATE = st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(0, 70))
+WORLDS = st.builds(
+    Small,
+    events=st.lists(EVENT, min_size=0, max_size=80),
+    candidates=st.lists(CANDIDATE, min_size=1, max_size=20),
+    seed=st.integers(0, 5),
+)
+
+
+def same_bytes(one: pl.DataFrame, other: pl.DataFrame) -> None:
+    for name in one.columns:
+        assert one[name].equals(other[name], null_equal=True), name
+
+
+@EXAMPLES
+@given(WORLDS, st.integers(0, 10))
+def test_the_order_of_input_rows_does_not_matter(world: Small, order: int) -> None:
+    same_bytes(world.features(), replace(world, order=order).features())
+
+
+@EXAMPLES
+@given(WORLDS, st.integers(2, 4))
+def test_how_the_input_is_split_over_files_does_not_matter(world: Small, parts: int) -> None:
+    same_bytes(world.features(), replace(world, parts=parts).features())
+
+
+@EXAMPLES
+@given(WORLDS, st.integers(-(10**15), 10**15))
+def test_a_shift_of_all_times_changes_nothing(world: Small, shift: int) -> None:
+    same_bytes(world.features(), replace(world, shift=shift).features())
+
+
+@EXAMPLES
+@given(WORLDS, st.sampled_from([2.0**-40, 0.001, 3.0, 2.0**50]))
+def test_only_ratios_of_weights_matter(world: Small, scale: float) -> None:
+    one, other = world.features(), replace(world, weight_scale=scale).features()
+    for name in one.columns:
+        if "decayed_count" in name:
+            np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy() * scale, rtol=1e-6)
+        elif np.log2(scale).is_integer():
+            same_bytes(one.select(name), other.select(name))
+        elif "cos_p" not in name:  # a percentile may tie, and a rounded weight decides
+            np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=2e-6)
+
+
+@EXAMPLES
+@given(WORLDS)
+def test_cosines_are_bounded_and_ordered(world: Small) -> None:
+    made = world.features()
+    for history in ("all", "liked", "recent"):
+        for half_life in ("", "__hl6h"):
+            names = ["cos_min", *(f"cos_p{p}{half_life}" for p in (10, 50, 90)), "cos_max"]
+            ladder = made.select(f"text__{history}__{name}" for name in names).drop_nulls().to_numpy()
+            assert (np.diff(ladder, axis=1) >= 0).all()
+            assert (np.abs(ladder) <= 1).all()
+            shares = made.select(pl.col(f"^text__{history}__cos_share.*{half_life}$")).drop_nulls().to_numpy()
+            assert ((shares >= 0) & (shares <= 1)).all()
+            assert (made[f"{history}__count"] >= made[f"text__{history}__vector_count"]).all()
+
+
+@EXAMPLES
+@given(WORLDS)
+def test_weight_zero_is_as_if_absent(world: Small) -> None:
+    with_zeros = [(u, i, h, r, 0 if r == 3 else w) for u, i, h, r, w in world.events]
+    without = [event for event in with_zeros if event[4]]
+    same_bytes(replace(world, events=without).features(), replace(world, events=with_zeros).features())
+
+
+@settings(EXAMPLES, max_examples=60)
+@given(WORLDS, st.integers(0, 60), st.randoms(use_true_random=False))
+def test_changing_events_at_or_after_the_as_of_time_changes_no_byte(world: Small, hour: int, random: object) -> None:
+    def changed(event: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
+        user, _, _, _, _ = event
+        return (user, random.randint(0, 9), random.randint(hour, 90), random.randint(1, 5), random.randint(1, 9))  # type: ignore[attr-defined]
+
+    future = [changed(event) if event[2] >= hour else event for event in world.events]
+    rows = [at <= hour for _, _, at in world.candidates]
+    one, other = world.features(), replace(world, events=future).features()
+    same_bytes(one.filter(rows), other.filter(rows))
+
+
+@settings(EXAMPLES, max_examples=60)
+@given(WORLDS, st.integers(0, 60), st.lists(EVENT, min_size=1, max_size=60))
+def test_adding_events_after_the_as_of_time_moves_nothing(world: Small, hour: int, more: list[tuple[int, ...]]) -> None:
+    future = [*world.events, *((u, i, max(h, hour), r, w) for u, i, h, r, w in more)]
+    rows = [at <= hour for _, _, at in world.candidates]
+    one, other = world.features().filter(rows), replace(world, events=future).features().filter(rows)
+    for name in one.columns:
+        assert one[name].is_null().equals(other[name].is_null()), name
+        np.testing.assert_allclose(
+            other[name].to_numpy(), one[name].to_numpy(), rtol=0, atol=ADDED_EVENTS, err_msg=name
+        )
