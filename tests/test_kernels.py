@@ -1,0 +1,173 @@
+"""Each kernel against a loop or a library's answer, on random and on awkward shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from extembed_cli.data.batches import LADDER, batches, padded, tiles
+from extembed_cli.kernels.cosines import at_or_above, cosine_to_mean, cosines
+from extembed_cli.kernels.ranges import first_at_or_after, newest_members
+from extembed_cli.kernels.statistics import flat_order, minimum_and_maximum, weighted_percentiles, weighted_sum
+from extembed_cli.kernels.weights import decayed_count, relative_weights, weight_sum
+
+DAY = 86_400_000_000
+SHAPES = [(1, 1, 1), (3, 4, 7), (2, 9, 33), (5, 1, 129)]
+FLOAT32_SUM = 3e-6  # float32 sums of up to 130 terms
+
+
+def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    vectors = rng.standard_normal(shape)
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def tile(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Random cosines, visibility with at least one event, and times of a (B, C, H) tile."""
+    rng = np.random.default_rng(seed)
+    B, _, H = shape
+    visible = rng.random(shape) < 0.7
+    visible[..., 0] = True
+    times = np.sort(rng.integers(0, 90 * DAY, (B, H)), axis=1).astype(np.float64)
+    newest = np.where(visible, times[:, None, :], -1).max(axis=-1)
+    return rng.uniform(-1, 1, shape).astype(np.float32), visible, times, newest
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_first_at_or_after_is_a_count(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 6, 20)
+    indptr = np.r_[0, np.cumsum(lengths)]
+    times = np.concatenate([np.sort(rng.integers(0, 10, n)) for n in lengths]).astype(np.int64)
+    users = np.sort(rng.integers(0, 20, 50))
+    cutoffs = rng.integers(-2, 13, 50)
+    expected = [
+        indptr[u] + int((times[indptr[u] : indptr[u + 1]] < t).sum()) for u, t in zip(users, cutoffs, strict=True)
+    ]
+    assert first_at_or_after(indptr, times, users, cutoffs).tolist() == expected
+
+
+def test_first_at_or_after_over_a_span_that_no_int64_key_can_hold() -> None:
+    # Users times microseconds of 8,000 years overflow: the search has to go in slices of users.
+    users = np.arange(200_000)
+    times = np.stack([users * 1_000_000 - 6 * 10**16, np.full(len(users), 2 * 10**17)], axis=1).ravel()
+    found = first_at_or_after(np.arange(0, 2 * len(users) + 1, 2), times, users, np.zeros(len(users), np.int64))
+    assert (found - 2 * users).tolist() == [1] * len(users)
+
+
+def test_newest_members_of_ranges() -> None:
+    members = np.array([1, 0, 1, 1, 0, 1], bool)
+    start, end = np.array([0, 0, 1, 4, 4]), np.array([6, 4, 2, 5, 4])
+    for most in (None, 1, 2, 9):
+        low, count, newest = newest_members(members, start, end, most)
+        for q in range(len(start)):
+            seen = [p for p in range(start[q], end[q]) if members[p]][-(most or 99) :]
+            assert count[q] == len(seen)
+            assert newest[q] == (seen[-1] if seen else -1)
+            assert [p for p in range(low[q], end[q]) if members[p]] == seen
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("half_life", [None, DAY, 30 * DAY, 1_000_000])
+def test_weights_and_their_absolute_sum(shape: tuple[int, int, int], half_life: int | None) -> None:
+    rng = np.random.default_rng(1)
+    _, visible, times, newest = tile(shape)
+    weights = rng.uniform(0.1, 9, times.shape)
+    as_of = newest + 3600e6
+    for given in (None, weights):
+        made, scale = relative_weights(times, newest, visible, half_life, given)
+        expected = np.zeros(shape)
+        for b, c, h in np.ndindex(shape):
+            if visible[b, c, h]:
+                decay = 1.0 if half_life is None else 2.0 ** ((times[b, h] - newest[b, c]) / half_life)
+                expected[b, c, h] = decay * (1.0 if given is None else given[b, h])
+        np.testing.assert_allclose(made * (1 if scale is None else scale[..., None]), expected, rtol=1e-12)
+        age = 0 if half_life is None else (newest - as_of) / half_life
+        total = decayed_count(made.astype(np.float32), scale, newest, as_of, half_life)
+        np.testing.assert_allclose(total, expected.sum(-1) * np.exp2(age), rtol=FLOAT32_SUM)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_percentiles_are_numpys_inverted_cdf(shape: tuple[int, int, int]) -> None:
+    values, visible, times, newest = tile(shape, seed=2)
+    weights, _ = relative_weights(times, newest, visible, 20 * DAY)
+    percentiles = [1, 10, 37, 50, 90, 99]
+    made = weighted_percentiles(values, weights, flat_order(values), percentiles)
+    for b, c in np.ndindex(shape[:2]):
+        seen = visible[b, c]
+        wanted = np.quantile(
+            values[b, c][seen].astype(np.float64),
+            np.array(percentiles) / 100,
+            weights=weights[b, c][seen],
+            method="inverted_cdf",
+        )
+        assert [float(p[b, c]) for p in made] == wanted.tolist()
+
+
+def test_a_percentile_at_a_tie_is_the_lower_value() -> None:
+    values = np.array([[[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]]], np.float32)
+    for weight in (1.0, 0.1, 1 / 3):
+        weights = np.full(values.shape, weight)
+        made = weighted_percentiles(values, weights, flat_order(values), [10, 30, 50, 70, 71])
+        assert [round(float(p[0, 0]), 1) for p in made] == [0.1, 0.3, 0.5, 0.7, 0.8]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sums_minimum_and_maximum(shape: tuple[int, int, int]) -> None:
+    values, visible, times, newest = tile(shape, seed=3)
+    weights = relative_weights(times, newest, visible, 20 * DAY)[0].astype(np.float32)
+    np.testing.assert_allclose(weight_sum(weights), weights.sum(-1, dtype=np.float64), rtol=FLOAT32_SUM)
+    exact = (weights.astype(np.float64) * values).sum(-1)
+    np.testing.assert_allclose(weighted_sum(weights, values), exact, atol=FLOAT32_SUM * shape[2])
+    low, high = minimum_and_maximum(values, visible)
+    assert low.tolist() == np.where(visible, values, 9).min(-1).tolist()
+    assert high.tolist() == np.where(visible, values, -9).max(-1).tolist()
+
+
+@pytest.mark.parametrize("dim", [2, 8, 384])
+def test_cosine_to_the_weighted_mean(dim: int) -> None:
+    rng = np.random.default_rng(4)
+    q, v = unit(rng, 3, 5, dim), unit(rng, 3, 20, dim)
+    weights = rng.random((3, 5, 20)).astype(np.float32)
+    c = cosines(q, v)
+    made = cosine_to_mean(weights, weighted_sum(weights, c), weight_sum(weights), v)
+    mean = np.einsum("bch,bhd->bcd", weights.astype(np.float64), v)
+    expected = np.einsum("bcd,bcd->bc", q, mean) / np.linalg.norm(mean, axis=-1)
+    np.testing.assert_allclose(made, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.5, 1.0])
+def test_thresholds_are_decided_as_in_exact_arithmetic(threshold: float) -> None:
+    # Integer vectors whose cosines are exact fractions, many of them equal to the threshold.
+    rng = np.random.default_rng(5)
+    raw_q, raw_v = (rng.choice([-1, 0, 1], (4, n, 4), p=[0.3, 0.3, 0.4]) for n in (10, 30))
+    raw_q[..., 0], raw_v[..., 0] = 1, 1
+    q, v = ((raw / np.linalg.norm(raw, axis=-1, keepdims=True)).astype(np.float32) for raw in (raw_q, raw_v))
+    dots = np.einsum("bcd,bhd->bch", raw_q, raw_v)
+    squares = (raw_q**2).sum(-1)[:, :, None] * (raw_v**2).sum(-1)[:, None, :]
+    # cos >= t without rounding: compare signed squares of integers
+    exact = np.sign(dots) * dots**2 * 4 >= np.sign(threshold) * round(4 * threshold**2) * squares
+    assert (at_or_above(cosines(q, v), threshold, q, v) == exact).all()
+
+
+def test_the_ladder_is_increasing_and_never_pads_much() -> None:
+    assert (np.diff(LADDER) > 0).all()
+    lengths = np.arange(1, 5000)
+    assert (padded(lengths) >= lengths).all()
+    assert (padded(lengths[40:]) <= lengths[40:] * 1.35).all()
+
+
+def test_every_candidate_that_sees_something_is_in_exactly_one_tile() -> None:
+    rng = np.random.default_rng(6)
+    asked, events = rng.integers(0, 300, 40), rng.integers(0, 90, 40)
+    indptr, last = np.r_[0, np.cumsum(asked)], np.cumsum(events)
+    seen = np.concatenate([np.sort(rng.integers(0, n + 1, c)) for n, c in zip(events, asked, strict=True)])
+    start = np.repeat(last - events, asked)
+    made = list(batches(tiles(indptr, start, start + seen, last), dim=16))
+    found = np.concatenate([b.candidates[b.is_candidate] for b in made])
+    assert len(found) == len(set(found.tolist()))
+    assert set(np.flatnonzero(seen)) <= set(found.tolist())
+    for batch in made:
+        users = np.searchsorted(indptr, batch.candidates[:, 0], side="right") - 1
+        for row, user in enumerate(users):
+            own = set(range(last[user] - events[user], last[user]))
+            assert set(batch.events[row][batch.is_event[row]].tolist()) == own
