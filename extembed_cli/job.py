@@ -102,7 +102,7 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         "output": spec.output,
         "columns": [column.name for column in columns],
         "rows_out": len(loaded.candidates),
-        "shards": len(local.shards(loaded.history, loaded.asked)),
+        "shards": len(local.shards(loaded.history, loaded.asked, local.SHARD_ROWS)),
         "workers": options.workers,
         "cosines": cosines,
         "estimated_memory_bytes": memory_needed(loaded, columns, options.workers),
@@ -131,10 +131,11 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     loaded = load(spec, watch)
     with watch.timing("vectors"):
         shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
-    report = input_report(loaded)
-    for name, matrix in shared.embeddings.items():
-        report["embeddings"][name].update(matrix.report)
-    return {"inputs": report, "columns": len(shared.columns), "warnings": watch.warnings}
+    return {
+        "inputs": input_report(loaded, shared.embeddings),
+        "columns": len(shared.columns),
+        "warnings": watch.warnings,
+    }
 
 
 def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
@@ -180,7 +181,6 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
                 ],
             }
             digest = write_features(output, loaded.inputs.candidates, features.columns, features.known, metadata)
-        inputs_report = input_report(loaded)
         report = {
             "version": extembed_cli.__version__,
             "output": str(output),
@@ -188,7 +188,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "rows_in": len(loaded.candidates),
             "rows_out": len(loaded.candidates),
             "columns": len(columns),
-            "inputs": inputs_report,
+            "inputs": input_report(loaded, shared.embeddings),
             "digests": inputs,
             "candidates_in_own_history": features.in_own_history,
             "cosines": features.done.cosines * len(spec.embeddings),
@@ -199,8 +199,6 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "peak_memory_bytes": _peak_memory(),
             "warnings": watch.warnings,
         }
-        for name, matrix in shared.embeddings.items():
-            inputs_report["embeddings"][name].update(matrix.report)
         write_json(output.with_name(output.name + ".run.json"), report)
     return report
 

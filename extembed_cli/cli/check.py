@@ -33,7 +33,7 @@ def check(
         share = table["coverage"]
         lines.append(
             f"embeddings {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
-            f"items for {share['candidates']:.1%} of candidates and {share['events']:.1%} of events"
+            f"vectors for {share['candidates']:.1%} of candidates and {share['events']:.1%} of events"
         )
     lines.append(f"{report['columns']} features; no problems found")
     if not quiet:

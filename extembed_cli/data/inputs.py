@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from extembed_cli.data import keys
-from extembed_cli.data.embeddings import TableIds, check_embedding, load_ids
+from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, check_embedding, load_ids
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.data.interactions import (
     Interactions,
@@ -60,12 +60,12 @@ class Loaded:
         shares: dict[str, dict[str, float]] = {}
         for name, table in self.ids.items():
             items, ids = keys.same_width(self.vocabulary, table.ids)
-            present = np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False)
-            shares[name] = {
-                "events": _share(present[self.history.items]),
-                "candidates": _share(present[self.asked.items]),
-            }
+            shares[name] = self.share_of(np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False))
         return shares
+
+    def share_of(self, items: NDArray[np.bool_]) -> dict[str, float]:
+        """The share of used events and of candidates with one of the chosen items (items + 1; the last = null)."""
+        return {"events": _share(items[self.history.items]), "candidates": _share(items[self.asked.items])}
 
 
 def open_inputs(spec: Spec) -> Inputs:
@@ -109,10 +109,12 @@ def read_keys(spec: Spec, inputs: Inputs) -> tuple[Interactions, pl.DataFrame, d
     return interactions, candidates, ids
 
 
-def report(loaded: Loaded) -> dict[str, Any]:
-    """The inputs in the run report: rows, what was dropped and why, coverage."""
+def report(loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None) -> dict[str, Any]:
+    """The inputs in the run report: rows, what was dropped and why, coverage (by vectors once they are loaded)."""
     frame = loaded.candidates
-    empty = int((frame["user"].is_null() | frame["time"].is_null()).sum())
+    tables = {name: {**ids.report, "coverage": loaded.coverage[name]} for name, ids in loaded.ids.items()}
+    for name, matrix in (embeddings or {}).items():
+        tables[name] = {**matrix.report, "coverage": loaded.share_of(matrix.slots != matrix.missing)}
     return {
         "interactions": {
             "rows": loaded.interactions.rows,
@@ -123,10 +125,10 @@ def report(loaded: Loaded) -> dict[str, Any]:
         "candidates": {
             "rows": len(frame),
             "users": len(loaded.asked.indptr) - 1,
-            "null_user_or_time": empty,
+            "null_user_or_time": int((frame["user"].is_null() | frame["time"].is_null()).sum()),
             "null_item": int(frame["item"].null_count()),
         },
-        "embeddings": {name: {**ids.report, "coverage": loaded.coverage[name]} for name, ids in loaded.ids.items()},
+        "embeddings": tables,
     }
 
 

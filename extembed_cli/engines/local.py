@@ -32,7 +32,7 @@ class Features:
     done: Done = field(default_factory=Done)
 
 
-def shards(history: History, candidates: Candidates, rows: int = SHARD_ROWS) -> list[tuple[int, int]]:
+def shards(history: History, candidates: Candidates, rows: int) -> list[tuple[int, int]]:
     """Half-open ranges of users with about `rows` events and candidates each."""
     load = history.indptr + candidates.indptr
     users = len(load) - 1
@@ -51,6 +51,7 @@ def compute(
     *,
     rows: int,
     workers: int,
+    shard_rows: int = SHARD_ROWS,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Features:
     """Features of all candidates; `rows` is the length of the input, `progress` hears of rows as they are done."""
@@ -64,7 +65,7 @@ def compute(
                 progress(done.rows)
                 yield done
 
-        for low, high in shards(history, candidates):
+        for low, high in shards(history, candidates, shard_rows):
             part = split(history, candidates, low, high)
             found = compute_shard(spec, shared, *part, over_threads)
             for name, values in found.columns.items():

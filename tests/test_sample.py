@@ -1,0 +1,62 @@
+"""The sample world: the committed files are what the generator makes, and the features find the planted taste."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, run_spec
+
+from extembed_cli.errors import SpecError
+from extembed_cli.sample import make_world, write_sample
+
+COMMITTED = ROOT / "sample_data"
+
+
+def test_the_committed_files_are_what_the_generator_makes(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    committed = sorted(p.name for p in COMMITTED.iterdir() if not p.name.startswith("features.parquet"))
+    assert names == committed
+    assert (tmp_path / "spec.toml").read_text() == (COMMITTED / "spec.toml").read_text()
+    for name in names:
+        if name.endswith(".parquet"):
+            assert pq.read_table(tmp_path / name).equals(pq.read_table(COMMITTED / name)), name
+
+
+def test_they_are_small() -> None:
+    assert sum(path.stat().st_size for path in COMMITTED.glob("*.parquet")) < 3_000_000
+
+
+def test_another_seed_makes_another_world() -> None:
+    assert not make_world(1)["interactions"].equals(make_world(0)["interactions"])
+
+
+def test_other_files_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(SpecError, match="other files"):
+        write_sample(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    ranks = pl.Series(scores).rank("average").to_numpy()
+    positives = labels.sum()
+    area = ranks[labels == 1].sum() - positives * (positives + 1) / 2
+    return float(area / (positives * (len(labels) - positives)))
+
+
+def test_the_features_find_the_planted_taste(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    made = run_spec(tmp_path / "spec.toml")
+    labels = made["label"].to_numpy()
+    found = {
+        name: auc(made[name].fill_null(0).to_numpy(), labels)
+        for name in ("text__liked__cos_share_ge_030__hl7d", "text__disliked__cos_share_ge_030__hl7d", "liked__count")
+    }
+    assert found["text__liked__cos_share_ge_030__hl7d"] > 0.6
+    assert found["text__disliked__cos_share_ge_030__hl7d"] < 0.42
+    assert 0.45 < found["liked__count"] < 0.55
