@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 from extembed_cli.errors import SpecError, did_you_mean
 from extembed_cli.spec import Spec
 
+_GROUPS = {"aggregate"}  # lists of tables at the top of a spec
+
 
 def load_spec(path: Path, overrides: Sequence[str] = (), output: str | None = None) -> Spec:
     """The spec in a TOML file, with `KEY=VALUE` overrides; relative paths in the file start at its folder."""
@@ -19,14 +22,18 @@ def load_spec(path: Path, overrides: Sequence[str] = (), output: str | None = No
     _anchor_paths(data, path.absolute().parent)
     if output is not None:
         data["output"] = _anchored(output, Path.cwd())
-    return build_spec(_overridden(data, overrides), str(path))
+    for override in overrides:
+        _override(data, override)
+    return build_spec(data, str(path))
 
 
 def spec_from_flags(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Spec:
     """The spec that flags describe; None = not given. Relative paths start at the working directory."""
     given = _without_none(data)
     _anchor_paths(given, Path.cwd())
-    return build_spec(_overridden(given, overrides), "flags")
+    for override in overrides:
+        _override(given, override)
+    return build_spec(given, "flags")
 
 
 def _without_none(value: Any) -> Any:
@@ -44,16 +51,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path}: cannot be read as a spec: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from None
-
-
-def _overridden(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`data` with `KEY=VALUE` overrides, whose relative paths start at the working directory as those of flags."""
-    given: dict[str, Any] = {}
-    for override in overrides:
-        _set(data, given, override)
-    _anchor_paths(given, Path.cwd())
-    merged: dict[str, Any] = _merge(data, given)
-    return merged
 
 
 def build_spec(data: Mapping[str, Any], where: str) -> Spec:
@@ -96,8 +93,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return next((model for arg in get_args(annotation) if (model := _model_in(arg))), None)
 
 
-def _set(data: dict[str, Any], given: dict[str, Any], override: str) -> None:
-    """Put one `a.b.0.c=VALUE` into `given`, shaped like `data`; VALUE is TOML, or else a plain string."""
+def _override(data: Any, override: str) -> None:
+    """Put one `a.b.0.c=VALUE` into `data`. VALUE is TOML, or else a plain string; its paths start here, as a flag's."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -106,40 +103,27 @@ def _set(data: dict[str, Any], given: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
-    model: Any = data
-    node = given
+    wrapped = reduce(lambda inner, part: {part: inner}, reversed(parts), value)
+    _anchor_paths(wrapped, Path.cwd())
+    value = reduce(lambda outer, part: outer[part], parts, wrapped)
+
+    node = data
     for depth, part in enumerate(parts):
-        if isinstance(model, list):
-            if not part.isdigit() or int(part) > len(model):
-                raise SpecError(
-                    f"--set {override}: `{'.'.join(parts[:depth])}` is a list of {len(model)}, numbered from 0"
-                )
-            model = model[int(part)] if int(part) < len(model) else {}
-        elif isinstance(model, dict):
-            default: Any = [] if depth == 0 and part == "aggregate" else {}
-            model = model.get(part, default)
-        else:
+        at: str | int = part
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) > len(node):
+                above = ".".join(parts[:depth])
+                raise SpecError(f"--set {override}: `{above}` is a list of {len(node)}, numbered from 0")
+            at = int(part)
+            node += [{}] * (at == len(node))
+        elif not isinstance(node, dict):
             raise SpecError(f"--set {override}: `{'.'.join(parts[:depth])}` is not a table")
         if depth == len(parts) - 1:
-            node[part] = value
+            node[at] = value
         else:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise SpecError(f"--set {override}: `{'.'.join(parts[: depth + 1])}` was set to a value before")
-
-
-def _merge(data: Any, given: Mapping[str, Any]) -> Any:
-    for part, value in given.items():
-        if isinstance(data, list):
-            index = int(part)
-            if index == len(data):
-                data.append({})
-            data[index] = _merge(data[index], value) if isinstance(value, dict) else value
-        elif isinstance(value, dict):
-            data[part] = _merge(data.get(part, [] if part == "aggregate" else {}), value)
-        else:
-            data[part] = value
-    return data
+            if at not in node and isinstance(node, dict):
+                node[at] = [] if depth == 0 and part in _GROUPS else {}
+            node = node[at]
 
 
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:

@@ -75,28 +75,29 @@ def test_paths_start_at_the_folder_of_the_spec_and_those_of_overrides_here(
 
 
 def test_overrides(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL)
+    path = write(tmp_path, {**MINIMAL, "lag": "3h"})
     spec = load_spec(
         path,
         [
             'aggregate.0.half_lives=["7d"]',
             "aggregate.1.thresholds=[0.5]",
+            "aggregate.2.name=third",
             "embeddings.text.center=true",
             "histories.liked.where=rating >= 4",
             "lag=1h",
         ],
     )
-    assert [group.half_lives for group in spec.aggregate] == [("7d",), ("30d",)]
+    assert [group.half_lives for group in spec.aggregate] == [("7d",), ("30d",), ("30d",)]
     assert spec.aggregate[1].thresholds == (0.5,)
     assert spec.embeddings["text"].center
     assert spec.histories["liked"].where == "rating >= 4"
     assert spec.lag == "1h"
 
 
-@pytest.mark.parametrize("override", ["lag", "=1", "aggregate.7.name=x", "aggregate.x.name=y", "a..b=1"])
+@pytest.mark.parametrize("override", ["lag", "=1", "aggregate.7.name=x", "aggregate.x.name=y", "lag.a=1", "a..b=1"])
 def test_overrides_that_cannot_be_meant(tmp_path: Path, override: str) -> None:
     with pytest.raises(SpecError, match="--set"):
-        load_spec(write(tmp_path, MINIMAL), [override])
+        load_spec(write(tmp_path, {**MINIMAL, "lag": "3h"}), [override])
 
 
 def test_default_histories_are_the_named_ones_or_all() -> None:
