@@ -15,12 +15,12 @@ from typing import Any
 
 import extembed_cli
 from extembed_cli.data.batches import TILE_COSINES, TILE_FLOATS, tiles
-from extembed_cli.data.commit import locked, write_json
+from extembed_cli.data.commit import locked, staged
 from extembed_cli.data.embeddings import usual_dim
 from extembed_cli.data.histories import encode
 from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys
 from extembed_cli.data.inputs import report as input_report
-from extembed_cli.data.output import check_names, check_target, write_features
+from extembed_cli.data.output import check_names, check_target, remove_old_parts, write_features
 from extembed_cli.engines import local
 from extembed_cli.errors import ResourceError, SpecError
 from extembed_cli.features.columns import Column
@@ -105,16 +105,18 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         "shards": len(local.shards(loaded.history, loaded.asked, local.SHARD_ROWS)),
         "workers": options.workers,
         "cosines": cosines,
-        "estimated_memory_bytes": memory_needed(loaded, columns, options.workers),
+        "estimated_memory_bytes": memory_needed(spec, loaded, columns, options.workers),
         "estimated_seconds": round(1 + rows * _SECONDS_PER_ROW + cosines * _SECONDS_PER_COSINE / options.workers, 1),
         "warnings": watch.warnings,
     }
 
 
-def memory_needed(loaded: Loaded, columns: list[Column], workers: int) -> int:
+def memory_needed(spec: Spec, loaded: Loaded, columns: list[Column], workers: int) -> int:
     """Bytes that a run is estimated to need at its peak."""
     matrices = sum(
-        4 * usual_dim(loaded.inputs.embeddings[name]) * min(len(ids.ids), len(loaded.vocabulary))
+        4
+        * usual_dim(loaded.inputs.embeddings[name], spec.embedding_column(name, "embedding"))
+        * min(len(ids.ids), len(loaded.vocabulary))
         for name, ids in loaded.ids.items()
     )
     return int(
@@ -147,11 +149,11 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         raise SpecError(f"{spec.output}: only local paths can be written")
     check_target(output)
     began = time.perf_counter()
-    with locked(output, options.wait), ThreadPoolExecutor(1, "digest") as background:
+    with locked(output, options.wait), staged() as stage, ThreadPoolExecutor(1, "digest") as background:
         loaded = load(spec, watch)
         digests = background.submit(loaded.inputs.digests)
         columns = output_columns(spec)
-        needed = memory_needed(loaded, columns, options.workers)
+        needed = memory_needed(spec, loaded, columns, options.workers)
         if options.memory is not None and needed > options.memory:
             raise ResourceError(
                 f"the job needs about {needed / 2**20:,.0f} MiB and may use {options.memory / 2**20:,.0f} MiB. "
@@ -180,7 +182,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
                     {"name": c.name, "technique": c.technique, "dtype": c.dtype, "meaning": c.meaning} for c in columns
                 ],
             }
-            digest = write_features(output, loaded.inputs.candidates, features.columns, features.known, metadata)
+            digest = write_features(stage, output, loaded.inputs.candidates, features.columns, features.known, metadata)
         report = {
             "version": extembed_cli.__version__,
             "output": str(output),
@@ -199,7 +201,9 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "peak_memory_bytes": _peak_memory(),
             "warnings": watch.warnings,
         }
-        write_json(output.with_name(output.name + ".run.json"), report)
+        stage.json(output.with_name(output.name + ".run.json"), report)
+        stage.commit()
+        remove_old_parts(output)
     return report
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from extembed_cli.data.commit import commit, temporary
+from extembed_cli.data.commit import staged
 from extembed_cli.errors import SpecError
 
 USERS, ITEMS, TOPICS, STYLES = 240, 2000, 16, 6
@@ -65,11 +65,11 @@ def write_sample(folder: Path, seed: int = 0) -> None:
     if folder.exists() and (not folder.is_dir() or any(path.name not in names for path in folder.iterdir())):
         raise SpecError(f"{folder}: holds other files; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in make_world(seed).items():
-        with temporary(folder / f"{name}.parquet") as path:
-            pq.write_table(table, path, compression="zstd")
-            commit(path, folder / f"{name}.parquet")
-    (folder / "spec.toml").write_text(SPEC, encoding="utf-8")
+    with staged() as stage:
+        for name, table in make_world(seed).items():
+            pq.write_table(table, stage.temporary(folder / f"{name}.parquet"), compression="zstd")
+        stage.temporary(folder / "spec.toml").write_text(SPEC, encoding="utf-8")
+        stage.commit()
 
 
 def make_world(seed: int = 0) -> dict[str, pa.Table]:

@@ -80,7 +80,7 @@ def run_spec(path: Path, workers: int = 2) -> pl.DataFrame:
     """Run a spec in this process and read its output: the same job as the command, without its start-up."""
     spec = load_spec(path)
     run_job(spec, RunOptions(workers=workers), Watch())
-    return pl.read_parquet(str(spec.output))
+    return pl.read_parquet(str(spec.output), glob=False)
 
 
 def vectors(rows: np.ndarray, kind: str = "fixed", dtype: str = "float32") -> pa.Array:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -47,14 +45,12 @@ def extembed(
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 data, 2 usage or spec, 3 input, 4 locked, 5 resources, 128 + signal."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
     try:
         app(prog_name="extembed")
     except ExtembedError as error:
         _fail(str(error), error.exit_code, error)
     except MemoryError as error:
-        _fail("out of memory. Lower --workers, or split the candidates", 5, error)
+        _fail("out of memory; the old output is untouched. Lower --workers, or split the candidates", 5, error)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
@@ -66,17 +62,9 @@ def main() -> NoReturn:
         raise
     except BaseException as error:  # polars' panics are BaseException
         _fail(
-            f"internal error: {type(error).__name__}: {error}. This is a bug; -v -v shows where",
-            INTERNAL_ERROR,
-            error,
+            f"internal error: {type(error).__name__}: {error}. This is a bug; -v -v shows where", INTERNAL_ERROR, error
         )
     sys.exit(0)
-
-
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_IGN)
-    console.say("stopped; the old output is untouched")
-    sys.exit(128 + number)
 
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:
@@ -87,7 +75,3 @@ def _fail(message: str, code: int, error: BaseException) -> NoReturn:
     for line in message.splitlines():
         console.say(f"extembed: error: {line}")
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,13 @@
-"""The output, all or nothing: a lock, a temporary name, fsync, read back, rename. A killed run leaves the old one."""
+"""The output, all or nothing: a lock, temporary names, fsync, rename. A killed run leaves the old output or the new."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +17,12 @@ from filelock import FileLock, Timeout
 
 from extembed_cli.errors import LockedError, SpecError
 
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
 
 @contextmanager
 def locked(output: Path, wait: float) -> Iterator[None]:
-    """Hold the output against other runs; leftovers of runs that were killed are removed.
+    """Hold the output against other runs; temporary files of runs that were killed are removed.
 
     The lock file is unlinked while held: filelock sees that by the link count, and those who wait try again.
     """
@@ -35,9 +40,7 @@ def locked(output: Path, wait: float) -> Iterator[None]:
             f"{output}: another run is writing it. Wait for that run, or let this one wait with --wait SECONDS"
         ) from None
     try:
-        for leftover in output.parent.glob(f".{glob_escape(output.name)}.*.tmp"):
-            with suppress(OSError):
-                leftover.unlink()
+        remove_matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.\d+\.tmp")
         yield
     finally:
         with suppress(OSError):
@@ -45,42 +48,87 @@ def locked(output: Path, wait: float) -> Iterator[None]:
         lock.release()
 
 
-def glob_escape(name: str) -> str:
-    """A file name as a pattern that matches only itself."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+class Staged:
+    """Files written under temporary names beside their targets, to get their names together."""
+
+    def __init__(self) -> None:
+        self.files: dict[Path, Path] = {}
+        """Temporary path -> target, in the order in which they will be renamed."""
+        self.folders: list[Path] = []
+
+    def temporary(self, target: Path) -> Path:
+        """A temporary name in the target's folder."""
+        path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        self.files[path] = target
+        return path
+
+    def folder(self, path: Path) -> None:
+        """A folder for staged files; if it is still empty in the end, it goes."""
+        path.mkdir(exist_ok=True)
+        self.folders.append(path)
+
+    def json(self, target: Path, data: dict[str, Any]) -> Path:
+        """Write JSON under a temporary name."""
+        path = self.temporary(target)
+        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+    def commit(self) -> None:
+        """Bring all bytes to the disk, then rename all files; nothing but a crash comes between the renames."""
+        for path in self.files:
+            _fsync(path)
+        with _without_signals():
+            for path, target in self.files.items():
+                path.replace(target)
+        for folder in dict.fromkeys(target.parent for target in self.files.values()):
+            _fsync(folder)
 
 
 @contextmanager
-def temporary(target: Path) -> Iterator[Path]:
-    """A temporary name beside the target; whatever stands there when the block fails is removed."""
-    path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+def staged() -> Iterator[Staged]:
+    """A place for files that are committed together or not at all; what is not committed is removed."""
+    stage = Staged()
     try:
-        yield path
+        yield stage
     finally:
-        with suppress(OSError):
-            path.unlink()
+        for path in stage.files:
+            with suppress(OSError):
+                path.unlink()
+        for folder in stage.folders:
+            with suppress(OSError):
+                folder.rmdir()
 
 
-def commit(written: Path, target: Path) -> None:
-    """Make a written file the target: its bytes reach the disk before its name does."""
-    with written.open("rb") as file:
-        os.fsync(file.fileno())
-    written.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(target: Path, data: dict[str, Any]) -> None:
-    """Write a JSON file, all or nothing."""
-    with temporary(target) as path:
-        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        commit(path, target)
+def remove_matching(folder: Path, pattern: str, keep: frozenset[str] = frozenset()) -> None:
+    """Remove the files of a folder whose whole name matches a regular expression, but those to keep."""
+    for path in folder.iterdir():
+        if re.fullmatch(pattern, path.name) and path.name not in keep:
+            with suppress(OSError):
+                path.unlink()
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """Signals that ask to stop wait until the block is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from extembed_cli.data import keys
-from extembed_cli.data.keys import same_width
+from extembed_cli.data.keys import same_type
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec import EmbeddingSpec, Spec
@@ -80,7 +80,7 @@ def check_embedding(spec: Spec, name: str, table: Table) -> None:
 def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     """Read the ids alone: duplicates are found, and every row's place is known, before a vector is read."""
     column = spec.embedding_column(name, "item")
-    parts = same_width(*(keys.ids(part.read([column]).column(column)) for part in table.parts))
+    parts = same_type(*(keys.ids(part.read([column]).column(column)) for part in table.parts))
     ids = pl.concat(parts)
     kept = ids.is_not_null()
     repeated = (ids.is_duplicated() & kept).sum()
@@ -104,7 +104,7 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
 def load_matrix(spec: Spec, name: str, table: Table, table_ids: TableIds, vocabulary: pl.Series) -> EmbeddingMatrix:
     """The unit vectors of the items in the vocabulary that the table has."""
     options = spec.embeddings[name]
-    items, ids = same_width(vocabulary, table_ids.ids)
+    items, ids = same_type(vocabulary, table_ids.ids)
     # With `center` the mean is over the whole table, summed in order of ids, so every row needs a place;
     # without, only the items that the job touches get one.
     places = pl.DataFrame({"id": ids.filter(pl.Series(table_ids.kept))})
@@ -264,12 +264,10 @@ def _usable(vectors: NDArray[Any]) -> NDArray[np.bool_]:
     return usable
 
 
-def usual_dim(table: Table) -> int:
-    """The vector length where a type tells it; what is usual otherwise. For estimates only."""
-    for column in table.schema:
-        if types.is_fixed_size_list(column.type):
-            return int(column.type.list_size)
-    return 384
+def usual_dim(table: Table, column: str) -> int:
+    """The vector length where the type tells it; what is usual otherwise. For estimates only."""
+    kind = _vectors_type(table.parts[0].schema.field(column).type)
+    return int(kind.list_size) if kind is not None and types.is_fixed_size_list(kind) else 384
 
 
 def _shown(item: object) -> str:

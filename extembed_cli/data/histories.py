@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from extembed_cli.data.interactions import Interactions
-from extembed_cli.data.keys import same_width
+from extembed_cli.data.keys import same_type
 
 Ints = NDArray[np.int64]
 
@@ -47,8 +47,8 @@ def encode(interactions: Interactions, candidates: pl.DataFrame) -> tuple[pl.Ser
     Candidates without user or time are left out: they see nothing and get nulls.
     """
     events = interactions.frame
-    user_ids = same_width(events["user"], candidates["user"])
-    item_ids = same_width(events["item"], candidates["item"])
+    user_ids = same_type(events["user"], candidates["user"])
+    item_ids = same_type(events["item"], candidates["item"])
     events = events.with_columns(user_ids[0], item_ids[0])
     asked = candidates.with_columns(user_ids[1], item_ids[1]).with_row_index("row")
     asked = asked.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())

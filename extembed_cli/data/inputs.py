@@ -59,7 +59,7 @@ class Loaded:
         """By table: the share of used events and of candidates whose item has a row in it."""
         shares: dict[str, dict[str, float]] = {}
         for name, table in self.ids.items():
-            items, ids = keys.same_width(self.vocabulary, table.ids)
+            items, ids = keys.same_type(self.vocabulary, table.ids)
             shares[name] = self.share_of(np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False))
         return shares
 

@@ -46,7 +46,6 @@ def check_candidates(spec: Spec, table: Table) -> None:
     if "time" in names:
         fixes[names["time"]] += ", or give one as-of time for all (as_of, --as-of)"
     table.require(fixes)
-    table.require(dict.fromkeys(table.schema.names, ""))
     if "time" in names:
         keys.check_time_type(table, names["time"], spec.time_unit)
 
@@ -60,7 +59,7 @@ def load_interactions(spec: Spec, table: Table) -> Interactions:
         with problems.collect():
             frames.append(_usable(_events(spec, table, part), dropped))
     problems.raise_any()
-    frames = _same_width(frames)
+    frames = _same_types(frames)
     return Interactions(pl.concat(frames), table.rows, dropped)
 
 
@@ -78,7 +77,7 @@ def load_candidates(spec: Spec, table: Table) -> pl.DataFrame:
                 columns["time"] = keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`")
             frames.append(pl.DataFrame(columns))
     problems.raise_any()
-    frame = pl.concat(_same_width(frames))
+    frame = pl.concat(_same_types(frames))
     if spec.as_of:
         frame = frame.with_columns(time=pl.lit(time_us(spec.as_of), pl.Int64))
     return frame.with_columns(pl.col("time") // spec.as_of_step_us * spec.as_of_step_us)
@@ -126,11 +125,19 @@ def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
 
 
 def _plain(data: pa.Table) -> pl.DataFrame:
-    """Columns for expressions: dictionaries as what they stand for."""
-    arrays = [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in data.columns]
-    frame = pl.from_arrow(pa.Table.from_arrays(arrays, names=data.column_names))
+    """Columns for expressions, in types that polars has: dictionaries as what they stand for, zones as UTC."""
+    frame = pl.from_arrow(pa.Table.from_arrays([_plain_column(c) for c in data.columns], names=data.column_names))
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain_column(column.cast(kind.value_type))
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return column.cast(pa.timestamp(kind.unit, "UTC"))
+    return column.cast(pa.float64()) if pa.types.is_decimal256(kind) else column
 
 
 def _check_weights(weights: pl.Series, where: str) -> None:
@@ -154,6 +161,10 @@ def _usable(events: pl.DataFrame, dropped: dict[str, int]) -> pl.DataFrame:
     return events
 
 
-def _same_width(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    wide = {name for f in frames for name in ("user", "item") if f.schema[name] == pl.Int128}
-    return [f.with_columns(pl.col(*wide).cast(pl.Int128)) if wide else f for f in frames]
+def _same_types(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Ids of all files in one type each."""
+    columns = {name: keys.same_type(*(frame[name] for frame in frames)) for name in ("user", "item")}
+    return [
+        frame.with_columns(user=user, item=item)
+        for frame, user, item in zip(frames, columns["user"], columns["item"], strict=True)
+    ]

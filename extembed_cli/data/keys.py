@@ -28,8 +28,10 @@ def _storage(kind: pa.DataType) -> pa.DataType:
 
 
 def id_kind(kind: pa.DataType) -> str | None:
-    """`integer`, `text` or `binary`; None for a type that ids cannot have."""
+    """`integer`, `text` or `binary`, `nothing` for a column without values; None for a type that ids cannot have."""
     kind = _storage(kind)
+    if types.is_null(kind):
+        return "nothing"
     if types.is_integer(kind):
         return "integer"
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
@@ -46,7 +48,7 @@ def id_kind(kind: pa.DataType) -> str | None:
 
 def check_id_kinds(what: str, uses: Iterable[tuple[Table, str]]) -> None:
     """All tables must keep the ids of users (or items) as the same kind, and as one that ids can have."""
-    seen: dict[str, str] = {}
+    seen: dict[str | None, str] = {}
     problems = Problems()
     for table, column in uses:
         for part in table.parts:
@@ -57,7 +59,7 @@ def check_id_kinds(what: str, uses: Iterable[tuple[Table, str]]) -> None:
                         f"{part.path}: column `{column}` is {part.schema.field(column).type}; {what} ids must be "
                         "integers, text or binary. Cast it in whatever writes the file"
                     )
-            if kind is not None:
+            if kind not in {None, "nothing"}:
                 seen.setdefault(kind, f"{table.label} ({part.path}, column `{column}`)")
     if len(seen) > 1:
         found = " but ".join(f"{kind} in {where}" for kind, where in seen.items())
@@ -81,16 +83,20 @@ def ids(column: pa.ChunkedArray) -> pl.Series:
     if kind == "binary":
         return _series(column.cast(pa.large_binary()))
     series = _series(column)
+    if kind == "nothing":
+        return series
     if series.dtype == pl.UInt64 and (series.max() or 0) > 2**63 - 1:  # type: ignore[operator]
         return series.cast(pl.Int128)
     return series.cast(pl.Int64)
 
 
-def same_width(*series: pl.Series) -> list[pl.Series]:
-    """Integer ids widened to the widest among them; others as they are."""
-    if any(s.dtype == pl.Int128 for s in series):
-        return [s.cast(pl.Int128) for s in series]
-    return list(series)
+def same_type(*series: pl.Series) -> list[pl.Series]:
+    """Ids in one type: the widest integer among them, and what the others have for columns without any value."""
+    types_ = {s.dtype for s in series} - {pl.Null()}
+    if not types_:
+        return [s.cast(pl.Int64) for s in series]
+    dtype = pl.Int128() if pl.Int128() in types_ else next(iter(types_))
+    return [s.cast(dtype) for s in series]
 
 
 # --- times -------------------------------------------------------------------------------------------
@@ -107,7 +113,7 @@ def check_time_type(table: Table, column: str, time_unit: str | None) -> None:
                     f"{part.path}: column `{column}` is {kind}; say what it counts since 1970: "
                     'time_unit = "s", "ms", "us" or "ns" (--time-unit)'
                 )
-            if not (types.is_integer(kind) or types.is_timestamp(kind) or types.is_date(kind)):
+            if not (types.is_integer(kind) or types.is_timestamp(kind) or types.is_date(kind) or types.is_null(kind)):
                 raise DataError(
                     f"{part.path}: column `{column}` is {kind}; times must be timestamps, dates or integers. "
                     "Cast it in whatever writes the file"

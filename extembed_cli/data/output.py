@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from extembed_cli.data.commit import commit, file_digest, temporary, write_json
+from extembed_cli.data.commit import Staged, file_digest, remove_matching
 from extembed_cli.data.sources import MANIFEST
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, SpecError
@@ -21,6 +21,8 @@ from extembed_cli.errors import DataError, SpecError
 METADATA_KEY = b"extembed"
 ROW_GROUP = 131_072
 PART_ROWS = 2**20
+_OURS = re.compile(r"part-\d{5}-[0-9a-f]{12}\.parquet|\.(part-\d{5}\.parquet|_extembed_manifest\.json)\.\d+\.tmp")
+_CHANGED = "did the candidates change during the run? Run again; the old output is untouched"
 
 Values = NDArray[Any]  # float32 or uint32
 
@@ -33,7 +35,7 @@ def check_target(output: Path) -> None:
     elif output.exists():
         if not output.is_dir():
             raise SpecError(f"{output}: is a file; an output that does not end in .parquet is a directory of parts")
-        if not (output / MANIFEST).exists() and any(output.iterdir()):
+        if not (output / MANIFEST).exists() and not all(_OURS.fullmatch(path.name) for path in output.iterdir()):
             raise SpecError(
                 f"{output}: this directory holds something else; name a new one, or end in .parquet for one file"
             )
@@ -50,13 +52,17 @@ def check_names(candidates: Table, features: list[str]) -> None:
 
 
 def write_features(
+    stage: Staged,
     output: Path,
     candidates: Table,
     columns: dict[str, Values],
     known: NDArray[np.bool_],
     metadata: dict[str, Any],
 ) -> str:
-    """Write all candidate columns and the features in candidate order, all or nothing; SHA-256 of what was written."""
+    """Write all candidate columns and the features in candidate order; SHA-256 of what was written.
+
+    The files wait in `stage` to be committed.
+    """
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     features = [pa.field(n, pa.uint32() if v.dtype == np.uint32 else pa.float32()) for n, v in columns.items()]
     kept = candidates.schema.metadata or {}
@@ -69,16 +75,14 @@ def write_features(
             arrays = [_array(values[at], known[at]) for values in columns.values()]
             yield pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)
             row += len(batch)
+        if row != candidates.rows:
+            raise DataError(f"{output}: {row:,} rows to write for {candidates.rows:,} candidates: {_CHANGED}")
 
-    dictionaries = [name for name in candidates.schema.names if name not in columns]
     if output.suffix == ".parquet":
-        with temporary(output) as path:
-            _write(path, schema, batches(), dictionaries)
-            _check_rows(path, candidates.rows)
-            digest = file_digest(path)
-            commit(path, output)
-        return digest
-    return _write_directory(output, schema, batches(), dictionaries, candidates.rows)
+        path = stage.temporary(output)
+        _write(path, schema, batches(), candidates.schema.names)
+        return file_digest(path)
+    return _write_directory(stage, output, schema, batches(), candidates.schema.names)
 
 
 def _rows_of(candidates: Table) -> Iterator[pa.RecordBatch]:
@@ -88,13 +92,23 @@ def _rows_of(candidates: Table) -> Iterator[pa.RecordBatch]:
         missing = [name for name in schema.names if name not in part.schema.names]
         for batch in part.batches(None, ROW_GROUP):
             arrays = [
-                pa.nulls(len(batch), f.type) if f.name in missing else _as(batch.column(f.name), f.type) for f in schema
+                pa.nulls(len(batch), f.type) if f.name in missing else _as(batch.column(f.name), f, part.path)
+                for f in schema
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    return array if array.type == kind else array.cast(kind)
+def _as(array: pa.Array, field: pa.Field, path: Path) -> pa.Array:
+    """A column of one file in the type that all files share."""
+    if array.type == field.type:
+        return array
+    try:
+        return array.cast(field.type)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path}: column `{field.name}` is {array.type} and does not fit {field.type}, which the other "
+            f"files need: {error}. Write the files with one schema"
+        ) from None
 
 
 def _array(values: Values, known: NDArray[np.bool_]) -> pa.Array:
@@ -105,48 +119,39 @@ def _array(values: Values, known: NDArray[np.bool_]) -> pa.Array:
 
 
 def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str]) -> int:
+    """Write one file and read its row count back."""
     rows = 0
     with pq.ParquetWriter(path, schema, use_dictionary=dictionaries, write_page_checksum=True) as writer:
         for batch in batches:
             writer.write_batch(batch, row_group_size=ROW_GROUP)
             rows += len(batch)
+    with pq.ParquetFile(path) as file:
+        if file.metadata.num_rows != rows:
+            raise OSError(f"{path}: {file.metadata.num_rows:,} of {rows:,} rows can be read back: the disk lost some")
     return rows
 
 
-def _check_rows(path: Path, rows: int) -> None:
-    with pq.ParquetFile(path) as file:
-        if file.metadata.num_rows != rows:
-            raise DataError(
-                f"{path.name}: {file.metadata.num_rows:,} rows written for {rows:,} candidates: did they change "
-                "during the run? Run again; the old output is untouched"
-            )
-
-
 def _write_directory(
-    output: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str], rows: int
+    stage: Staged, output: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str]
 ) -> str:
-    """Parts named by their content, then the manifest, then what it no longer lists goes."""
-    output.mkdir(exist_ok=True)
+    """Parts named by their content, then the manifest that readers trust."""
+    stage.folder(output)
     parts: list[dict[str, Any]] = []
     for index, chunk in enumerate(_chunks(batches)):
-        with temporary(output / f"part-{index:05d}.parquet") as path:
-            written = _write(path, schema, chunk(), dictionaries)
-            digest = file_digest(path)
-            name = f"part-{index:05d}-{digest[:12]}.parquet"
-            _check_rows(path, written)
-            commit(path, output / name)
-            parts.append({"file": name, "rows": written, "sha256": digest})
+        path = stage.temporary(output / f"part-{index:05d}.parquet")
+        rows = _write(path, schema, chunk(), dictionaries)
+        digest = file_digest(path)
+        parts.append({"file": f"part-{index:05d}-{digest[:12]}.parquet", "rows": rows, "sha256": digest})
+        stage.files[path] = output / parts[-1]["file"]
     total = sum(part["rows"] for part in parts)
-    if total != rows:
-        raise DataError(
-            f"{output}: {total:,} rows written for {rows:,} candidates: did the candidates change during the run?"
-        )
-    write_json(output / MANIFEST, {"rows": rows, "parts": parts})
-    for old in [*output.glob("part-*.parquet"), *output.glob(".part-*.tmp")]:
-        if old.name not in {part["file"] for part in parts}:
-            with suppress(OSError):
-                old.unlink()
-    return file_digest(output / MANIFEST)
+    return file_digest(stage.json(output / MANIFEST, {"rows": total, "parts": parts}))
+
+
+def remove_old_parts(output: Path) -> None:
+    """Remove what the manifest of a directory no longer lists; call it when the new one is committed."""
+    if output.suffix != ".parquet":
+        listed = json.loads((output / MANIFEST).read_text(encoding="utf-8"))["parts"]
+        remove_matching(output, _OURS.pattern, keep=frozenset(part["file"] for part in listed))
 
 
 def _chunks(batches: Iterator[pa.RecordBatch]) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:

@@ -47,23 +47,31 @@ def _resolve_one(label: str, text: str) -> list[SourceFile]:
         return [SourceFile(path)]
     if not _WILDCARD.search(text):
         raise InputError(f"{label}: {text}: no such file or directory")
-    base = Path(*_before_wildcard(path))
+    base, pattern = _split(path)
     found: list[SourceFile] = []
-    for match in sorted(glob.glob(text, recursive=True)):  # noqa: PTH207  pathlib has no absolute patterns
-        if Path(match).is_dir():
-            found += [SourceFile(f.path, base) for f in _in_directory(label, Path(match), may_be_empty=True)]
+    for name in sorted(glob.glob(str(pattern), root_dir=base, recursive=True)):  # noqa: PTH207  pathlib resolves `**` otherwise
+        match = base / name
+        if _chosen_by_wildcard_and_hidden(pattern, Path(name)):
+            continue
+        if match.is_dir():
+            found += [SourceFile(f.path, base) for f in _in_directory(label, match, may_be_empty=True)]
         else:
-            found.append(SourceFile(Path(match), base))
+            found.append(SourceFile(match, base))
     found = list({file.path: file for file in found}.values())  # `**` meets a folder and the files in it
     if not found:
         raise InputError(f"{label}: {text}: the pattern matches no file")
     return found
 
 
-def _before_wildcard(path: Path) -> list[str]:
-    parts = list(path.parts)
-    first = next(i for i, part in enumerate(parts) if _WILDCARD.search(part))
-    return parts[:first] or ["."]
+def _split(path: Path) -> tuple[Path, Path]:
+    """The longest leading part that exists, whatever characters it has, and the pattern below it."""
+    base = next(parent for parent in path.parents if parent.exists())
+    return base, path.relative_to(base)
+
+
+def _chosen_by_wildcard_and_hidden(pattern: Path, name: Path) -> bool:
+    """Whether a part of the name is hidden (`_temporary`, `_SUCCESS`, `.crc`) without standing in the pattern."""
+    return any(part.startswith(("_", ".")) and part not in pattern.parts for part in name.parts)
 
 
 def _in_directory(label: str, folder: Path, may_be_empty: bool = False) -> list[SourceFile]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from extembed_cli.data.sources import SourceFile, resolve
 from extembed_cli.errors import DataError, InputError, Problems, did_you_mean
@@ -111,8 +113,6 @@ class Table:
         for part in self.parts:
             for name, fix in columns.items():
                 with problems.collect():
-                    if part.schema.names.count(name) > 1:
-                        raise DataError(f"{part.path}: column `{name}` occurs twice; rename one")
                     if name not in part.schema.names:
                         hint = did_you_mean(name, part.schema.names)
                         raise DataError(f"{self.label}: {part.path}: no column `{name}`{hint}{fix}")
@@ -140,27 +140,37 @@ def open_table(label: str, paths: str | tuple[str, ...]) -> Table:
                 raise InputError(f"{file.path}: is a directory")
             with pq.ParquetFile(file.path) as opened:
                 parts.append(Part(file.path, opened.metadata.num_rows, opened.schema_arrow))
+                twice = [name for name, n in Counter(opened.schema_arrow.names).items() if n > 1]
+                if twice:
+                    raise DataError(f"{label}: {file.path}: column `{twice[0]}` occurs twice; rename one")
     problems.raise_any()
     return Table(label, tuple(_with_partitions(files, parts)))
 
 
 def _with_partitions(files: list[SourceFile], parts: list[Part]) -> list[Part]:
-    """Add the hive partition columns of files in `key=value` folders, typed as pyarrow infers them."""
-    bases = {file.base for file in files if file.in_partition}
+    """Add the hive partition columns of files in `key=value` folders, typed as pyarrow infers them over all files.
+
+    A column that a file has itself wins over the folder's.
+    """
     out = list(parts)
-    for base in bases:
+    for base in {file.base for file in files if file.in_partition}:
         inside = [i for i, file in enumerate(files) if file.base == base and file.in_partition]
-        dataset = ds.dataset(
-            [str(files[i].path) for i in inside],
-            format="parquet",
-            partitioning=ds.HivePartitioning.discover(),
-            partition_base_dir=str(base),
+        factory = ds.FileSystemDatasetFactory(
+            LocalFileSystem(),
+            [str(files[i].path.absolute()) for i in inside],
+            ds.ParquetFileFormat(),
+            ds.FileSystemFactoryOptions(
+                partition_base_dir=str(Path(base or ".").absolute()), partitioning=ds.HivePartitioning.discover()
+            ),
         )
-        for i, fragment in zip(inside, dataset.get_fragments(), strict=True):
-            keys = ds.get_partition_keys(fragment.partition_expression)
-            keys = {k: v for k, v in keys.items() if k not in parts[i].schema.names}
-            schema = parts[i].schema
-            for key in keys:
-                schema = schema.append(dataset.schema.field(key))
-            out[i] = Part(parts[i].path, parts[i].rows, schema, keys)
+        with reading(files[inside[0]].path):
+            folders = factory.inspect_schemas()[-1]  # the last schema is that of the folders alone
+            fragments = factory.finish(folders).get_fragments()
+            for i, fragment in zip(inside, fragments, strict=True):
+                keys = ds.get_partition_keys(fragment.partition_expression)
+                keys = {k: v for k, v in keys.items() if k not in parts[i].schema.names}
+                schema = parts[i].schema
+                for key in keys:
+                    schema = schema.append(folders.field(key))
+                out[i] = Part(parts[i].path, parts[i].rows, schema, keys)
     return out
