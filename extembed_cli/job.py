@@ -20,7 +20,7 @@ from extembed_cli.data.embeddings import usual_dim
 from extembed_cli.data.histories import encode
 from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys
 from extembed_cli.data.inputs import report as input_report
-from extembed_cli.data.output import check_names, check_target, remove_old_parts, write_features
+from extembed_cli.data.output import check_names, check_not_an_input, check_target, remove_old_parts, write_features
 from extembed_cli.engines import local
 from extembed_cli.errors import ResourceError, SpecError
 from extembed_cli.features.columns import Column
@@ -80,6 +80,8 @@ def load(spec: Spec, watch: Watch) -> Loaded:
     with watch.timing("check"):
         inputs = open_inputs(spec)
         check_names(inputs.candidates, [column.name for column in output_columns(spec)])
+        if spec.output is not None:
+            check_not_an_input(Path(spec.output), inputs.tables)
     with watch.timing("read"):
         interactions, candidates, ids = read_keys(spec, inputs)
     with watch.timing("encode"):

@@ -37,12 +37,14 @@ _NOT_ROW_WISE = {"StringExpr.ConcatVertical"}
 
 def compile_expression(text: str, key: str, schema: dict[str, pl.DataType], dtype: pl.DataType) -> pl.Expr:
     """The expression cast to `dtype`; `schema` is the columns it may use, `key` where it stands in the spec."""
-    expression = (pl.col(text) if text in schema else _parse(text, key, schema)).cast(dtype)
+    expression = pl.col(text) if text in schema else _parse(text, key, schema)
     try:
-        pl.DataFrame(schema=schema).lazy().select(expression).collect()
+        made = pl.DataFrame(schema=schema).lazy().select(value=expression).collect()["value"].dtype
     except pl.exceptions.PolarsError as error:
         raise SpecError(f"{key} = {text!r}: does not fit the columns: {_first_line(error)}") from None
-    return expression
+    if not (made.is_numeric() or made in {pl.Boolean(), pl.String(), pl.Null()}):
+        raise SpecError(f"{key} = {text!r}: is {made} and cannot become {dtype}; compare it with something")
+    return expression.cast(dtype)
 
 
 def columns_of(text: str, key: str, names: list[str]) -> list[str]:

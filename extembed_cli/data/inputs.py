@@ -33,6 +33,10 @@ class Inputs:
     candidates: Table
     embeddings: dict[str, Table]
 
+    @property
+    def tables(self) -> list[Table]:
+        return [self.interactions, self.candidates, *self.embeddings.values()]
+
     def digests(self) -> dict[str, Any]:
         """Digest of every input's content by its name in the spec."""
         return {

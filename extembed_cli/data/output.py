@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,25 @@ def check_target(output: Path) -> None:
             )
 
 
+def check_not_an_input(output: Path, tables: Iterable[Table]) -> None:
+    """Refuse to write over what is read."""
+    target = output.resolve()
+    for table in tables:
+        for part in table.parts:
+            path = part.path.resolve()
+            if path == target or target in path.parents:
+                raise SpecError(
+                    f"{output}: the output would overwrite an input, {table.label} ({part.path}); name another"
+                )
+
+
 def check_names(candidates: Table, features: list[str]) -> None:
     """A feature must not have the name of a candidate column."""
     taken = [name for name in features if name in candidates.schema.names]
     if taken:
         raise DataError(
-            f"{candidates.label}: already has the column `{taken[0]}` ({len(taken)} such). Drop it there, or give the "
-            "group a `name`"
+            f"candidates: {candidates.parts[0].path}: already has the column `{taken[0]}`, which the job would make "
+            f"({len(taken)} such). Drop it there, or give the group a `name`"
         )
 
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from extembed_cli.errors import InputError
+from extembed_cli.errors import InputError, Problems
 
 MANIFEST = "_extembed_manifest.json"
 _PARQUET = (".parquet", ".parq", ".pq")
@@ -30,8 +30,11 @@ class SourceFile:
 def resolve(label: str, paths: str | tuple[str, ...]) -> list[SourceFile]:
     """The files behind the path or paths of an input, in a fixed order. An existing path wins over a glob."""
     files: list[SourceFile] = []
+    problems = Problems()
     for text in (paths,) if isinstance(paths, str) else paths:
-        files += _resolve_one(label, text)
+        with problems.collect():
+            files += _resolve_one(label, text)
+    problems.raise_any()
     if not files:
         raise InputError(f"{label}: the list of paths is empty; name at least one Parquet file")
     return files
