@@ -20,7 +20,7 @@ from extembed_cli.data.embeddings import usual_dim
 from extembed_cli.data.histories import encode
 from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys
 from extembed_cli.data.inputs import report as input_report
-from extembed_cli.data.output import check_names, check_not_an_input, check_target, remove_old_parts, write_features
+from extembed_cli.data.output import check_names, check_not_an_input, check_target, write_features
 from extembed_cli.engines import local
 from extembed_cli.errors import ResourceError, SpecError
 from extembed_cli.features.columns import Column
@@ -205,7 +205,6 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         }
         stage.json(output.with_name(output.name + ".run.json"), report)
         stage.commit()
-        remove_old_parts(output)
     return report
 
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from extembed_cli.errors import LockedError, SpecError
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -40,7 +40,9 @@ def locked(output: Path, wait: float) -> Iterator[None]:
             f"{output}: another run is writing it. Wait for that run, or let this one wait with --wait SECONDS"
         ) from None
     try:
-        remove_matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.\d+\.tmp")
+        for leftover in matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.\d+\.tmp"):
+            with suppress(OSError):
+                leftover.unlink()
         yield
     finally:
         with suppress(OSError):
@@ -55,6 +57,8 @@ class Staged:
         self.files: dict[Path, Path] = {}
         """Temporary path -> target, in the order in which they will be renamed."""
         self.folders: list[Path] = []
+        self.obsolete: list[Path] = []
+        """What the new files replace under another name: removed once those have theirs."""
 
     def temporary(self, target: Path) -> Path:
         """A temporary name in the target's folder."""
@@ -74,14 +78,16 @@ class Staged:
         return path
 
     def commit(self) -> None:
-        """Bring all bytes to the disk, then rename all files; nothing but a crash comes between the renames."""
+        """Bring all bytes to the disk, then rename all files; nothing but a crash comes in between."""
         for path in self.files:
             _fsync(path)
         with _without_signals():
             for path, target in self.files.items():
                 path.replace(target)
-        for folder in dict.fromkeys(target.parent for target in self.files.values()):
-            _fsync(folder)
+                _fsync(target.parent)  # a manifest must not reach the disk before the parts that it lists
+            for old in self.obsolete:
+                with suppress(OSError):
+                    old.unlink()
 
 
 @contextmanager
@@ -99,12 +105,9 @@ def staged() -> Iterator[Staged]:
                 folder.rmdir()
 
 
-def remove_matching(folder: Path, pattern: str, keep: frozenset[str] = frozenset()) -> None:
-    """Remove the files of a folder whose whole name matches a regular expression, but those to keep."""
-    for path in folder.iterdir():
-        if re.fullmatch(pattern, path.name) and path.name not in keep:
-            with suppress(OSError):
-                path.unlink()
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose whole name matches a regular expression."""
+    return [path for path in folder.iterdir() if re.fullmatch(pattern, path.name)]
 
 
 def file_digest(path: Path) -> str:
@@ -127,8 +130,13 @@ def _without_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # A mask would hold for this thread alone, and Python lets any other one take the signal for it.
+    caught: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in _SIGNALS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        if caught:
+            signal.raise_signal(caught[0])

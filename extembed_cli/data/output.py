@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from extembed_cli.data.commit import Staged, file_digest, remove_matching
+from extembed_cli.data.commit import Staged, file_digest, matching
 from extembed_cli.data.sources import MANIFEST
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, SpecError
@@ -155,15 +155,12 @@ def _write_directory(
         digest = file_digest(path)
         parts.append({"file": f"part-{index:05d}-{digest[:12]}.parquet", "rows": rows, "sha256": digest})
         stage.files[path] = output / parts[-1]["file"]
+    listed = {part["file"] for part in parts}
+    stage.obsolete += [
+        path for path in matching(output, _OURS.pattern) if path.name not in listed and path not in stage.files
+    ]
     total = sum(part["rows"] for part in parts)
     return file_digest(stage.json(output / MANIFEST, {"rows": total, "parts": parts}))
-
-
-def remove_old_parts(output: Path) -> None:
-    """Remove what the manifest of a directory no longer lists; call it when the new one is committed."""
-    if output.suffix != ".parquet":
-        listed = json.loads((output / MANIFEST).read_text(encoding="utf-8"))["parts"]
-        remove_matching(output, _OURS.pattern, keep=frozenset(part["file"] for part in listed))
 
 
 def _chunks(batches: Iterator[pa.RecordBatch]) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:

@@ -1,0 +1,279 @@
+"""Runs of the program that are killed, held or watched at a named place, and the state of an output on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from conftest import Ran, World, timestamps, vectors
+
+from extembed_cli.job import RunOptions, Watch, run_job
+from extembed_cli.spec_loading import load_spec
+
+MANIFEST = "_extembed_manifest.json"
+ROWS = 100  # of a part and of a row group, so that 300 candidates make three of each
+OLD, NEW = "7d", "30d"  # half-lives of the output that is there and of the one that a run is to make
+FILE, DIRECTORY = "out/features.parquet", "out/features"
+DAY = 86_400_000_000
+START = 1_700_000_000_000_000
+
+# The whole program with a hook at one function, so that a fault comes at the same place every time.
+DRIVER = """
+import functools, importlib, json, os, pathlib, resource, signal, sys, time
+
+plan = json.loads(sys.argv.pop(1))
+calls = {}
+
+
+def act(what):
+    if what["do"] == "note":
+        with open(what["path"], "a") as log:
+            log.write(what["text"] + "\\n")
+    else:
+        os.write(1, b"reached\\n")
+    if what["do"] == "hold":
+        while not os.path.exists(what["path"]):
+            time.sleep(0.01)
+    elif what["do"] == "limit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    elif what["do"] != "note":
+        os.kill(os.getpid(), getattr(signal, what["do"]))
+        time.sleep(0.2)  # a signal may be taken by another thread, a moment later
+
+
+def place(text):
+    module, _, names = text.partition(":")
+    found = importlib.import_module(module)
+    *owners, name = names.split(".")
+    for owner in owners:
+        found = getattr(found, owner)
+    return found, name
+
+
+def hook(what):
+    owner, name = place(what["at"])
+    inner = getattr(owner, name)
+
+    @functools.wraps(inner)
+    def outer(*args, **kwargs):
+        calls[what["key"]] = calls.get(what["key"], 0) + 1
+        here = what["call"] in (0, calls[what["key"]])
+        if here and what["when"] == "before":
+            act(what)
+        result = inner(*args, **kwargs)
+        if here and what["when"] == "after":
+            act(what)
+        return result
+
+    setattr(owner, name, outer)
+
+
+from extembed_cli.__main__ import main
+from extembed_cli.data import output
+
+output.PART_ROWS = output.ROW_GROUP = plan["rows"] or output.PART_ROWS
+for number, what in enumerate(plan["faults"]):
+    hook(dict(what, key=number))
+main()
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens at which call of a function: a signal's name, `hold` until a file exists, `note` in a
+    file, or `limit`: no file may grow any more."""
+
+    at: str
+    when: str = "before"
+    call: int = 1
+    """Counted from 1; 0 = every call."""
+    do: str = "SIGKILL"
+    path: str = ""
+    text: str = ""
+
+
+class Run:
+    """A run in a process of its own that a test can watch and signal; killed when the test is done with it."""
+
+    def __init__(self, command: list[str], **options: Any) -> None:
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+        )
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def reached(self) -> Run:
+        """Wait until a fault is reached."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line == "reached\n", f"the place was not reached: {line}{self.end()}"
+        return self
+
+    def stage(self, name: str) -> Run:
+        """Wait until a run with `-v` is in a stage."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line == f"{name} ...\n":
+                return self
+        raise AssertionError(f"there was no stage {name}")
+
+    def signal(self, number: int) -> Run:
+        self.process.send_signal(number)
+        return self
+
+    def end(self, seconds: float = 60) -> Ran:
+        out, err = self.process.communicate(timeout=seconds)
+        return Ran(self.process.returncode, out, err)
+
+
+def drive(*args: str | Path, faults: tuple[Fault, ...] = (), rows: int = ROWS, **options: Any) -> Run:
+    """Start the program with faults."""
+    plan = json.dumps({"faults": [asdict(fault) for fault in faults], "rows": rows})
+    return Run([sys.executable, "-c", DRIVER, plan, *map(str, args)], **options)
+
+
+def start(*args: str | Path, env: Mapping[str, str] | None = None, **options: Any) -> Run:
+    """Start the program as it is."""
+    command = [sys.executable, "-m", "extembed_cli", *map(str, args)]
+    return Run(command, env={**os.environ, **(env or {})}, **options)
+
+
+def arguments(world: World, output: str | Path, half_life: str = NEW) -> list[str]:
+    """The arguments of a run over a world into `output`."""
+    return [
+        "run",
+        str(world.folder / "spec.toml"),
+        "-o",
+        str(world.folder / output),
+        "--set",
+        f'aggregate.0.half_lives=["{half_life}"]',
+    ]
+
+
+def make(world: World, output: str | Path, half_life: str = NEW, **options: Any) -> dict[str, bytes]:
+    """An undisturbed run and what it wrote."""
+    with drive(*arguments(world, output, half_life), **options) as run:
+        run.end().ok()
+    made = state(world.folder / output)
+    assert made is not None
+    return made
+
+
+def stand(world: World, output: str | Path, half_life: str = OLD) -> dict[str, bytes]:
+    """The output of an earlier run, made in this process because that takes no start-up."""
+    spec = load_spec(
+        world.folder / "spec.toml", [f'aggregate.0.half_lives=["{half_life}"]'], str(world.folder / output)
+    )
+    run_job(spec, RunOptions(workers=1), Watch())
+    made = state(world.folder / output)
+    assert made is not None
+    return made
+
+
+def state(output: Path) -> dict[str, bytes] | None:
+    """The bytes that a reader of an output trusts, each file whole; None where there is no output yet."""
+    if output.suffix == ".parquet":
+        if not output.exists():
+            return None
+        return {output.name: _whole(output).read_bytes()}
+    if not (output / MANIFEST).exists():
+        return None
+    manifest = json.loads((output / MANIFEST).read_text())
+    found = {MANIFEST: (output / MANIFEST).read_bytes()}
+    for part in manifest["parts"]:
+        path = _whole(output / part["file"])
+        found[path.name] = path.read_bytes()
+        assert hashlib.sha256(found[path.name]).hexdigest() == part["sha256"]
+        assert pq.read_metadata(path).num_rows == part["rows"]
+    assert sum(part["rows"] for part in manifest["parts"]) == manifest["rows"]
+    return found
+
+
+def _whole(path: Path) -> Path:
+    """The file, after every page of it was read against its checksum."""
+    pq.read_table(path, page_checksum_verification=True)
+    return path
+
+
+def frame(output: Path) -> pl.DataFrame:
+    """An output as a frame; of a directory only what its manifest lists."""
+    if output.suffix == ".parquet":
+        return pl.read_parquet(output)
+    parts = json.loads((output / MANIFEST).read_text())["parts"]
+    return pl.concat(pl.read_parquet(output / part["file"]) for part in parts)
+
+
+def assert_tidy(output: Path, *others: str) -> None:
+    """The folder holds the output, its report and nothing else: no temporary, lock or unlisted file."""
+    assert {path.name for path in output.parent.iterdir()} == {output.name, f"{output.name}.run.json", *others}
+    made = state(output)
+    assert made is not None
+    report = json.loads(output.with_name(f"{output.name}.run.json").read_text())
+    assert report["output_sha256"] == hashlib.sha256(made[MANIFEST if output.is_dir() else output.name]).hexdigest()
+    if output.is_dir():
+        assert {path.name for path in output.iterdir()} == set(made)
+
+
+def assert_untouched(output: Path, before: dict[str, bytes]) -> None:
+    """The output is what it was, byte by byte, and nothing was left beside it."""
+    assert state(output) == before
+    assert_tidy(output)
+
+
+def build(folder: Path, rows: int = 300, events: int = 600, dim: int = 8) -> World:
+    """A world of a given size; some items have no vector, some pairs repeat."""
+    made = World(folder)
+    rng = np.random.default_rng(11)
+    users, items, span = max(30, events // 60), max(40, events // 30), 200 * DAY
+    made.write(
+        "interactions",
+        {
+            "user_id": rng.integers(0, users, events),
+            "item_id": rng.integers(0, items, events),
+            "timestamp": timestamps(START + rng.integers(0, span, events)),
+            "rating": rng.integers(1, 6, events),
+        },
+    )
+    made.write(
+        "candidates",
+        {
+            "user_id": rng.integers(0, users, rows),
+            "item_id": rng.integers(0, items, rows),
+            "timestamp": timestamps(START + rng.integers(0, span, rows)),
+        },
+    )
+    made.write("text", {"item_id": np.arange(5, items), "embedding": vectors(rng.standard_normal((items - 5, dim)))})
+    made.spec()
+    return made
+
+
+def eventually(seen: Any, seconds: float = 20) -> None:
+    """Wait until `seen()` holds."""
+    end = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+KILLED = -signal.SIGKILL

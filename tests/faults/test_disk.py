@@ -1,0 +1,147 @@
+"""A disk that is full, a folder that cannot be written, a folder that is not there."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import World, extembed
+from driver import (
+    DIRECTORY,
+    FILE,
+    NEW,
+    Fault,
+    arguments,
+    assert_tidy,
+    assert_untouched,
+    build,
+    drive,
+    make,
+    stand,
+)
+
+
+def at_most(size: int) -> Callable[[], None]:
+    """A limit on the size of every file that a process writes; beyond, writing fails with EFBIG."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+@pytest.mark.parametrize("size", [0, 5_000], ids=["nothing", "some columns"])
+def test_a_file_that_grows_too_large(tmp_path: Path, kind: str, size: int) -> None:
+    world = build(tmp_path)
+    old = stand(world, kind)
+    assert max(map(len, old.values())) > 6_000
+    with drive(*arguments(world, kind), preexec_fn=at_most(size)) as run:
+        run.end().failed(5, "no space left", "old output is untouched")
+    assert_untouched(world.folder / kind, old)
+
+
+@contextmanager
+def tmpfs(folder: Path, options: str) -> Iterator[Path]:
+    """A small file system of its own."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def pages(output: Path) -> int:
+    """The size of an output and its report on a tmpfs."""
+    files = [output.with_name(f"{output.name}.run.json"), *(output.iterdir() if output.is_dir() else [output])]
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
+
+
+@pytest.mark.parametrize(("kind", "share"), [(FILE, 0.0), (FILE, 0.7), (DIRECTORY, 0.7)])
+def test_a_full_disk(tmp_path: Path, kind: str, share: float) -> None:
+    """Nearly full: there is room for some parts of the new output beside the old one, not for all."""
+    world = build(tmp_path / "world")
+    stand(world, kind)
+    size = pages(world.folder / kind)
+    room = int(size * share) // 4096 * 4096
+    with tmpfs(tmp_path / "disk", f"size={size + room + 4096}") as disk:
+        output = disk / Path(kind).name
+        old = stand(world, output)
+        (disk / "ballast").write_bytes(b"x" * 4096)
+        with drive(*arguments(world, output)) as run:
+            run.end().failed(5, "no space left", "old output is untouched")
+        (disk / "ballast").unlink()
+        assert_untouched(output, old)
+
+
+def test_a_run_after_the_disk_was_full_needs_no_help(tmp_path: Path) -> None:
+    world = build(tmp_path / "world")
+    wanted = make(world, DIRECTORY, NEW)
+    size = pages(world.folder / DIRECTORY)
+    with tmpfs(tmp_path / "disk", f"size={2 * size}") as disk:
+        (disk / "ballast").write_bytes(b"x" * (size + 2 * 4096))
+        with drive(*arguments(world, disk / "features")) as run:
+            run.end().failed(5, "no space left")
+        assert {path.name for path in disk.iterdir()} == {"ballast"}
+        (disk / "ballast").unlink()
+        assert make(world, disk / "features") == wanted
+        assert_tidy(disk / "features")
+
+
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+def test_no_room_for_the_report(tmp_path: Path, kind: str) -> None:
+    """An output and its report are committed together or not at all."""
+    world = build(tmp_path)
+    old = stand(world, kind)
+    with drive(*arguments(world, kind), faults=(Fault("extembed_cli.job:write_features", "after", do="limit"),)) as run:
+        run.end().failed(5, "no space left", "old output is untouched")
+    assert_untouched(world.folder / kind, old)
+
+
+def test_a_folder_on_a_read_only_disk(tmp_path: Path) -> None:
+    world = build(tmp_path / "world")
+    with tmpfs(tmp_path / "disk", "ro") as disk:
+        extembed(*arguments(world, disk / "features.parquet")).failed(2, "features.parquet", "no permission to write")
+        extembed(*arguments(world, disk / "new/features.parquet")).failed(2, "features.parquet", "cannot be made")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    world = build(tmp_path)
+    (tmp_path / "closed").mkdir(mode=0o555)
+    extembed(*arguments(world, "closed/features.parquet")).failed(2, "closed", "no permission to write")
+    extembed(*arguments(world, "closed/new/features.parquet")).failed(2, "closed", "cannot be made")
+
+
+@pytest.mark.parametrize("output", ["new/deep/features.parquet", "new/deep/features"])
+def test_a_folder_that_is_not_there_is_made(tmp_path: Path, output: str) -> None:
+    world = build(tmp_path)
+    make(world, output)
+    assert_tidy(world.folder / output)
+
+
+def test_a_folder_whose_name_is_taken_by_a_file(tmp_path: Path) -> None:
+    world = build(tmp_path)
+    (tmp_path / "taken").write_text("mine")
+    extembed(*arguments(world, "taken/features.parquet")).failed(2, "taken")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+def test_what_is_not_ours_is_never_removed(tmp_path: Path, kind: str) -> None:
+    """Files of somebody else beside the output, some with names like ours."""
+    world: World = build(tmp_path)
+    (tmp_path / "out").mkdir()
+    names = ["notes.txt", ".hidden", "features.parquet.bak", ".features.backup.tmp", "part-00000.parquet"]
+    for name in names:
+        (tmp_path / "out" / name).write_text(name)
+    make(world, kind)
+    assert_tidy(world.folder / kind, *names)

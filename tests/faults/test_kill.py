@@ -1,0 +1,272 @@
+"""`kill -9` at named places and at random times: the old output or the new one, and the next run mends the rest."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import World
+from driver import (
+    DIRECTORY,
+    FILE,
+    KILLED,
+    NEW,
+    OLD,
+    Fault,
+    arguments,
+    assert_tidy,
+    build,
+    drive,
+    frame,
+    make,
+    start,
+    state,
+)
+
+# What stands on disk depends on the place alone; the rename of the file, or of the manifest, is the turn.
+WRITER = "pyarrow.parquet:ParquetWriter"
+FILE_OLD = [
+    Fault("filelock:FileLock.acquire", "after"),
+    Fault("extembed_cli.job:load", "after"),
+    Fault("extembed_cli.engines.local:compute_shard"),
+    Fault("extembed_cli.job:write_features"),
+    Fault(f"{WRITER}.write_batch", "after", 2),
+    Fault(f"{WRITER}.close"),
+    Fault("extembed_cli.job:write_features", "after"),
+    Fault("pathlib:Path.write_text", "after"),
+    Fault("os:fsync"),
+    Fault("pathlib:Path.replace"),
+]
+FILE_OLD_SOAK = [
+    Fault("extembed_cli.job:load"),
+    Fault("extembed_cli.job:prepare", "after"),
+    Fault("extembed_cli.engines.local:compute", "after"),
+    Fault(f"{WRITER}.close", "after"),
+    Fault("pathlib:Path.write_text"),
+    Fault("os:fsync", "after", 2),
+]
+FILE_NEW = [
+    Fault("pathlib:Path.replace", "after"),
+    Fault("pathlib:Path.replace", "after", 2),
+    Fault("filelock:FileLock.release"),
+]
+FILE_NEW_SOAK = [
+    Fault("os:fsync", "before", 3),  # of the folder
+    Fault("os:fsync", "after", 3),
+]
+DIRECTORY_OLD = [
+    Fault("extembed_cli.engines.local:compute_shard"),
+    Fault(f"{WRITER}.write_batch", "after"),
+    Fault(f"{WRITER}.close", "before", 2),
+    Fault("extembed_cli.job:write_features", "after"),
+    Fault("pathlib:Path.write_text", "after", 2),
+    Fault("os:fsync", "before", 2),
+    Fault("pathlib:Path.replace", "after", 1),
+    Fault("pathlib:Path.replace", "before", 4),
+]
+DIRECTORY_OLD_SOAK = [
+    Fault("filelock:FileLock.acquire", "after"),
+    Fault("extembed_cli.job:load", "after"),
+    Fault("extembed_cli.engines.local:compute", "after"),
+    Fault("pathlib:Path.write_text", "after"),
+    Fault("os:fsync", "after", 4),
+    Fault("pathlib:Path.replace"),
+    Fault("pathlib:Path.replace", "after", 2),
+]
+DIRECTORY_NEW = [
+    Fault("pathlib:Path.replace", "after", 4),
+    Fault("pathlib:Path.unlink"),  # of the first old part
+    Fault("pathlib:Path.unlink", "after", 2),
+]
+DIRECTORY_NEW_SOAK = [
+    Fault("pathlib:Path.replace", "after", 5),
+    Fault("os:fsync", "before", 6),
+    Fault("filelock:FileLock.release"),
+]
+FIRST_FILE = [
+    Fault(f"{WRITER}.write_batch", "after", 2),
+    Fault("pathlib:Path.replace"),
+]
+FIRST_DIRECTORY = [
+    Fault(f"{WRITER}.write_batch", "after"),
+    Fault("pathlib:Path.write_text", "after"),
+    Fault("pathlib:Path.replace", "after", 1),
+    Fault("pathlib:Path.replace", "before", 4),
+]
+
+
+def places(faults: Sequence[Fault], soak: Sequence[Fault] = ()) -> pytest.MarkDecorator:
+    """A test at each of these places, and in the long set at some more between them."""
+
+    def case(fault: Fault, marks: Sequence[pytest.MarkDecorator] = ()) -> Any:
+        return pytest.param(fault, marks=marks, id=f"{fault.when}-{fault.at.partition(':')[2]}-{fault.call}")
+
+    return pytest.mark.parametrize("fault", [*map(case, faults), *(case(each, [pytest.mark.soak]) for each in soak)])
+
+
+class Base(NamedTuple):
+    """A world with an old output of each kind, and the new ones that undisturbed runs make elsewhere."""
+
+    folder: Path
+    old: dict[str, dict[str, bytes]]
+    new: dict[str, dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    folder = tmp_path_factory.mktemp("base")
+    clean = build(tmp_path_factory.mktemp("clean"))
+    world = build(folder)
+    old = {kind: make(world, kind, OLD) for kind in (FILE, DIRECTORY)}
+    new = {kind: make(clean, kind, NEW) for kind in (FILE, DIRECTORY)}
+    assert all(old[kind] != new[kind] for kind in old)
+    assert len(new[DIRECTORY]) == 4  # a manifest and three parts
+    return Base(folder, old, new)
+
+
+def copy(base: Base, folder: Path, kind: str, with_old: bool = True) -> World:
+    """A copy of the base with the old output of one kind, or none."""
+    world = World(folder / "world")
+    shutil.copytree(base.folder, world.folder, ignore=shutil.ignore_patterns("out"))
+    (world.folder / "out").mkdir()
+    if with_old:
+        name = Path(kind).name
+        if kind == DIRECTORY:
+            shutil.copytree(base.folder / kind, world.folder / kind)
+        else:
+            shutil.copy(base.folder / kind, world.folder / kind)
+        shutil.copy(base.folder / "out" / f"{name}.run.json", world.folder / "out")
+    return world
+
+
+def kill(world: World, kind: str, fault: Fault) -> None:
+    with drive(*arguments(world, kind), faults=(fault,)) as run:
+        assert run.reached().end().code == KILLED
+
+
+def assert_mended(world: World, kind: str, new: dict[str, bytes]) -> None:
+    """The next run needs no help and leaves what an undisturbed one leaves."""
+    assert make(world, kind, NEW) == new
+    assert_tidy(world.folder / kind)
+
+
+@places(FILE_OLD, FILE_OLD_SOAK)
+def test_a_file_is_the_old_one_until_the_rename(base: Base, tmp_path: Path, fault: Fault) -> None:
+    world = copy(base, tmp_path, FILE)
+    kill(world, FILE, fault)
+    assert state(world.folder / FILE) == base.old[FILE]
+    assert_mended(world, FILE, base.new[FILE])
+
+
+@places(FILE_NEW, FILE_NEW_SOAK)
+def test_a_file_is_the_new_one_from_the_rename_on(base: Base, tmp_path: Path, fault: Fault) -> None:
+    world = copy(base, tmp_path, FILE)
+    kill(world, FILE, fault)
+    assert state(world.folder / FILE) == base.new[FILE]
+    assert_mended(world, FILE, base.new[FILE])
+
+
+@places(DIRECTORY_OLD, DIRECTORY_OLD_SOAK)
+def test_a_directory_is_the_old_one_until_its_manifest(base: Base, tmp_path: Path, fault: Fault) -> None:
+    world = copy(base, tmp_path, DIRECTORY)
+    kill(world, DIRECTORY, fault)
+    assert state(world.folder / DIRECTORY) == base.old[DIRECTORY]
+    assert_mended(world, DIRECTORY, base.new[DIRECTORY])
+
+
+@places(DIRECTORY_NEW, DIRECTORY_NEW_SOAK)
+def test_a_directory_is_the_new_one_from_its_manifest_on(base: Base, tmp_path: Path, fault: Fault) -> None:
+    world = copy(base, tmp_path, DIRECTORY)
+    kill(world, DIRECTORY, fault)
+    assert state(world.folder / DIRECTORY) == base.new[DIRECTORY]
+    assert_mended(world, DIRECTORY, base.new[DIRECTORY])
+
+
+@places(FIRST_FILE)
+def test_a_first_file_is_there_whole_or_not_at_all(base: Base, tmp_path: Path, fault: Fault) -> None:
+    world = copy(base, tmp_path, FILE, with_old=False)
+    kill(world, FILE, fault)
+    assert not (world.folder / FILE).exists()
+    assert_mended(world, FILE, base.new[FILE])
+
+
+@places(FIRST_DIRECTORY)
+def test_a_first_directory_without_a_manifest_does_not_stop_the_next_run(
+    base: Base, tmp_path: Path, fault: Fault
+) -> None:
+    world = copy(base, tmp_path, DIRECTORY, with_old=False)
+    kill(world, DIRECTORY, fault)
+    assert state(world.folder / DIRECTORY) is None
+    assert_mended(world, DIRECTORY, base.new[DIRECTORY])
+
+
+@pytest.mark.soak
+def test_killed_again_and_again(base: Base, tmp_path: Path) -> None:
+    world = copy(base, tmp_path, DIRECTORY)
+    for fault in (Fault(f"{WRITER}.close"), Fault("pathlib:Path.replace", "after", 2), DIRECTORY_NEW[0]):
+        kill(world, DIRECTORY, fault)
+    assert_mended(world, DIRECTORY, base.new[DIRECTORY])
+
+
+def test_a_killed_directory_reads_as_an_input(base: Base, tmp_path: Path) -> None:
+    """New parts stand beside the old ones, and a run that reads the directory takes those of the manifest."""
+    world = copy(base, tmp_path, DIRECTORY)
+    kill(world, DIRECTORY, Fault("pathlib:Path.replace", "before", 4))
+    assert len(list((world.folder / DIRECTORY).glob("part-*.parquet"))) == 6
+    spec = world.folder / "next.toml"
+    spec.write_text(
+        f'interactions = "interactions.parquet"\ncandidates = "{DIRECTORY}"\n[embeddings.text]\npath = "text.parquet"\n'
+        '[[aggregate]]\nname = "next"\n'
+    )
+    with start("run", spec, "-o", world.folder / "next.parquet") as run:
+        run.end().ok()
+    assert frame(world.folder / "next.parquet").height == 300
+
+
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+def test_kill_at_random_times(tmp_path: Path, kind: str) -> None:
+    """Five kills of each kind of output, uniform over the time that a run takes."""
+    world = build(tmp_path / "world", 15_000, 15_000, 32)
+    rows = 2**12
+    old = make(world, kind, OLD, rows=rows)
+    shutil.copytree(world.folder / "out", tmp_path / "kept")
+    began = time.monotonic()
+    new = make(world, kind, NEW, rows=rows)
+    seconds = time.monotonic() - began
+    draw = random.Random(5)
+    for _ in range(5):
+        shutil.rmtree(world.folder / "out")
+        shutil.copytree(tmp_path / "kept", world.folder / "out")
+        with drive(*arguments(world, kind), rows=rows) as run:
+            time.sleep(draw.uniform(0, seconds))
+            run.process.kill()
+            run.process.wait()
+        assert state(world.folder / kind) in (old, new)
+    assert make(world, kind, NEW, rows=rows) == new
+    assert_tidy(world.folder / kind)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+def test_kill_at_many_random_times_without_mending(tmp_path: Path, kind: str) -> None:
+    """A hundred kills in a row over what the last one left."""
+    world = build(tmp_path / "world", 20_000, 20_000, 16)
+    rows = 2**12
+    wanted = [make(world, kind, OLD, rows=rows), make(world, kind, NEW, rows=rows)]
+    began = time.monotonic()
+    make(world, kind, NEW, rows=rows)
+    seconds = time.monotonic() - began
+    draw = random.Random(6)
+    for number in range(100):
+        with drive(*arguments(world, kind, (OLD, NEW)[number % 2]), rows=rows) as run:
+            time.sleep(draw.uniform(seconds / 3, seconds))
+            run.process.kill()
+            run.process.wait()
+        assert state(world.folder / kind) in wanted
+    assert make(world, kind, NEW, rows=rows) == wanted[1]
+    assert_tidy(world.folder / kind)

@@ -1,0 +1,206 @@
+"""SIGINT and SIGTERM: the exit code a shell expects, a message, the old output, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Ran
+from driver import (
+    DIRECTORY,
+    FILE,
+    NEW,
+    Fault,
+    arguments,
+    assert_tidy,
+    assert_untouched,
+    build,
+    drive,
+    eventually,
+    make,
+    stand,
+    start,
+    state,
+)
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+PLACES = [
+    Fault("extembed_cli.job:load"),
+    Fault("extembed_cli.engines.local:compute_shard"),
+    Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", 2),
+    Fault("os:fsync", "before", 2),
+]
+
+# Interrupts itself at the first import of a module: the earliest moments have no function to hook.
+AT_IMPORT = """
+import os, signal, sys
+
+name = sys.argv.pop(1)
+
+
+class Interrupt:
+    def find_spec(self, found, path=None, target=None):
+        if found == name:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+sys.meta_path.insert(0, Interrupt())
+import runpy
+
+runpy.run_module("extembed_cli", run_name="__main__", alter_sys=True)
+"""
+
+
+def stopped(ran: Ran, number: signal.Signals) -> None:
+    ran.failed(CODES[number], "stopped")
+    assert not ran.out
+
+
+def held(at: Fault, folder: Path) -> Fault:
+    """The same place, held until the test lets go."""
+    return Fault(at.at, at.when, at.call, do="hold", path=str(folder / "go"))
+
+
+@pytest.mark.parametrize(("kind", "number"), [(FILE, signal.SIGINT), (DIRECTORY, signal.SIGTERM)])
+def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: signal.Signals) -> None:
+    world = build(tmp_path, 100_000, 100_000, 128)
+    old = stand(world, kind)
+    with start(*arguments(world, kind), "-v", "--workers", "2") as run:
+        run.stage("compute").signal(number)
+        stopped(run.end(10), number)
+    assert_untouched(world.folder / kind, old)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [*((FILE, place) for place in PLACES), (DIRECTORY, PLACES[2])],
+    ids=["load", "compute", "write", "fsync", "write parts"],
+)
+def test_a_signal_at_a_stage(tmp_path: Path, kind: str, place: Fault) -> None:
+    world = build(tmp_path)
+    old = stand(world, kind)
+    number = signal.SIGTERM if "fsync" in place.at else signal.SIGINT
+    with drive(*arguments(world, kind), faults=(held(place, tmp_path),)) as run:
+        run.reached().signal(number)
+        stopped(run.end(10), number)
+    assert_untouched(world.folder / kind, old)
+
+
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_path: Path, kind: str) -> None:
+    world = build(tmp_path)
+    place = Fault("pyarrow.parquet:ParquetWriter.close", "before", 1 if kind == FILE else 2)
+    with drive(*arguments(world, kind), faults=(held(place, tmp_path),)) as run:
+        run.reached().signal(signal.SIGINT)
+        stopped(run.end(10), signal.SIGINT)
+    assert not list((world.folder / "out").iterdir())
+    make(world, kind)
+    assert_tidy(world.folder / kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "renames", "number"),
+    [(FILE, 1, signal.SIGTERM), (DIRECTORY, 1, signal.SIGINT), (DIRECTORY, 4, signal.SIGTERM)],
+)
+def test_a_signal_between_renames_waits_for_all_of_them(
+    tmp_path: Path, kind: str, renames: int, number: signal.Signals
+) -> None:
+    """The renames take no time, so they are all done: output, manifest and report belong together."""
+    world = build(tmp_path)
+    old = stand(world, kind)
+    fault = Fault("pathlib:Path.replace", "after", renames, do=number.name)
+    with drive(*arguments(world, kind), faults=(fault,)) as run:
+        ran = run.reached().end(10)
+    assert ran.code in (CODES[number], 0)
+    assert "Traceback" not in ran.err
+    assert "old output is untouched" not in ran.err
+    assert state(world.folder / kind) not in (None, old)
+    assert_tidy(world.folder / kind)
+
+
+@pytest.mark.parametrize("second", CODES)
+def test_a_second_signal_does_not_stop_the_tidying(tmp_path: Path, second: signal.Signals) -> None:
+    """The second comes while the first takes the temporary file away."""
+    world = build(tmp_path)
+    old = stand(world, FILE)
+    faults = (
+        held(Fault("os:fsync"), tmp_path / "never"),
+        Fault("pathlib:Path.unlink", do=second.name),
+    )
+    with drive(*arguments(world, FILE), faults=faults) as run:
+        run.reached().signal(signal.SIGINT)
+        ran = run.reached().end(10)
+    assert ran.code in CODES.values()
+    assert "Traceback" not in ran.err
+    assert_untouched(world.folder / FILE, old)
+
+
+def test_ctrl_c_twice_in_a_row(tmp_path: Path) -> None:
+    world = build(tmp_path, 100_000, 100_000, 128)
+    old = stand(world, FILE)
+    with start(*arguments(world, FILE), "-v") as run:
+        run.stage("compute").signal(signal.SIGINT).signal(signal.SIGINT)
+        stopped(run.end(10), signal.SIGINT)
+    assert_untouched(world.folder / FILE, old)
+
+
+def test_a_signal_while_waiting_for_the_lock(tmp_path: Path) -> None:
+    """The one that waits goes, and does not take the lock of the one that works with it."""
+    world = build(tmp_path)
+    with drive(*arguments(world, FILE), faults=(held(Fault("os:fsync"), tmp_path),)) as first:
+        first.reached()
+        acquire = Fault("filelock:FileLock.acquire", do="note", path=str(tmp_path / "waits"))
+        with drive(*arguments(world, FILE), "--wait", "60", faults=(acquire,)) as second:
+            eventually((tmp_path / "waits").exists)
+            second.signal(signal.SIGTERM)
+            stopped(second.end(10), signal.SIGTERM)
+        with start(*arguments(world, FILE)) as third:
+            third.end().failed(4, "another run")
+        (tmp_path / "go").touch()
+        first.end().ok()
+    assert_tidy(world.folder / FILE)
+
+
+@pytest.mark.parametrize("module", ["typer", "extembed_cli.job", "polars"])
+def test_ctrl_c_while_the_program_starts(tmp_path: Path, module: str) -> None:
+    world = build(tmp_path)
+    ran = subprocess.run(
+        [sys.executable, "-c", AT_IMPORT, module, *arguments(world, FILE)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode in (130, -signal.SIGINT)  # a shell shows both as 130
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_signal_at_random_times(tmp_path: Path) -> None:
+    """Whenever it comes: the code of the signal, or of a run that was done already."""
+    world = build(tmp_path, 20_000, 20_000, 32)
+    old, new = stand(world, FILE), stand(world, "other/features.parquet", NEW)
+    for number in range(4):
+        signum = (signal.SIGINT, signal.SIGTERM)[number % 2]
+        with start(*arguments(world, FILE), "-v") as run:
+            run.stage("check")
+            time.sleep(0.08 * number)
+            run.signal(signum)
+            ran = run.end(10)
+        assert "Traceback" not in ran.err
+        # Once everything is done, Python gives the signals back before it ends: a shell shows that as the same code.
+        assert ran.code in (CODES[signum], -signum, 0)
+        if ran.code != CODES[signum]:
+            assert state(world.folder / FILE) == new
+        assert state(world.folder / FILE) in (old, new)
+        assert {path.name for path in (world.folder / "out").iterdir()} == {
+            "features.parquet",
+            "features.parquet.run.json",
+        }
+        json.loads((world.folder / "out" / "features.parquet.run.json").read_text())
