@@ -78,6 +78,8 @@ class Watch:
 def load(spec: Spec, watch: Watch) -> Loaded:
     """Read ids, times and expressions of all inputs, and encode them."""
     with watch.timing("check"):
+        if spec.output is not None:
+            check_target(spec.output)
         inputs = open_inputs(spec)
         check_names(inputs.candidates, [column.name for column in output_columns(spec)])
         if spec.output is not None:
@@ -147,9 +149,6 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     if spec.output is None:
         raise SpecError("no output: set `output` in the spec, or give -o OUT")
     output = Path(spec.output)
-    if "://" in spec.output:
-        raise SpecError(f"{spec.output}: only local paths can be written")
-    check_target(output)
     began = time.perf_counter()
     with locked(output, options.wait), staged() as stage, ThreadPoolExecutor(1, "digest") as background:
         loaded = load(spec, watch)

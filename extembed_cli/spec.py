@@ -6,6 +6,7 @@ Flags and TOML files build the same frozen `Spec` (spec_loading.py). This file k
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -106,8 +107,12 @@ def _check_name(text: str) -> str:
     return text
 
 
-def _one_or_many(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+def _check_paths(value: object) -> object:
+    if isinstance(value, list | tuple) and all(isinstance(path, str) for path in value):
+        return tuple(value)
+    if not isinstance(value, str):
+        raise ValueError(f"must be a path or a list of paths, got {value!r}")
+    return value
 
 
 Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
@@ -117,7 +122,7 @@ Time: TypeAlias = Annotated[str, BeforeValidator(_check_time)]
 Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99)]
 Threshold: TypeAlias = Annotated[float, AfterValidator(_check_threshold)]
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
-Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_one_or_many)]
+Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths)]
 
 
 # --- the spec ----------------------------------------------------------------------------------------
@@ -225,26 +230,17 @@ class Spec(Frozen):
     """Groups of aggregate features."""
 
     @model_validator(mode="after")
-    def _names_exist(self) -> Spec:
+    def _consistent(self) -> Spec:
+        found = []
         if self.histories.get(ALL, HistorySpec()).where is not None:
-            raise ValueError("histories.all: `all` is every interaction and takes no `where`; use another name")
-        clashes = sorted(set(self.embeddings) & set(self.histories))
-        if clashes:
-            raise ValueError(f"`{clashes[0]}` names both an embedding table and a history; rename one")
+            found.append("histories.all: `all` is every interaction and takes no `where`; use another name")
         for index, group in enumerate(self.aggregate):
-            for kind, used, known in (
-                ("embeddings", group.embeddings, self.embeddings),
-                ("histories", group.histories, {ALL: None, **self.histories}),
-            ):
-                if used is not None and not used:
-                    raise ValueError(f"aggregate.{index}.{kind}: the list is empty; leave the key out to use all")
-                for name in used or ():
-                    if name not in known:
-                        raise ValueError(
-                            f"aggregate.{index}.{kind}: nothing is named `{name}`{did_you_mean(name, known)}"
-                        )
+            found += _unknown(f"aggregate.{index}.embeddings", group.embeddings, self.embeddings)
+            found += _unknown(f"aggregate.{index}.histories", group.histories, [ALL, *self.histories])
         if not self.aggregate:
-            raise ValueError("nothing to compute: add an [[aggregate]] group")
+            found.append("nothing to compute: add an [[aggregate]] group")
+        if found:
+            raise ValueError("\n".join(found))
         return self
 
     @property
@@ -281,6 +277,13 @@ class Spec(Frozen):
             name: {k: v for k, v in table.items() if k != "path"} for name, table in data["embeddings"].items()
         }
         return data
+
+
+def _unknown(key: str, used: tuple[str, ...] | None, known: Collection[str]) -> list[str]:
+    """What is wrong with a list of names."""
+    if used is not None and not used:
+        return [f"{key}: the list is empty; leave the key out to use all"]
+    return [f"{key}: nothing is named `{name}`{did_you_mean(name, known)}" for name in used or () if name not in known]
 
 
 _DEFAULT_COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp", "embedding": "embedding"}

@@ -47,6 +47,8 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(f"{path}: no such spec file; `extembed sample DIR` writes one to start from") from None
+    except IsADirectoryError:
+        raise SpecError(f"{path}: is a directory; name the spec file in it, such as {path / 'spec.toml'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read as a spec: {error}") from None
     except tomllib.TOMLDecodeError as error:
@@ -60,22 +62,53 @@ def build_spec(data: Mapping[str, Any], where: str) -> Spec:
     try:
         return Spec.model_validate(data)
     except ValidationError as error:
-        raise SpecError("\n".join(f"{where}: {_explain(problem)}" for problem in error.errors())) from None
+        problems = error.errors()
+        # A list whose only entry is wrong counts as too short as well: that is no second mistake.
+        told = [p for p in problems if p["type"] != "too_short" or not p["input"]]
+        raise SpecError("\n".join(f"{where}: {line}" for p in told for line in _explain(p, where))) from None
 
 
-def _explain(problem: Any) -> str:
-    """One pydantic problem in a user's words."""
+_KINDS = {
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be an integer",
+    "int_from_float": "must be an integer",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "float_type": "must be a number",
+}
+_FLAGS = {
+    "half_lives": "--half-life",
+    "percentiles": "--percentile",
+    "thresholds": "--threshold",
+    "as_of": "--as-of",
+    "lag": "--lag",
+    "window": "--window",
+    "max_events": "--max-events",
+    "time_unit": "--time-unit",
+    "name": "--set aggregate.0.name",
+}
+
+
+def _explain(problem: Any, where: str) -> list[str]:
+    """One pydantic problem in a user's words, a line for each thing to mend."""
     # Union members appear in `loc` as type names such as `tuple[str, ...]`: no keys of the user's.
-    loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part in {"str"}))]
+    loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
     key = ".".join(str(part) for part in loc)
+    if where == "flags":
+        key = next((_FLAGS[str(part)] for part in reversed(loc) if part in _FLAGS), key)
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(loc[:-1])
-        return f"`{key}` is not a known key{did_you_mean(str(loc[-1]), known)}"
+        return [f"`{key}` is not a known key{did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"]
     if problem["type"] == "missing":
-        return f"`{key}` is missing"
+        return [f"`{key}` is missing"]
     if problem["type"] == "value_error":
-        return f"{key + ': ' if key else ''}{problem['ctx']['error']}"
-    return f"`{key}`: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+        return [f"{key + ': ' if key else ''}{line}" for line in str(problem["ctx"]["error"]).splitlines()]
+    if problem["type"] == "too_short":
+        return [f"`{key}` needs at least one entry"]
+    told = _KINDS.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+    return [f"`{key}`: {told}, got {problem['input']!r}"]
 
 
 def _fields_at(loc: Iterable[str | int]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def inputs(
     max_events: int | None,
 ) -> dict[str, Any]:
     """The part of a spec that says what to read and which histories there are."""
-    where = dict(_pair("--history", text, "NAME=WHERE") for text in histories or ())
+    where = _named("--history", histories or (), "NAME=WHERE, such as liked='rating >= 4'")
+    tables = _named("-e", embeddings, "NAME=PATH")
     limits = {"window": window, "max_events": max_events}
     limited = {name: {"where": text, **limits} for name, text in where.items()}
     if not limited and any(limits.values()):
@@ -73,17 +75,20 @@ def inputs(
     return {
         "interactions": interactions,
         "candidates": candidates,
-        "embeddings": {
-            name: {"path": path, "center": center}
-            for name, path in (_pair("-e", text, "NAME=PATH") for text in embeddings)
-        },
+        "embeddings": {name: {"path": path, "center": center} for name, path in tables.items()},
         "histories": limited,
     }
 
 
-def _pair(flag: str, text: str, form: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        hint = f" Did you mean {flag} {Path(text).stem}={text}?" if flag == "-e" else ""
-        raise SpecError(f"{flag} {text}: write {form}.{hint}")
-    return name, value
+def _named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
+    """`NAME=VALUE` flags by name."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            hint = f". Did you mean {flag} {Path(text).stem}={text}?" if flag == "-e" else ""
+            raise SpecError(f"{flag} {text}: write {form}{hint}")
+        if name in found:
+            raise SpecError(f"{flag} {text}: `{name}` is given twice; use two names")
+        found[name] = value
+    return found

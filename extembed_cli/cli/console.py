@@ -69,7 +69,7 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
         yield watch
         return
     watch.warn = lambda message: say(f"warning: {message}")
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}:
         if verbose:
             watch.stage = lambda name: say(f"{name} ...")
         yield watch

@@ -27,8 +27,11 @@ _CHANGED = "did the candidates change during the run? Run again; the old output 
 Values = NDArray[Any]  # float32 or uint32
 
 
-def check_target(output: Path) -> None:
+def check_target(path: str) -> None:
     """Refuse outputs that would overwrite something that is not ours."""
+    if "://" in path:
+        raise SpecError(f"{path}: only local paths can be written")
+    output = Path(path)
     if output.suffix == ".parquet":
         if output.is_dir():
             raise SpecError(f"{output}: is a directory; an output that ends in .parquet is one file")

@@ -68,6 +68,7 @@ def compute(
         for low, high in shards(history, candidates, shard_rows):
             part = split(history, candidates, low, high)
             found = compute_shard(spec, shared, *part, over_threads)
+            progress(len(part[1].rows) - found.done.rows)  # those that see no event are in no batch
             for name, values in found.columns.items():
                 features.columns[name][part[1].rows] = values
             features.in_own_history += found.in_own_history
