@@ -73,7 +73,7 @@ class Tensors:
 
     def decayed_count(self, name: str, half_life: str) -> NDArray[np.float64]:
         seen = self.seen[name]
-        _, weights, scale = self.weights(name, half_life, seen)
+        weights, _, scale = self.weights(name, half_life, seen)
         as_of = (self.candidates.times[self.batch.candidates] - self.origin).astype(np.float64)
         count = decayed_count(weights, scale, self._since_origin(seen), as_of, half_life_us(half_life))
         return np.where(seen.count[self.batch.candidates] > 0, count, 0.0)
