@@ -10,19 +10,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import extembed_cli
 from extembed_cli.data.batches import TILE_COSINES, TILE_FLOATS, tiles
 from extembed_cli.data.commit import locked, staged
-from extembed_cli.data.embeddings import usual_dim
+from extembed_cli.data.embeddings import load_matrix, usual_dim
 from extembed_cli.data.histories import encode
 from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys
 from extembed_cli.data.inputs import report as input_report
 from extembed_cli.data.output import check_names, check_not_an_input, check_target, write_features
 from extembed_cli.engines import local
-from extembed_cli.errors import ResourceError, SpecError
+from extembed_cli.errors import Problems, ResourceError, SpecError
 from extembed_cli.features.columns import Column
 from extembed_cli.features.shard import output_columns, prepare
 from extembed_cli.features.visibility import visible
@@ -34,7 +35,7 @@ _SECONDS_PER_ROW = 1.5e-6
 _BYTES_PER_EVENT = 120
 _BYTES_PER_CANDIDATE = 100
 _BYTES_PER_COSINE = 60
-_BYTES_FOR_LIBRARIES = 150 * 2**20
+_BYTES_FOR_LIBRARIES = 230 * 2**20
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,36 @@ class Watch:
         self.warn(message)
 
 
-def load(spec: Spec, watch: Watch) -> Loaded:
-    """Read ids, times and expressions of all inputs, and encode them."""
+def load(spec: Spec, watch: Watch, vectors: bool = False) -> Loaded:
+    """Read ids, times and expressions of all inputs, and encode them; everything found to be wrong is told at once.
+
+    With `vectors`, what is wrong with them is told too when something else is: a check wants all of it.
+    """
+    problems = Problems()
     with watch.timing("check"):
         if spec.output is not None:
-            check_target(spec.output)
-        inputs = open_inputs(spec)
-        check_names(inputs.candidates, [column.name for column in output_columns(spec)])
+            with problems.collect():
+                check_target(spec.output)
+        opened = open_inputs(spec, problems)
+        tables = [table for table in (opened.interactions, opened.candidates, *opened.embeddings.values()) if table]
         if spec.output is not None:
-            check_not_an_input(Path(spec.output), inputs.tables)
+            with problems.collect():
+                check_not_an_input(Path(spec.output), tables)
+        if opened.candidates is not None:
+            with problems.collect():
+                check_names(opened.candidates, [column.name for column in output_columns(spec)])
     with watch.timing("read"):
-        interactions, candidates, ids = read_keys(spec, inputs)
+        found = read_keys(spec, opened, problems)
+    if problems.errors and vectors:
+        for name, ids in found.ids.items():
+            with problems.collect():
+                load_matrix(spec, name, opened.embeddings[name], ids, ids.ids.drop_nulls().unique())
+    problems.raise_any()
     with watch.timing("encode"):
-        loaded = Loaded(inputs, interactions, candidates, ids, *encode(interactions, candidates))
+        assert found.interactions is not None
+        assert found.candidates is not None
+        encoded = encode(found.interactions, found.candidates)
+        loaded = Loaded(opened.complete(spec), found.interactions, found.candidates, found.ids, *encoded)
     for message in mismatches(spec, loaded):
         watch.warning(message)
     return loaded
@@ -134,7 +152,7 @@ def memory_needed(spec: Spec, loaded: Loaded, columns: list[Column], workers: in
 
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     """Read everything, write nothing; raises with all problems found, else tells what there is."""
-    loaded = load(spec, watch)
+    loaded = load(spec, watch, vectors=True)
     with watch.timing("vectors"):
         shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
     return {
@@ -149,7 +167,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     if spec.output is None:
         raise SpecError("no output: set `output` in the spec, or give -o OUT")
     output = Path(spec.output)
-    began = time.perf_counter()
+    began, started = time.perf_counter(), datetime.now(UTC)
     with locked(output, options.wait), staged() as stage, ThreadPoolExecutor(1, "digest") as background:
         loaded = load(spec, watch)
         digests = background.submit(loaded.inputs.digests)
@@ -184,8 +202,15 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
                 ],
             }
             digest = write_features(stage, output, loaded.inputs.candidates, features.columns, features.known, metadata)
+        asked = len(loaded.asked.rows)
+        if features.in_own_history > asked / 2:
+            watch.warning(
+                f"{features.in_own_history:,} of {asked:,} candidates stand in their own visible history: the log "
+                "repeats items, or times are wrong (time_unit?) and the features see what they should predict"
+            )
         report = {
             "version": extembed_cli.__version__,
+            "started": started.isoformat(timespec="seconds"),
             "output": str(output),
             "output_sha256": digest,
             "rows_in": len(loaded.candidates),
@@ -193,6 +218,8 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "columns": len(columns),
             "inputs": input_report(loaded, shared.embeddings),
             "digests": inputs,
+            "spec": metadata["spec"],
+            "column_names": [c.name for c in columns],
             "candidates_in_own_history": features.in_own_history,
             "cosines": features.done.cosines * len(spec.embeddings),
             "seconds": round(time.perf_counter() - began, 3),

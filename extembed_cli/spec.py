@@ -164,7 +164,7 @@ class EmbeddingSpec(Frozen):
     normalize: bool = True
     """Divide each vector by its L2 norm. Cosines are the same either way; the dual fit is not."""
     center: bool = False
-    """Subtract the table's mean vector first: text embeddings share a large common direction."""
+    """Subtract the mean of the table's raw vectors before normalising: text models share a common direction."""
     bad_vectors: Literal["error", "missing"] = "error"
     """What to do with NaN, infinite and zero vectors: stop, or treat the item as having no vector."""
     duplicates: Literal["error", "last"] = "error"

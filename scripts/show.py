@@ -8,6 +8,6 @@ frame = pl.read_parquet(sys.argv[1])
 keys = [name for name in ("user_id", "item_id", "timestamp", "label") if name in frame.columns]
 features = [name for name in frame.columns if "__" in name]
 shown = [*features[:1], *(name for name in features if name.endswith(("cos_to_mean__hl7d", "cos_p90__hl7d")))][:5]
-with pl.Config(tbl_rows=8, tbl_cols=12, tbl_width_chars=200, fmt_str_lengths=30, tbl_hide_dataframe_shape=True):
+with pl.Config(tbl_rows=8, tbl_cols=12, tbl_width_chars=160, fmt_str_lengths=30, tbl_hide_dataframe_shape=True):
     print(frame.select(keys + shown).sample(8, seed=1))
 print(f"{len(frame):,} rows, {len(features)} feature columns in {sys.argv[1]}")

@@ -26,14 +26,13 @@ def check(
         console.result_json(report)
         return
     events, asked = report["inputs"]["interactions"], report["inputs"]["candidates"]
-    lines = [f"interactions: {events['rows']:,} rows, {events['used']:,} used"]
+    lines = [f"interactions: {console.used_text(events)}"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in events["dropped"].items()]
     lines.append(f"candidates: {asked['rows']:,} rows, {asked['users']:,} users")
     for name, table in report["inputs"]["embeddings"].items():
-        share = table["coverage"]
         lines.append(
             f"embeddings {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
-            f"vectors for {share['candidates']:.1%} of candidates and {share['events']:.1%} of events"
+            f"vectors for {console.coverage_text(table['coverage'])}"
         )
     lines.append(f"{report['columns']} features; no problems found")
     if not quiet:

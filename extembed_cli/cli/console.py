@@ -104,6 +104,19 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
         yield watch
 
 
+def coverage_text(share: dict[str, float | None]) -> str:
+    """`95.0% of candidates and 97.1% of events`; a dash where there are none."""
+    shown = {what: "-" if value is None else f"{value:.1%}" for what, value in share.items()}
+    return f"{shown['candidates']} of candidates and {shown['events']} of events"
+
+
+def used_text(events: dict[str, Any]) -> str:
+    """How many of the interactions are used, and why not all."""
+    others = events["of_users_without_candidates"]
+    why = f" ({others:,} of users without candidates)" if others else ""
+    return f"{events['rows']:,} rows, {events['used']:,} used{why}"
+
+
 def summary(report: dict[str, Any], verbose: int) -> None:
     """The closing lines of a run."""
     inputs = report["inputs"]
@@ -114,10 +127,7 @@ def summary(report: dict[str, Any], verbose: int) -> None:
             say(f"  {stage:8} {seconds:8.3f} s")
         for technique, seconds in report["seconds_by_technique"].items():
             say(f"  of which {technique:10} {seconds:8.3f} s per worker")
-    coverage = ", ".join(
-        f"{name} {t['coverage']['candidates']:.1%} of candidates and {t['coverage']['events']:.1%} of events"
-        for name, t in inputs["embeddings"].items()
-    )
+    coverage = ", ".join(f"{name} {coverage_text(t['coverage'])}" for name, t in inputs["embeddings"].items())
     repeats = report["candidates_in_own_history"]
     say(
         f"{report['output']}: {report['rows_out']:,} rows, {report['columns']} features in {report['seconds']:.1f} s; "

@@ -59,15 +59,12 @@ def execute(
 def _plan(plan: dict[str, Any]) -> str:
     inputs = plan["inputs"]
     lines = [
-        f"interactions  {inputs['interactions']['rows']:,} rows, {inputs['interactions']['used']:,} used",
+        f"interactions  {console.used_text(inputs['interactions'])}",
         f"candidates    {inputs['candidates']['rows']:,} rows, {inputs['candidates']['users']:,} users",
     ]
     for name, table in inputs["embeddings"].items():
-        share = table["coverage"]
-        lines.append(
-            f"embeddings    {name}: {table['rows']:,} rows; vectors for {share['candidates']:.1%} of candidates, "
-            f"{share['events']:.1%} of events"
-        )
+        coverage = console.coverage_text(table["coverage"])
+        lines.append(f"embeddings    {name}: {table['rows']:,} rows; vectors for {coverage}")
     lines += [
         f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows",
         f"columns       {len(plan['columns'])} features",

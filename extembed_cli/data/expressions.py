@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import Any
 
 import polars as pl
@@ -70,7 +71,16 @@ def _roots(expression: pl.Expr, text: str, key: str, names: list[str]) -> list[s
     return roots
 
 
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_CLOCK = re.compile(r"\b(now|today|(current|local)_?(date|time|timestamp))\b", re.IGNORECASE)
+
+
 def _parse(text: str, key: str, schema: dict[str, pl.DataType]) -> pl.Expr:
+    clock = _CLOCK.search(_QUOTED.sub("", text))
+    if clock and clock[0] not in schema:
+        raise SpecError(
+            f"{key} = {text!r}: {clock[0]} reads the clock: tomorrow's run would not see the same. Write a date"
+        )
     expression = _sql(text, key, list(schema))
     _roots(expression, text, key, list(schema))
     tree = json.loads(expression.meta.serialize(format="json"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,8 @@ from extembed_cli.data.tables import Table, open_table
 from extembed_cli.errors import Problems
 from extembed_cli.spec import DAY_US, Spec, duration_us
 
+_YEAR_US = 365 * DAY_US
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -32,10 +34,6 @@ class Inputs:
     interactions: Table
     candidates: Table
     embeddings: dict[str, Table]
-
-    @property
-    def tables(self) -> list[Table]:
-        return [self.interactions, self.candidates, *self.embeddings.values()]
 
     def digests(self) -> dict[str, Any]:
         """Digest of every input's content by its name in the spec."""
@@ -59,58 +57,87 @@ class Loaded:
     asked: Candidates
 
     @cached_property
-    def coverage(self) -> dict[str, dict[str, float]]:
+    def coverage(self) -> dict[str, dict[str, float | None]]:
         """By table: the share of used events and of candidates whose item has a row in it."""
-        shares: dict[str, dict[str, float]] = {}
+        shares: dict[str, dict[str, float | None]] = {}
         for name, table in self.ids.items():
             items, ids = keys.same_type(self.vocabulary, table.ids)
             shares[name] = self.share_of(np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False))
         return shares
 
-    def share_of(self, items: NDArray[np.bool_]) -> dict[str, float]:
+    def share_of(self, items: NDArray[np.bool_]) -> dict[str, float | None]:
         """The share of used events and of candidates with one of the chosen items (items + 1; the last = null)."""
         return {"events": _share(items[self.history.items]), "candidates": _share(items[self.asked.items])}
 
 
-def open_inputs(spec: Spec) -> Inputs:
-    """Open all inputs and check their footers; everything that is wrong is told at once."""
-    problems = Problems()
+@dataclass
+class Opened:
+    """What could be opened and checked so far: so that one bad input does not hide what is wrong with the others."""
+
+    interactions: Table | None = None
+    candidates: Table | None = None
+    embeddings: dict[str, Table] = field(default_factory=dict)
+
+    def complete(self, spec: Spec) -> Inputs:
+        """All tables of a spec; call it when no problem was found."""
+        assert self.interactions is not None
+        assert self.candidates is not None
+        return Inputs(self.interactions, self.candidates, {name: self.embeddings[name] for name in spec.embeddings})
+
+
+def open_inputs(spec: Spec, problems: Problems) -> Opened:
+    """Open all inputs, check their footers, and that their ids can meet."""
+    opened = Opened()
     with problems.collect():
-        interactions = open_table("interactions", spec.interactions)
-        check_interactions(spec, interactions)
+        table = open_table("interactions", spec.interactions)
+        check_interactions(spec, table)
+        opened.interactions = table
     with problems.collect():
-        candidates = open_table("candidates", spec.candidates)
-        check_candidates(spec, candidates)
-    embeddings: dict[str, Table] = {}
+        table = open_table("candidates", spec.candidates)
+        check_candidates(spec, table)
+        opened.candidates = table
     for name, options in spec.embeddings.items():
         with problems.collect():
-            embeddings[name] = open_table(f"embeddings {name}", options.path)
-            check_embedding(spec, name, embeddings[name])
-    problems.raise_any()
+            table = open_table(f"embeddings {name}", options.path)
+            check_embedding(spec, name, table)
+            opened.embeddings[name] = table
 
-    users = [(interactions, spec.column("interactions", "user")), (candidates, spec.column("candidates", "user"))]
-    items = [(interactions, spec.column("interactions", "item")), (candidates, spec.column("candidates", "item"))]
-    items += [(table, spec.embedding_column(name, "item")) for name, table in embeddings.items()]
+    users, items = [], []
+    if opened.interactions is not None:
+        users.append((opened.interactions, spec.column("interactions", "user")))
+        items.append((opened.interactions, spec.column("interactions", "item")))
+    if opened.candidates is not None:
+        users.append((opened.candidates, spec.column("candidates", "user")))
+        items.append((opened.candidates, spec.column("candidates", "item")))
+    items += [(table, spec.embedding_column(name, "item")) for name, table in opened.embeddings.items()]
     for what, uses in (("user", users), ("item", items)):
         with problems.collect():
             keys.check_id_kinds(what, uses)
-    problems.raise_any()
-    return Inputs(interactions, candidates, embeddings)
+    return opened
 
 
-def read_keys(spec: Spec, inputs: Inputs) -> tuple[Interactions, pl.DataFrame, dict[str, TableIds]]:
-    """Read ids and times of all inputs, and what the expressions say; problems are told at once."""
-    problems = Problems()
-    with problems.collect():
-        interactions = load_interactions(spec, inputs.interactions)
-    with problems.collect():
-        candidates = load_candidates(spec, inputs.candidates)
-    ids: dict[str, TableIds] = {}
-    for name, table in inputs.embeddings.items():
+@dataclass
+class Keys:
+    """Ids and times of the inputs, and what the expressions say."""
+
+    interactions: Interactions | None = None
+    candidates: pl.DataFrame | None = None
+    ids: dict[str, TableIds] = field(default_factory=dict)
+
+
+def read_keys(spec: Spec, opened: Opened, problems: Problems) -> Keys:
+    """Read the keys of all inputs that could be opened."""
+    found = Keys()
+    if opened.interactions is not None:
         with problems.collect():
-            ids[name] = load_ids(spec, name, table)
-    problems.raise_any()
-    return interactions, candidates, ids
+            found.interactions = load_interactions(spec, opened.interactions)
+    if opened.candidates is not None:
+        with problems.collect():
+            found.candidates = load_candidates(spec, opened.candidates)
+    for name, table in opened.embeddings.items():
+        with problems.collect():
+            found.ids[name] = load_ids(spec, name, table)
+    return found
 
 
 def report(loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None) -> dict[str, Any]:
@@ -126,6 +153,7 @@ def report(loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None)
             "of_users_without_candidates": len(loaded.interactions.frame) - len(loaded.history.items),
             "used": len(loaded.history.items),
         },
+        "histories": {name: int(np.count_nonzero(flags)) for name, flags in loaded.history.members.items()},
         "candidates": {
             "rows": len(frame),
             "users": len(loaded.asked.indptr) - 1,
@@ -154,12 +182,19 @@ def mismatches(spec: Spec, loaded: Loaded) -> list[str]:
         ]
     if int(loaded.asked.times.max()) - duration_us(spec.lag) <= int(loaded.history.times.min()):
         found.append("all candidates are before the first interaction, so every history is empty. Is time_unit right?")
+    if loaded.interactions.frame["time"].max() < _YEAR_US:  # type: ignore[operator]
+        found.append("all interactions are in 1970, so candidates would see their future. Is time_unit right?")
+    for name, flags in loaded.history.members.items():
+        if not flags.any():
+            found.append(
+                f"histories.{name}: no interaction fits where = {spec.history(name).where!r}: it is always empty"
+            )
     for name, share in loaded.coverage.items():
-        if not share["events"] or not share["candidates"]:
-            side = "interactions" if not share["events"] else "candidates"
+        if 0 in share.values():
+            side = "interactions" if share["events"] == 0 else "candidates"
             found.append(f"embeddings {name}: no item of the {side} has a vector. Are the item ids the same?")
     return found
 
 
-def _share(flags: NDArray[np.bool_]) -> float:
-    return round(float(flags.mean()), 4) if len(flags) else 0.0
+def _share(flags: NDArray[np.bool_]) -> float | None:
+    return round(float(flags.mean()), 4) if len(flags) else None

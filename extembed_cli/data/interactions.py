@@ -105,23 +105,30 @@ def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
         }
     )
     raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
-    schema = dict(raw.schema)
+    problems = Problems()
     for key, text in expressions.items():
-        is_weight = key == "weight"
-        dtype: pl.DataType = pl.Float64() if is_weight else pl.Boolean()
-        compiled = compile_expression(text, key, schema, dtype)
-        try:
-            values = raw.lazy().with_columns(compiled.alias("value")).collect()["value"]
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{part.path}: {key} = {text!r} cannot be computed: {str(error).splitlines()[0]}") from None
-        if len(values) != len(frame):  # a frame without columns cannot broadcast a constant
-            values = pl.repeat(values[0] if len(values) else None, len(frame), dtype=dtype, eager=True)
-        if is_weight:
-            _check_weights(values, f"{part.path}: weight = {text!r}")
-            frame = frame.with_columns(values.alias("weight"))
-        else:
-            frame = frame.with_columns(values.fill_null(value=False).alias("in:" + key.split(".")[1]))
+        with problems.collect():
+            values = _evaluated(raw, text, key, len(frame), part)
+            if key == "weight":
+                _check_weights(values, f"{part.path}: weight = {text!r}")
+                frame = frame.with_columns(values.alias("weight"))
+            else:
+                frame = frame.with_columns(values.fill_null(value=False).alias("in:" + key.split(".")[1]))
+    problems.raise_any()
     return frame
+
+
+def _evaluated(raw: pl.DataFrame, text: str, key: str, rows: int, part: Part) -> pl.Series:
+    """An expression's value for each event: Float64 for a weight, Boolean for a history."""
+    dtype: pl.DataType = pl.Float64() if key == "weight" else pl.Boolean()
+    compiled = compile_expression(text, key, dict(raw.schema), dtype)
+    try:
+        values = raw.lazy().with_columns(compiled.alias("value")).collect()["value"]
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{part.path}: {key} = {text!r} cannot be computed: {str(error).splitlines()[0]}") from None
+    if len(values) != rows:  # a frame without columns cannot broadcast a constant
+        values = pl.repeat(values[0] if len(values) else None, rows, dtype=dtype, eager=True)
+    return values
 
 
 def _plain(data: pa.Table) -> pl.DataFrame:

@@ -22,6 +22,7 @@ METADATA_KEY = b"extembed"
 ROW_GROUP = 131_072
 PART_ROWS = 2**20
 _OURS = re.compile(r"part-\d{5}-[0-9a-f]{12}\.parquet|\.(part-\d{5}\.parquet|_extembed_manifest\.json)\.\d+\.tmp")
+_OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parq", ".pq", ".arrow", ".feather", ".gz", ".zip"}
 _CHANGED = "did the candidates change during the run? Run again; the old output is untouched"
 
 Values = NDArray[Any]  # float32 or uint32
@@ -32,6 +33,12 @@ def check_target(path: str) -> None:
     if "://" in path:
         raise SpecError(f"{path}: only local paths can be written")
     output = Path(path)
+    if (output.parent / MANIFEST).exists():
+        raise SpecError(f"{output}: is inside a directory of parts; its readers would take the rows for more of them")
+    if output.suffix in _OTHER_FILES:
+        raise SpecError(
+            f"{output}: only Parquet is written; end in .parquet, or name a directory without {output.suffix}"
+        )
     if output.suffix == ".parquet":
         if output.is_dir():
             raise SpecError(f"{output}: is a directory; an output that ends in .parquet is one file")

@@ -27,6 +27,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except MemoryError:
         raise
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it") from None
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
