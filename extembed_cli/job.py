@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,14 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import extembed_cli
-from extembed_cli.data.batches import TILE_COSINES, TILE_FLOATS, tiles
+from extembed_cli.data.batches import FEWEST_CANDIDATES, TILE_COSINES, TILE_FLOATS, tiles
 from extembed_cli.data.commit import locked, staged
-from extembed_cli.data.embeddings import load_matrix, usual_dim
+from extembed_cli.data.embeddings import first_dim, load_matrix
 from extembed_cli.data.histories import encode
 from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys
 from extembed_cli.data.inputs import report as input_report
-from extembed_cli.data.output import check_names, check_not_an_input, check_target, write_features
+from extembed_cli.data.output import candidate_rows, check_names, check_not_an_input, check_target, write_features
 from extembed_cli.engines import local
 from extembed_cli.errors import Problems, ResourceError, SpecError
 from extembed_cli.features.columns import Column
@@ -135,18 +138,21 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
 
 def memory_needed(spec: Spec, loaded: Loaded, columns: list[Column], workers: int) -> int:
     """Bytes that a run is estimated to need at its peak."""
-    matrices = sum(
-        4
-        * usual_dim(loaded.inputs.embeddings[name], spec.embedding_column(name, "embedding"))
-        * min(len(ids.ids), len(loaded.vocabulary))
-        for name, ids in loaded.ids.items()
-    )
+    dims, matrices = [1], 0
+    for name, ids in loaded.ids.items():
+        dims.append(first_dim(loaded.inputs.embeddings[name], spec.embedding_column(name, "embedding")))
+        # A centred table is kept whole: its mean is over all rows, in order of ids.
+        kept = len(ids.ids) if spec.embeddings[name].center else min(len(ids.ids), len(loaded.vocabulary))
+        matrices += 4 * dims[-1] * kept
+    longest = int(np.diff(loaded.history.indptr).max(initial=0))
+    tile = max(TILE_COSINES, FEWEST_CANDIDATES * longest) * _BYTES_PER_COSINE
+    vectors = 2 * 4 * max(TILE_FLOATS, longest * max(dims))
     return int(
         _BYTES_FOR_LIBRARIES
         + loaded.interactions.rows * _BYTES_PER_EVENT
         + len(loaded.candidates) * (_BYTES_PER_CANDIDATE + 8 * len(columns))
         + matrices
-        + workers * (TILE_COSINES * _BYTES_PER_COSINE + 8 * TILE_FLOATS)
+        + workers * (tile + vectors)
     )
 
 
@@ -155,6 +161,9 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     loaded = load(spec, watch, vectors=True)
     with watch.timing("vectors"):
         shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
+    with watch.timing("columns"):
+        for _ in candidate_rows(loaded.inputs.candidates):
+            pass  # the other columns are only read when the output is written: a torn page would show there
     return {
         "inputs": input_report(loaded, shared.embeddings),
         "columns": len(shared.columns),
@@ -168,9 +177,14 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         raise SpecError("no output: set `output` in the spec, or give -o OUT")
     output = Path(spec.output)
     began, started = time.perf_counter(), datetime.now(UTC)
-    with locked(output, options.wait), staged() as stage, ThreadPoolExecutor(1, "digest") as background:
+    with (
+        locked(output, options.wait),
+        staged() as stage,
+        ThreadPoolExecutor(1, "digest") as background,
+        _set_at_end() as stop,
+    ):
         loaded = load(spec, watch)
-        digests = background.submit(loaded.inputs.digests)
+        digests = background.submit(loaded.inputs.digests, stop)
         columns = output_columns(spec)
         needed = memory_needed(spec, loaded, columns, options.workers)
         if options.memory is not None and needed > options.memory:
@@ -202,6 +216,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
                 ],
             }
             digest = write_features(stage, output, loaded.inputs.candidates, features.columns, features.known, metadata)
+            loaded.inputs.check_unchanged()
         asked = len(loaded.asked.rows)
         if features.in_own_history > asked / 2:
             watch.warning(
@@ -234,6 +249,21 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     return report
 
 
+@contextmanager
+def _set_at_end() -> Iterator[threading.Event]:
+    """An event that is set when the block ends, however it ends."""
+    event = threading.Event()
+    try:
+        yield event
+    finally:
+        event.set()
+
+
 def _peak_memory() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Bytes this process had resident at most. The kernel's figure: `getrusage` starts with that of the parent."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -119,8 +119,8 @@ Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
 PositiveDuration: TypeAlias = Annotated[str, AfterValidator(_check_positive_duration)]
 HalfLife: TypeAlias = Annotated[str, AfterValidator(_check_half_life)]
 Time: TypeAlias = Annotated[str, BeforeValidator(_check_time)]
-Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99)]
-Threshold: TypeAlias = Annotated[float, AfterValidator(_check_threshold)]
+Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
+Threshold: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_threshold)]
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths)]
 
@@ -134,8 +134,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
 
 
-class ColumnNames(Frozen):
-    """Your names of the columns that one input has."""
+class LogColumns(Frozen):
+    """Your names of the columns of interactions or candidates."""
 
     user: str | None = None
     """Column of user ids; `user_id` unless set."""
@@ -143,16 +143,25 @@ class ColumnNames(Frozen):
     """Column of item ids; `item_id` unless set."""
     time: str | None = None
     """Column of timestamps; `timestamp` unless set."""
+
+
+class TableColumns(Frozen):
+    """Your names of the columns of an embedding table."""
+
+    item: str | None = None
+    """Column of item ids; `item_id` unless set."""
     embedding: str | None = None
     """Column of vectors; `embedding` unless set."""
 
 
-class Columns(ColumnNames):
+class Columns(LogColumns):
     """Your column names for all inputs, with overrides for each."""
 
-    candidates: ColumnNames = ColumnNames()
+    embedding: str | None = None
+    """Column of vectors; `embedding` unless set."""
+    candidates: LogColumns = LogColumns()
     """Names in the candidates alone."""
-    interactions: ColumnNames = ColumnNames()
+    interactions: LogColumns = LogColumns()
     """Names in the interactions alone."""
 
 
@@ -161,15 +170,15 @@ class EmbeddingSpec(Frozen):
 
     path: Paths
     """File, list of files, glob or directory of Parquet with item ids and vectors."""
-    normalize: bool = True
+    normalize: Annotated[bool, Field(strict=True)] = True
     """Divide each vector by its L2 norm. Cosines are the same either way; the dual fit is not."""
-    center: bool = False
+    center: Annotated[bool, Field(strict=True)] = False
     """Subtract the mean of the table's raw vectors before normalising: text models share a common direction."""
     bad_vectors: Literal["error", "missing"] = "error"
     """What to do with NaN, infinite and zero vectors: stop, or treat the item as having no vector."""
     duplicates: Literal["error", "last"] = "error"
     """What to do with an item id that occurs twice: stop, or take the last row."""
-    columns: ColumnNames = ColumnNames()
+    columns: TableColumns = TableColumns()
     """Names in this table alone."""
 
 
@@ -180,7 +189,7 @@ class HistorySpec(Frozen):
     """A column's name or a row-wise SQL expression over the interactions; true = belongs to the history."""
     window: PositiveDuration | None = None
     """Only events at most this old at the as-of time; from the beginning unless set."""
-    max_events: Annotated[int, Field(ge=1)] | None = None
+    max_events: Annotated[int, Field(ge=1, strict=True)] | None = None
     """Only the newest so many visible events; all unless set."""
 
 

@@ -13,7 +13,7 @@ import typer
 
 from extembed_cli.cli.main import app
 from extembed_cli.features.aggregate import KINDS
-from extembed_cli.spec import AggregateSpec, ColumnNames, EmbeddingSpec, HistorySpec, Spec
+from extembed_cli.spec import AggregateSpec, Columns, EmbeddingSpec, HistorySpec, LogColumns, Spec, TableColumns
 
 ROOT = Path(__file__).parent.parent
 SPEC_HEAD = """# The spec
@@ -54,8 +54,10 @@ def spec_reference() -> str:
     """A Markdown table of the keys of each table of a spec, with the docstrings of the fields."""
     tables = {
         "top of the file": Spec,
-        "[columns], [columns.candidates], [columns.interactions], [embeddings.X.columns]": ColumnNames,
+        "[columns]": Columns,
+        "[columns.candidates], [columns.interactions]": LogColumns,
         "[embeddings.X]": EmbeddingSpec,
+        "[embeddings.X.columns]": TableColumns,
         "[histories.X]": HistorySpec,
         "[[aggregate]]": AggregateSpec,
     }
@@ -63,12 +65,9 @@ def spec_reference() -> str:
     for title, model in tables.items():
         lines = [f"## {title}", "", "| key | default | meaning |", "|---|---|---|"]
         for key, field in model.model_fields.items():
-            table = key in {"columns", "embeddings", "histories", "aggregate"} and model is Spec
-            if field.is_required():
-                default = "required"
-            else:
-                default = "" if table or field.default is None else f"`{json.dumps(field.default, default=list)}`"
-            lines.append(f"| `{key}` | {default if key != 'columns' else ''} | {field.description} |")
+            plain = isinstance(field.default, str | bool | int | tuple) and field.default != ()
+            default = "required" if field.is_required() else f"`{json.dumps(field.default)}`" if plain else ""
+            lines.append(f"| `{key}` | {default} | {field.description} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

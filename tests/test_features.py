@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from conftest import World, run_spec, timestamps, vectors
-from reference import Event, ReferenceHistory, features
+from reference import Event, ReferenceHistory, features, unit_vectors
 
 TOLERANCE = 2e-5  # float32 cosines of unit vectors, sums over a history
 HOUR = 3_600_000_000
@@ -229,6 +229,38 @@ def test_exact_ties_at_a_threshold_and_a_percentile(world: World) -> None:
     assert shares == [1.0, 0.75, 0.5]
     percentiles = [made[f"text__all__cos_p{p}__hl7d"] for p in (25, 26, 50, 51)]
     assert percentiles == pytest.approx([0.0, 0.5, 0.5, 1.0], abs=1e-6)
+
+
+def test_one_item_a_hundred_thousand_times(world: World) -> None:
+    many = 100_000
+    world.write(
+        "interactions",
+        {
+            "user_id": np.ones(many, np.int64),
+            "item_id": np.zeros(many, np.int64),
+            "timestamp": timestamps([START] * many),
+        },
+    )
+    asked = {"user_id": [1] * 9, "item_id": np.arange(9), "timestamp": timestamps([START + HOUR] * 9)}
+    world.write("candidates", asked)
+    made = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["none"]\nthresholds = [0.0]'))
+    units = unit_vectors({r["item_id"]: r["embedding"] for r in world.table("text").to_pylist()})
+    for name in ("cos_mean", "cos_to_mean", "cos_min", "cos_p50"):
+        assert_close(made[f"text__all__{name}"], [float(units[0] @ units[i]) for i in range(9)])
+
+
+def test_orthogonal_vectors_reach_a_threshold_of_zero(world: World) -> None:
+    # Small integers: products are exactly 0, which their float32 unit vectors miss to either side.
+    rng = np.random.default_rng(4)
+    raw = rng.integers(-3, 4, (40, 5)).astype(np.float64)
+    raw[:, 0] += 7 * (np.abs(raw).sum(1) == 0)
+    world.write("text", {"item_id": np.arange(40), "embedding": vectors(raw)})
+    made = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["none"]\nthresholds = [0.0]'))
+    for row, r in enumerate(world.table("candidates").to_pylist()):
+        seen = [e.item for e in events_of(world) if e.user == r["user_id"] and e.time < micros(r["timestamp"])]
+        if seen:
+            share = np.mean([raw[i] @ raw[r["item_id"]] >= 0 for i in seen])
+            assert made["text__all__cos_share_ge_000"][row] == pytest.approx(share, abs=1e-6)
 
 
 def test_candidates_in_their_own_history_are_counted(world: World) -> None:

@@ -8,8 +8,9 @@ import pytest
 from extembed_cli.data.batches import LADDER, batches, padded, tiles
 from extembed_cli.kernels.cosines import at_or_above, cosine_to_mean, cosines
 from extembed_cli.kernels.ranges import first_at_or_after, newest_members
-from extembed_cli.kernels.statistics import flat_order, minimum_and_maximum, weighted_percentiles, weighted_sum
-from extembed_cli.kernels.weights import decayed_count, relative_weights, weight_sum
+from extembed_cli.kernels.statistics import flat_order, minimum_and_maximum, weighted_mean, weighted_percentiles
+from extembed_cli.kernels.sums import product, sum_of_products, weight_sum
+from extembed_cli.kernels.weights import decayed_count, relative_weights
 
 DAY = 86_400_000_000
 SHAPES = [(1, 1, 1), (3, 4, 7), (2, 9, 33), (5, 1, 129)]
@@ -117,7 +118,8 @@ def test_sums_minimum_and_maximum(shape: tuple[int, int, int]) -> None:
     weights = relative_weights(times, newest, visible, 20 * DAY)[0].astype(np.float32)
     np.testing.assert_allclose(weight_sum(weights), weights.sum(-1, dtype=np.float64), rtol=FLOAT32_SUM)
     exact = (weights.astype(np.float64) * values).sum(-1)
-    np.testing.assert_allclose(weighted_sum(weights, values), exact, atol=FLOAT32_SUM * shape[2])
+    np.testing.assert_allclose(sum_of_products(weights, values), exact, atol=FLOAT32_SUM * shape[2])
+    np.testing.assert_allclose(weighted_mean(weights, values), exact / weights.sum(-1), atol=FLOAT32_SUM)
     low, high = minimum_and_maximum(values, visible)
     assert low.tolist() == np.where(visible, values, 9).min(-1).tolist()
     assert high.tolist() == np.where(visible, values, -9).max(-1).tolist()
@@ -127,12 +129,39 @@ def test_sums_minimum_and_maximum(shape: tuple[int, int, int]) -> None:
 def test_cosine_to_the_weighted_mean(dim: int) -> None:
     rng = np.random.default_rng(4)
     q, v = unit(rng, 3, 5, dim), unit(rng, 3, 20, dim)
-    weights = rng.random((3, 5, 20)).astype(np.float32)
-    c = cosines(q, v)
-    made = cosine_to_mean(weights, weighted_sum(weights, c), weight_sum(weights), v)
-    mean = np.einsum("bch,bhd->bcd", weights.astype(np.float64), v)
+    weights = rng.random((3, 5, 20))
+    made = cosine_to_mean(weights, weights.astype(np.float32), cosines(q, v), q, v)
+    mean = np.einsum("bch,bhd->bcd", weights, v)
     expected = np.einsum("bcd,bcd->bc", q, mean) / np.linalg.norm(mean, axis=-1)
     np.testing.assert_allclose(made, expected, atol=5e-6)
+
+
+def test_a_mean_that_nearly_cancels_does_not_depend_on_padding() -> None:
+    # Pairs of nearly opposite vectors: what is left of their sum is a thousandth of it, and float32 rounds that.
+    rng = np.random.default_rng(8)
+    half, q = unit(rng, 1, 2, 384), unit(rng, 1, 3, 384)
+    v = np.concatenate([half, (-half + 1e-3 * unit(rng, 1, 2, 384)).astype(np.float32)], axis=1)
+    v /= np.linalg.norm(v, axis=-1, keepdims=True)
+    expected = np.einsum("bcd,bd->bc", q.astype(np.float64), v.sum(1, dtype=np.float64))
+    expected /= np.linalg.norm(v.sum(1, dtype=np.float64))
+    found = []
+    for length in (4, 5, 30, 100):
+        events = np.concatenate([v, unit(rng, 1, length - 4, 384)], axis=1) if length > 4 else v
+        weights = np.zeros((1, 3, length))
+        weights[..., :4] = 1
+        found.append(cosine_to_mean(weights, weights.astype(np.float32), cosines(q, events), q, events))
+        np.testing.assert_allclose(found[-1], expected, atol=2e-4)  # the rounding of the vectors themselves
+        np.testing.assert_allclose(found[-1], found[0], atol=1e-6)
+
+
+def test_long_sums_of_like_terms_do_not_drift() -> None:
+    length = 100_000
+    values = np.full((1, 2, length), 0.3, np.float32)
+    weights = np.full((1, 2, length), 0.7, np.float32)
+    np.testing.assert_allclose(weighted_mean(weights, values), 0.3, atol=1e-6)
+    np.testing.assert_allclose(weight_sum(weights), length * np.float64(np.float32(0.7)), rtol=5e-6)
+    events = np.full((1, length, 2), 0.6, np.float32)
+    np.testing.assert_allclose(product(weights, events), length * 0.42, rtol=5e-6)
 
 
 @pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.5, 1.0])

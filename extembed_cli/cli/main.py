@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from typing import Annotated, NoReturn
 
@@ -68,7 +69,8 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:
-    if sum(arg.count("v") for arg in sys.argv[1:] if arg in {"-v", "-vv", "-vvv"}) + sys.argv.count("--verbose") >= 2:
+    short = [arg for arg in sys.argv[1:] if re.fullmatch("-[qv]+", arg)]
+    if "".join(short).count("v") + sys.argv.count("--verbose") >= 2:
         import traceback
 
         traceback.print_exception(error)

@@ -32,6 +32,10 @@ DryRun: TypeAlias = Annotated[
     typer.Option("--dry-run", help="Print the plan and stop: inputs, coverage, columns, memory, seconds."),
 ]
 
+Engine: TypeAlias = Annotated[
+    str, typer.Option("--engine", metavar="local", help="Where to run; this version has `local`.", rich_help_panel=_RUN)
+]
+
 Interactions: TypeAlias = Annotated[
     list[str],
     typer.Option(

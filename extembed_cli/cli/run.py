@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from extembed_cli.cli import console, options
+from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from extembed_cli.spec import Spec
@@ -15,6 +16,7 @@ def run(
     output: options.Output = None,
     overrides: options.Set = None,
     dry_run: options.DryRun = False,
+    engine: options.Engine = "local",
     workers: options.Workers = None,
     memory: options.Memory = None,
     wait: options.Wait = 0,
@@ -28,6 +30,8 @@ def run(
     """
     from extembed_cli.spec_loading import load_spec
 
+    if engine != "local":
+        raise SpecError(f"--engine {engine}: this version runs on `local` only")
     loaded = load_spec(spec, overrides or (), output)
     execute(loaded, dry_run, workers, memory, wait, json, quiet, verbose)
 

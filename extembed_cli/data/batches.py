@@ -17,7 +17,7 @@ Bools = NDArray[np.bool_]
 
 TILE_COSINES = 2**18  # cosines of one batch: its tensors then stay near the processor's cache
 TILE_FLOATS = 2**22  # vector elements gathered for one batch
-_MOST_CANDIDATES, _FEWEST_CANDIDATES = 64, 4
+_MOST_CANDIDATES, FEWEST_CANDIDATES = 64, 4
 
 
 def _ladder() -> Ints:
@@ -83,7 +83,7 @@ def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints) -> Tiles:
     users = np.flatnonzero(asked)
     asked, first = asked[users], indptr[users]
     length = padded(np.maximum(1, last_event[users] - start[first]))
-    most = np.clip(TILE_COSINES // length, _FEWEST_CANDIDATES, _MOST_CANDIDATES)
+    most = np.clip(TILE_COSINES // length, FEWEST_CANDIDATES, _MOST_CANDIDATES)
     pieces = -(-asked // most)
     owner = np.repeat(np.arange(len(users)), pieces)
     piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)

@@ -26,6 +26,8 @@ def locked(output: Path, wait: float) -> Iterator[None]:
 
     The lock file is unlinked while held: filelock sees that by the link count, and those who wait try again.
     """
+    if not output.name:
+        raise SpecError(f"{output}: is no name for an output")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

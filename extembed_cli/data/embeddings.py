@@ -236,17 +236,15 @@ def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[NDA
     column = column.drop_null()
     if not len(column):
         return np.empty((0, dim or 0), np.float32), present
-    if types.is_fixed_size_list(column.type):
-        length = column.type.list_size
-    else:
-        lengths = np.diff(column.offsets.to_numpy())
-        length = int(lengths[0]) if dim is None else dim
-        odd = np.flatnonzero(lengths != length)
-        if len(odd):
-            raise DataError(
-                f"{where}: vectors of different lengths: {length} before, {lengths[odd[0]]} in row "
-                f"{row + int(np.flatnonzero(present)[odd[0]]):,} of the table. A table has one length"
-            )
+    fixed = types.is_fixed_size_list(column.type)
+    lengths = np.full(len(column), column.type.list_size) if fixed else np.diff(column.offsets.to_numpy())
+    length = int(lengths[0]) if dim is None else dim
+    odd = np.flatnonzero(lengths != length)
+    if len(odd):
+        raise DataError(
+            f"{where}: vectors of different lengths: {length} before, {lengths[odd[0]]} in row "
+            f"{row + int(np.flatnonzero(present)[odd[0]]):,} of the table. A table has one length"
+        )
     if length == 0:
         raise DataError(f"{where}: the vectors have no elements")
     values = column.flatten()
@@ -264,10 +262,10 @@ def _usable(vectors: NDArray[Any]) -> NDArray[np.bool_]:
     return usable
 
 
-def usual_dim(table: Table, column: str) -> int:
-    """The vector length where the type tells it; what is usual otherwise. For estimates only."""
-    kind = _vectors_type(table.parts[0].schema.field(column).type)
-    return int(kind.list_size) if kind is not None and types.is_fixed_size_list(kind) else 384
+def first_dim(table: Table, column: str) -> int:
+    """The length of the first vector of a table; 1 where there is none."""
+    first = next(table.parts[0].batches([column], 1), None)
+    return _dense(first.column(0), "", 0, None)[0].shape[1] if first is not None and len(first) else 1
 
 
 def _shown(item: object) -> str:

@@ -42,7 +42,8 @@ def compile_expression(text: str, key: str, schema: dict[str, pl.DataType], dtyp
     try:
         made = pl.DataFrame(schema=schema).lazy().select(value=expression).collect()["value"].dtype
     except pl.exceptions.PolarsError as error:
-        raise SpecError(f"{key} = {text!r}: does not fit the columns: {_first_line(error)}") from None
+        hint = ". Write a time as timestamp '2026-01-31 06:00:00'" if "date/datetime/time" in str(error) else ""
+        raise SpecError(f"{key} = {text!r}: does not fit the columns: {_first_line(error)}{hint}") from None
     if not (made.is_numeric() or made in {pl.Boolean(), pl.String(), pl.Null()}):
         raise SpecError(f"{key} = {text!r}: is {made} and cannot become {dtype}; compare it with something")
     return expression.cast(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -35,13 +36,18 @@ class Inputs:
     candidates: Table
     embeddings: dict[str, Table]
 
-    def digests(self) -> dict[str, Any]:
-        """Digest of every input's content by its name in the spec."""
+    def digests(self, stop: threading.Event) -> dict[str, Any]:
+        """Digest of every input's content by its name in the spec; cut short when `stop` is set."""
         return {
-            "interactions": self.interactions.digest(),
-            "candidates": self.candidates.digest(),
-            "embeddings": {name: table.digest() for name, table in self.embeddings.items()},
+            "interactions": self.interactions.digest(stop),
+            "candidates": self.candidates.digest(stop),
+            "embeddings": {name: table.digest(stop) for name, table in self.embeddings.items()},
         }
+
+    def check_unchanged(self) -> None:
+        """Refuse inputs that changed since they were opened: keys and vectors would be of different files."""
+        for table in (self.interactions, self.candidates, *self.embeddings.values()):
+            table.check_unchanged()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from extembed_cli.data.tables import Part, Table
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec import Spec, time_us
 
+_LARGEST_WEIGHT = 1e30  # sums of weights are written as float32
 _RENAME = "; if it has another name, set columns.{role} in the spec (--set columns.{role}=NAME)"
 
 
@@ -132,7 +133,7 @@ def _evaluated(raw: pl.DataFrame, text: str, key: str, rows: int, part: Part) ->
 
 
 def _plain(data: pa.Table) -> pl.DataFrame:
-    """Columns for expressions, in types that polars has: dictionaries as what they stand for, zones as UTC."""
+    """Columns for expressions, in types that polars has: dictionaries as what they stand for, times as naive UTC."""
     frame = pl.from_arrow(pa.Table.from_arrays([_plain_column(c) for c in data.columns], names=data.column_names))
     assert isinstance(frame, pl.DataFrame)
     return frame
@@ -143,16 +144,18 @@ def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(kind):
         return _plain_column(column.cast(kind.value_type))
     if pa.types.is_timestamp(kind) and kind.tz is not None:
-        return column.cast(pa.timestamp(kind.unit, "UTC"))
+        return column.cast(pa.int64()).cast(pa.timestamp(kind.unit))  # SQL compares it with `timestamp '...'`
     return column.cast(pa.float64()) if pa.types.is_decimal256(kind) else column
 
 
 def _check_weights(weights: pl.Series, where: str) -> None:
-    bad = (weights < 0) | weights.is_nan() | weights.is_infinite()
+    bad = (weights < 0) | weights.is_nan() | (weights > _LARGEST_WEIGHT)
     rows = bad.fill_null(value=False).arg_true()
     if len(rows):
         examples = listing(f"row {row}: {weights[row]}" for row in rows[:4])
-        raise DataError(f"{where}: {len(rows):,} weights are negative or not finite ({examples}). Weights must be >= 0")
+        raise DataError(
+            f"{where}: {len(rows):,} weights are negative, not finite or above 1e30 ({examples}). Weights must be >= 0"
+        )
 
 
 def _usable(events: pl.DataFrame, dropped: dict[str, int]) -> pl.DataFrame:

@@ -92,7 +92,7 @@ def write_features(
 
     def batches() -> Iterator[pa.RecordBatch]:
         row = 0
-        for batch in _rows_of(candidates):
+        for batch in candidate_rows(candidates):
             at = slice(row, row + len(batch))
             arrays = [_array(values[at], known[at]) for values in columns.values()]
             yield pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)
@@ -107,7 +107,7 @@ def write_features(
     return _write_directory(stage, output, schema, batches(), candidates.schema.names)
 
 
-def _rows_of(candidates: Table) -> Iterator[pa.RecordBatch]:
+def candidate_rows(candidates: Table) -> Iterator[pa.RecordBatch]:
     """All columns of all files as one schema."""
     schema = candidates.schema
     for part in candidates.parts:

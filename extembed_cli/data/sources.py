@@ -54,8 +54,8 @@ def _resolve_one(label: str, text: str) -> list[SourceFile]:
     found: list[SourceFile] = []
     for name in sorted(glob.glob(str(pattern), root_dir=base, recursive=True)):  # noqa: PTH207  pathlib resolves `**` otherwise
         match = base / name
-        if _chosen_by_wildcard_and_hidden(pattern, Path(name)):
-            continue
+        if any(_is_hidden(part) and part not in pattern.parts for part in Path(name).parts):
+            continue  # chosen by a wildcard, not by name
         if match.is_dir():
             found += [SourceFile(f.path, base) for f in _in_directory(label, match, may_be_empty=True)]
         else:
@@ -72,9 +72,9 @@ def _split(path: Path) -> tuple[Path, Path]:
     return base, path.relative_to(base)
 
 
-def _chosen_by_wildcard_and_hidden(pattern: Path, name: Path) -> bool:
-    """Whether a part of the name is hidden (`_temporary`, `_SUCCESS`, `.crc`) without standing in the pattern."""
-    return any(part.startswith(("_", ".")) and part not in pattern.parts for part in name.parts)
+def _is_hidden(part: str) -> bool:
+    """`_temporary`, `_SUCCESS`, `.crc`; a partition folder such as `_date=2026-01-31` is not."""
+    return part.startswith(("_", ".")) and "=" not in part
 
 
 def _in_directory(label: str, folder: Path, may_be_empty: bool = False) -> list[SourceFile]:
@@ -93,7 +93,7 @@ def _in_directory(label: str, folder: Path, may_be_empty: bool = False) -> list[
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in _PARQUET
         and path.is_file()
-        and not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts)
+        and not any(map(_is_hidden, path.relative_to(folder).parts))
     ]
     if not files and not may_be_empty:
         raise InputError(f"{label}: {folder}: no Parquet files in this directory ({' or '.join(_PARQUET)})")

@@ -14,11 +14,10 @@ from extembed_cli.data.batches import Batch
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.columns import Column, Dtype, Statistic, Technique
-from extembed_cli.features.tensors import Tensors
+from extembed_cli.features.tensors import Tensors, Weights
 from extembed_cli.features.visibility import Visible, visible_with
 from extembed_cli.kernels import cosines as cos
 from extembed_cli.kernels import statistics as stats
-from extembed_cli.kernels.weights import weight_sum
 from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_label
 
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
@@ -200,7 +199,7 @@ class AggregateShard:
                     low, high = stats.minimum_and_maximum(values, tensors.visible(name, has_vector))
                     found = {Statistic("cos_min", name, table): low, Statistic("cos_max", name, table): high}
                 else:
-                    weights, single, _ = tensors.weights(name, half_life, seen, has_vector)
+                    weights = tensors.weights(name, half_life, seen, has_vector)
                     percentiles = [s for s in statistics if s.kind == "cos_p"]
                     if percentiles:
                         order = stats.flat_order(values) if order is None else order
@@ -208,11 +207,11 @@ class AggregateShard:
                         found.update(
                             zip(
                                 percentiles,
-                                stats.weighted_percentiles(values, weights, order, ranks),
+                                stats.weighted_percentiles(values, weights.double, order, ranks),
                                 strict=True,
                             )
                         )
-                    found.update(_weighted(statistics, values, single, asked, events))
+                    found.update(_weighted(statistics, values, weights, asked, events))
                 for statistic, value in found.items():
                     yield statistic, np.where(defined, np.clip(value, -1, 1), np.float32(np.nan))
 
@@ -224,18 +223,17 @@ class AggregateShard:
 def _weighted(
     statistics: list[Statistic],
     values: NDArray[np.float32],
-    weights: NDArray[np.float32],
+    weights: Weights,
     candidates: NDArray[np.float32],
     events: NDArray[np.float32],
 ) -> Iterator[tuple[Statistic, Values]]:
     """Statistics that are sums of weights times something."""
-    total, weighted = weight_sum(weights), stats.weighted_sum(weights, values)
     with np.errstate(divide="ignore", invalid="ignore"):  # nothing visible: made null by the caller
         for s in statistics:
             if s.kind == "cos_mean":
-                yield s, weighted / total
+                yield s, stats.weighted_mean(weights.single, values)
             elif s.kind == "cos_to_mean":
-                yield s, cos.cosine_to_mean(weights, weighted, total, events)
+                yield s, cos.cosine_to_mean(weights.double, weights.single, values, candidates, events)
             elif s.kind == "cos_share_ge" and s.argument is not None:
                 above = cos.at_or_above(values, s.argument, candidates, events)
-                yield s, stats.weighted_share(weights, total, above)
+                yield s, stats.weighted_mean(weights.single, above.astype(np.float32))

@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from extembed_cli.kernels.sums import product, sum_of_products, weight_sum
+
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-# Unit vectors in float32 are off by 6e-8 each: below this norm, relative to the weight summed, the direction
-# of a mean is rounding only.
-ZERO_MEAN = 1e-6
 _DIMS = 64  # dimensions summed in one product
 _NEAR = np.float32(2e-6)  # a cosine closer to a threshold than this is not decided in float32
-_TIE = 1e-9
+_TIE = 1.5e-7  # how far the cosine of two stored vectors may be from that of the vectors they stand for
+_PAIRS = 2**20  # vector elements computed again in float64 at a time
+# Below this norm, relative to the weight summed, the direction of a mean is the rounding of the stored vectors.
+ZERO_MEAN = 1e-6
+# A mean much shorter than its events are, in quadrature or in sum, is what is left of a cancellation.
+_CANCELLED_QUADRATURE, _CANCELLED_SUM = 0.1, 0.01
 
 
 def cosines(candidates: Floats, events: Floats) -> Floats:
@@ -45,22 +50,43 @@ def at_or_above(cosines: Floats, threshold: float, candidates: Floats, events: F
     unsure &= cosines != 0  # missing vectors and padding; a true 0 is at a threshold of 0 already
     if unsure.any():
         b, c, h = np.nonzero(unsure)
-        q, v = candidates[b, c].astype(np.float64), events[b, h].astype(np.float64)
-        norms = np.sqrt(np.einsum("nd,nd->n", q, q) * np.einsum("nd,nd->n", v, v))
-        above[b, c, h] = np.einsum("nd,nd->n", q, v) >= (threshold - _TIE) * norms
+        step = max(1, _PAIRS // candidates.shape[-1])
+        for low in range(0, len(b), step):
+            at = b[low : low + step], c[low : low + step], h[low : low + step]
+            q, v = _unit(candidates[at[0], at[1]]), _unit(events[at[0], at[2]])
+            above[at] = np.einsum("nd,nd->n", q, v) >= threshold - _TIE
     return above
 
 
-def cosine_to_mean(weights: Floats, weighted_cosines: Floats, total: Floats, events: Floats) -> Floats:
+def cosine_to_mean(weights: Doubles, single: Floats, cosines: Floats, candidates: Floats, events: Floats) -> Floats:
     """Cosine of the candidate with the weighted mean of its visible event vectors.
 
         cos(q, sum_h w_h v_h) = sum_h w_h (q . v_h) / |sum_h w_h v_h|
 
-    weights (B, C, H), weighted_cosines (B, C) = sum_h w_h c_h, total (B, C) = sum_h w_h, events (B, H, d)
-    -> (B, C) float32, NaN where the mean is zero or nothing is visible. The mean is not divided by `total`:
-    the cosine does not change.
+    weights (B, C, H) in both precisions, cosines (B, C, H), candidates (B, C, d), events (B, H, d) -> (B, C) float32,
+    NaN where the mean is zero or nothing is visible. The mean is not divided by the sum of weights: the cosine does not
+    change. Means that nearly cancel are computed again in float64.
     """
-    mean = np.matmul(weights, events)
+    weighted, mean = sum_of_products(single, cosines), product(single, events)
     norm = np.sqrt(np.einsum("bcd,bcd->bc", mean, mean))
+    total, quadrature = weight_sum(single), np.sqrt(np.einsum("bch,bch->bc", single, single))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(norm > ZERO_MEAN * total, weighted_cosines / norm, np.float32(np.nan))
+        out = np.where(total > 0, weighted / norm, np.nan)
+    cancelled = (norm < _CANCELLED_QUADRATURE * quadrature) | (norm < _CANCELLED_SUM * total)
+    for tile in np.flatnonzero(cancelled.any(axis=1)):
+        which = np.flatnonzero(cancelled[tile])
+        exact = weights[tile, which] @ _unit(events[tile])
+        length = np.sqrt(np.einsum("nd,nd->n", exact, exact))
+        along = np.einsum("nd,nd->n", exact, _unit(candidates[tile, which]))
+        zero = length <= ZERO_MEAN * total[tile, which]
+        out[tile, which] = np.where(zero, np.nan, along / np.where(zero, 1, length))
+    return out.astype(np.float32)
+
+
+def _unit(vectors: Floats) -> Doubles:
+    """Vectors (n, d) in float64, divided by their norm again; zero stays zero."""
+    exact = vectors.astype(np.float64)
+    norms = np.sqrt(np.einsum("nd,nd->n", exact, exact))
+    norms[norms == 0] = 1
+    exact /= norms[:, None]
+    return exact

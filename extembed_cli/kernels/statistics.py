@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from extembed_cli.kernels.sums import sum_of_products, weight_sum
+
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -19,10 +21,15 @@ Ints = NDArray[np.intp]
 TIE = 1e-12
 
 
-def weighted_sum(weights: Floats, values: Floats) -> Floats:
-    """sum_h w[b, c, h] x[b, c, h]: (B, C, H), (B, C, H) -> (B, C) float32."""
-    total: Floats = np.einsum("bch,bch->bc", weights, values)
-    return total
+def weighted_mean(weights: Floats, values: Floats) -> Floats:
+    """Weighted mean over events.
+
+        mean[b, c] = sum_h w[b, c, h] x[b, c, h] / sum_h w[b, c, h]
+
+    weights, values (B, C, H) -> (B, C) float32
+    """
+    mean: Floats = (sum_of_products(weights, values) / weight_sum(weights)).astype(np.float32)
+    return mean
 
 
 def minimum_and_maximum(values: Floats, visible: Bools) -> tuple[Floats, Floats]:
@@ -30,15 +37,6 @@ def minimum_and_maximum(values: Floats, visible: Bools) -> tuple[Floats, Floats]
     low = np.where(visible, values, np.float32(np.inf)).min(axis=-1)
     high = np.where(visible, values, np.float32(-np.inf)).max(axis=-1)
     return low, high
-
-
-def weighted_share(weights: Floats, total: Floats, chosen: Bools) -> Floats:
-    """Weighted share of the chosen events: sum_h w [chosen] / sum_h w.
-
-    weights, chosen (B, C, H), total (B, C) = sum_h w -> (B, C) float32
-    """
-    share: Floats = np.minimum(weighted_sum(weights, chosen.astype(np.float32)) / total, 1)
-    return share
 
 
 def flat_order(values: Floats) -> Ints:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from extembed_cli.kernels.sums import weight_sum
+
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-Precision = TypeVar("Precision", np.float32, np.float64)
 
 
 def relative_weights(
@@ -53,16 +51,9 @@ def decayed_count(
     weights (B, C, H); newest, as_of (B, C) us from one origin -> (B, C) float64; 0 where nothing is visible.
     Summed in float64: a count of a hundred would show the order of a float32 sum in its fifth decimal.
     """
-    total = weight_sum(weights)
+    total: Doubles = weight_sum(weights)
     if scale is not None:
         total *= scale
     if half_life_us is not None:
         total *= np.exp2(np.minimum(newest - as_of, 0) / half_life_us)  # > 0 only where nothing is visible
-    return total
-
-
-def weight_sum(weights: NDArray[Precision]) -> NDArray[Precision]:
-    """Sum over events: (B, C, H) -> (B, C). A product with ones is several times faster than `sum(-1)`."""
-    ones = np.ones((weights.shape[-1], 1), weights.dtype)
-    total: NDArray[Precision] = np.matmul(weights, ones)[..., 0]
     return total

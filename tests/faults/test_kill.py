@@ -85,7 +85,7 @@ DIRECTORY_NEW = [
 ]
 DIRECTORY_NEW_SOAK = [
     Fault("pathlib:Path.replace", "after", 5),
-    Fault("os:fsync", "before", 6),
+    Fault("os:fsync", "before", 9),
     Fault("filelock:FileLock.release"),
 ]
 FIRST_FILE = [

@@ -1,0 +1,48 @@
+"""Sums over the events of a tile.
+
+Products of BLAS and einsum, over at most 1,024 events at a time: float32 adds up the rest in float64, since a long sum
+of like terms rounds to one side (1.4e-4 of the mean after 100,000 equal cosines).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Precision = TypeVar("Precision", np.float32, np.float64)
+
+_EVENTS = 1024
+
+
+def weight_sum(weights: NDArray[Precision]) -> NDArray[Any]:
+    """sum_h w[b, c, h]: (B, C, H) -> (B, C). A product with ones is several times faster than `sum(-1)`."""
+    ones = np.ones((_EVENTS, 1), weights.dtype)
+    return _added(np.matmul(weights[..., at], ones[: at.stop - at.start])[..., 0] for at in _blocks(weights.shape[-1]))
+
+
+def sum_of_products(weights: Floats, values: Floats) -> NDArray[Any]:
+    """sum_h w[b, c, h] x[b, c, h]: (B, C, H), (B, C, H) -> (B, C)."""
+    return _added(np.einsum("bch,bch->bc", weights[..., at], values[..., at]) for at in _blocks(weights.shape[-1]))
+
+
+def product(weights: Floats, events: Floats) -> NDArray[Any]:
+    """sum_h w[b, c, h] v[b, h]: (B, C, H), (B, H, d) -> (B, C, d)."""
+    return _added(np.matmul(weights[..., at], events[:, at]) for at in _blocks(weights.shape[-1]))
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    return (slice(low, min(low + _EVENTS, length)) for low in range(0, length, _EVENTS))
+
+
+def _added(parts: Iterator[NDArray[Any]]) -> NDArray[Any]:
+    """The sum of the parts: a single one as it is, several in float64."""
+    total = next(parts)
+    for part in parts:
+        total = total.astype(np.float64, copy=False)
+        total += part
+    return total
