@@ -28,7 +28,7 @@ GROUP = "[[aggregate]]\n"
     ],
 )
 def test_a_key_that_is_not_known(world: World, text: str, key: str, near: str) -> None:
-    told = f"did you mean `{near}`?" if near else "known: user, item, time, embedding"
+    told = f"did you mean `{near}`?" if near else "known: item, embedding"
     refused(world, world.spec(text), USAGE, f"spec.toml: `{key}` is not a known key; {told}")
 
 
