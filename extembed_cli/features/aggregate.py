@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,32 +186,17 @@ class AggregateShard:
         matrix, batch = self.embeddings[table], tensors.batch
         event_slots = np.where(batch.is_event, self.slots[table][batch.events], matrix.missing)
         asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
-        events, asked = matrix.vectors.take(event_slots, axis=0), matrix.vectors.take(asked_slots, axis=0)
-        values = cos.cosines(asked, events)
+        cosines = _Cosines(matrix.vectors.take(asked_slots, axis=0), matrix.vectors.take(event_slots, axis=0))
         has_vector = event_slots != matrix.missing
-        order = None
         for name, by_half_life in names.items():
             seen = self.with_vector[table, name]
             defined = (seen.count[batch.candidates] > 0) & (asked_slots != matrix.missing)
             for half_life, statistics in by_half_life.items():
-                found: dict[Statistic, Values] = {}
                 if half_life is None:
-                    low, high = stats.minimum_and_maximum(values, tensors.visible(name, has_vector))
+                    low, high = stats.minimum_and_maximum(cosines.values, tensors.visible(name, has_vector))
                     found = {Statistic("cos_min", name, table): low, Statistic("cos_max", name, table): high}
                 else:
-                    weights = tensors.weights(name, half_life, seen, has_vector)
-                    percentiles = [s for s in statistics if s.kind == "cos_p"]
-                    if percentiles:
-                        order = stats.flat_order(values) if order is None else order
-                        ranks = [int(s.argument or 0) for s in percentiles]
-                        found.update(
-                            zip(
-                                percentiles,
-                                stats.weighted_percentiles(values, weights.double, order, ranks),
-                                strict=True,
-                            )
-                        )
-                    found.update(_weighted(statistics, values, weights, asked, events))
+                    found = cosines.weighted(statistics, tensors.weights(name, half_life, seen, has_vector))
                 for statistic, value in found.items():
                     yield statistic, np.where(defined, np.clip(value, -1, 1), np.float32(np.nan))
 
@@ -220,20 +205,42 @@ class AggregateShard:
         return np.append(self.history.times, 0)[positions]
 
 
-def _weighted(
-    statistics: list[Statistic],
-    values: NDArray[np.float32],
-    weights: Weights,
-    candidates: NDArray[np.float32],
-    events: NDArray[np.float32],
-) -> Iterator[tuple[Statistic, Values]]:
-    """Statistics that are sums of weights times something."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # nothing visible: made null by the caller
-        for s in statistics:
-            if s.kind == "cos_mean":
-                yield s, stats.weighted_mean(weights.single, values)
-            elif s.kind == "cos_to_mean":
-                yield s, cos.cosine_to_mean(weights.double, weights.single, values, candidates, events)
-            elif s.kind == "cos_share_ge" and s.argument is not None:
-                above = cos.at_or_above(values, s.argument, candidates, events)
-                yield s, stats.weighted_mean(weights.single, above.astype(np.float32))
+class _Cosines:
+    """The cosines of a batch with one table, and what all histories and half-lives share of them."""
+
+    def __init__(self, candidates: NDArray[np.float32], events: NDArray[np.float32]) -> None:
+        self.candidates = candidates
+        self.events = events
+        self.values = cos.cosines(candidates, events)
+        self._above: dict[float, NDArray[np.float32]] = {}
+
+    @cached_property
+    def order(self) -> NDArray[np.intp]:
+        return stats.flat_order(self.values)
+
+    def above(self, threshold: float) -> NDArray[np.float32]:
+        """1 where a cosine reaches the threshold, else 0: (B, C, H)."""
+        if threshold not in self._above:
+            reached = cos.at_or_above(self.values, threshold, self.candidates, self.events)
+            self._above[threshold] = reached.astype(np.float32)
+        return self._above[threshold]
+
+    def weighted(self, statistics: list[Statistic], weights: Weights) -> dict[Statistic, NDArray[np.float32]]:
+        """Weighted statistics, (B, C) each; arbitrary where nothing is visible."""
+        found: dict[Statistic, NDArray[np.float32]] = {}
+        percentiles = {s: int(s.argument) for s in statistics if s.kind == "cos_p" and s.argument is not None}
+        if percentiles:
+            ranks = list(percentiles.values())
+            values = stats.weighted_percentiles(self.values, weights.double, self.order, ranks)
+            found.update(zip(percentiles, values, strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for s in statistics:
+                if s.kind == "cos_mean":
+                    found[s] = stats.weighted_mean(weights.single, self.values)
+                elif s.kind == "cos_to_mean":
+                    found[s] = cos.cosine_to_mean(
+                        weights.double, weights.single, self.values, self.candidates, self.events
+                    )
+                elif s.kind == "cos_share_ge" and s.argument is not None:
+                    found[s] = stats.weighted_mean(weights.single, self.above(s.argument))
+        return found

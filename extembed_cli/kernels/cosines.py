@@ -49,7 +49,7 @@ def at_or_above(cosines: Floats, threshold: float, candidates: Floats, events: F
     unsure = above & (cosines < np.float32(threshold) + _NEAR)
     unsure &= cosines != 0  # missing vectors and padding; a true 0 is at a threshold of 0 already
     if unsure.any():
-        b, c, h = np.nonzero(unsure)
+        b, c, h = np.unravel_index(np.flatnonzero(unsure), unsure.shape)
         step = max(1, _PAIRS // candidates.shape[-1])
         for low in range(0, len(b), step):
             at = b[low : low + step], c[low : low + step], h[low : low + step]
