@@ -19,7 +19,7 @@ import numpy as np
 
 import extembed_cli
 from extembed_cli.data.batches import FEWEST_CANDIDATES, TILE_COSINES, TILE_FLOATS, tiles
-from extembed_cli.data.commit import locked, staged
+from extembed_cli.data.commit import locked, staged, writing
 from extembed_cli.data.embeddings import first_dim, load_matrix
 from extembed_cli.data.histories import encode
 from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys
@@ -186,12 +186,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         loaded = load(spec, watch)
         digests = background.submit(loaded.inputs.digests, stop)
         columns = output_columns(spec)
-        needed = memory_needed(spec, loaded, columns, options.workers)
-        if options.memory is not None and needed > options.memory:
-            raise ResourceError(
-                f"the job needs about {needed / 2**20:,.0f} MiB and may use {options.memory / 2**20:,.0f} MiB. "
-                "Raise --memory, lower --workers, or split the candidates"
-            )
+        _check_memory(memory_needed(spec, loaded, columns, options.workers), options.memory)
         with watch.timing("vectors"):
             shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
         with watch.timing("compute"):
@@ -205,24 +200,23 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
                 workers=options.workers,
                 progress=watch.rows,
             )
-        with watch.timing("write"):
-            inputs = digests.result()
-            metadata = {
-                "version": extembed_cli.__version__,
-                "spec": spec.meaning(),
-                "inputs": inputs,
-                "columns": [
-                    {"name": c.name, "technique": c.technique, "dtype": c.dtype, "meaning": c.meaning} for c in columns
-                ],
-            }
-            digest = write_features(stage, output, loaded.inputs.candidates, features.columns, features.known, metadata)
-            loaded.inputs.check_unchanged()
         asked = len(loaded.asked.rows)
         if features.in_own_history > asked / 2:
             watch.warning(
                 f"{features.in_own_history:,} of {asked:,} candidates stand in their own visible history: the log "
                 "repeats items, or times are wrong (time_unit?) and the features see what they should predict"
             )
+        with watch.timing("write"), writing(output):
+            metadata = {
+                "version": extembed_cli.__version__,
+                "spec": spec.meaning(),
+                "inputs": digests.result(),
+                "columns": [
+                    {"name": c.name, "technique": c.technique, "dtype": c.dtype, "meaning": c.meaning} for c in columns
+                ],
+            }
+            digest = write_features(stage, output, loaded.inputs.candidates, features.columns, features.known, metadata)
+            loaded.inputs.check_unchanged()
         report = {
             "version": extembed_cli.__version__,
             "started": started.isoformat(timespec="seconds"),
@@ -231,22 +225,31 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "rows_in": len(loaded.candidates),
             "rows_out": len(loaded.candidates),
             "columns": len(columns),
-            "inputs": input_report(loaded, shared.embeddings),
-            "digests": inputs,
-            "spec": metadata["spec"],
             "column_names": [c.name for c in columns],
+            "inputs": input_report(loaded, shared.embeddings),
+            "digests": metadata["inputs"],
+            "spec": metadata["spec"],
             "candidates_in_own_history": features.in_own_history,
             "cosines": features.done.cosines * len(spec.embeddings),
             "seconds": round(time.perf_counter() - began, 3),
-            "seconds_by_stage": {stage: round(s, 3) for stage, s in watch.seconds.items()},
-            "seconds_by_technique": {t: round(s / options.workers, 3) for t, s in features.done.seconds.items()},
+            "seconds_by_stage": {name: round(s, 3) for name, s in watch.seconds.items()},
+            "seconds_by_technique": {name: round(s / options.workers, 3) for name, s in features.done.seconds.items()},
             "workers": options.workers,
             "peak_memory_bytes": _peak_memory(),
             "warnings": watch.warnings,
         }
-        stage.json(output.with_name(output.name + ".run.json"), report)
-        stage.commit()
+        with writing(output):
+            stage.json(output.with_name(output.name + ".run.json"), report)
+            stage.commit()
     return report
+
+
+def _check_memory(needed: int, allowed: int | None) -> None:
+    if allowed is not None and needed > allowed:
+        raise ResourceError(
+            f"the job needs about {needed / 2**20:,.0f} MiB and may use {allowed / 2**20:,.0f} MiB. "
+            "Raise --memory, lower --workers, or split the candidates"
+        )
 
 
 @contextmanager

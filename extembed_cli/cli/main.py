@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 from typing import Annotated, NoReturn
@@ -11,7 +10,7 @@ import typer
 
 import extembed_cli
 from extembed_cli.cli import aggregate, check, columns, console, run, sample
-from extembed_cli.errors import ExtembedError
+from extembed_cli.errors import DISK_FULL, ExtembedError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE
 
@@ -56,7 +55,7 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        if error.errno in DISK_FULL:
             _fail(f"no space left: {error}. The old output is untouched; free some disk and run again", 5, error)
         _fail(f"{error}", 3, error)
     except SystemExit:

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from extembed_cli.errors import LockedError, SpecError
+from extembed_cli.errors import DISK_FULL, LockedError, ResourceError, SpecError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -50,6 +50,17 @@ def locked(output: Path, wait: float) -> Iterator[None]:
         with suppress(OSError):
             Path(lock.lock_file).unlink()
         lock.release()
+
+
+@contextmanager
+def writing(output: Path) -> Iterator[None]:
+    """Name the output in whatever the system says of writing it; a full disk has a message of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise ResourceError(f"{output}: cannot be written: {error}. The old output is untouched") from error
 
 
 class Staged:
