@@ -7,7 +7,6 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the system says when there is no space left, whether of the disk, a quota or a limit."""
 
