@@ -60,7 +60,7 @@ def writing(output: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        raise ResourceError(f"{output}: cannot be written: {error}. The old output is untouched") from error
+        raise ResourceError(f"{output}: cannot be written: {error}. It is only replaced by a complete one") from error
 
 
 class Staged:
