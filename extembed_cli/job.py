@@ -6,7 +6,7 @@ import resource
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -60,7 +60,7 @@ class Watch:
     total: Callable[[int], None] = lambda rows: None
     rows: Callable[[int], None] = lambda rows: None
     warn: Callable[[str], None] = lambda message: None
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     warnings: list[str] = field(default_factory=list)
 
     @contextmanager
@@ -71,7 +71,7 @@ class Watch:
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - began  # type: ignore[assignment]
+            self.seconds[name] += time.perf_counter() - began
 
     def warning(self, message: str) -> None:
         """Pass a warning on and keep it for the report."""

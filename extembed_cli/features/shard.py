@@ -7,7 +7,7 @@ compute_shard(spec, shared, history, candidates) -> features   per slice of user
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,13 +44,14 @@ class Done:
 
     rows: int = 0
     cosines: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Thread seconds by technique."""
 
     def add(self, other: Done) -> None:
         self.rows += other.rows
         self.cosines += other.cosines
-        self.seconds.update(other.seconds)
+        for technique, seconds in other.seconds.items():
+            self.seconds[technique] += seconds
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,14 @@ def compute_shard(
 
     def run(batch: Batch) -> Done:
         at = batch.candidates[batch.is_candidate]
-        seconds: Counter[str] = Counter()
+        done = Done(len(at), batch.cosines)
         tensors = shard.tensors(batch)
         for technique, compute in (("counters", shard.counters), ("aggregate", shard.cosines)):
             began = time.perf_counter()
             for statistic, values in compute(tensors):
                 found[statistic][at] = values[batch.is_candidate]
-            seconds[technique] += time.perf_counter() - began  # type: ignore[assignment]
-        return Done(len(at), batch.cosines, seconds)
+            done.seconds[technique] += time.perf_counter() - began
+        return done
 
     start = np.minimum.reduce([s.start for s in seen.values()])
     end = next(iter(seen.values())).end
