@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from extembed_cli.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
 from extembed_cli.errors import did_you_mean
 
 DAY_US = 86_400_000_000
@@ -121,6 +122,7 @@ HalfLife: TypeAlias = Annotated[str, AfterValidator(_check_half_life)]
 Time: TypeAlias = Annotated[str, BeforeValidator(_check_time)]
 Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
 Threshold: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_threshold)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths)]
 
@@ -210,13 +212,54 @@ class AggregateSpec(Frozen):
     """Decay-weighted share of cosines at or above these, multiples of 0.01 from -1 to 1."""
 
 
+class DualSpec(Frozen):
+    """Technique 2: a linear model per user over the fixed item vectors, and its score of the candidate."""
+
+    embeddings: tuple[str, ...] | None = None
+    """Names of embedding tables; every table unless set."""
+    histories: tuple[str, ...] | None = None
+    """Names of histories; the named ones unless set, or `all` if there are none."""
+    name: Name | None = None
+    """Goes into the column names: `dual_NAME_score`."""
+    half_life: HalfLife = "none"
+    """Age at which the confidence of an event has halved, such as `30d`; `none` = no decay."""
+    target: str | None = None
+    """What the score of an event's item should be: a column or a row-wise SQL expression; 1 unless set."""
+    regularization: NotNegative = REGULARIZATION
+    """λ, the L2 strength; it may be 0 only where no fit can be singular."""
+    unobserved_weight: NotNegative = UNOBSERVED_WEIGHT
+    """w0, the weight with which every item of the table counts as one of target 0."""
+    scaling: NotNegative = 0.0
+    """ν: λ is multiplied by (events + w0 · items)^ν; 0 = plain λ, 1 = iALS frequency scaling."""
+    loss: Literal["squared", "logistic"] = "squared"
+    """`squared` fits the target; `logistic` fits its sign (positive or not)."""
+    bias: Annotated[bool, Field(strict=True)] = False
+    """Append a constant 1 to every vector."""
+    sd: Annotated[bool, Field(strict=True)] = False
+    """Also write the posterior standard deviation of the score."""
+    refit_every: PositiveDuration | None = None
+    """Fit a user at most this often: on what was visible at the as-of time floored to this step since 1970 UTC."""
+    user_vectors: str | None = None
+    """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction)."""
+
+    @model_validator(mode="after")
+    def _solvable(self) -> DualSpec:
+        if self.regularization == 0 and self.unobserved_weight == 0:
+            raise ValueError(
+                "regularization: 0 with an unobserved_weight of 0: a user with fewer events than dimensions has no "
+                "unique fit. Set regularization above 0"
+            )
+        return self
+
+
 class Spec(Frozen):
     """One job: which features, from which interactions, candidates and embedding tables."""
 
     interactions: Paths
     """File, list of files, glob or directory of Parquet with user ids, item ids and timestamps."""
-    candidates: Paths
-    """The (user, item, timestamp) rows that get features; their other columns pass through."""
+    candidates: Paths | None = None
+    """The (user, item, timestamp) rows that get features; their other columns pass through. May be missing where only
+    user vectors are written."""
     output: str | None = None
     """The Parquet file to write, or a directory of parts where it does not end in `.parquet`."""
     as_of: Time | None = None
@@ -237,20 +280,54 @@ class Spec(Frozen):
     """Named histories; `all` (every interaction) always exists."""
     aggregate: tuple[AggregateSpec, ...] = ()
     """Groups of aggregate features."""
+    dual: tuple[DualSpec, ...] = ()
+    """Groups of dual features."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
         found = []
         if self.histories.get(ALL, HistorySpec()).where is not None:
             found.append("histories.all: `all` is every interaction and takes no `where`; use another name")
-        for index, group in enumerate(self.aggregate):
-            found += _unknown(f"aggregate.{index}.embeddings", group.embeddings, self.embeddings)
-            found += _unknown(f"aggregate.{index}.histories", group.histories, [ALL, *self.histories])
-        if not self.aggregate:
-            found.append("nothing to compute: add an [[aggregate]] group")
+        groups: dict[str, AggregateSpec | DualSpec] = {f"aggregate.{i}": g for i, g in enumerate(self.aggregate)}
+        groups |= {f"dual.{i}": g for i, g in enumerate(self.dual)}
+        for key, group in groups.items():
+            found += _unknown(f"{key}.embeddings", group.embeddings, self.embeddings)
+            found += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
+        if not self.aggregate and not self.dual:
+            found.append("nothing to compute: add an [[aggregate]] or a [[dual]] group")
+        found += self._wrong_user_vectors()
         if found:
             raise ValueError("\n".join(found))
         return self
+
+    def _wrong_user_vectors(self) -> list[str]:
+        """What is wrong with the files of user vectors, and with having no candidates."""
+        found = []
+        if self.candidates is None and (self.aggregate or any(group.user_vectors is None for group in self.dual)):
+            found.append(
+                "`candidates` is missing: only [[dual]] groups that all have `user_vectors` can do without them"
+            )
+        if self.candidates is None and self.output is not None:
+            found.append("output: without `candidates` there are no features to write; leave it out")
+        for index, group in enumerate(self.dual):
+            path, key = group.user_vectors, f"dual.{index}.user_vectors"
+            if path is None:
+                continue
+            for what, names in (("embedding table", self.embeddings_of(group)), ("history", self.histories_of(group))):
+                if len(names) > 1:
+                    listed = ", ".join(names)
+                    found.append(f"{key}: takes one {what}, and the group has {len(names)}: {listed}; name one of them")
+            if not path.endswith(".parquet"):
+                found.append(f"{key}: `{path}` must end in .parquet")
+            if self.outputs.count(path) > 1:
+                found.append(f"{key}: `{path}` is the path of another output too")
+        return found
+
+    @property
+    def outputs(self) -> list[str]:
+        """The paths that a job writes: the features first, then user vectors."""
+        paths = (self.output, *(group.user_vectors for group in self.dual))
+        return [path for path in paths if path is not None]
 
     @property
     def as_of_step_us(self) -> int:
@@ -261,11 +338,11 @@ class Spec(Frozen):
         """The history of that name; `all` exists without being written down."""
         return self.histories.get(name, HistorySpec())
 
-    def histories_of(self, group: AggregateSpec) -> tuple[str, ...]:
+    def histories_of(self, group: AggregateSpec | DualSpec) -> tuple[str, ...]:
         """Names of the histories a group uses, each once."""
         return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
 
-    def embeddings_of(self, group: AggregateSpec) -> tuple[str, ...]:
+    def embeddings_of(self, group: AggregateSpec | DualSpec) -> tuple[str, ...]:
         """Names of the embedding tables a group uses, each once."""
         return tuple(dict.fromkeys(group.embeddings or tuple(self.embeddings)))
 
@@ -285,6 +362,7 @@ class Spec(Frozen):
         data["embeddings"] = {
             name: {k: v for k, v in table.items() if k != "path"} for name, table in data["embeddings"].items()
         }
+        data["dual"] = [{k: v for k, v in group.items() if k != "user_vectors"} for group in data["dual"]]
         return data
 
 

@@ -126,7 +126,7 @@ class World:
         else:
             top, mark, tables = text.partition("[")
             content = head + top + (tail if "embeddings.text]" not in text else "") + mark + tables
-        if "[[aggregate]]" not in content:
+        if "[[aggregate]]" not in content and "[[dual]]" not in content:
             content += '\n[[aggregate]]\nhalf_lives = ["30d"]\n'
         path = self.folder / name
         path.write_text(content)

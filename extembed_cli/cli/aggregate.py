@@ -58,7 +58,7 @@ def aggregate(
 
 def inputs(
     interactions: list[str],
-    candidates: list[str],
+    candidates: list[str] | None,
     embeddings: list[str],
     center: bool,
     histories: list[str] | None,

@@ -96,7 +96,7 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
     ) as progress:
         task = progress.add_task("", total=None, rate="")
 
-        def rows(done: int) -> None:
+        def rows(done: float) -> None:
             progress.advance(task, done)
             speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
             if speed:
@@ -133,9 +133,16 @@ def summary(report: dict[str, Any], verbose: int) -> None:
         for technique, seconds in report["seconds_by_technique"].items():
             say(f"  of which {technique:10} {seconds:8.3f} s per worker")
     coverage = ", ".join(f"{name} {coverage_text(t['coverage'])}" for name, t in inputs["embeddings"].items())
-    repeats = report["candidates_in_own_history"]
-    say(
-        f"{report['output']}: {report['rows_out']:,} rows, {report['columns']} features in {report['seconds']:.1f} s; "
-        f"vectors for {coverage}; {repeats:,} candidates in their own history; "
-        f"peak memory {report['peak_memory_bytes'] / 2**20:,.0f} MiB"
+    fits = report["dual"]
+    for vectors in report["user_vectors"]:
+        say(f"{vectors['path']}: {vectors['rows']:,} user vectors")
+    parts = [f"vectors for {coverage}"]
+    if fits:
+        parts.append(f"{fits['systems']:,} fits, largest relative residual {fits['largest_relative_residual']:.0e}")
+    if report["output"]:
+        parts.append(f"{report['candidates_in_own_history']:,} candidates in their own history")
+    made = (
+        f"{report['output']}: {report['rows_out']:,} rows, {report['columns']} features" if report["output"] else "done"
     )
+    parts.append(f"peak memory {report['peak_memory_bytes'] / 2**20:,.0f} MiB")
+    say(f"{made} in {report['seconds']:.1f} s; {'; '.join(parts)}")

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import extembed_cli
-from extembed_cli.cli import aggregate, check, columns, console, run, sample
+from extembed_cli.cli import aggregate, check, columns, console, dual, run, sample
 from extembed_cli.errors import DISK_FULL, ExtembedError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.run, aggregate.aggregate, check.check, columns.columns, sample.sample):
+for command in (run.run, aggregate.aggregate, dual.dual, check.check, columns.columns, sample.sample):
     app.command()(command)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from extembed_cli.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
+
 _RUN = "How to run"
 _WHAT = "What to compute"
 _TIME = "Time"
@@ -51,6 +53,15 @@ Candidates: TypeAlias = Annotated[
         "--candidates", "-c", metavar="PATH", help="Rows that get features: file, glob or directory. Repeats."
     ),
 ]
+OptionalCandidates: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--candidates",
+        "-c",
+        metavar="PATH",
+        help="Rows that get features: file, glob or directory. Repeats. Not needed for --user-vectors.",
+    ),
+]
 Embeddings: TypeAlias = Annotated[
     list[str],
     typer.Option("--embedding", "-e", metavar="NAME=PATH", help="An embedding table and the name it gets. Repeats."),
@@ -89,6 +100,83 @@ Thresholds: TypeAlias = Annotated[
         metavar="-1..1",
         help="Share of cosines at or above this. Repeats.",
         rich_help_panel=_WHAT,
+    ),
+]
+UserVectors: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--user-vectors",
+        metavar="PATH",
+        help="Also write one vector per user (.parquet): user vector · item vector = score. One table, one history.",
+    ),
+]
+Regularization: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--regularization",
+        metavar="X",
+        help=f"L2 strength λ.  [default: {REGULARIZATION:g}]",
+        rich_help_panel=_WHAT,
+    ),
+]
+UnobservedWeight: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--unobserved-weight",
+        metavar="X",
+        help=f"Weight of every item of the table as one of target 0.  [default: {UNOBSERVED_WEIGHT:g}]",
+        rich_help_panel=_WHAT,
+    ),
+]
+Scaling: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--scaling",
+        metavar="NU",
+        help="λ grows with (events + unobserved weight · items)^NU.  [default: 0]",
+        rich_help_panel=_WHAT,
+    ),
+]
+DualHalfLife: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--half-life",
+        metavar="DURATION",
+        help="Age at which the confidence of an event has halved, such as `90d`.  [default: none]",
+        rich_help_panel=_WHAT,
+    ),
+]
+Target: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="EXPR",
+        help="What the score of an event's item should be: a column or a row-wise SQL expression.  [default: 1]",
+        rich_help_panel=_WHAT,
+    ),
+]
+Loss: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--loss",
+        metavar="squared|logistic",
+        help="Fit the target, or with `logistic` its sign.  [default: squared]",
+        rich_help_panel=_WHAT,
+    ),
+]
+Bias: TypeAlias = Annotated[
+    bool, typer.Option("--bias", help="Append a constant 1 to every vector.", rich_help_panel=_WHAT)
+]
+Sd: TypeAlias = Annotated[
+    bool, typer.Option("--sd", help="Also write the score's posterior standard deviation.", rich_help_panel=_WHAT)
+]
+RefitEvery: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--refit-every",
+        metavar="DURATION",
+        help="Fit as of the time floored to this step, as a nightly batch (`1d`) would.",
+        rich_help_panel=_TIME,
     ),
 ]
 Center: TypeAlias = Annotated[

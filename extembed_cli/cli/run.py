@@ -69,11 +69,14 @@ def _plan(plan: dict[str, Any]) -> str:
     for name, table in inputs["embeddings"].items():
         coverage = console.coverage_text(table["coverage"])
         lines.append(f"embeddings    {name}: {table['rows']:,} rows; vectors for {coverage}")
+    if inputs["candidates"]["rows"] or not plan["user_vectors"]:
+        lines.append(f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows")
     lines += [
-        f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows",
+        *(f"user vectors  {path}" for path in plan["user_vectors"]),
         f"columns       {len(plan['columns'])} features",
         *(f"              {name}" for name in plan["columns"]),
-        f"work          {plan['cosines']:,} cosines, {plan['shards']} shard(s), {plan['workers']} workers",
+        f"work          {plan['cosines']:,} cosines, {plan['systems']:,} dual fits, {plan['shards']} shard(s), "
+        f"{plan['workers']} workers",
         f"estimates     {plan['estimated_memory_bytes'] / 2**20:,.0f} MiB, {plan['estimated_seconds']:.0f} s",
     ]
     return "\n".join(lines)

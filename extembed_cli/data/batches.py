@@ -57,6 +57,16 @@ class Batch:
     def cosines(self) -> int:
         return int(self.candidates.size * self.events.shape[1])
 
+    def take(self, chosen: Ints) -> Batch:
+        """Some of the tiles."""
+        return Batch(
+            candidates=self.candidates[chosen],
+            is_candidate=self.is_candidate[chosen],
+            events=self.events[chosen],
+            is_event=self.is_event[chosen],
+            first_event=self.first_event[chosen],
+        )
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -101,13 +111,16 @@ def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints) -> Tiles:
     )
 
 
-def batches(tiles: Tiles, dim: int) -> Iterator[Batch]:
-    """Tiles of one shape together, the largest first; `dim` is the longest vector gathered for them."""
+def batches(tiles: Tiles, dim: int, floats: int = TILE_FLOATS) -> Iterator[Batch]:
+    """Tiles of one shape together, the largest first.
+
+    dim is the longest vector gathered for them, floats how many of its elements a batch may have.
+    """
     order = np.lexsort((tiles.C, tiles.H))[::-1]
     shapes = np.flatnonzero(np.diff(tiles.H[order]) | np.diff(tiles.C[order])) + 1
     for group in np.split(order, shapes) if len(order) else []:
         C, H = int(tiles.C[group[0]]), int(tiles.H[group[0]])
-        size = max(1, min(TILE_COSINES // (C * H), TILE_FLOATS // (max(C, H) * dim)))
+        size = max(1, min(TILE_COSINES // (C * H), floats // (max(C, H) * dim)))
         for at in range(0, len(group), size):
             yield _batch(tiles, group[at : at + size], C, H)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class EmbeddingMatrix:
 
     vectors: NDArray[np.float32]
     """(n + 1, d): rows of norm 1; the last row is zero and stands for every item without a vector."""
+    norms: NDArray[np.float64]
+    """(n + 1): what each vector was divided by; 0 = no vector."""
     slots: NDArray[np.int32]
     """(items + 1): row of `vectors` by item num; the last entry is that of a null item (num -1)."""
     report: dict[str, Any]
@@ -40,6 +42,14 @@ class EmbeddingMatrix:
     def missing(self) -> int:
         """The slot of items without a vector."""
         return len(self.vectors) - 1
+
+    def of_used_items(self) -> EmbeddingMatrix:
+        """Without the vectors of items that the job does not touch."""
+        used = np.append(np.unique(self.slots[self.slots != self.missing]), self.missing)
+        if len(used) == len(self.vectors):
+            return self
+        slots = np.searchsorted(used, self.slots).astype(np.int32)
+        return replace(self, vectors=self.vectors[used], norms=self.norms[used], slots=slots)
 
 
 @dataclass(frozen=True)
@@ -101,14 +111,16 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     return TableIds(ids, kept.to_numpy(), {k: v for k, v in report.items() if v or k == "rows"})
 
 
-def load_matrix(spec: Spec, name: str, table: Table, table_ids: TableIds, vocabulary: pl.Series) -> EmbeddingMatrix:
-    """The unit vectors of the items in the vocabulary that the table has."""
+def load_matrix(
+    spec: Spec, name: str, table: Table, table_ids: TableIds, vocabulary: pl.Series, *, whole: bool = False
+) -> EmbeddingMatrix:
+    """The unit vectors of the items in the vocabulary that the table has, or of the `whole` table."""
     options = spec.embeddings[name]
     items, ids = same_type(vocabulary, table_ids.ids)
-    # With `center` the mean is over the whole table, summed in order of ids, so every row needs a place;
-    # without, only the items that the job touches get one.
+    # The mean (`center`) and the Gramian are over the whole table, summed in order of ids, so every row needs a place;
+    # without them, only the items that the job touches get one.
     places = pl.DataFrame({"id": ids.filter(pl.Series(table_ids.kept))})
-    if not options.center:
+    if not (whole or options.center):
         places = places.join(pl.DataFrame({"id": items}), on="id", how="semi")
     places = places.sort("id").with_row_index("slot")
     slot_of_row = np.where(table_ids.kept, _places_of(ids, places, -1), -1)
@@ -117,14 +129,14 @@ def load_matrix(spec: Spec, name: str, table: Table, table_ids: TableIds, vocabu
         table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options
     )
     missing = len(places)
-    vanished = _normalize(raw, found, options, table, places)
+    norms, vanished = _normalize(raw, found, options, table, places)
     slots = np.full(len(items) + 1, missing, np.int32)
     here = _places_of(items, places, missing)
     slots[:-1] = np.where(np.append(found, False)[here], here, missing)
     report = dict(table_ids.report, dim=raw.shape[1], items_with_vector=int(np.count_nonzero(slots[:-1] != missing)))
     if bad or vanished:
         report["bad_vectors"] = bad + vanished
-    return EmbeddingMatrix(raw, slots, report)
+    return EmbeddingMatrix(raw, norms, slots, report)
 
 
 def _places_of(ids: pl.Series, places: pl.DataFrame, missing: int) -> NDArray[np.int64]:
@@ -172,8 +184,12 @@ def _normalize(
     options: EmbeddingSpec,
     table: Table,
     places: pl.DataFrame,
-) -> int:
-    """Centre (if asked) and divide by the norm, in place, in float64; how many vectors vanish, and so are not found."""
+) -> tuple[NDArray[np.float64], int]:
+    """Centre (if asked) and divide by the norm, in place, in float64.
+
+    Returns the norms (0 where there is no vector) and how many vectors vanish, and so are not found.
+    """
+    norms_of_all = np.zeros(len(raw))
     mean = np.zeros(raw.shape[1])
     if options.center and found.any():
         for low in range(0, len(found), _SUM_ROWS):
@@ -189,6 +205,7 @@ def _normalize(
         gone = found[block] & (norms <= shortest)
         vanished += (low + np.flatnonzero(gone)).tolist()
         found[block] &= ~gone
+        norms_of_all[block] = np.where(found[block], norms, 0)
         norms[~found[block]] = np.inf
         raw[block] = vectors / norms[:, None]
     if vanished and options.bad_vectors == "error":
@@ -198,7 +215,7 @@ def _normalize(
             places["id"][vanished[:5]],
             "equal to the table's mean, so zero once centred",
         )
-    return len(vanished)
+    return norms_of_all, len(vanished)
 
 
 def _bad_vectors(table: Table, count: int, examples: pl.Series, what: str) -> DataError:

@@ -24,6 +24,8 @@ class History:
     weights: NDArray[np.float64] | None
     members: dict[str, NDArray[np.bool_]]
     """Which events belong to a history; those without `where` are not listed: every event does."""
+    targets: dict[str, NDArray[np.float64]]
+    """Targets by their expression; NaN = null."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,18 @@ class Candidates:
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
 
-def encode(interactions: Interactions, candidates: pl.DataFrame) -> tuple[pl.Series, History, Candidates]:
-    """Item ids in order of their nums, and the events and candidates of all users that have a candidate.
+@dataclass(frozen=True)
+class Encoded:
+    """Ids in order of their nums, and the events and candidates of the same users."""
+
+    users: pl.Series
+    vocabulary: pl.Series
+    history: History
+    asked: Candidates
+
+
+def encode(interactions: Interactions, candidates: pl.DataFrame, all_users: bool = False) -> Encoded:
+    """Ids to nums, for the users that have a candidate, or for those of the log too.
 
     Candidates without user or time are left out: they see nothing and get nulls.
     """
@@ -53,7 +65,8 @@ def encode(interactions: Interactions, candidates: pl.DataFrame) -> tuple[pl.Ser
     asked = candidates.with_columns(user_ids[1], item_ids[1]).with_row_index("row")
     asked = asked.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
 
-    users = asked.select(pl.col("user").unique().sort()).with_row_index("user_num")
+    owners = pl.concat([asked["user"], events["user"]]) if all_users else asked["user"]
+    users = pl.DataFrame({"user": owners.unique().sort()}).with_row_index("user_num")
     events = events.join(users, on="user", how="inner").drop("user")
     asked = asked.join(users, on="user", how="inner").drop("user")
 
@@ -63,7 +76,9 @@ def encode(interactions: Interactions, candidates: pl.DataFrame) -> tuple[pl.Ser
     asked = asked.join(nums, on="item", how="left").drop("item")
 
     flags = sorted(name for name in events.columns if name.startswith("in:"))
-    events = events.sort(["user_num", "time", "item_num", *(["weight"] if "weight" in events.columns else []), *flags])
+    targets = sorted(name for name in events.columns if name.startswith("target:"))
+    weight = ["weight"] if "weight" in events.columns else []
+    events = events.sort(["user_num", "time", "item_num", *weight, *flags, *targets])
     asked = asked.sort(["user_num", "time", "item_num", "row"])
     history = History(
         indptr=_indptr(events["user_num"], len(users)),
@@ -71,8 +86,10 @@ def encode(interactions: Interactions, candidates: pl.DataFrame) -> tuple[pl.Ser
         items=events["item_num"].cast(pl.Int32).to_numpy(),
         weights=events["weight"].to_numpy() if "weight" in events.columns else None,
         members={name.removeprefix("in:"): events[name].to_numpy() for name in flags},
+        targets={name.removeprefix("target:"): _with_nan(events[name]) for name in targets},
     )
-    return (
+    return Encoded(
+        users["user"],
         vocabulary,
         history,
         Candidates(
@@ -81,6 +98,17 @@ def encode(interactions: Interactions, candidates: pl.DataFrame) -> tuple[pl.Ser
             times=asked["time"].to_numpy(),
             items=asked["item_num"].cast(pl.Int32).fill_null(-1).to_numpy(),
         ),
+    )
+
+
+def every_user(history: History, time_us: int) -> Candidates:
+    """One row per user at one as-of time, without an item."""
+    users = len(history.indptr) - 1
+    return Candidates(
+        indptr=np.arange(users + 1),
+        rows=np.arange(users),
+        times=np.full(users, time_us),
+        items=np.full(users, -1, np.int32),
     )
 
 
@@ -95,6 +123,7 @@ def split(history: History, candidates: Candidates, low: int, high: int) -> tupl
             items=history.items[events],
             weights=None if history.weights is None else history.weights[events],
             members={name: flags[events] for name, flags in history.members.items()},
+            targets={name: values[events] for name, values in history.targets.items()},
         ),
         Candidates(
             indptr=candidates.indptr[low : high + 1] - candidates.indptr[low],
@@ -103,6 +132,10 @@ def split(history: History, candidates: Candidates, low: int, high: int) -> tupl
             items=candidates.items[asked],
         ),
     )
+
+
+def _with_nan(values: pl.Series) -> NDArray[np.float64]:
+    return values.fill_null(np.nan).to_numpy()
 
 
 def _indptr(nums: pl.Series, users: int) -> Ints:

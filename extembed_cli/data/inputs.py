@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 
 from extembed_cli.data import keys
 from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, check_embedding, load_ids
-from extembed_cli.data.histories import Candidates, History
+from extembed_cli.data.histories import Candidates, Encoded, History
 from extembed_cli.data.interactions import (
     Interactions,
     check_candidates,
     check_interactions,
     load_candidates,
     load_interactions,
+    no_candidates,
 )
 from extembed_cli.data.tables import Table, open_table
 from extembed_cli.errors import Problems
-from extembed_cli.spec import DAY_US, Spec, duration_us
+from extembed_cli.spec import DAY_US, Spec, duration_us, time_us
 
 _YEAR_US = 365 * DAY_US
 
@@ -33,20 +34,24 @@ class Inputs:
     """The tables of a spec, their footers checked."""
 
     interactions: Table
-    candidates: Table
+    candidates: Table | None
     embeddings: dict[str, Table]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [table for table in (self.interactions, self.candidates, *self.embeddings.values()) if table]
 
     def digests(self, stop: threading.Event) -> dict[str, Any]:
         """Digest of every input's content by its name in the spec; cut short when `stop` is set."""
         return {
             "interactions": self.interactions.digest(stop),
-            "candidates": self.candidates.digest(stop),
+            **({"candidates": self.candidates.digest(stop)} if self.candidates else {}),
             "embeddings": {name: table.digest(stop) for name, table in self.embeddings.items()},
         }
 
     def check_unchanged(self) -> None:
         """Refuse inputs that changed since they were opened: keys and vectors would be of different files."""
-        for table in (self.interactions, self.candidates, *self.embeddings.values()):
+        for table in self.tables:
             table.check_unchanged()
 
 
@@ -58,16 +63,24 @@ class Loaded:
     interactions: Interactions
     candidates: pl.DataFrame
     ids: dict[str, TableIds]
-    vocabulary: pl.Series
-    history: History
-    asked: Candidates
+    encoded: Encoded
+    vectors_as_of: int
+    """The moment of user vectors (us)."""
+
+    @property
+    def history(self) -> History:
+        return self.encoded.history
+
+    @property
+    def asked(self) -> Candidates:
+        return self.encoded.asked
 
     @cached_property
     def coverage(self) -> dict[str, dict[str, float | None]]:
         """By table: the share of used events and of candidates whose item has a row in it."""
         shares: dict[str, dict[str, float | None]] = {}
         for name, table in self.ids.items():
-            items, ids = keys.same_type(self.vocabulary, table.ids)
+            items, ids = keys.same_type(self.encoded.vocabulary, table.ids)
             shares[name] = self.share_of(np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False))
         return shares
 
@@ -87,7 +100,6 @@ class Opened:
     def complete(self, spec: Spec) -> Inputs:
         """All tables of a spec; call it when no problem was found."""
         assert self.interactions is not None
-        assert self.candidates is not None
         return Inputs(self.interactions, self.candidates, {name: self.embeddings[name] for name in spec.embeddings})
 
 
@@ -98,10 +110,11 @@ def open_inputs(spec: Spec, problems: Problems) -> Opened:
         table = open_table("interactions", spec.interactions)
         check_interactions(spec, table)
         opened.interactions = table
-    with problems.collect():
-        table = open_table("candidates", spec.candidates)
-        check_candidates(spec, table)
-        opened.candidates = table
+    if spec.candidates is not None:
+        with problems.collect():
+            table = open_table("candidates", spec.candidates)
+            check_candidates(spec, table)
+            opened.candidates = table
     for name, options in spec.embeddings.items():
         with problems.collect():
             table = open_table(f"embeddings {name}", options.path)
@@ -140,10 +153,19 @@ def read_keys(spec: Spec, opened: Opened, problems: Problems) -> Keys:
     if opened.candidates is not None:
         with problems.collect():
             found.candidates = load_candidates(spec, opened.candidates)
+    if spec.candidates is None:
+        found.candidates = no_candidates()
     for name, table in opened.embeddings.items():
         with problems.collect():
             found.ids[name] = load_ids(spec, name, table)
     return found
+
+
+def vectors_as_of(spec: Spec, interactions: Interactions) -> int:
+    """The moment of user vectors (us): `as_of`, or else just after the newest interaction, floored to `as_of_step`."""
+    newest: Any = interactions.frame["time"].max()
+    moment = time_us(spec.as_of) if spec.as_of else (newest or 0) + 1
+    return moment // spec.as_of_step_us * spec.as_of_step_us
 
 
 def report(loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None) -> dict[str, Any]:
@@ -156,13 +178,14 @@ def report(loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None)
         "interactions": {
             "rows": loaded.interactions.rows,
             "dropped": loaded.interactions.dropped,
+            "null_targets": loaded.interactions.null_targets,
             "of_users_without_candidates": len(loaded.interactions.frame) - len(loaded.history.items),
             "used": len(loaded.history.items),
         },
         "histories": {name: int(np.count_nonzero(flags)) for name, flags in loaded.history.members.items()},
         "candidates": {
             "rows": len(frame),
-            "users": len(loaded.asked.indptr) - 1,
+            "users": int(np.count_nonzero(np.diff(loaded.asked.indptr))),
             "null_user_or_time": int((frame["user"].is_null() | frame["time"].is_null()).sum()),
             "null_item": int(frame["item"].null_count()),
         },
@@ -179,15 +202,12 @@ def mismatches(spec: Spec, loaded: Loaded) -> list[str]:
             f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that "
             'day\'s evening. Set lag = "1d" (--lag 1d)'
         )
-    if not len(loaded.asked.rows):
-        return found
+    if loaded.inputs.candidates is not None:
+        if not len(loaded.asked.rows):
+            return found
+        found += _mismatched_candidates(spec, loaded)
     if not len(loaded.history.items):
-        return [
-            *found,
-            "no user of the candidates has an interaction, every history is empty. Are the user ids the same?",
-        ]
-    if int(loaded.asked.times.max()) - duration_us(spec.lag) <= int(loaded.history.times.min()):
-        found.append("all candidates are before the first interaction, so every history is empty. Is time_unit right?")
+        return found or ["no interaction can be used, every history is empty"]
     if loaded.interactions.frame["time"].max() < _YEAR_US:  # type: ignore[operator]
         found.append("all interactions are in 1970, so candidates would see their future. Is time_unit right?")
     for name, flags in loaded.history.members.items():
@@ -195,11 +215,23 @@ def mismatches(spec: Spec, loaded: Loaded) -> list[str]:
             found.append(
                 f"histories.{name}: no interaction fits where = {spec.history(name).where!r}: it is always empty"
             )
+    for text, values in loaded.history.targets.items():
+        if np.isnan(values).all():
+            found.append(f"target = {text!r}: null for every interaction, so there is nothing to fit")
     for name, share in loaded.coverage.items():
         if 0 in share.values():
             side = "interactions" if share["events"] == 0 else "candidates"
             found.append(f"embeddings {name}: no item of the {side} has a vector. Are the item ids the same?")
     return found
+
+
+def _mismatched_candidates(spec: Spec, loaded: Loaded) -> list[str]:
+    asked, history = loaded.asked, loaded.history
+    if not np.diff(history.indptr)[np.diff(asked.indptr) > 0].any():
+        return ["no user of the candidates has an interaction, every history is empty. Are the user ids the same?"]
+    if int(asked.times.max()) - duration_us(spec.lag) <= int(history.times.min()):
+        return ["all candidates are before the first interaction, so every history is empty. Is time_unit right?"]
+    return []
 
 
 def _share(flags: NDArray[np.bool_]) -> float | None:

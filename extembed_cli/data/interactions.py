@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -19,11 +20,18 @@ _RENAME = "; if it has another name, set columns.{role} in the spec (--set colum
 
 @dataclass(frozen=True)
 class Interactions:
-    """Usable events: `user`, `item`, `time`, `weight` (if the spec has one), a Boolean `in:NAME` per `where`."""
+    """Usable events: `user`, `item`, `time`, `weight` (if the spec has one), a Boolean `in:NAME` per `where`, and a
+    Float64 `target:EXPRESSION` per different `target`."""
 
     frame: pl.DataFrame
     rows: int
     dropped: dict[str, int]
+
+    @property
+    def null_targets(self) -> dict[str, int]:
+        """Usable events without a target, by the target's expression."""
+        names = [name for name in self.frame.columns if name.startswith("target:")]
+        return {name.removeprefix("target:"): self.frame[name].null_count() for name in names}
 
 
 def check_interactions(spec: Spec, table: Table) -> None:
@@ -33,9 +41,9 @@ def check_interactions(spec: Spec, table: Table) -> None:
     problems = Problems()
     with problems.collect():
         keys.check_time_type(table, roles["time"], spec.time_unit)
-    for key, text in _expressions(spec).items():
+    for expression in _expressions(spec):
         with problems.collect():
-            columns_of(text, key, table.names)
+            columns_of(expression.text, expression.key, table.names)
     problems.raise_any()
 
 
@@ -84,10 +92,31 @@ def load_candidates(spec: Spec, table: Table) -> pl.DataFrame:
     return frame.with_columns(pl.col("time") // spec.as_of_step_us * spec.as_of_step_us)
 
 
-def _expressions(spec: Spec) -> dict[str, str]:
-    """Every expression of the spec by the key it stands under."""
-    found = {f"histories.{name}.where": h.where for name, h in spec.histories.items() if h.where is not None}
-    return {"weight": spec.weight, **found} if spec.weight is not None else dict(found)
+def no_candidates() -> pl.DataFrame:
+    """The candidates of a job that has none."""
+    return pl.DataFrame(schema={"user": pl.Null(), "item": pl.Null(), "time": pl.Int64()})
+
+
+class _Expression(NamedTuple):
+    """An expression of the spec: where it stands, its text, and the column of events that it makes."""
+
+    key: str
+    text: str
+    column: str
+
+
+def _expressions(spec: Spec) -> list[_Expression]:
+    """Every different expression of the spec."""
+    found = [_Expression("weight", spec.weight, "weight")] if spec.weight is not None else []
+    for name, history in spec.histories.items():
+        if history.where is not None:
+            found.append(_Expression(f"histories.{name}.where", history.where, f"in:{name}"))
+    targets: dict[str, _Expression] = {}
+    for index, group in enumerate(spec.dual):
+        if group.target is not None:
+            made = _Expression(f"dual.{index}.target", group.target, f"target:{group.target}")
+            targets.setdefault(group.target, made)
+    return [*found, *targets.values()]
 
 
 def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
@@ -95,8 +124,8 @@ def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
     user, item, time = (spec.column("interactions", role) for role in ("user", "item", "time"))
     expressions = _expressions(spec)
     needed = [user, item, time]
-    for key, text in expressions.items():
-        needed += columns_of(text, key, table.names)
+    for expression in expressions:
+        needed += columns_of(expression.text, expression.key, table.names)
     data = part.read(list(dict.fromkeys(needed)))
     frame = pl.DataFrame(
         {
@@ -107,21 +136,25 @@ def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
     )
     raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
     problems = Problems()
-    for key, text in expressions.items():
+    for expression in expressions:
         with problems.collect():
-            values = _evaluated(raw, text, key, len(frame), part)
-            if key == "weight":
-                _check_weights(values, f"{part.path}: weight = {text!r}")
-                frame = frame.with_columns(values.alias("weight"))
+            values = _evaluated(raw, expression, len(frame), part)
+            where = f"{part.path}: {expression.key} = {expression.text!r}"
+            if expression.column == "weight":
+                _check_weights(values, where)
+            elif expression.column.startswith("target:"):
+                _check_targets(values, where)
             else:
-                frame = frame.with_columns(values.fill_null(value=False).alias("in:" + key.split(".")[1]))
+                values = values.fill_null(value=False)
+            frame = frame.with_columns(values.alias(expression.column))
     problems.raise_any()
     return frame
 
 
-def _evaluated(raw: pl.DataFrame, text: str, key: str, rows: int, part: Part) -> pl.Series:
-    """An expression's value for each event: Float64 for a weight, Boolean for a history."""
-    dtype: pl.DataType = pl.Float64() if key == "weight" else pl.Boolean()
+def _evaluated(raw: pl.DataFrame, expression: _Expression, rows: int, part: Part) -> pl.Series:
+    """An expression's value for each event: Boolean for a history, else Float64."""
+    key, text, column = expression
+    dtype: pl.DataType = pl.Boolean() if column.startswith("in:") else pl.Float64()
     compiled = compile_expression(text, key, dict(raw.schema), dtype)
     try:
         values = raw.lazy().with_columns(compiled.alias("value")).collect()["value"]
@@ -155,6 +188,16 @@ def _check_weights(weights: pl.Series, where: str) -> None:
         examples = listing(f"row {row}: {weights[row]}" for row in rows[:4])
         raise DataError(
             f"{where}: {len(rows):,} weights are negative, not finite or above 1e30 ({examples}). Weights must be >= 0"
+        )
+
+
+def _check_targets(targets: pl.Series, where: str) -> None:
+    bad = targets.is_nan() | (targets.abs() > _LARGEST_WEIGHT)
+    rows = bad.fill_null(value=False).arg_true()
+    if len(rows):
+        examples = listing(f"row {row}: {targets[row]}" for row in rows[:4])
+        raise DataError(
+            f"{where}: {len(rows):,} targets are not finite or beyond 1e30 ({examples}). A null leaves an event out"
         )
 
 

@@ -90,6 +90,20 @@ def ids(column: pa.ChunkedArray) -> pl.Series:
     return series.cast(pl.Int64)
 
 
+def as_stored(series: pl.Series, kind: pa.DataType) -> pa.Array:
+    """Ids in the type of the column that they come from, dictionaries as what they stand for."""
+    while types.is_dictionary(kind):
+        kind = kind.value_type
+    plain = _storage(kind)
+    if types.is_unsigned_integer(plain):
+        series = series.cast(pl.UInt64)  # Arrow has no integer of 128 bits
+    array = series.to_arrow()
+    if types.is_fixed_size_binary(plain) or types.is_string(plain) or types.is_binary(plain):
+        array = array.cast(pa.large_binary() if types.is_fixed_size_binary(plain) else array.type)
+    array = array.cast(plain)
+    return pa.ExtensionArray.from_storage(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
+
+
 def same_type(*series: pl.Series) -> list[pl.Series]:
     """Ids in one type: the widest integer among them, and what the others have for columns without any value."""
     types_ = {s.dtype for s in series} - {pl.Null()}

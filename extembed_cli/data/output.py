@@ -85,10 +85,9 @@ def write_features(
 
     The files wait in `stage` to be committed.
     """
-    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     features = [pa.field(n, pa.uint32() if v.dtype == np.uint32 else pa.float32()) for n, v in columns.items()]
     kept = candidates.schema.metadata or {}
-    schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: text.encode()})
+    schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: _json(metadata)})
 
     def batches() -> Iterator[pa.RecordBatch]:
         row = 0
@@ -107,6 +106,35 @@ def write_features(
     return _write_directory(stage, output, schema, batches(), candidates.schema.names)
 
 
+def write_user_vectors(
+    stage: Staged,
+    output: Path,
+    users: pa.Array,
+    vectors: Iterable[NDArray[np.floating[Any]]],
+    *,
+    dim: int,
+    with_bias: bool,
+    metadata: dict[str, Any],
+) -> str:
+    """Write one vector per user from blocks of rows (n, dim), or (n, dim + 1) with a bias; SHA-256 of the file."""
+    fields = [pa.field("user_id", users.type), pa.field("embedding", pa.list_(pa.float32(), dim))]
+    fields += [pa.field("bias", pa.float32())] if with_bias else []
+    schema = pa.schema(fields, metadata={METADATA_KEY: _json(metadata)})
+    path = stage.temporary(output)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        row = 0
+        for block in vectors:
+            single = block.astype(np.float32)
+            arrays = [users[row : row + len(block)], pa.FixedSizeListArray.from_arrays(single[:, :dim].ravel(), dim)]
+            arrays += [pa.array(single[:, dim])] if with_bias else []
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            row += len(block)
+
+    _write(path, schema, batches(), ["user_id"])
+    return file_digest(path)
+
+
 def candidate_rows(candidates: Table) -> Iterator[pa.RecordBatch]:
     """All columns of all files as one schema."""
     schema = candidates.schema
@@ -118,6 +146,10 @@ def candidate_rows(candidates: Table) -> Iterator[pa.RecordBatch]:
                 for f in schema
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _json(metadata: dict[str, Any]) -> bytes:
+    return json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _as(array: pa.Array, field: pa.Field, path: Path) -> pa.Array:

@@ -1,31 +1,47 @@
-"""Shards one after another in this process, the batches of each over threads with one BLAS thread apiece."""
+"""Shards one after another in this process, the pieces of each over threads with one BLAS thread apiece."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from extembed_cli.data.batches import Batch
 from extembed_cli.data.histories import Candidates, History, split
+from extembed_cli.features.mapping import Mapping
 from extembed_cli.features.shard import Done, Shared, compute_shard
 from extembed_cli.spec import Spec
 
 SHARD_ROWS = 2**22  # events and candidates of one shard; a single user may have more
 
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+@contextmanager
+def threads(workers: int) -> Iterator[Mapping]:
+    """A `map` over threads, with one BLAS thread in each: more would change the bits of a product with their number."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, "extembed") as pool:
+
+        def over_threads(run: Callable[[Piece], Result], pieces: Iterable[Piece], /) -> Iterator[Result]:
+            return _in_flight(pool, run, pieces, 2 * workers)
+
+        yield over_threads
+
 
 @dataclass
 class Features:
-    """Features of all candidates in input order."""
+    """Features of all candidates in input order, and vectors of users in order of their nums."""
 
     columns: dict[str, NDArray[Any]]
+    vectors: dict[str, NDArray[np.float32]]
     known: NDArray[np.bool_]
     """False for candidates without user or time: all their features are null."""
     in_own_history: int = 0
@@ -48,31 +64,31 @@ def compute(
     shared: Shared,
     history: History,
     candidates: Candidates,
+    vectors_as_of: int,
+    mapped: Mapping,
     *,
     rows: int,
-    workers: int,
     shard_rows: int = SHARD_ROWS,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[float], None] = lambda rows: None,
 ) -> Features:
     """Features of all candidates; `rows` is the length of the input, `progress` hears of rows as they are done."""
     known = np.zeros(rows, np.bool_)
     known[candidates.rows] = True
-    features = Features({c.name: _nulls(rows, c.dtype) for c in shared.columns}, known)
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, "extembed") as pool:
-
-        def over_threads(run: Callable[[Batch], Done], batches: Iterable[Batch]) -> Iterator[Done]:
-            for done in _in_flight(pool, run, batches, 2 * workers):
-                progress(done.rows)
-                yield done
-
-        for low, high in shards(history, candidates, shard_rows):
-            part = split(history, candidates, low, high)
-            found = compute_shard(spec, shared, *part, over_threads)
-            progress(len(part[1].rows) - found.done.rows)  # those that see no event are in no batch
-            for name, values in found.columns.items():
-                features.columns[name][part[1].rows] = values
-            features.in_own_history += found.in_own_history
-            features.done.add(found.done)
+    users = len(history.indptr) - 1
+    features = Features(
+        columns={c.name: _nulls(rows, c.dtype) for c in shared.columns},
+        vectors={path: np.empty((users, model.dim), np.float32) for path, model in shared.vector_files.items()},
+        known=known,
+    )
+    for low, high in shards(history, candidates, shard_rows):
+        part = split(history, candidates, low, high)
+        found = compute_shard(spec, shared, *part, vectors_as_of, mapped, progress)
+        for name, values in found.columns.items():
+            features.columns[name][part[1].rows] = values
+        for path, vectors in found.vectors.items():
+            features.vectors[path][low:high] = vectors
+        features.in_own_history += found.in_own_history
+        features.done.add(found.done, first_user=low)
     return features
 
 
@@ -81,13 +97,13 @@ def _nulls(rows: int, dtype: str) -> NDArray[Any]:
 
 
 def _in_flight(
-    pool: ThreadPoolExecutor, run: Callable[[Batch], Done], batches: Iterable[Batch], most: int
-) -> Iterator[Done]:
-    """`map` over threads with a bounded number of batches under way; on an error the rest is cancelled."""
-    waiting: deque[Future[Done]] = deque()
+    pool: ThreadPoolExecutor, run: Callable[[Piece], Result], pieces: Iterable[Piece], most: int
+) -> Iterator[Result]:
+    """`map` over threads with a bounded number of pieces under way; on an error the rest is cancelled."""
+    waiting: deque[Future[Result]] = deque()
     try:
-        for batch in batches:
-            waiting.append(pool.submit(run, batch))
+        for piece in pieces:
+            waiting.append(pool.submit(run, piece))
             if len(waiting) >= most:
                 yield waiting.popleft().result()
         while waiting:

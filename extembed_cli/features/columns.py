@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
 Dtype = Literal["UInt32", "Float32"]
-Technique = Literal["counters", "aggregate"]
+Technique = Literal["counters", "aggregate", "dual"]
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """What a column holds, apart from its name: equal statistics are computed once."""
+    """What a column of counts or cosines holds, apart from its name: equal statistics are computed once."""
 
     kind: str
     history: str
@@ -29,4 +30,5 @@ class Column:
     dtype: Dtype
     technique: Technique
     meaning: str
-    statistic: Statistic
+    statistic: Hashable
+    """What it holds, apart from its name: the technique's own description."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,40 +19,53 @@ from numpy.typing import NDArray
 
 from extembed_cli.data.batches import Batch, batches, tiles
 from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_matrix
-from extembed_cli.data.histories import Candidates, History
+from extembed_cli.data.histories import Candidates, History, every_user
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import Problems, SpecError
-from extembed_cli.features import aggregate
+from extembed_cli.features import aggregate, dual
 from extembed_cli.features.aggregate import AggregateShard, Values
-from extembed_cli.features.columns import Column, Statistic
+from extembed_cli.features.bases import Basis, gramian, make_basis
+from extembed_cli.features.columns import Column, Statistic, Technique
+from extembed_cli.features.dual import DualShard, Estimate, Fit, Model, Solves
+from extembed_cli.features.mapping import Mapping
 from extembed_cli.features.visibility import in_own_history, visible
-from extembed_cli.spec import Spec
+from extembed_cli.spec import ALL, Spec
 
 _DTYPES = {"UInt32": np.uint32, "Float32": np.float32}
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all shards share: the columns to make, and the vectors of the items by num."""
+    """What all shards share: the columns to make, the vectors of the items by num, and the models to fit."""
 
     columns: list[Column]
     embeddings: dict[str, EmbeddingMatrix]
+    models: dict[Fit, Model]
+    vector_files: dict[str, Model]
+    """Models of which each user's vector is written, by path."""
 
 
 @dataclass
 class Done:
     """What was computed: for progress and for the run report."""
 
-    rows: int = 0
+    rows: float = 0
+    """Candidates (users, where only their vectors are made), divided among the passes over them."""
     cosines: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    solves: Solves = field(default_factory=Solves)
+    seconds: dict[Technique, float] = field(default_factory=lambda: defaultdict(float))
     """Thread seconds by technique."""
 
-    def add(self, other: Done) -> None:
+    def add(self, other: Done, first_user: int = 0) -> None:
+        """Add what was done elsewhere; its users count from `first_user`."""
         self.rows += other.rows
         self.cosines += other.cosines
+        self.solves.add(other.solves, first_user)
         for technique, seconds in other.seconds.items():
             self.seconds[technique] += seconds
+
+
+Task = Callable[[], Done]
 
 
 @dataclass(frozen=True)
@@ -60,48 +74,134 @@ class ShardFeatures:
 
     columns: dict[str, NDArray[Any]]
     """Float32 and uint32."""
+    vectors: dict[str, NDArray[np.float32]]
+    """User vectors (U, D) by file, in the coordinates of their model; NaN where there is none."""
     in_own_history: int
     """Candidates whose item stands in their user's visible history."""
     done: Done
 
 
-MapBatches = Callable[[Callable[[Batch], Done], Iterable[Batch]], Iterable[Done]]
-
-
 def output_columns(spec: Spec) -> list[Column]:
     """The feature columns of a spec in their order; those that groups define identically once."""
     found: dict[str, Column] = {}
-    for group in spec.aggregate:
-        for column in aggregate.columns(spec, group):
+    groups = [aggregate.columns(spec, group) for group in spec.aggregate]
+    groups += [dual.columns(spec, group) for group in spec.dual]
+    for columns in groups:
+        for column in columns:
             known = found.setdefault(column.name, column)
             if known.statistic != column.statistic:
                 raise SpecError(f"two groups define the column `{column.name}` differently; give one of them a `name`")
     return list(found.values())
 
 
-def prepare(spec: Spec, tables: dict[str, Table], ids: dict[str, TableIds], vocabulary: pl.Series) -> Shared:
+# --- once --------------------------------------------------------------------------------------------
+
+
+def prepare(
+    spec: Spec, tables: dict[str, Table], ids: dict[str, TableIds], vocabulary: pl.Series, mapped: Mapping = map
+) -> Shared:
     """Load the vectors of the items that the job touches; problems of all tables are told at once."""
+    fits = dual.all_fits(spec)
     problems = Problems()
     embeddings: dict[str, EmbeddingMatrix] = {}
+    models: dict[Fit, Model] = {}
     for name, table in tables.items():
+        mine = [fit for fit in fits if fit.embedding == name]
         with problems.collect():
-            embeddings[name] = load_matrix(spec, name, table, ids[name], vocabulary)
+            whole = any(fit.unobserved_weight > 0 for fit in mine)
+            matrix = load_matrix(spec, name, table, ids[name], vocabulary, whole=whole)
+            embeddings[name], made = _models(matrix, mine, spec.embeddings[name].normalize, mapped)
+            models |= made
     problems.raise_any()
-    return Shared(output_columns(spec), embeddings)
+    vector_files = {path: models[fit] for path, fit in dual.vector_files(spec).items()}
+    return Shared(output_columns(spec), embeddings, models, vector_files)
+
+
+def _models(
+    matrix: EmbeddingMatrix, fits: list[Fit], normalized: bool, mapped: Mapping
+) -> tuple[EmbeddingMatrix, dict[Fit, Model]]:
+    """The models of the fits on a table, and the table without the vectors that only its Gramian needed."""
+    items = int(np.count_nonzero(matrix.norms))
+    counted = any(fit.unobserved_weight > 0 for fit in fits)
+    total = gramian(matrix, normalized=normalized, mapped=mapped) if counted else None
+    matrix = matrix.of_used_items()
+    bases: dict[tuple[bool, bool], Basis] = {}
+    models: dict[Fit, Model] = {}
+    for fit in fits:
+        rotated = fit.unobserved_weight > 0
+        if (rotated, fit.bias) not in bases:
+            bases[rotated, fit.bias] = make_basis(
+                matrix, items, total if rotated else None, normalized=normalized, bias=fit.bias, mapped=mapped
+            )
+        models[fit] = Model(fit, matrix, bases[rotated, fit.bias])
+        models[fit].check()
+    return matrix, models
+
+
+# --- per slice of users ------------------------------------------------------------------------------
 
 
 def compute_shard(
-    spec: Spec, shared: Shared, history: History, candidates: Candidates, map_batches: MapBatches = map
+    spec: Spec,
+    shared: Shared,
+    history: History,
+    candidates: Candidates,
+    vectors_as_of: int,
+    mapped: Mapping = map,
+    progress: Callable[[float], None] = lambda rows: None,
 ) -> ShardFeatures:
-    """All features of one slice of users.
+    """All features of one slice of users, and their vectors as of one moment (us).
 
-    `map_batches` is the engine's way to run a function over batches (threads, or the built-in `map`); what is
-    computed does not depend on the order in which they run.
+    What is computed does not depend on the order in which `mapped` runs the pieces of work.
     """
-    statistics = list(dict.fromkeys(column.statistic for column in shared.columns))
+    wanted = list(dict.fromkeys(column.statistic for column in shared.columns))
+    statistics = [s for s in wanted if isinstance(s, Statistic)]
+    estimates = [s for s in wanted if isinstance(s, Estimate)]
+    found: dict[Any, Values] = {}
+    rows = len(candidates.rows)
+    passes: list[tuple[Iterator[Task], int]] = []
+    if statistics:
+        passes.append((_aggregate_tasks(spec, shared, statistics, history, candidates, found), rows))
+    shards: list[DualShard] = []
+    for fit in dict.fromkeys(e.fit for e in estimates):
+        shard = DualShard(spec, shared.models[fit], history, candidates, sd=Estimate("sd", fit) in estimates)
+        found |= {Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd}
+        shards.append(shard)
+    users = every_user(history, vectors_as_of)
+    of_users = {
+        path: DualShard(spec, model, history, users, with_vectors=True) for path, model in shared.vector_files.items()
+    }
+    shards += of_users.values()
+    passes += [(_dual_tasks(shard), len(shard.asked.rows)) for shard in shards]
+
+    done, total = Done(), rows if shared.columns else len(users.rows)
+    for tasks, rows_of_pass in passes:
+        for each in mapped(lambda task: task(), tasks):
+            each.rows *= total / rows_of_pass / len(passes)
+            progress(each.rows)
+            done.add(each)
+    done.solves.systems = sum(shard.systems for shard in shards)
+    progress(total - done.rows)  # those that see no event are in no task
+    return ShardFeatures(
+        columns={c.name: found[c.statistic].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns},
+        vectors={path: shard.vectors for path, shard in of_users.items() if shard.vectors is not None},
+        in_own_history=in_own_history(history, candidates, visible(spec, ALL, history, candidates).end),
+        done=done,
+    )
+
+
+def _aggregate_tasks(
+    spec: Spec,
+    shared: Shared,
+    statistics: list[Statistic],
+    history: History,
+    candidates: Candidates,
+    found: dict[Any, Values],
+) -> Iterator[Task]:
+    """Counts and cosines, batch by batch, into `found`."""
     seen = {name: visible(spec, name, history, candidates) for name in dict.fromkeys(s.history for s in statistics)}
     shard = AggregateShard(statistics, shared.embeddings, history, candidates, seen)
-    found: dict[Statistic, Values] = shard.without_cosines()
+    found |= shard.without_cosines()
     for s in statistics:
         if s not in found:
             # What a candidate without visible events has, and so the value where no batch writes.
@@ -111,7 +211,11 @@ def compute_shard(
         at = batch.candidates[batch.is_candidate]
         done = Done(len(at), batch.cosines)
         tensors = shard.tensors(batch)
-        for technique, compute in (("counters", shard.counters), ("aggregate", shard.cosines)):
+        computed: dict[Technique, Callable[..., Iterator[tuple[Statistic, Values]]]] = {
+            "counters": shard.counters,
+            "aggregate": shard.cosines,
+        }
+        for technique, compute in computed.items():
             began = time.perf_counter()
             for statistic, values in compute(tensors):
                 found[statistic][at] = values[batch.is_candidate]
@@ -121,8 +225,16 @@ def compute_shard(
     start = np.minimum.reduce([s.start for s in seen.values()])
     end = next(iter(seen.values())).end
     longest = max(matrix.vectors.shape[1] for matrix in shared.embeddings.values())
-    done = Done()
-    for each in map_batches(run, batches(tiles(candidates.indptr, start, end, history.indptr[1:]), longest)):
-        done.add(each)
-    columns = {c.name: found[c.statistic].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns}
-    return ShardFeatures(columns, in_own_history(history, candidates, end), done)
+    cut = tiles(candidates.indptr, start, end, history.indptr[1:])
+    return (partial(run, batch) for batch in batches(cut, longest))
+
+
+def _dual_tasks(shard: DualShard) -> Iterator[Task]:
+    """Fits and scores, batch by batch, into the shard's own arrays."""
+
+    def run(solve: Callable[[], Solves]) -> Done:
+        began = time.perf_counter()
+        solves = solve()
+        return Done(rows=solves.rows, solves=solves, seconds={"dual": time.perf_counter() - began})
+
+    return (partial(run, task) for task in shard.tasks())

@@ -1,0 +1,108 @@
+"""Ridge regressions on every prefix of a history from one Cholesky factor.
+
+With confidences that do not change with the as-of time, the matrix of the first n events is the leading block of the
+matrix of all of them, M = I + C½ K C½, and so are its Cholesky factor L and T = L^-1:
+
+    score(x; n) = Σ_{i<n} w_i v_i,    var(x; n) = k(x, x) - Σ_{i<n} w_i²,    w = T C½ k(H, x),    v = T C½ y
+
+T is made in blocks of rows, each from the events up to it alone and in a shape of its own: what follows an event, be it
+another event or none, changes no bit of what came before. Beyond `SEGMENT` events the past is carried on in the primal
+form (`Past`), and the events of each segment are seen relative to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.floating[Any]]  # float64
+Ints = NDArray[np.int64]
+
+BLOCK = 32
+SEGMENT = 256
+
+
+class Prefixes(NamedTuple):
+    """Of B histories and C candidates each."""
+
+    score: Doubles
+    """(B, C)"""
+    explained: Doubles
+    """(B, C) how much the events take off the variance k(x, x)"""
+    residual: Doubles
+    """(B) relative residual of the system of all events"""
+
+
+def solve_prefixes(
+    rows: Doubles, images: Doubles, cross: Doubles, confidences: Doubles, targets: Doubles, ends: Ints
+) -> Prefixes:
+    """Scores of candidates by the fits on the first `ends` events of their histories.
+
+    rows (B, H, d) whitened event vectors, H a multiple of BLOCK; images (B, d, H) such that K = rows @ images; cross
+    (B, d, C) such that k(H, x) = rows @ cross; confidences, targets (B, H), 0 in the padding; ends (B, C).
+    """
+    B, H, _ = rows.shape
+    root = np.sqrt(confidences)
+    right = root * targets
+    T, v = np.zeros((B, H, H)), np.zeros((B, H))
+    score, explained = np.zeros(ends.shape), np.zeros(ends.shape)
+    inside = np.arange(H)[:, None] < ends[:, None, :]
+    kernels: list[Doubles] = []
+    crossed = np.empty((B, H, ends.shape[1]))
+    for low in range(0, H, BLOCK):
+        at, upto = slice(low, low + BLOCK), slice(0, low + BLOCK)
+        kernel = root[:, at, None] * (rows[:, at] @ images[:, :, upto]) * root[:, None, upto]
+        kernels.append(kernel)
+        past = kernel[:, :, :low] @ T[:, :low, :low].transpose(0, 2, 1)
+        block = kernel[:, :, low:] - past @ past.transpose(0, 2, 1)
+        diagonal = np.arange(BLOCK)
+        block[:, diagonal, diagonal] += 1
+        # The inverse of an upper triangle needs no pivoting: no row looks at a later one.
+        inverse = np.linalg.inv(np.linalg.cholesky(block).transpose(0, 2, 1)).transpose(0, 2, 1)
+        T[:, at, :low] = -inverse @ (past @ T[:, :low, :low])
+        T[:, at, at] = inverse
+        v[:, at] = (T[:, at, upto] @ right[:, upto, None])[..., 0]
+        crossed[:, at] = root[:, at, None] * (rows[:, at] @ cross)
+        w = np.where(inside[:, at], T[:, at, upto] @ crossed[:, upto], 0)
+        score += np.einsum("bhc,bh->bc", w, v[:, at])
+        explained += np.einsum("bhc,bhc->bc", w, w)
+    solution = (v[:, None, :] @ T)[:, 0]
+    return Prefixes(score, explained, _residual(kernels, solution, right))
+
+
+def _residual(kernels: list[Doubles], solution: Doubles, right: Doubles) -> Doubles:
+    """|(I + K) a - right| / |right| from the block rows of the lower half of K."""
+    rest = solution - right
+    for index, kernel in enumerate(kernels):
+        low, high = index * BLOCK, (index + 1) * BLOCK
+        rest[:, low:high] += (kernel @ solution[:, :high, None])[..., 0]
+        rest[:, :low] += (solution[:, None, low:high] @ kernel[:, :, :low])[:, 0]
+    size: Doubles = np.linalg.norm(right, axis=1).astype(np.float64)
+    norm: Doubles = np.linalg.norm(rest, axis=1) / np.where(size > 0, size, 1)
+    return norm
+
+
+class Past:
+    """The primal form of the events so far of one history: I + Zᵀ C Z and Zᵀ C y."""
+
+    def __init__(self, dim: int) -> None:
+        self.matrix = np.eye(dim)
+        self.right = np.zeros(dim)
+
+    def add(self, rows: Doubles, confidences: Doubles, targets: Doubles) -> None:
+        """Take up events: rows (h, d), confidences and targets (h)."""
+        weighted = np.sqrt(confidences)[:, None] * rows
+        self.matrix += weighted.T @ weighted
+        self.right += (confidences * targets) @ rows
+
+    def images(self, rows: Doubles) -> Doubles:
+        """(I + Zᵀ C Z)^-1 rowsᵀ: (h, d) -> (d, h)."""
+        return np.linalg.solve(self.matrix, rows.T)
+
+    def vector(self) -> tuple[Doubles, float]:
+        """The fit on the past (d), and its relative residual."""
+        u: Doubles = np.linalg.solve(self.matrix, self.right[:, None])[:, 0]
+        size = float(np.linalg.norm(self.right))
+        return u, float(np.linalg.norm(self.matrix @ u - self.right)) / (size or 1.0)

@@ -1,0 +1,266 @@
+"""Weighted ridge and logistic regressions, many at a time, each exact in whichever of its two forms is smaller.
+
+Over coordinates in which the prior is the identity (rows z = P^-1/2 x, vector u = P^1/2 of the wanted one), minimise
+
+    loss(u) + 1/2 |u|^2,    f = Z u,    loss = 1/2 Σ c (y - f)^2    or    Σ c log(1 + exp(-s f))
+
+A Newton step at f solves a weighted ridge with the curvatures W and b = W f - loss'(f) (squared: W = c, b = c y):
+
+    primal   u = (I + Zᵀ W Z)^-1 Zᵀ b                                      d x d, for more events than dimensions
+    dual     u = Zᵀ a,  a = b - W½ (I + W½ K W½)^-1 W½ K b,  K = Z Zᵀ      n x n, for fewer
+
+Both matrices have no eigenvalue below 1, whatever the weights: an event so old that it weighs 0 does no harm. The dual
+form is algorithm 3.1 of Rasmussen and Williams, Gaussian Processes for Machine Learning (2006). Shapes: B systems of H
+events and d dimensions, C candidates; everything is float64, and no system's bits depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.floating[Any]]  # float64
+
+GRADIENT = 1e-6  # what a logistic fit has to reach
+_AIM = 1e-8  # what it aims at; Newton's last step goes from one to the other at no cost
+_STEPS = 100
+_EVENTS = 4096  # of a long history looked at in one go
+
+
+class Form(Protocol):
+    """One of the two forms of B systems; their unknowns (B, d or H) are what `step` solves for."""
+
+    @property
+    def size(self) -> int:
+        """Unknowns of a system."""
+
+    def step(self, weights: Doubles, b: Doubles) -> Doubles:
+        """Unknowns of the weighted ridge with curvatures and right sides (B, H)."""
+
+    def fitted(self, unknowns: Doubles) -> Doubles:
+        """f = Z u at the events: (B, H)."""
+
+    def vectors(self, unknowns: Doubles) -> Doubles:
+        """u: (B, d)."""
+
+    def squared_norm(self, unknowns: Doubles, g: Doubles | None = None) -> Doubles:
+        """|u - Zᵀ g|^2: (B); with g = -loss'(f) the squared norm of the gradient."""
+
+    def variance(self, weights: Doubles, x: Doubles) -> Doubles:
+        """xᵀ (I + Zᵀ W Z)^-1 x of candidates (B, C, d): (B, C)."""
+
+    def take(self, chosen: NDArray[np.intp]) -> Form:
+        """Some of the systems."""
+
+
+@dataclass(frozen=True)
+class Dual:
+    """Systems with one unknown per event."""
+
+    rows: Doubles
+    """Z (B, H, d)"""
+    kernel: Doubles
+    """K (B, H, H)"""
+
+    @classmethod
+    def of(cls, rows: Doubles) -> Dual:
+        return cls(rows, rows @ rows.transpose(0, 2, 1))
+
+    @property
+    def size(self) -> int:
+        return int(self.kernel.shape[-1])
+
+    def step(self, weights: Doubles, b: Doubles) -> Doubles:
+        root = np.sqrt(weights)
+        right = root * _times(self.kernel, b)
+        return b - root * _solve(self._matrix(root), right)
+
+    def fitted(self, unknowns: Doubles) -> Doubles:
+        return _times(self.kernel, unknowns)
+
+    def vectors(self, unknowns: Doubles) -> Doubles:
+        return _times(self.rows.transpose(0, 2, 1), unknowns)
+
+    def squared_norm(self, unknowns: Doubles, g: Doubles | None = None) -> Doubles:
+        rest = unknowns if g is None else unknowns - g
+        return np.maximum(_dot(rest, _times(self.kernel, rest)), 0)
+
+    def variance(self, weights: Doubles, x: Doubles) -> Doubles:
+        root = np.sqrt(weights)
+        cross = root[:, :, None] * (self.rows @ x.transpose(0, 2, 1))
+        explained = np.einsum("bhc,bhc->bc", cross, np.linalg.solve(self._matrix(root), cross))
+        variance: Doubles = np.maximum(np.einsum("bcd,bcd->bc", x, x) - explained, 0)
+        return variance
+
+    def take(self, chosen: NDArray[np.intp]) -> Dual:
+        return Dual(self.rows[chosen], self.kernel[chosen])
+
+    def _matrix(self, root: Doubles) -> Doubles:
+        return _plus_identity(root[:, :, None] * self.kernel * root[:, None, :])
+
+
+@dataclass(frozen=True)
+class Primal:
+    """Systems with one unknown per dimension; their events are looked at in blocks, a long history more than once."""
+
+    gather: Callable[[slice], Doubles]
+    """Rows Z (B, h, d) of a slice of the events."""
+    events: int
+    size: int
+
+    @classmethod
+    def of(cls, gather: Callable[[slice], Doubles], events: int, dim: int) -> Primal:
+        if events <= _EVENTS:
+            rows = gather(slice(0, events))
+            return cls(lambda at: rows[:, at], events, dim)
+        return cls(gather, events, dim)
+
+    def step(self, weights: Doubles, b: Doubles) -> Doubles:
+        return _solve(self._matrix(weights), self._gathered(b))
+
+    def fitted(self, unknowns: Doubles) -> Doubles:
+        return np.concatenate([_times(rows, unknowns) for _, rows in self._blocks()], axis=1)
+
+    def vectors(self, unknowns: Doubles) -> Doubles:
+        return unknowns
+
+    def squared_norm(self, unknowns: Doubles, g: Doubles | None = None) -> Doubles:
+        rest = unknowns if g is None else unknowns - self._gathered(g)
+        return _dot(rest, rest)
+
+    def variance(self, weights: Doubles, x: Doubles) -> Doubles:
+        solved = np.linalg.solve(self._matrix(weights), x.transpose(0, 2, 1))
+        variance: Doubles = np.einsum("bcd,bdc->bc", x, solved)
+        return variance
+
+    def take(self, chosen: NDArray[np.intp]) -> Primal:
+        return Primal(lambda at: self.gather(at)[chosen], self.events, self.size)
+
+    def _matrix(self, weights: Doubles) -> Doubles:
+        total: Doubles | float = 0.0
+        for at, rows in self._blocks():
+            weighted = np.sqrt(weights[:, at, None]) * rows
+            total = total + weighted.transpose(0, 2, 1) @ weighted
+        assert isinstance(total, np.ndarray)
+        return _plus_identity(total)
+
+    def _gathered(self, g: Doubles) -> Doubles:
+        """Zᵀ g: (B, d)."""
+        total: Doubles | float = 0.0
+        for at, rows in self._blocks():
+            total = total + _times(rows.transpose(0, 2, 1), g[:, at])
+        assert isinstance(total, np.ndarray)
+        return total
+
+    def _blocks(self) -> Iterator[tuple[slice, Doubles]]:
+        for low in range(0, self.events, _EVENTS):
+            at = slice(low, min(low + _EVENTS, self.events))
+            yield at, self.gather(at)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Solutions of B systems."""
+
+    unknowns: Doubles
+    weights: Doubles
+    """Curvatures (B, H) at the solution."""
+    error: Doubles
+    """(B): squared loss: |gradient| relative to |Zᵀ C y|; logistic: |gradient|, in the coordinates of the scale."""
+
+
+def solve_squared(form: Form, confidences: Doubles, targets: Doubles) -> Solved:
+    """Weighted ridge: one step. confidences, targets (B, H)."""
+    b = confidences * targets
+    unknowns = form.step(confidences, b)
+    gradient = form.squared_norm(unknowns, b - confidences * form.fitted(unknowns))
+    zero = np.zeros_like(unknowns)
+    size = form.squared_norm(zero, b)
+    return Solved(unknowns, confidences, np.sqrt(gradient / np.where(size > 0, size, 1)))
+
+
+def solve_logistic(form: Form, confidences: Doubles, positive: Doubles, scale: Doubles) -> Solved:
+    """Weighted logistic regression by damped Newton steps.
+
+    confidences (B, H); positive (B, H): 1 for positive events, else 0; scale (B): |gradient| in the coordinates that
+    count is at most this times that in these. A system that has converged is left alone, so that its bits do not
+    depend on how long the others take.
+    """
+    unknowns = np.zeros((len(confidences), form.size))
+    f = np.zeros_like(confidences)
+    error = np.full(len(f), np.inf)
+    active = np.arange(len(f))
+    for _ in range(_STEPS):
+        part, c, y = form.take(active), confidences[active], positive[active]
+        share = _sigmoid(f[active])
+        g = c * (y - share)
+        error[active] = scale[active] * np.sqrt(part.squared_norm(unknowns[active], g))
+        rest = error[active] > _AIM
+        if not rest.any():
+            break
+        if not rest.all():
+            active = active[rest]
+            part, c, y, share, g = form.take(active), c[rest], y[rest], share[rest], g[rest]
+        curvature = c * share * (1 - share)
+        before, at = unknowns[active], f[active]
+        aim = part.step(curvature, curvature * at + g)
+        aim_at = part.fitted(aim)
+        unknowns[active], f[active] = _damped(part, c, y, before, at, aim, aim_at)
+    share = _sigmoid(f)
+    return Solved(unknowns, confidences * share * (1 - share), error)
+
+
+def _damped(
+    form: Form, c: Doubles, y: Doubles, before: Doubles, at: Doubles, aim: Doubles, aim_at: Doubles
+) -> tuple[Doubles, Doubles]:
+    """The first of the full step, half of it, ... that does not raise the objective."""
+    start = _objective(form, c, y, before, at)
+    length = np.ones(len(c))
+    for _ in range(_STEPS):
+        unknowns = before + length[:, None] * (aim - before)
+        f = at + length[:, None] * (aim_at - at)
+        # Near the minimum the two differ by rounding alone: there a full step is right.
+        worse = _objective(form, c, y, unknowns, f) > start + 1e-12 * np.abs(start)
+        if not worse.any():
+            break
+        length[worse] /= 2
+    return unknowns, f
+
+
+def _objective(form: Form, c: Doubles, y: Doubles, unknowns: Doubles, f: Doubles) -> Doubles:
+    margin = np.where(y > 0, f, -f)
+    loss: Doubles = (c * np.logaddexp(0, -margin)).sum(axis=1)
+    return loss + form.squared_norm(unknowns) / 2
+
+
+def _sigmoid(f: Doubles) -> Doubles:
+    share: Doubles = np.exp(-np.logaddexp(0, -f))
+    return share
+
+
+def _plus_identity(matrices: Doubles) -> Doubles:
+    """matrices + I, in place."""
+    diagonal = np.arange(matrices.shape[-1])
+    matrices[:, diagonal, diagonal] += 1
+    return matrices
+
+
+def _times(matrices: Doubles, vectors: Doubles) -> Doubles:
+    """(B, m, n), (B, n) -> (B, m)."""
+    product: Doubles = (matrices @ vectors[..., None])[..., 0]
+    return product
+
+
+def _solve(matrices: Doubles, vectors: Doubles) -> Doubles:
+    """(B, n, n), (B, n) -> (B, n). With the vectors as (B, n) numpy takes them for one matrix where B = n."""
+    solution: Doubles = np.linalg.solve(matrices, vectors[..., None])[..., 0]
+    return solution
+
+
+def _dot(a: Doubles, b: Doubles) -> Doubles:
+    products: Doubles = np.einsum("bi,bi->b", a, b)
+    return products
