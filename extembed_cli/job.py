@@ -318,7 +318,7 @@ def _write(
                 {**about, "columns": columns},
             )
     vectors = []
-    user_type = loaded.inputs.interactions.schema.field(spec.column("interactions", "user")).type
+    user_column = spec.column("interactions", "user")
     for path, model in shared.vector_files.items():
         with writing(Path(path)):
             found = features.vectors[path]
@@ -327,7 +327,7 @@ def _write(
             written = write_user_vectors(
                 stage,
                 Path(path),
-                keys.as_stored(users, user_type),
+                keys.as_stored(users, loaded.inputs.interactions, user_column),
                 (model.basis.original(found[low : low + _VECTOR_ROWS]) for low in range(0, len(found), _VECTOR_ROWS)),
                 dim=model.dim - model.fit.bias,
                 with_bias=model.fit.bias,

@@ -28,6 +28,9 @@ FLAGS = {
     "aggregate": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --half-life --percentile "
     "--threshold --history NAME=WHERE --center --no-center --as-of --lag --window --max-events --weight --time-unit "
     "--set --dry-run " + COMMON,
+    "dual": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --user-vectors --regularization "
+    "--unobserved-weight --scaling --half-life --target --loss --bias --sd --refit-every --history NAME=WHERE --center "
+    "--no-center --as-of --lag --window --max-events --weight --time-unit --set --dry-run " + COMMON,
     "check": "SPEC.toml --set --json -q -v",
     "columns": "SPEC.toml --set --json",
     "sample": "DIR --seed",

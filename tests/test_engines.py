@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,13 @@ from extembed_cli.sample import write_sample
 from extembed_cli.spec import Spec
 from extembed_cli.spec_loading import load_spec
 
-Job = tuple[Spec, Shared, History, Candidates, int]
+Job = tuple[Spec, Shared, History, Candidates, int, int]
+
+
+def compute(job: Job, workers: int, shard_rows: int) -> local.Features:
+    *inputs, rows = job
+    with local.threads(workers) as mapped:
+        return local.compute(*inputs, mapped, rows=rows, shard_rows=shard_rows)
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +30,18 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     write_sample(folder)
     spec = load_spec(folder / "spec.toml")
     loaded = load(spec, Watch())
-    shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
-    return spec, shared, loaded.history, loaded.asked, len(loaded.candidates)
+    shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.encoded.vocabulary)
+    return spec, shared, loaded.history, loaded.asked, loaded.vectors_as_of, len(loaded.candidates)
 
 
 @pytest.fixture(scope="module")
 def one(job: Job) -> local.Features:
-    *inputs, rows = job
-    return local.compute(*inputs, rows=rows, workers=1, shard_rows=10**9)
+    return compute(job, workers=1, shard_rows=10**9)
 
 
 @pytest.mark.parametrize(("workers", "shard_rows"), [(2, 10**9), (4, 10**9), (1, 1), (2, 3_000), (3, 20_000)])
 def test_workers_and_shards_change_no_byte(job: Job, one: local.Features, workers: int, shard_rows: int) -> None:
-    *inputs, rows = job
-    other = local.compute(*inputs, rows=rows, workers=workers, shard_rows=shard_rows)
+    other = compute(job, workers, shard_rows)
     assert one.in_own_history == other.in_own_history
     assert one.done.cosines == other.done.cosines
     for name, values in one.columns.items():
@@ -44,7 +49,7 @@ def test_workers_and_shards_change_no_byte(job: Job, one: local.Features, worker
 
 
 def test_shards_cover_all_users_once(job: Job) -> None:
-    _, _, history, candidates, _ = job
+    _, _, history, candidates, *_ = job
     for rows in (1, 5_000, 10**9):
         cuts = local.shards(history, candidates, rows)
         assert [low for low, _ in cuts] == [0, *(high for _, high in cuts[:-1])]
@@ -52,11 +57,7 @@ def test_shards_cover_all_users_once(job: Job) -> None:
 
 
 def test_an_error_in_a_batch_ends_the_run(job: Job) -> None:
-    spec, shared, history, candidates, rows = job
-    broken = {name: m.vectors[:1] for name, m in shared.embeddings.items()}
-    torn = Shared(
-        shared.columns,
-        {n: type(m)(broken[n], m.slots, m.report) for n, m in shared.embeddings.items()},
-    )
+    spec, shared, *rest = job
+    broken = {name: replace(matrix, vectors=matrix.vectors[:1]) for name, matrix in shared.embeddings.items()}
     with pytest.raises(IndexError):
-        local.compute(spec, torn, history, candidates, rows=rows, workers=2)
+        compute((spec, replace(shared, embeddings=broken), *rest), workers=2, shard_rows=10**9)

@@ -90,17 +90,18 @@ def ids(column: pa.ChunkedArray) -> pl.Series:
     return series.cast(pl.Int64)
 
 
-def as_stored(series: pl.Series, kind: pa.DataType) -> pa.Array:
+def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
     """Ids in the type of the column that they come from, dictionaries as what they stand for."""
+    kinds = {part.schema.field(column).type for part in table.parts}
+    kind = kinds.pop()
     while types.is_dictionary(kind):
         kind = kind.value_type
-    plain = _storage(kind)
-    if types.is_unsigned_integer(plain):
+    if series.dtype == pl.Int128():
         series = series.cast(pl.UInt64)  # Arrow has no integer of 128 bits
     array = series.to_arrow()
-    if types.is_fixed_size_binary(plain) or types.is_string(plain) or types.is_binary(plain):
-        array = array.cast(pa.large_binary() if types.is_fixed_size_binary(plain) else array.type)
-    array = array.cast(plain)
+    if kinds:  # the files differ
+        return array
+    array = array.cast(_storage(kind))
     return pa.ExtensionArray.from_storage(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
 
 
