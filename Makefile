@@ -42,8 +42,9 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Time the main job at 1 M interactions x 1 M candidates
+bench: $(READY)  ## Time both techniques on made data, the second against its peer
 	$(BIN)/python benchmarks/aggregate.py
+	$(BIN)/python benchmarks/dual.py
 
 clean:  ## Remove what was built
 	rm -rf build $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

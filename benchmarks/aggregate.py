@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from processes import measure, median
 
 ITEMS = 40_000
 YEAR_US = 365 * 86_400_000_000
@@ -45,16 +43,6 @@ def write_inputs(folder: Path, users: int, events: int, candidates: int, dim: in
     pq.write_table(pa.table({"item_id": np.arange(ITEMS), "embedding": column}), folder / "items.parquet")
 
 
-def measure(command: list[str]) -> tuple[float, float, float]:
-    """Wall seconds, CPU seconds and peak MiB of one process."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{command} failed")
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("users", 20_000), ("events", 50), ("candidates", 50), ("dim", 128), ("runs", 5)):
@@ -69,10 +57,9 @@ def main() -> None:
         command += [f"--percentile={p}" for p in (10, 50, 90)] + [f"--threshold={t}" for t in (0.3, 0.5)]
         measure(command)
         runs = [measure(command) for _ in range(args.runs)]
-    wall, cpu, peak = (statistics.median(column) for column in zip(*runs, strict=True))
     print(
         f"{args.users * args.events:,} interactions x {args.users * args.candidates:,} candidates, d = {args.dim}, "
-        f"{os.cpu_count()} cores: median of {args.runs} runs {wall:.2f} s wall, {cpu:.2f} s CPU, {peak:,.0f} MiB"
+        f"{os.cpu_count()} cores: median of {args.runs} runs {median(runs)}"
     )
 
 

@@ -1,4 +1,4 @@
 """Defaults that were measured (docs/decisions/); apart, so that `--help` shows them without loading the spec."""
 
-REGULARIZATION = 1.0
+REGULARIZATION = 3.0
 UNOBSERVED_WEIGHT = 0.0

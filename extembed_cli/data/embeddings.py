@@ -17,6 +17,7 @@ from extembed_cli.data import keys
 from extembed_cli.data.keys import same_type
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, Problems, listing
+from extembed_cli.mapping import Mapping
 from extembed_cli.spec import EmbeddingSpec, Spec
 
 _BATCH_BYTES = 2**24  # of vectors read at a time
@@ -112,7 +113,14 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
 
 
 def load_matrix(
-    spec: Spec, name: str, table: Table, table_ids: TableIds, vocabulary: pl.Series, *, whole: bool = False
+    spec: Spec,
+    name: str,
+    table: Table,
+    table_ids: TableIds,
+    vocabulary: pl.Series,
+    *,
+    whole: bool = False,
+    mapped: Mapping = map,
 ) -> EmbeddingMatrix:
     """The unit vectors of the items in the vocabulary that the table has, or of the `whole` table."""
     options = spec.embeddings[name]
@@ -129,13 +137,16 @@ def load_matrix(
         table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options
     )
     missing = len(places)
-    norms, vanished = _normalize(raw, found, options, table, places)
+    norms, vanished = _normalize(raw, found, options, mapped)
+    if len(vanished) and options.bad_vectors == "error":
+        what = "equal to the table's mean, so zero once centred"
+        raise _bad_vectors(table, len(vanished), places["id"][vanished[:5]], what)
     slots = np.full(len(items) + 1, missing, np.int32)
     here = _places_of(items, places, missing)
     slots[:-1] = np.where(np.append(found, False)[here], here, missing)
     report = dict(table_ids.report, dim=raw.shape[1], items_with_vector=int(np.count_nonzero(slots[:-1] != missing)))
-    if bad or vanished:
-        report["bad_vectors"] = bad + vanished
+    if bad or len(vanished):
+        report["bad_vectors"] = bad + len(vanished)
     return EmbeddingMatrix(raw, norms, slots, report)
 
 
@@ -179,43 +190,35 @@ def _fill(
 
 
 def _normalize(
-    raw: NDArray[np.float32],
-    found: NDArray[np.bool_],
-    options: EmbeddingSpec,
-    table: Table,
-    places: pl.DataFrame,
-) -> tuple[NDArray[np.float64], int]:
+    raw: NDArray[np.float32], found: NDArray[np.bool_], options: EmbeddingSpec, mapped: Mapping
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Centre (if asked) and divide by the norm, in place, in float64.
 
-    Returns the norms (0 where there is no vector) and how many vectors vanish, and so are not found.
+    Returns the norms, 0 where there is no vector, and the slots of vectors that vanish, and so are not found.
     """
-    norms_of_all = np.zeros(len(raw))
+    norms = np.zeros(len(raw))
+    blocks = [slice(low, min(low + _SUM_ROWS, len(found))) for low in range(0, len(found), _SUM_ROWS)]
     mean = np.zeros(raw.shape[1])
     if options.center and found.any():
-        for low in range(0, len(found), _SUM_ROWS):
-            block = slice(low, min(low + _SUM_ROWS, len(found)))
-            mean += raw[block].sum(axis=0, dtype=np.float64)  # slots without a vector hold zeros
+        for total in mapped(lambda at: raw[at].sum(axis=0, dtype=np.float64), blocks):
+            mean += total  # slots without a vector hold zeros
         mean /= np.count_nonzero(found)
-    vanished: list[int] = []
-    for low in range(0, len(found), _SUM_ROWS):
-        block = slice(low, min(low + _SUM_ROWS, len(found)))
-        vectors = raw[block].astype(np.float64) - mean
-        norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-        shortest = _ZERO_CENTRED * np.linalg.norm(mean)
-        gone = found[block] & (norms <= shortest)
-        vanished += (low + np.flatnonzero(gone)).tolist()
-        found[block] &= ~gone
-        norms_of_all[block] = np.where(found[block], norms, 0)
-        norms[~found[block]] = np.inf
-        raw[block] = vectors / norms[:, None]
-    if vanished and options.bad_vectors == "error":
-        raise _bad_vectors(
-            table,
-            len(vanished),
-            places["id"][vanished[:5]],
-            "equal to the table's mean, so zero once centred",
-        )
-    return norms_of_all, len(vanished)
+    shortest = _ZERO_CENTRED * np.linalg.norm(mean)
+
+    def divide(at: slice) -> None:
+        vectors = raw[at].astype(np.float64)
+        if options.center:
+            vectors -= mean
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        norms[at] = np.where(found[at] & (lengths > shortest), lengths, 0)
+        vectors /= np.where(norms[at] > 0, norms[at], np.inf)[:, None]
+        raw[at] = vectors
+
+    for _ in mapped(divide, blocks):
+        pass
+    vanished = np.flatnonzero(found & (norms[:-1] == 0))
+    found[vanished] = False
+    return norms, vanished
 
 
 def _bad_vectors(table: Table, count: int, examples: pl.Series, what: str) -> DataError:

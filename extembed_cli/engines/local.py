@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from extembed_cli.data.histories import Candidates, History, split
-from extembed_cli.features.mapping import Mapping
 from extembed_cli.features.shard import Done, Shared, compute_shard
+from extembed_cli.mapping import Mapping
 from extembed_cli.spec import Spec
 
 SHARD_ROWS = 2**22  # events and candidates of one shard; a single user may have more

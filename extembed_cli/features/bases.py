@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.features.mapping import Mapping
 from extembed_cli.kernels.gramian import ROWS, eigen, gramian_of_block
+from extembed_cli.mapping import Mapping
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.floating[Any]]  # float64

@@ -64,6 +64,14 @@ class Fit:
         return f"u·x; u minimises {loss} + {half}{strength} ‖u‖² {where}{bias}{refit}"
 
     @property
+    def singular(self) -> str:
+        """What to say when its matrix has no inverse in float64."""
+        return (
+            f"dual fit over `{self.history}` in `{self.embedding}`: the weights are so large for regularization = "
+            f"{self.regularization:g} that a fit is not unique in float64. Raise `regularization`, or lower `weight`"
+        )
+
+    @property
     def sd_meaning(self) -> str:
         """What its standard deviation is."""
         weight = "c" if self.loss == "squared" else "c σ(1 − σ)"

@@ -21,14 +21,14 @@ from extembed_cli.data.batches import Batch, batches, tiles
 from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_matrix
 from extembed_cli.data.histories import Candidates, History, every_user
 from extembed_cli.data.tables import Table
-from extembed_cli.errors import Problems, SpecError
+from extembed_cli.errors import DataError, Problems, SpecError
 from extembed_cli.features import aggregate, dual
 from extembed_cli.features.aggregate import AggregateShard, Values
 from extembed_cli.features.bases import Basis, gramian, make_basis
 from extembed_cli.features.columns import Column, Statistic, Technique
 from extembed_cli.features.dual import DualShard, Estimate, Fit, Model, Solves
-from extembed_cli.features.mapping import Mapping
 from extembed_cli.features.visibility import in_own_history, visible
+from extembed_cli.mapping import Mapping
 from extembed_cli.spec import ALL, Spec
 
 _DTYPES = {"UInt32": np.uint32, "Float32": np.float32}
@@ -109,7 +109,7 @@ def prepare(
         mine = [fit for fit in fits if fit.embedding == name]
         with problems.collect():
             whole = any(fit.unobserved_weight > 0 for fit in mine)
-            matrix = load_matrix(spec, name, table, ids[name], vocabulary, whole=whole)
+            matrix = load_matrix(spec, name, table, ids[name], vocabulary, whole=whole, mapped=mapped)
             embeddings[name], made = _models(matrix, mine, spec.embeddings[name].normalize, mapped)
             models |= made
     problems.raise_any()
@@ -234,7 +234,10 @@ def _dual_tasks(shard: DualShard) -> Iterator[Task]:
 
     def run(solve: Callable[[], Solves]) -> Done:
         began = time.perf_counter()
-        solves = solve()
+        try:
+            solves = solve()
+        except np.linalg.LinAlgError:
+            raise DataError(shard.model.fit.singular) from None
         return Done(rows=solves.rows, solves=solves, seconds={"dual": time.perf_counter() - began})
 
     return (partial(run, task) for task in shard.tasks())

@@ -1,0 +1,162 @@
+"""Technique 2 against `implicit`, Parquet to Parquet: 12,000 users of about 50 events, 40,000 items; user vectors out.
+
+    python benchmarks/dual.py [--dim 384 768] [--runs 3]
+
+Whole processes in turn, ours and theirs (exact, and three conjugate-gradient steps), with the threads of their BLAS as
+they come and limited to one, as `implicit` advises; then both solvers inside this process. Prints medians and ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from implicit.cpu._als import least_squares_cg
+from processes import measure, median
+from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
+
+from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.data.histories import History, every_user
+from extembed_cli.engines.local import threads
+from extembed_cli.features.bases import gramian, make_basis
+from extembed_cli.features.dual import DualShard, Model, all_fits
+from extembed_cli.spec import Spec
+
+USERS, EVENTS, ITEMS = 12_000, 50, 40_000
+START_US, YEAR_US = 1_700_000_000_000_000, 365 * 86_400_000_000
+FLAGS = ["--weight", "1.0", "--target", "2.0", "--unobserved-weight", "1", "--regularization", "1"]
+
+
+def write_inputs(folder: Path, dim: int) -> None:
+    """Users with 50 different items on average, in random order."""
+    rng = np.random.default_rng(0)
+    counts = np.clip(rng.poisson(EVENTS, USERS), 1, None)
+    users = np.repeat(np.arange(USERS), counts)
+    items = np.concatenate([rng.choice(ITEMS, count, replace=False) for count in counts])
+    times = pa.array(START_US + rng.integers(0, YEAR_US, len(users)), pa.timestamp("us"))
+    order = rng.permutation(len(users))
+    log = pa.table({"user_id": users, "item_id": items, "timestamp": times}).take(order)
+    pq.write_table(log, folder / "interactions.parquet")
+    vectors = rng.standard_normal((ITEMS, dim)).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)
+    pq.write_table(pa.table({"item_id": np.arange(ITEMS), "embedding": column}), folder / "items.parquet")
+
+
+def compare(dim: int, runs: int) -> None:
+    """All sides at one length of vectors."""
+    cores = str(os.cpu_count())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_inputs(folder, dim)
+        ours = [sys.executable, "-m", "extembed_cli", "dual", "-q", "-i", f"{folder}/interactions.parquet"]
+        ours += ["-e", f"items={folder}/items.parquet", "--user-vectors", f"{folder}/ours.parquet", *FLAGS]
+        peer = [sys.executable, str(Path(__file__).with_name("dual_peer.py"))]
+        sides: dict[str, tuple[list[str], dict[str, str]]] = {"extembed": (ours, {})}
+        for solver in ("exact", "cg"):
+            for blas in ("1", cores):
+                command = [*peer, solver, str(folder)]
+                sides[f"implicit {solver}, {blas} BLAS thread(s)"] = (command, {"OPENBLAS_NUM_THREADS": blas})
+        measure(ours)
+        costs = {side: [] for side in sides}
+        for _ in range(runs):
+            for side, (command, env) in sides.items():
+                costs[side].append(measure(command, env))
+        a, b = (vectors_of(folder / f"{side}.parquet") for side in ("ours", "exact"))
+        print(f"\nd = {dim}: largest relative difference from implicit's exact vectors {difference(a, b):.1e}")
+        base = median(costs["extembed"]).wall
+        for side, found in costs.items():
+            ratios = [theirs.wall / mine.wall for theirs, mine in zip(found, costs["extembed"], strict=True)]
+            ratio = "" if side == "extembed" else f"  {statistics.median(ratios):.1f}x"
+            print(f"  {side:36} {median(found)}{ratio}")
+        assert base > 0
+        in_process(folder, dim, runs)
+
+
+def in_process(folder: Path, dim: int, runs: int) -> None:
+    """The solvers alone, from arrays in memory: Gramian, eigenvectors and rotation count as ours."""
+    vectors = vectors_of(folder / "items.parquet")
+    norms = np.linalg.norm(vectors, axis=1)
+    unit = np.append(vectors / norms[:, None], np.zeros((1, dim), np.float32), axis=0)
+    log = pq.read_table(folder / "interactions.parquet").sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
+    users, items = log["user_id"].to_numpy(), log["item_id"].to_numpy()
+    counts = np.bincount(users, minlength=USERS)
+    history = History(
+        indptr=np.append(0, np.cumsum(counts)),
+        times=log["timestamp"].cast(pa.int64()).to_numpy(),
+        items=items.astype(np.int32),
+        weights=None,
+        members={},
+        targets={"2.0": np.full(len(users), 2.0)},
+    )
+    matrix = EmbeddingMatrix(unit, np.append(norms, 0), np.arange(ITEMS + 1, dtype=np.int32), {})
+    group = {"target": "2.0", "unobserved_weight": 1.0, "regularization": 1.0, "user_vectors": "u.parquet"}
+    spec = Spec.model_validate({"interactions": "i", "embeddings": {"items": {"path": "e"}}, "dual": [group]})
+    (fit,) = all_fits(spec)
+
+    def ours() -> None:
+        with threads(os.cpu_count() or 1) as mapped:
+            total = gramian(matrix, normalized=True, mapped=mapped)
+            basis = make_basis(matrix, ITEMS, total, normalized=True, bias=False, mapped=mapped)
+            shard = DualShard(
+                spec, Model(fit, matrix, basis), history, every_user(history, START_US + 2 * YEAR_US), with_vectors=True
+            )
+            for _ in mapped(lambda task: task(), shard.tasks()):
+                pass
+            assert shard.vectors is not None
+            basis.original(shard.vectors)
+
+    confidences = csr_matrix((np.full(len(users), 2.0, np.float32), (users, items)), (USERS, ITEMS))
+
+    def theirs() -> None:
+        least_squares_cg(confidences, np.zeros((USERS, dim), np.float32), unit[:-1], 1.0, num_threads=0, cg_steps=3)
+
+    def theirs_with_one_thread() -> None:
+        with threadpool_limits(1, "blas"):
+            theirs()
+
+    sides: dict[str, Callable[[], None]] = {
+        "ours": ours,
+        "3-step CG, 1 BLAS thread": theirs_with_one_thread,
+        "3-step CG, BLAS as it comes": theirs,
+    }
+    seconds = {side: [] for side in sides}
+    for _ in range(runs):
+        for side, run in sides.items():
+            began = time.perf_counter()
+            run()
+            seconds[side].append(time.perf_counter() - began)
+    print("  inside one process: " + ", ".join(f"{side} {statistics.median(s):.2f} s" for side, s in seconds.items()))
+
+
+def vectors_of(path: Path) -> np.ndarray:
+    """The vectors of a file as a matrix."""
+    column = pq.read_table(path)["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference of two vectors, relative to the second's length."""
+    return float((np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dim", type=int, nargs="+", default=[384, 768])
+    parser.add_argument("--runs", type=int, default=3)
+    args = parser.parse_args()
+    for dim in args.dim:
+        compare(dim, args.runs)
+
+
+if __name__ == "__main__":
+    main()

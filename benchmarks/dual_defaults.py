@@ -1,0 +1,177 @@
+"""What a dual score is worth on MovieLens 100K: the table behind docs/decisions/0006-dual-defaults.md.
+
+Usage: python benchmarks/dual_defaults.py FOLDER, with interactions.parquet (user_id, item_id, rating, timestamp) and
+item_minilm.parquet (item_id, embedding) in it. Predicts rating >= 4 for all ratings but the first tenth by time; a
+LightGBM ranker learns on the 45-80 % stretch of their time and is tested on the last fifth.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import lightgbm
+import numpy as np
+import polars as pl
+from sklearn.metrics import roc_auc_score
+
+from extembed_cli.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
+from extembed_cli.job import RunOptions, Watch, run_job
+from extembed_cli.spec_loading import build_spec
+
+SEEDS = (0, 1, 2)
+TARGETS = {
+    "1 (liked)": None,
+    "±1": "CASE WHEN rating >= 4 THEN 1.0 ELSE -1.0 END",
+    "rating − 3": "rating - 3",
+    "rating − item mean": "rating - item_mean",
+}
+
+
+def as_of_means(log: pl.DataFrame) -> pl.DataFrame:
+    """Count and mean rating of each row's user and item over strictly earlier rows; the mean of all where none."""
+    frame = log.with_row_index("row")
+    for who in ("user", "item"):
+        by_time = (
+            frame.group_by(f"{who}_id", "timestamp")
+            .agg(pl.len().alias("n"), pl.col("rating").sum().alias("sum"))
+            .sort(f"{who}_id", "timestamp")
+            .with_columns(
+                (pl.col("n").cum_sum().over(f"{who}_id") - pl.col("n")).alias(f"{who}_count"),
+                (pl.col("sum").cum_sum().over(f"{who}_id") - pl.col("sum")).alias("before"),
+            )
+            .with_columns((pl.col("before") / pl.col(f"{who}_count")).fill_nan(None).alias(f"{who}_mean"))
+        )
+        frame = frame.join(
+            by_time.select(f"{who}_id", "timestamp", f"{who}_count", f"{who}_mean"),
+            on=[f"{who}_id", "timestamp"],
+            how="left",
+            maintain_order="left",
+        )
+    return frame.drop("row").with_columns(pl.col("item_mean").fill_null(3.5), pl.col("user_mean").fill_null(3.5))
+
+
+def dual_scores(folder: Path, scratch: Path, groups: list[dict[str, object]], center: bool = False) -> pl.DataFrame:
+    """The scores of many groups in one run, one column each."""
+    spec = build_spec(
+        {
+            "interactions": str(scratch / "log.parquet"),
+            "candidates": str(scratch / "candidates.parquet"),
+            "output": str(scratch / "features.parquet"),
+            "embeddings": {"text": {"path": str(folder / "item_minilm.parquet"), "center": center}},
+            "histories": {"liked": {"where": "rating >= 4"}, "disliked": {"where": "rating <= 3"}},
+            "aggregate": [{"half_lives": ["30d"], "percentiles": []}],
+            "dual": [{"name": f"g{index}", **group} for index, group in enumerate(groups)],
+        },
+        "benchmark",
+    )
+    run_job(spec, RunOptions(workers=2), Watch())
+    return pl.read_parquet(str(spec.output))
+
+
+def ranker_auc(frame: pl.DataFrame, columns: list[str]) -> float:
+    """Mean test AUC of LightGBM over the seeds."""
+    learn, test = split(frame)
+    aucs = []
+    for seed in SEEDS:
+        model = lightgbm.LGBMClassifier(
+            n_estimators=200, learning_rate=0.05, num_leaves=31, min_child_samples=50, subsample=0.8, subsample_freq=1,
+            colsample_bytree=0.8, random_state=seed, n_jobs=2, verbose=-1,
+        )  # fmt: skip
+        model.fit(learn.select(columns).to_numpy(), learn["label"].to_numpy())
+        aucs.append(roc_auc_score(test["label"].to_numpy(), model.predict_proba(test.select(columns).to_numpy())[:, 1]))
+    return float(np.mean(aucs))
+
+
+def split(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The ranker's rows: those from 45 % to 80 % of the candidates in order of time, and the last fifth."""
+    ordered = frame.sort("timestamp", maintain_order=True)
+    n = len(ordered)
+    return ordered[int(0.45 * n) : int(0.8 * n)], ordered[int(0.8 * n) :]
+
+
+def alone(frame: pl.DataFrame, column: str) -> float:
+    """AUC of a column by itself on the ranker's rows, learning stretch and test; null counts as 0."""
+    rows = pl.concat(split(frame))
+    return float(roc_auc_score(rows["label"], rows[column].fill_null(0)))
+
+
+COUNTERS = ["user_mean", "user_count", "item_mean", "item_count"]
+HISTORY = [f"{h}__{c}" for h in ("liked", "disliked") for c in ("count", "decayed_count__hl30d", "age_last_s")]
+STRENGTHS = (0.3, 1.0, 2.0, 3.0, 5.0, 10.0)
+UNOBSERVED = (0.0, 0.01, 0.1)
+CHANGES: dict[str, dict[str, object]] = {
+    "as it is": {},
+    "bias": {"bias": True},
+    "half_life 365d": {"half_life": "365d"},
+    "half_life 90d": {"half_life": "90d"},
+    "half_life 30d": {"half_life": "30d"},
+    "scaling 1, regularization 0.03": {"scaling": 1.0, "regularization": 0.03},
+    "unobserved_weight 0.01": {"unobserved_weight": 0.01},
+    "loss logistic, regularization 1": {"loss": "logistic", "regularization": 1.0},
+    "refit_every 1d": {"refit_every": "1d"},
+}
+
+
+def group_of(target: str, strength: float = REGULARIZATION, w0: float = UNOBSERVED_WEIGHT) -> dict[str, object]:
+    """One group; without a target of its own, 1 for what was liked."""
+    text = TARGETS[target]
+    history = "liked" if text is None else "all"
+    group: dict[str, object] = {"histories": [history], "regularization": strength, "unobserved_weight": w0}
+    return group if text is None else {**group, "target": text}
+
+
+def column_of(index: int, group: dict[str, object]) -> str:
+    """The score's column."""
+    (history,) = group["histories"]  # type: ignore[misc]
+    return f"text__{history}__dual_g{index}_score"
+
+
+def strengths(run: Callable[..., pl.DataFrame]) -> None:
+    """Regularization by unobserved weight for each target: the score alone, and with the counters in the ranker."""
+    print("\n| target | unobserved_weight |", *(f"λ = {s:g} |" for s in STRENGTHS), flush=True)
+    print("|---|---|" + "---|" * len(STRENGTHS))
+    for target, w0 in product(TARGETS, UNOBSERVED):
+        groups = [group_of(target, strength, w0) for strength in STRENGTHS]
+        made = run(groups)
+        columns = [column_of(index, group) for index, group in enumerate(groups)]
+        cells = (f"{alone(made, c):.3f} / {ranker_auc(made, [*COUNTERS, *HISTORY, c]):.4f} |" for c in columns)
+        print(f"| {target} | {w0:g} |", *cells, flush=True)
+
+
+def changes(run: Callable[..., pl.DataFrame]) -> None:
+    """One thing changed at a time."""
+    print("\n| change |", *(f"{target} |" for target in TARGETS), flush=True)
+    print("|---|" + "---|" * len(TARGETS))
+    for center in (False, True):
+        for name, change in CHANGES.items():
+            if center and change:
+                continue
+            groups = [{**group_of(target), **change} for target in TARGETS]
+            made = run(groups, center=center)
+            columns = [column_of(index, group) for index, group in enumerate(groups)]
+            cells = (f"{alone(made, c):.3f} / {ranker_auc(made, [*COUNTERS, *HISTORY, c]):.4f} |" for c in columns)
+            print(f"| {'center' if center else name} |", *cells, flush=True)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    log = as_of_means(pl.read_parquet(folder / "interactions.parquet").sort("timestamp", maintain_order=True))
+    with TemporaryDirectory() as scratch:
+        log.write_parquet(Path(scratch) / "log.parquet")
+        asked = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8))
+        asked.write_parquet(Path(scratch) / "candidates.parquet")
+        run = partial(dual_scores, folder, Path(scratch))
+        made = run([group_of("±1")])
+        print(f"counters {ranker_auc(made, COUNTERS):.4f}", flush=True)
+        print(f"counters and history counters {ranker_auc(made, COUNTERS + HISTORY):.4f}", flush=True)
+        changes(run)
+        strengths(run)
+
+
+if __name__ == "__main__":
+    main()
