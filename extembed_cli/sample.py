@@ -56,6 +56,12 @@ max_events = 200
 half_lives  = ["7d", "60d"]
 percentiles = [10, 50, 90]
 thresholds  = [0.3]
+
+[[dual]]
+embeddings = ["text"]
+histories  = ["all"]
+half_life  = "60d"
+target     = "CASE WHEN event = 'dislike' THEN -1.0 ELSE 1.0 END"
 """
 
 

@@ -12,8 +12,19 @@ from pathlib import Path
 import typer
 
 from extembed_cli.cli.main import app
+from extembed_cli.defaults import REGULARIZATION
+from extembed_cli.features import dual
 from extembed_cli.features.aggregate import KINDS
-from extembed_cli.spec import AggregateSpec, Columns, EmbeddingSpec, HistorySpec, LogColumns, Spec, TableColumns
+from extembed_cli.spec import (
+    AggregateSpec,
+    Columns,
+    DualSpec,
+    EmbeddingSpec,
+    HistorySpec,
+    LogColumns,
+    Spec,
+    TableColumns,
+)
 
 ROOT = Path(__file__).parent.parent
 SPEC_HEAD = """# The spec
@@ -35,6 +46,19 @@ def column_reference() -> str:
         column = kind.name.format(h="{history}", e="{embedding}", n="", a="{" + label + "}", d="__hl{H}")
         meaning = kind.meaning.format(h="history", e="embedding", a=label[0] if label == "TTT" else "PP", d="decay H")
         lines.append(f"| `{column}` | {meaning} | {kind.dtype} |")
+    shown = Spec.model_validate(
+        {
+            "interactions": "",
+            "candidates": "",
+            "embeddings": {"embedding": {"path": ""}},
+            "histories": {"history": {}},
+            "dual": [{"sd": True, "unobserved_weight": 0.1}],
+        }
+    )
+    for column in dual.columns(shown, shown.dual[0]):
+        name = column.name.replace("embedding__history", "{embedding}__{history}")
+        meaning = column.meaning.replace("0.1 Σ", "w0 Σ").replace(f"{REGULARIZATION:g} ‖u‖²", "λ ‖u‖²").replace("`", "")
+        lines.append(f"| `{name}` | {meaning.replace('y = 1', 'y = target')} | {column.dtype} |")
     return "\n".join(lines)
 
 
@@ -60,12 +84,13 @@ def spec_reference() -> str:
         "[embeddings.X.columns]": TableColumns,
         "[histories.X]": HistorySpec,
         "[[aggregate]]": AggregateSpec,
+        "[[dual]]": DualSpec,
     }
     blocks = []
     for title, model in tables.items():
         lines = [f"## {title}", "", "| key | default | meaning |", "|---|---|---|"]
         for key, field in model.model_fields.items():
-            plain = isinstance(field.default, str | bool | int | tuple) and field.default != ()
+            plain = isinstance(field.default, str | bool | int | float | tuple) and field.default != ()
             default = "required" if field.is_required() else f"`{json.dumps(field.default)}`" if plain else ""
             lines.append(f"| `{key}` | {default} | {field.description} |")
         blocks.append("\n".join(lines))

@@ -164,7 +164,9 @@ def test_as_of(world: World, given: str) -> None:
 
 
 def test_as_of_sees_no_event_at_its_moment(world: World) -> None:
-    world.write("interactions", {"user_id": [1, 2], "item_id": [3, 3], "timestamp": timestamps([9 * HOUR, 9 * HOUR - 1])})
+    world.write(
+        "interactions", {"user_id": [1, 2], "item_id": [3, 3], "timestamp": timestamps([9 * HOUR, 9 * HOUR - 1])}
+    )
     assert made(world, top='as_of = "1970-01-01T09:00"')["user_id"].to_pylist() == [2]
 
 
@@ -242,7 +244,9 @@ def test_null_users_items_times_and_weights(world: World) -> None:
 def test_candidates_do_not_choose_the_users(world: World) -> None:
     """Neither those of the log without a candidate are left out, nor are candidates of unknown users added."""
     without = made(world, "bias = true")
-    some = world.table("candidates").filter(pa.array([u in {3, 7, 31, 32} for u in world.table("candidates")["user_id"].to_pylist()]))
+    some = world.table("candidates").filter(
+        pa.array([u in {3, 7, 31, 32} for u in world.table("candidates")["user_id"].to_pylist()])
+    )
     keys = '[[dual]]\nbias = true\nuser_vectors = "users.parquet"\n'
     for candidates in (some, world.table("candidates"), world.table("candidates").slice(0, 0)):
         world.write("candidates", candidates)
@@ -326,7 +330,9 @@ def uuids(nums: Sequence[int]) -> pa.Array:
 
 def dictionary(plain: Callable[[Sequence[int]], pa.Array]) -> Callable[[Sequence[int]], pa.Array]:
     """Dictionary-encoded, with entries that no row uses and in no order."""
-    return lambda nums: pa.DictionaryArray.from_arrays(pa.array([99 - n for n in nums], pa.int8()), plain(range(99, -1, -1)))
+    return lambda nums: pa.DictionaryArray.from_arrays(
+        pa.array([99 - n for n in nums], pa.int8()), plain(range(99, -1, -1))
+    )
 
 
 IDS: dict[str, Callable[[Sequence[int]], pa.Array]] = {
@@ -369,7 +375,9 @@ def test_ids_come_back_in_the_type_of_the_log(world: World, kind: str) -> None:
     assert matrix(users).tolist() == matrix(plain).tolist()
 
 
-@pytest.mark.parametrize("kind", ["int32", "above_2_63", "string", "large_string", "dictionary_string", "binary", "fixed_16"])
+@pytest.mark.parametrize(
+    "kind", ["int32", "above_2_63", "string", "large_string", "dictionary_string", "binary", "fixed_16"]
+)
 def test_ids_join_with_the_log(world: World, kind: str) -> None:
     with_users(world, IDS[kind](world.table("interactions")["user_id"].to_pylist()))
     made(world)
@@ -399,7 +407,11 @@ def test_ids_of_files_of_two_types(world: World, kinds: tuple[str, str], stored:
         chosen = np.flatnonzero(nums % 2 == n)
         part = table.take(chosen)
         world.write(f"log/{n}", part.set_column(0, "user_id", IDS[kind](nums[chosen].tolist())))
-    run(alone(world, top='interactions = "log"'.replace("interactions", "as_of_step = \"1s\"\n#")) if False else _of_log(world))
+    run(
+        alone(world, top='interactions = "log"'.replace("interactions", 'as_of_step = "1s"\n#'))
+        if False
+        else _of_log(world)
+    )
     users = world.table("users")
     assert users.schema.field("user_id").type == stored
     assert sorted(map(str, users["user_id"].to_pylist())) == sorted(
@@ -427,7 +439,11 @@ def test_candidates_of_a_wider_type_do_not_change_that_of_the_log(world: World) 
     """Negative ids of the log beside unsigned ones of candidates, above what the log's type can hold."""
     nums = world.table("interactions")["user_id"].to_pylist()
     with_users(world, pa.array([n - 10 for n in nums], pa.int32()))
-    with_users(world, pa.array([2**64 - 1 - n for n in world.table("candidates")["user_id"].to_pylist()], pa.uint64()), "candidates")
+    with_users(
+        world,
+        pa.array([2**64 - 1 - n for n in world.table("candidates")["user_id"].to_pylist()], pa.uint64()),
+        "candidates",
+    )
     run_spec(world.spec('[[dual]]\nuser_vectors = "users.parquet"\n'))
     users = world.table("users")
     assert users.schema.field("user_id").type == pa.int32()

@@ -48,20 +48,20 @@ class Fit:
     @property
     def meaning(self) -> str:
         """What the score is."""
-        weight = "c = weight" if self.half_life == "none" else f"c = weight · 2^(−age / {self.half_life})"
         target = "1" if self.target is None else self.target
-        half, loss = "", f"Σ c (y − u·x)², {weight}, y = {target}"
+        half, loss, meant = "", "Σ c (y − u·x)²", f"y = {target}"
         if self.loss == "logistic":
-            half, loss = "½ ", f"Σ c log(1 + exp(−s u·x)), {weight}, s = sign of ({target})"
-        strength = f"{self.regularization:g}"
-        if self.scaling:
-            strength += f" (events + {self.unobserved_weight:g} · items)^{self.scaling:g}"
+            half, loss, meant = "½ ", "Σ c log(1 + exp(−s u·x))", f"s = sign of ({target})"
         if self.unobserved_weight:
             loss += f" + {half}{self.unobserved_weight:g} Σ_items (u·x)²"
+        loss += f" + {half}{self.regularization:g}"
+        if self.scaling:
+            loss += f" (events + {self.unobserved_weight:g} · items)^{self.scaling:g}"
+        weight = "c = weight" if self.half_life == "none" else f"c = weight · 2^(−age / {self.half_life})"
         bias = ", x with a constant 1" if self.bias else ""
         refit = f", as of the time floored to {self.refit_every}" if self.refit_every else ""
         where = f"over `{self.history}` in `{self.embedding}`"
-        return f"u·x; u minimises {loss} + {half}{strength} ‖u‖² {where}{bias}{refit}"
+        return f"u·x of the u with least {loss} ‖u‖² {where}; {meant}, {weight}{bias}{refit}"
 
     @property
     def singular(self) -> str:
