@@ -29,7 +29,8 @@ from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import History, every_user
 from extembed_cli.engines.local import threads
 from extembed_cli.features.bases import gramian, make_basis
-from extembed_cli.features.dual import DualShard, Model, all_fits
+from extembed_cli.features.dual import Model, all_fits
+from extembed_cli.features.dual_shard import DualShard
 from extembed_cli.spec import Spec
 
 USERS, EVENTS, ITEMS = 12_000, 50, 40_000

@@ -1,4 +1,4 @@
-"""What a dual score is worth on MovieLens 100K: the table behind docs/decisions/0006-dual-defaults.md.
+"""What a dual score is worth on MovieLens 100K: the table behind docs/decisions/0007-dual-defaults.md.
 
 Usage: python benchmarks/dual_defaults.py FOLDER, with interactions.parquet (user_id, item_id, rating, timestamp) and
 item_minilm.parquet (item_id, embedding) in it. Predicts rating >= 4 for all ratings but the first tenth by time; a

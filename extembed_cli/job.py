@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -20,10 +18,9 @@ import polars as pl
 
 import extembed_cli
 from extembed_cli.data import keys
-from extembed_cli.data.batches import FEWEST_CANDIDATES, TILE_COSINES, TILE_FLOATS, tiles
 from extembed_cli.data.commit import Staged, locked, staged, writing
-from extembed_cli.data.embeddings import first_dim, load_matrix
-from extembed_cli.data.histories import encode, every_user
+from extembed_cli.data.embeddings import load_matrix
+from extembed_cli.data.histories import encode
 from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys, vectors_as_of
 from extembed_cli.data.inputs import report as input_report
 from extembed_cli.data.output import (
@@ -35,23 +32,14 @@ from extembed_cli.data.output import (
     write_user_vectors,
 )
 from extembed_cli.engines import local
-from extembed_cli.errors import Problems, ResourceError, SpecError
-from extembed_cli.features.columns import Column
-from extembed_cli.features.dual import Solves, all_fits, expected_work, vector_files
+from extembed_cli.errors import Problems, SpecError
+from extembed_cli.features.dual import vector_files
 from extembed_cli.features.shard import Shared, output_columns, prepare
-from extembed_cli.features.visibility import visible
-from extembed_cli.spec import ALL, Spec
+from extembed_cli.plan import check_memory, memory_needed, plan
+from extembed_cli.report import computed, doubts
+from extembed_cli.spec import Spec
 
-# For the plan only: what was measured on 2 cores, see docs/decisions/.
-_SECONDS_PER_COSINE = 35e-9
-_SECONDS_PER_ROW = 1.5e-6
-_SECONDS_PER_PRODUCT = 1e-10
-_BYTES_PER_EVENT = 120
-_BYTES_PER_CANDIDATE = 100
-_BYTES_PER_COSINE = 60
-_BYTES_FOR_LIBRARIES = 230 * 2**20
 _VECTOR_ROWS = 8192  # of user vectors rotated and written at a time
-_RESIDUAL = 1e-6  # of a dual fit; above it the run warns
 
 
 @dataclass(frozen=True)
@@ -131,64 +119,7 @@ def load(spec: Spec, watch: Watch, vectors: bool = False) -> Loaded:
 def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     """What a run would read, make and need, without reading a vector or writing anything."""
     loaded = load(spec, watch)
-    dims = _dims(spec, loaded)
-    cosines = 0
-    if spec.aggregate:
-        seen = visible(spec, ALL, loaded.history, loaded.asked)
-        cut = tiles(loaded.asked.indptr, seen.start, seen.end, loaded.history.indptr[1:])
-        cosines = int((cut.C * cut.H).sum()) * len(spec.embeddings)
-    users = every_user(loaded.history, loaded.vectors_as_of)
-    works = [expected_work(spec, f, loaded.history, loaded.asked, dims[f.embedding]) for f in all_fits(spec)]
-    works += [expected_work(spec, f, loaded.history, users, dims[f.embedding]) for f in vector_files(spec).values()]
-    columns = output_columns(spec)
-    rows = len(loaded.candidates) + loaded.interactions.rows
-    threaded = cosines * _SECONDS_PER_COSINE + sum(work.products for work in works) * _SECONDS_PER_PRODUCT
-    return {
-        "inputs": input_report(loaded),
-        "output": spec.output,
-        "user_vectors": list(vector_files(spec)),
-        "columns": [column.name for column in columns],
-        "rows_out": len(loaded.candidates),
-        "shards": len(local.shards(loaded.history, loaded.asked, local.SHARD_ROWS)),
-        "workers": options.workers,
-        "cosines": cosines,
-        "systems": sum(work.systems for work in works),
-        "estimated_memory_bytes": memory_needed(spec, loaded, columns, options.workers),
-        "estimated_seconds": round(1 + rows * _SECONDS_PER_ROW + threaded / options.workers, 1),
-        "warnings": watch.warnings,
-    }
-
-
-def _dims(spec: Spec, loaded: Loaded) -> dict[str, int]:
-    """The length of the vectors of each table."""
-    tables = loaded.inputs.embeddings
-    return {name: first_dim(table, spec.embedding_column(name, "embedding")) for name, table in tables.items()}
-
-
-def memory_needed(spec: Spec, loaded: Loaded, columns: list[Column], workers: int) -> int:
-    """Bytes that a run is estimated to need at its peak."""
-    dims, matrices = _dims(spec, loaded), 0
-    fits = all_fits(spec)
-    for name, ids in loaded.ids.items():
-        used = min(len(ids.ids), len(loaded.encoded.vocabulary))
-        mine = [fit for fit in fits if fit.embedding == name]
-        # The mean and the Gramian are over all rows of a table, in order of ids, so those tables are kept whole.
-        whole = spec.embeddings[name].center or any(fit.unobserved_weight > 0 for fit in mine)
-        bases = {(fit.unobserved_weight > 0, fit.bias) for fit in mine}
-        matrices += 4 * dims[name] * ((len(ids.ids) if whole else used) + used * len(bases))
-    users = len(loaded.encoded.users)
-    user_vectors = sum(4 * users * (dims[fit.embedding] + 1) for fit in vector_files(spec).values())
-    longest = int(np.diff(loaded.history.indptr).max(initial=0))
-    tile = max(TILE_COSINES, FEWEST_CANDIDATES * longest) * _BYTES_PER_COSINE if spec.aggregate else 0
-    vectors = 2 * 4 * max(TILE_FLOATS, longest * max(dims.values()))
-    return int(
-        _BYTES_FOR_LIBRARIES
-        + loaded.interactions.rows * _BYTES_PER_EVENT
-        + len(loaded.candidates) * (_BYTES_PER_CANDIDATE + 8 * len(columns))
-        + matrices
-        + user_vectors
-        + workers * (tile + vectors)
-    )
+    return {**plan(spec, loaded, options.workers), "warnings": watch.warnings}
 
 
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
@@ -221,7 +152,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     ):
         loaded = load(spec, watch)
         digests = background.submit(loaded.inputs.digests, stop)
-        _check_memory(memory_needed(spec, loaded, output_columns(spec), options.workers), options.memory)
+        check_memory(memory_needed(spec, loaded, options.workers), options.memory)
         with local.threads(options.workers) as mapped:
             with watch.timing("vectors"):
                 shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.encoded.vocabulary, mapped)
@@ -237,23 +168,17 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
                     rows=len(loaded.candidates),
                     progress=watch.rows,
                 )
-        for message in _doubts(loaded, features):
+        for message in doubts(loaded, features):
             watch.warning(message)
         with watch.timing("write"):
             report = _write(spec, stage, loaded, shared, features, digests.result())
             loaded.inputs.check_unchanged()
-        done = features.done
         report |= {
             "started": started.isoformat(timespec="seconds"),
-            "inputs": input_report(loaded, shared.embeddings),
-            "candidates_in_own_history": features.in_own_history,
-            "cosines": done.cosines * len(spec.embeddings),
-            "dual": _solves(loaded, done.solves) if spec.dual else None,
             "seconds": round(time.perf_counter() - began, 3),
             "seconds_by_stage": {name: round(s, 3) for name, s in watch.seconds.items()},
-            "seconds_by_technique": {name: round(s / options.workers, 3) for name, s in done.seconds.items()},
             "workers": options.workers,
-            "peak_memory_bytes": _peak_memory(),
+            **computed(spec, loaded, shared, features, options.workers),
             "warnings": watch.warnings,
         }
         with writing(outputs[0]):
@@ -269,27 +194,6 @@ def _all_locked(outputs: list[Path], wait: float) -> Iterator[None]:
         for output in sorted(outputs):
             stack.enter_context(locked(output, wait))
         yield
-
-
-def _doubts(loaded: Loaded, features: local.Features) -> Iterator[str]:
-    """Signs in what was computed that it may be worthless."""
-    asked, repeats, solves = len(loaded.asked.rows), features.in_own_history, features.done.solves
-    if repeats > asked / 2:
-        yield (
-            f"{repeats:,} of {asked:,} candidates stand in their own visible history: the log "
-            "repeats items, or times are wrong (time_unit?) and the features see what they should predict"
-        )
-    if solves.not_converged:
-        users = loaded.encoded.users[sorted(solves.not_converged)[:5]].to_list()
-        yield (
-            f"{len(solves.not_converged):,} users have a logistic fit with a gradient above 1e-6 (user {users}); "
-            "raise `regularization`"
-        )
-    if solves.residual > _RESIDUAL:
-        yield (
-            f"a dual fit has a relative residual of {solves.residual:.1e}: its weights are too large for its "
-            "regularization; raise `regularization` or lower `weight`"
-        )
 
 
 def _write(
@@ -348,28 +252,6 @@ def _write(
     }
 
 
-def _solves(loaded: Loaded, solves: Solves) -> dict[str, Any]:
-    """The fits in the run report."""
-    users = loaded.encoded.users[sorted(solves.not_converged)]
-    return {
-        "systems": solves.systems,
-        "primal_solves": solves.primal,
-        "dual_solves": solves.dual,
-        "largest_relative_residual": solves.residual,
-        "largest_logistic_gradient": solves.gradient,
-        "users_not_converged": len(users),
-        "examples_not_converged": [str(user) for user in users.head(20)],
-    }
-
-
-def _check_memory(needed: int, allowed: int | None) -> None:
-    if allowed is not None and needed > allowed:
-        raise ResourceError(
-            f"the job needs about {needed / 2**20:,.0f} MiB and may use {allowed / 2**20:,.0f} MiB. "
-            "Raise --memory, lower --workers, or split the candidates"
-        )
-
-
 @contextmanager
 def _set_at_end() -> Iterator[threading.Event]:
     """An event that is set when the block ends, however it ends."""
@@ -378,13 +260,3 @@ def _set_at_end() -> Iterator[threading.Event]:
         yield event
     finally:
         event.set()
-
-
-def _peak_memory() -> int:
-    """Bytes this process had resident at most. The kernel's figure: `getrusage` starts with that of the parent."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

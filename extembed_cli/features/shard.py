@@ -26,7 +26,8 @@ from extembed_cli.features import aggregate, dual
 from extembed_cli.features.aggregate import AggregateShard, Values
 from extembed_cli.features.bases import Basis, gramian, make_basis
 from extembed_cli.features.columns import Column, Statistic, Technique
-from extembed_cli.features.dual import DualShard, Estimate, Fit, Model, Solves
+from extembed_cli.features.dual import Estimate, Fit, Model
+from extembed_cli.features.dual_shard import DualShard, Solves
 from extembed_cli.features.visibility import in_own_history, visible
 from extembed_cli.mapping import Mapping
 from extembed_cli.spec import ALL, Spec

@@ -1,0 +1,259 @@
+"""Technique 2 on one slice of users: which systems there are, solving them, scoring the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extembed_cli.data.batches import TILE_FLOATS, Batch, Tiles, batches, padded
+from extembed_cli.data.histories import Candidates, History
+from extembed_cli.features.dual import Model
+from extembed_cli.features.visibility import visible
+from extembed_cli.kernels.prefixes import BLOCK, SEGMENT, Past, solve_prefixes
+from extembed_cli.kernels.ridge import GRADIENT, Dual, Form, Primal, solve_logistic, solve_squared
+from extembed_cli.spec import Spec, duration_us, half_life_us
+
+Doubles = NDArray[np.floating[Any]]  # float64
+Ints = NDArray[np.int64]
+
+_MOST_CANDIDATES = 512  # that share one factor of all prefixes
+_BATCH_FLOATS = TILE_FLOATS // 8  # float64 and squares of it: a batch stays near the processor's cache
+
+
+@dataclass
+class Solves:
+    """What was solved, for the run report."""
+
+    rows: int = 0
+    """Candidates scored, or vectors made."""
+    systems: int = 0
+    """Distinct pairs of user and as-of time with an event to fit."""
+    primal: int = 0
+    dual: int = 0
+    residual: float = 0.0
+    """Largest relative residual of a squared fit."""
+    gradient: float = 0.0
+    """Largest gradient of a logistic fit."""
+    not_converged: set[int] = field(default_factory=set)
+    """Users with a logistic fit whose gradient is above 1e-6."""
+
+    def add(self, other: Solves, first_user: int = 0) -> None:
+        """Add what was solved elsewhere; its users count from `first_user`."""
+        self.rows += other.rows
+        self.systems += other.systems
+        self.primal += other.primal
+        self.dual += other.dual
+        self.residual = max(self.residual, other.residual)
+        self.gradient = max(self.gradient, other.gradient)
+        self.not_converged |= {first_user + user for user in other.not_converged}
+
+
+class DualShard:
+    """One fit for the candidates of a shard (or, `with_vectors`, for its users): what to solve, and what comes of it.
+
+    Where confidences and λ do not change with the as-of time, a user's as-of times share one factor of all prefixes of
+    the history (`prefixes`); else each distinct as-of time is a system of its own (`systems`).
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        model: Model,
+        history: History,
+        asked: Candidates,
+        *,
+        sd: bool = False,
+        with_vectors: bool = False,
+    ) -> None:
+        fit = model.fit
+        if fit.refit_every is not None:
+            step = duration_us(fit.refit_every)
+            asked = replace(asked, times=asked.times // step * step)
+        seen = visible(spec, fit.history, history, asked)
+        slots = model.matrix.slots[history.items]
+        usable = slots != model.matrix.missing
+        if fit.history in history.members:
+            usable = usable & history.members[fit.history]
+        if fit.target is not None:
+            usable = usable & ~np.isnan(history.targets[fit.target])
+        events = np.flatnonzero(usable)
+        before = np.concatenate([[0], np.cumsum(usable)])
+
+        self.model, self.asked = model, asked
+        self.dim = model.dim
+        self.start, self.end = before[seen.start], before[seen.end]
+        """(Q) the usable events that a candidate sees; positions here and below count usable events alone."""
+        self.slots = slots[events]
+        self.times = history.times[events]
+        self.weights = np.ones(len(events)) if history.weights is None else history.weights[events]
+        self.targets = np.ones(len(events)) if fit.target is None else history.targets[fit.target][events]
+        self.asked_slots = model.matrix.slots[asked.items]
+        self.half_life_us = half_life_us(fit.half_life)
+        self.first_event = before[history.indptr[:-1]]
+        """(U) the first usable event of each user"""
+        self.is_long = np.diff(history.indptr) > SEGMENT
+
+        rows = len(asked.rows)
+        self.score = np.full(rows, np.nan, np.float32)
+        self.sd = np.full(rows if sd else 0, np.nan, np.float32)
+        self.vectors = np.full((rows, self.dim), np.nan, np.float32) if with_vectors else None
+        """(U, D) in the coordinates of the basis; NaN where there is nothing to fit."""
+
+        rules = spec.history(fit.history)
+        constant = self.half_life_us is None and not fit.scaling and fit.loss == "squared"
+        self.nested = constant and rules.window is None and rules.max_events is None
+        """Whether the systems of a user are leading blocks of one."""
+        self.systems = 0
+        """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
+
+    # --- which systems there are: never by the events, so that none after an as-of time decides how it is solved ---
+
+    def tasks(self) -> Iterator[Callable[[], Solves]]:
+        """Pieces of work; each fills in its part of `score`, `sd` and `vectors`."""
+        users = self.asked.users
+        if not len(users):
+            return
+        cut = np.flatnonzero((np.diff(users) != 0) | (np.diff(self.asked.times) != 0)) + 1
+        first, last = np.append(0, cut), np.append(cut, len(users))
+        filled = self.end[first] > self.start[first]
+        self.systems = int(np.count_nonzero(filled))
+        if self.nested:
+            several = np.bincount(users[first], minlength=len(self.first_event)) > 1
+            for batch in self._histories(np.flatnonzero(several)):
+                yield partial(self._solve_prefixes, batch)
+            filled &= ~several[users[first]]
+        first, last = first[filled], last[filled]
+        low, high = self.start[first], self.end[first]
+        tiles = Tiles(first, last, low, high, padded(last - first), high - low)
+        for batch in batches(tiles, self.dim, _BATCH_FLOATS):
+            yield partial(self._solve_systems, batch)
+
+    def _histories(self, users: Ints) -> Iterator[Batch]:
+        """Whole histories of users with their candidates, those of a short history in pieces."""
+        low, high = self.asked.indptr[users], self.asked.indptr[users + 1]
+        pieces = np.where(self.is_long[users], 1, -(-(high - low) // _MOST_CANDIDATES))
+        owner = np.repeat(np.arange(len(users)), pieces)
+        piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        first = low[owner] + piece * _MOST_CANDIDATES
+        last = np.where(piece + 1 == pieces[owner], high[owner], first + _MOST_CANDIDATES)
+        begin, end = self.first_event[users[owner]], self.end[last - 1]
+        seen = end > begin
+        first, last, begin, end = first[seen], last[seen], begin[seen], end[seen]
+        tiles = Tiles(first, last, begin, end, padded(last - first), -(-(end - begin) // BLOCK) * BLOCK)
+        return batches(tiles, max(self.dim, SEGMENT), _BATCH_FLOATS)
+
+    # --- solving them ---
+
+    def _solve_systems(self, batch: Batch) -> Solves:
+        """Systems of one length, each with a few candidates or one vector to write."""
+        length = batch.events.shape[1]
+        first = batch.candidates[:, 0]
+        scale = 1 / np.sqrt(self.model.prior(length))
+
+        def rows(at: slice) -> Doubles:
+            return self._rows(self.slots[batch.events[:, at]], scale)
+
+        confidences = self.weights[batch.events]
+        if self.half_life_us is not None:
+            ages = self.asked.times[first, None] - self.times[batch.events]
+            confidences = confidences * np.exp2(-ages / self.half_life_us)
+        targets = self.targets[batch.events]
+        in_dual = length <= self.dim
+        form: Form = Dual.of(rows(slice(None))) if in_dual else Primal.of(rows, length, self.dim)
+        done = Solves(rows=int(np.count_nonzero(batch.is_candidate)))
+        done.dual, done.primal = (len(first), 0) if in_dual else (0, len(first))
+        if self.model.fit.loss == "logistic":
+            # In the table's coordinates the gradient is at most this much longer than in the whitened ones.
+            stretch = np.full(len(first), 1 / scale.min())
+            solved = solve_logistic(form, confidences, (targets > 0).astype(np.float64), stretch)
+            done.gradient = float(solved.error.max())
+            done.not_converged = set(self.asked.users[first[solved.error > GRADIENT]].tolist())
+        else:
+            solved = solve_squared(form, confidences, targets)
+            done.residual = float(solved.error.max())
+        vectors = form.vectors(solved.unknowns)
+        if self.vectors is not None:
+            self.vectors[first] = vectors * scale
+            return done
+        step = max(1, _BATCH_FLOATS // (len(first) * self.dim))
+        for low in range(0, batch.candidates.shape[1], step):
+            at = slice(low, low + step)
+            asked = batch.candidates[:, at]
+            x = self._rows(self.asked_slots[asked], scale)
+            score = (x @ vectors[:, :, None])[..., 0]
+            variance = form.variance(solved.weights, x) if len(self.sd) else None
+            self._put(asked, batch.is_candidate[:, at], score, variance)
+        return done
+
+    def _solve_prefixes(self, batch: Batch) -> Solves:
+        """Histories of one padded length, each with the candidates of its user."""
+        scale = 1 / np.sqrt(self.model.prior(0))
+        is_long = self.is_long[self.asked.users[batch.candidates[:, 0]]]
+        done = Solves(rows=int(np.count_nonzero(batch.is_candidate)))
+        for one in np.flatnonzero(is_long):
+            candidates = batch.candidates[one, batch.is_candidate[one]]
+            done.add(self._solve_segments(batch.events[one, batch.is_event[one]], candidates, scale))
+        if is_long.all():
+            return done
+        batch = batch.take(np.flatnonzero(~is_long))
+        rows = self._rows(self.slots[batch.events], scale)
+        x = self._rows(self.asked_slots[batch.candidates], scale)
+        confidences = np.where(batch.is_event, self.weights[batch.events], 0)
+        targets = np.where(batch.is_event, self.targets[batch.events], 0)
+        ends = self.end[batch.candidates] - batch.first_event
+        found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), confidences, targets, ends)
+        variance = np.einsum("bcd,bcd->bc", x, x) - found.explained
+        self._put(batch.candidates, batch.is_candidate & (ends > 0), found.score, variance)
+        done.add(Solves(dual=len(rows), residual=float(found.residual.max())))
+        return done
+
+    def _solve_segments(self, events: Ints, candidates: Ints, scale: Doubles) -> Solves:
+        """One long history: each segment relative to the fit on all before it."""
+        past, done = Past(self.dim), Solves()
+        ends = self.end[candidates] - events[0]
+        for low in range(0, len(events), SEGMENT):
+            inside = events[low : low + SEGMENT]
+            missing = SEGMENT - len(inside)
+            rows = np.pad(self._rows(self.slots[inside], scale), ((0, missing), (0, 0)))
+            confidences = np.pad(self.weights[inside], (0, missing))
+            targets = np.pad(self.targets[inside], (0, missing))
+            mean, residual = past.vector()
+            done.residual = max(done.residual, residual)
+            done.primal += 1
+            asked = candidates[slice(*np.searchsorted(ends, [low + 1, low + SEGMENT + 1]))]
+            # As many at a time in every segment: a fixed shape keeps the bits of one from depending on the others.
+            for at in range(0, len(asked), SEGMENT):
+                chosen = asked[at : at + SEGMENT]
+                some = np.pad(chosen, (0, SEGMENT - len(chosen)), mode="edge")
+                x = self._rows(self.asked_slots[some], scale)
+                images = past.images(np.concatenate([rows, x]))
+                found = solve_prefixes(
+                    rows[None],
+                    images[None, :, :SEGMENT],
+                    images[None, :, SEGMENT:],
+                    confidences[None],
+                    (targets - rows @ mean)[None],
+                    (self.end[some] - events[0] - low)[None],
+                )
+                score = x @ mean + found.score[0]
+                variance = np.einsum("cd,dc->c", x, images[:, SEGMENT:]) - found.explained[0]
+                self._put(some, np.arange(SEGMENT) < len(chosen), score, variance)
+                done.add(Solves(dual=1, residual=float(found.residual[0])))
+            past.add(rows, confidences, targets)
+        return done
+
+    def _rows(self, slots: NDArray[np.int32], scale: Doubles) -> Doubles:
+        """Whitened vectors of items: (...) -> (..., D)."""
+        return np.multiply(self.model.basis.vectors.take(slots, axis=0), scale, dtype=np.float64)
+
+    def _put(self, candidates: Ints, chosen: NDArray[np.bool_], score: Doubles, variance: Doubles | None) -> None:
+        chosen = chosen & (self.asked_slots[candidates] != self.model.matrix.missing)
+        at = candidates[chosen]
+        self.score[at] = score[chosen]
+        if variance is not None and len(self.sd):
+            self.sd[at] = np.sqrt(np.maximum(variance[chosen], 0))

@@ -1,0 +1,76 @@
+"""What a run tells about what it computed."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.inputs import report as input_report
+from extembed_cli.engines.local import Features
+from extembed_cli.features.dual_shard import Solves
+from extembed_cli.features.shard import Shared
+from extembed_cli.spec import Spec
+
+_RESIDUAL = 1e-6  # of a dual fit; above it the run warns
+
+
+def computed(spec: Spec, loaded: Loaded, shared: Shared, features: Features, workers: int) -> dict[str, Any]:
+    """The part of the run report about inputs and features."""
+    done = features.done
+    return {
+        "inputs": input_report(loaded, shared.embeddings),
+        "candidates_in_own_history": features.in_own_history,
+        "cosines": done.cosines * len(spec.embeddings),
+        "dual": _solves(loaded, done.solves) if spec.dual else None,
+        "seconds_by_technique": {name: round(s / workers, 3) for name, s in done.seconds.items()},
+        "peak_memory_bytes": _peak_memory(),
+    }
+
+
+def doubts(loaded: Loaded, features: Features) -> Iterator[str]:
+    """Signs in what was computed that it may be worthless."""
+    asked, repeats, solves = len(loaded.asked.rows), features.in_own_history, features.done.solves
+    if repeats > asked / 2:
+        yield (
+            f"{repeats:,} of {asked:,} candidates stand in their own visible history: the log "
+            "repeats items, or times are wrong (time_unit?) and the features see what they should predict"
+        )
+    if solves.not_converged:
+        users = loaded.encoded.users[sorted(solves.not_converged)[:5]].to_list()
+        yield (
+            f"{len(solves.not_converged):,} users have a logistic fit with a gradient above 1e-6 (user {users}); "
+            "raise `regularization`"
+        )
+    if solves.residual > _RESIDUAL:
+        yield (
+            f"a dual fit has a relative residual of {solves.residual:.1e}: its weights are too large for its "
+            "regularization; raise `regularization` or lower `weight`"
+        )
+
+
+def _solves(loaded: Loaded, solves: Solves) -> dict[str, Any]:
+    """The fits in the run report."""
+    users = loaded.encoded.users[sorted(solves.not_converged)]
+    return {
+        "systems": solves.systems,
+        "primal_solves": solves.primal,
+        "dual_solves": solves.dual,
+        "largest_relative_residual": solves.residual,
+        "largest_logistic_gradient": solves.gradient,
+        "users_not_converged": len(users),
+        "examples_not_converged": [str(user) for user in users.head(20)],
+    }
+
+
+def _peak_memory() -> int:
+    """Bytes this process had resident at most. The kernel's figure: `getrusage` starts with that of the parent."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
