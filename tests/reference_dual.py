@@ -15,7 +15,7 @@ from reference import Event, ReferenceHistory, micros, visible_events
 
 @dataclass(frozen=True)
 class ReferenceFit:
-    regularization: float = 3.0
+    regularization: float = 2.0
     unobserved_weight: float = 0.0
     scaling: float = 0.0
     half_life: str = "none"

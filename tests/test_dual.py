@@ -83,7 +83,7 @@ FITS = {
     "ials": ("unobserved_weight = 0.1\nscaling = 1\nregularization = 0.01", ReferenceFit(0.01, 0.1, 1.0)),
     "scaled": ("scaling = 0.5\nregularization = 2", ReferenceFit(2, 0.0, 0.5)),
     "bias": ('bias = true\ntarget = "rating - 3"', ReferenceFit(bias=True, target=RATING)),
-    "bias, unobserved": ("bias = true\nunobserved_weight = 0.2", ReferenceFit(3.0, 0.2, bias=True)),
+    "bias, unobserved": ("bias = true\nunobserved_weight = 0.2", ReferenceFit(2.0, 0.2, bias=True)),
     "everything": (
         'bias = true\nunobserved_weight = 0.2\nhalf_life = "3d"\nscaling = 0.7\ntarget = "rating - 3"\n'
         "regularization = 0.3",
@@ -96,7 +96,7 @@ LOGISTIC = {
     "plain": ('target = "rating - 3"', ReferenceFit(target=RATING)),
     "weak": ('target = "rating - 3"\nregularization = 0.01', ReferenceFit(0.01, target=RATING)),
     "decayed": ('target = "rating - 3"\nhalf_life = "5d"', ReferenceFit(half_life="5d", target=RATING)),
-    "unobserved": ('target = "rating - 3"\nunobserved_weight = 0.3', ReferenceFit(3.0, 0.3, target=RATING)),
+    "unobserved": ('target = "rating - 3"\nunobserved_weight = 0.3', ReferenceFit(2.0, 0.3, target=RATING)),
     "bias, scaled": (
         'target = "rating - 3"\nbias = true\nscaling = 0.5',
         ReferenceFit(scaling=0.5, bias=True, target=RATING),
@@ -200,7 +200,7 @@ def test_normalize_and_center(world: World, normalize: bool, center: bool, w0: f
     top = f'[embeddings.text]\npath = "text.parquet"\n{lines}'
     for bias in (False, True):
         keys = f"bias = {str(bias).lower()}\nunobserved_weight = {w0}"
-        check(world, keys, ReferenceFit(3.0, w0, bias=bias), top=top, table=options, tolerance=3e-5)
+        check(world, keys, ReferenceFit(2.0, w0, bias=bias), top=top, table=options, tolerance=3e-5)
 
 
 def test_null_users_times_and_items(world: World) -> None:
@@ -246,7 +246,7 @@ def long_world(world: World) -> World:
     ("keys", "fit"),
     [
         ('target = "rating - 3"', ReferenceFit(target=RATING)),
-        ('target = "rating - 3"\nunobserved_weight = 0.1\nbias = true', ReferenceFit(3, 0.1, target=RATING, bias=True)),
+        ('target = "rating - 3"\nunobserved_weight = 0.1\nbias = true', ReferenceFit(2, 0.1, target=RATING, bias=True)),
         ('target = "rating - 3"\nhalf_life = "10m"', ReferenceFit(half_life="10m", target=RATING)),
         ('target = "rating - 3"\nloss = "logistic"', ReferenceFit(loss="logistic", target=RATING)),
     ],

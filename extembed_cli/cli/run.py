@@ -73,7 +73,7 @@ def _plan(plan: dict[str, Any]) -> str:
         lines.append(f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows")
     lines += [
         *(f"user vectors  {path}" for path in plan["user_vectors"]),
-        f"columns       {len(plan['columns'])} features",
+        *([f"columns       {len(plan['columns'])} features"] if plan["columns"] else []),
         *(f"              {name}" for name in plan["columns"]),
         f"work          {plan['cosines']:,} cosines, {plan['systems']:,} dual fits, {plan['shards']} shard(s), "
         f"{plan['workers']} workers",

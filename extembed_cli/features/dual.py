@@ -15,12 +15,14 @@ from extembed_cli.errors import DataError
 from extembed_cli.features.bases import Basis
 from extembed_cli.features.columns import Column
 from extembed_cli.features.visibility import visible
+from extembed_cli.kernels.prefixes import SEGMENT
 from extembed_cli.spec import DualSpec, Spec
 
 Doubles = NDArray[np.floating[Any]]  # float64
 
 # Eigenvalues this far below the largest are rounding: without regularization they decide the fit.
 _SINGULAR = 1e-10
+_STEPS = {"squared": 1, "logistic": 7}  # of Newton, about: for the plan
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,13 @@ class Model:
             )
 
 
+def is_nested(spec: Spec, fit: Fit) -> bool:
+    """Whether the systems of a user are leading blocks of one: no confidence, λ or start depends on the as-of time."""
+    rules = spec.history(fit.history)
+    constant = fit.half_life == "none" and fit.scaling == 0 and fit.loss == "squared"
+    return constant and rules.window is None and rules.max_events is None
+
+
 @dataclass(frozen=True)
 class Work:
     """What a fit would cost."""
@@ -163,8 +172,18 @@ class Work:
 
 def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim: int) -> Work:
     """The systems of a fit and about how many multiplications they take, from the counts of events alone."""
-    events = visible(spec, fit.history, history, asked).count
-    systems = np.unique(np.column_stack([asked.users, asked.times]), axis=0, return_index=True)[1]
-    n = events[systems].astype(np.float64)
-    side = np.minimum(n, dim)
-    return Work(int(np.count_nonzero(n)), float((n * side * dim / 2 + side**3 / 3).sum()))
+    count = visible(spec, fit.history, history, asked).count
+    users, times = asked.users, asked.times
+    change = (np.diff(users) != 0) | (np.diff(times) != 0)
+    n = count[np.append(np.flatnonzero(change), len(users) - 1)] if len(users) else count
+    systems = int(np.count_nonzero(n))
+    if is_nested(spec, fit):
+        longest = np.maximum.reduceat(count, asked.indptr[:-1][np.diff(asked.indptr) > 0]) if len(users) else count
+        block = np.minimum(longest, SEGMENT)
+        segments = np.where(longest > SEGMENT, longest / SEGMENT, 0)
+        products = (longest * block * (dim + block) / 2 + segments * dim**2 * (dim / 3 + 2 * SEGMENT)).sum()
+        products += (np.minimum(count, SEGMENT).astype(np.float64) ** 2).sum()
+    else:
+        side = np.minimum(n, dim)
+        products = _STEPS[fit.loss] * (n * side * dim / 2.0 + side**3 / 3.0).sum()
+    return Work(systems, float(products))

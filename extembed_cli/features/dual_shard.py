@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from extembed_cli.data.batches import TILE_FLOATS, Batch, Tiles, batches, padded
 from extembed_cli.data.histories import Candidates, History
-from extembed_cli.features.dual import Model
+from extembed_cli.features.dual import Model, is_nested
 from extembed_cli.features.visibility import visible
 from extembed_cli.kernels.prefixes import BLOCK, SEGMENT, Past, solve_prefixes
 from extembed_cli.kernels.ridge import GRADIENT, Dual, Form, Primal, solve_logistic, solve_squared
@@ -104,10 +104,7 @@ class DualShard:
         self.vectors = np.full((rows, self.dim), np.nan, np.float32) if with_vectors else None
         """(U, D) in the coordinates of the basis; NaN where there is nothing to fit."""
 
-        rules = spec.history(fit.history)
-        constant = self.half_life_us is None and not fit.scaling and fit.loss == "squared"
-        self.nested = constant and rules.window is None and rules.max_events is None
-        """Whether the systems of a user are leading blocks of one."""
+        self.nested = is_nested(spec, fit)
         self.systems = 0
         """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
 

@@ -85,6 +85,8 @@ class ShardFeatures:
 def output_columns(spec: Spec) -> list[Column]:
     """The feature columns of a spec in their order; those that groups define identically once."""
     found: dict[str, Column] = {}
+    if spec.candidates is None:  # only user vectors
+        return []
     groups = [aggregate.columns(spec, group) for group in spec.aggregate]
     groups += [dual.columns(spec, group) for group in spec.dual]
     for columns in groups:
