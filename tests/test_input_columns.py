@@ -310,3 +310,13 @@ def test_candidates_without_any_key_at_all(world: World) -> None:
     world.write("candidates", with_nulls(world.table("candidates"), everything, "integers"))
     made = run(world)
     assert made.null_count().row(0) == (300,) * made.width
+
+
+def test_constants_are_expressions_too(world: World) -> None:
+    plain = run_spec(world.spec())
+    made = run_spec(
+        world.spec('weight = "2.0"\n[histories.every]\nwhere = "true"\n[histories.none]\nwhere = "1 = 2"\n')
+    )
+    assert made["every__count"].to_list() == plain["all__count"].to_list()
+    assert made["none__count"].sum() == 0
+    assert made["every__decayed_count__hl30d"].to_list() == (2 * plain["all__decayed_count__hl30d"]).to_list()

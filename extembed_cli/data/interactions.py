@@ -135,10 +135,12 @@ def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
         }
     )
     raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
+    if not raw.width:  # constants need a row to stand in
+        raw = pl.DataFrame({"row": pl.repeat(0, len(frame), eager=True)})
     problems = Problems()
     for expression in expressions:
         with problems.collect():
-            values = _evaluated(raw, expression, len(frame), part)
+            values = _evaluated(raw, expression, part)
             where = f"{part.path}: {expression.key} = {expression.text!r}"
             if expression.column == "weight":
                 _check_weights(values, where)
@@ -151,7 +153,7 @@ def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
     return frame
 
 
-def _evaluated(raw: pl.DataFrame, expression: _Expression, rows: int, part: Part) -> pl.Series:
+def _evaluated(raw: pl.DataFrame, expression: _Expression, part: Part) -> pl.Series:
     """An expression's value for each event: Boolean for a history, else Float64."""
     key, text, column = expression
     dtype: pl.DataType = pl.Boolean() if column.startswith("in:") else pl.Float64()
@@ -160,8 +162,6 @@ def _evaluated(raw: pl.DataFrame, expression: _Expression, rows: int, part: Part
         values = raw.lazy().with_columns(compiled.alias("value")).collect()["value"]
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{part.path}: {key} = {text!r} cannot be computed: {str(error).splitlines()[0]}") from None
-    if len(values) != rows:  # a frame without columns cannot broadcast a constant
-        values = pl.repeat(values[0] if len(values) else None, rows, dtype=dtype, eager=True)
     return values
 
 
