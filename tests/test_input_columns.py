@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, timestamps
+from conftest import World, run_spec, timestamps
 from polars.testing import assert_frame_equal
 
 from extembed_cli.job import RunOptions, Watch, run_job
