@@ -91,18 +91,30 @@ def ids(column: pa.ChunkedArray) -> pl.Series:
 
 
 def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
-    """Ids in the type of the column that they come from, dictionaries as what they stand for."""
+    """Ids in the type of the column that they come from, dictionaries as what they stand for.
+
+    Where the files of a table differ, or have no id at all, in a type that holds all of them.
+    """
     kinds = {part.schema.field(column).type for part in table.parts}
     kind = kinds.pop()
     while types.is_dictionary(kind):
         kind = kind.value_type
-    if series.dtype == pl.Int128():
-        series = series.cast(pl.UInt64)  # Arrow has no integer of 128 bits
-    array = series.to_arrow()
-    if kinds:  # the files differ
-        return array
-    array = array.cast(_storage(kind))
+    if kinds or types.is_null(kind):
+        return _narrowed(series).to_arrow()
+    if types.is_integer(kind):
+        series = series.cast(pl.UInt64() if types.is_unsigned_integer(kind) else pl.Int64())
+    array = series.to_arrow().cast(_storage(kind))
     return pa.ExtensionArray.from_storage(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
+
+
+def _narrowed(series: pl.Series) -> pl.Series:
+    """Integers of 128 bits, which Arrow does not have, in the narrowest type that holds them."""
+    if series.dtype != pl.Int128():
+        return series
+    for dtype in (pl.Int64(), pl.UInt64()):
+        if series.cast(dtype, strict=False).null_count() == series.null_count():
+            return series.cast(dtype)
+    return series.cast(pl.Decimal(38, 0))
 
 
 def same_type(*series: pl.Series) -> list[pl.Series]:
