@@ -111,11 +111,18 @@ def _explain(problem: Any, where: str) -> list[str]:
     if problem["type"] == "missing":
         return [f"`{key}` is missing"]
     if problem["type"] == "value_error":
-        return [f"{key + ': ' if key else ''}{line}" for line in str(problem["ctx"]["error"]).splitlines()]
+        lines = [f"{key + ': ' if key else ''}{line}" for line in str(problem["ctx"]["error"]).splitlines()]
+        return [_as_flag(line) for line in lines] if where == "flags" else lines
     if problem["type"] == "too_short":
         return [f"`{key}` needs at least one entry"]
     told = _KINDS.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
     return [f"`{key}`: {told}, got {problem['input']!r}"]
+
+
+def _as_flag(line: str) -> str:
+    """A message that begins with a key, beginning with the flag of that key."""
+    key, colon, told = line.partition(": ")
+    return f"{_FLAGS.get(key.rpartition('.')[2], key)}{colon}{told}"
 
 
 def _fields_at(loc: Iterable[str | int]) -> list[str]:

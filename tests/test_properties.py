@@ -31,6 +31,8 @@ where = "rating >= 4"
 max_events = 5
 [histories.recent]
 window = "30h"
+"""
+AGGREGATE = """
 [[aggregate]]
 histories = ["all", "liked", "recent"]
 half_lives = ["6h", "none"]
@@ -50,13 +52,14 @@ class Small:
     weight_scale: float = 1.0
     parts: int = 1
     order: int | None = None  # seed of a shuffle of every table
+    groups: str = AGGREGATE
 
     def features(self) -> pl.DataFrame:
         """The output in the order in which the candidates were drawn."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             lists = {table: self._write(folder, table, rows) for table, rows in self._tables().items()}
-            (folder / "spec.toml").write_text(SPEC.format(**lists))
+            (folder / "spec.toml").write_text(SPEC.format(**lists) + self.groups)
             return run_spec(folder / "spec.toml").sort("row").drop("row", "timestamp", "user_id", "item_id")
 
     def _tables(self) -> dict[str, pa.Table]:
