@@ -1,0 +1,67 @@
+"""Features and user vectors of one run: killed at any place, each file is the old one or the new one, and whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import World, extembed
+from driver import KILLED, Fault, drive
+
+SPEC = '[[dual]]\nregularization = {strength}\nuser_vectors = "users.parquet"\n'
+FILES = ("out.parquet", "users.parquet")
+
+
+def spec(world: World, strength: float) -> Path:
+    return world.spec(SPEC.format(strength=strength))
+
+
+def make(world: World, strength: float) -> dict[str, bytes]:
+    """An undisturbed run and what it wrote."""
+    with drive("run", str(spec(world, strength))) as run:
+        run.end().ok()
+    return contents(world)
+
+
+def contents(world: World) -> dict[str, bytes]:
+    return {name: (world.folder / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize(
+    ("fault", "new"),
+    [
+        (Fault("extembed_cli.engines.local:compute_shard"), 0),
+        (Fault("extembed_cli.job:write_user_vectors"), 0),
+        (Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", 2), 0),
+        (Fault("extembed_cli.job:write_user_vectors", "after"), 0),
+        (Fault("pathlib:Path.replace"), 0),
+        (Fault("pathlib:Path.replace", "after", 1), 1),
+        (Fault("pathlib:Path.replace", "after", 2), 2),
+    ],
+    ids=lambda case: f"{case.when}-{case.at.partition(':')[2]}-{case.call}" if isinstance(case, Fault) else None,
+)
+def test_killed(world: World, fault: Fault, new: int) -> None:
+    after, before = make(world, 7), make(world, 2)
+    assert all(before[name] != after[name] for name in FILES)
+    with drive("run", str(spec(world, 7)), faults=(fault,)) as run:
+        assert run.end().code == KILLED
+    found = contents(world)
+    assert [found[name] == after[name] for name in FILES] == [True] * new + [False] * (2 - new)
+    assert all(found[name] in {before[name], after[name]} for name in FILES)
+    assert all(pq.read_table(world.folder / name).num_rows for name in FILES)
+    assert make(world, 7) == after
+    assert not list(world.folder.glob(".*"))
+
+
+def test_two_runs_with_one_file_of_user_vectors(world: World, tmp_path: Path) -> None:
+    """The second holds its own output already and still must not touch the vectors."""
+    other = ("run", world.spec(SPEC.format(strength=3), "other.toml"), "-o", world.folder / "other.parquet")
+    hold = Fault("os:fsync", do="hold", path=str(tmp_path / "go"))
+    with drive("run", str(spec(world, 2)), faults=(hold,)) as first:
+        first.reached()
+        extembed(*other).failed(4, "users.parquet", "another run")
+        assert not (world.folder / "other.parquet").exists()
+        (tmp_path / "go").touch()
+        first.end().ok()
+    extembed(*other).ok()
