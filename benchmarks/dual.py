@@ -114,7 +114,9 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
             for _ in mapped(lambda task: task(), shard.tasks()):
                 pass
             assert shard.vectors is not None
-            basis.original(shard.vectors)
+            blocks = (shard.vectors[low : low + 2048] for low in range(0, USERS, 2048))
+            for _ in mapped(basis.original, blocks):
+                pass
 
     confidences = csr_matrix((np.full(len(users), 2.0, np.float32), (users, items)), (USERS, ITEMS))
 

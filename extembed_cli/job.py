@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 import extembed_cli
 from extembed_cli.data import keys
@@ -35,11 +36,12 @@ from extembed_cli.engines import local
 from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.dual import vector_files
 from extembed_cli.features.shard import Shared, output_columns, prepare
+from extembed_cli.mapping import Mapping
 from extembed_cli.plan import check_memory, memory_needed, plan
 from extembed_cli.report import computed, doubts
 from extembed_cli.spec import Spec
 
-_VECTOR_ROWS = 8192  # of user vectors rotated and written at a time
+_VECTOR_ROWS = 2048  # of user vectors rotated and written at a time
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,11 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
                     rows=len(loaded.candidates),
                     progress=watch.rows,
                 )
-        for message in doubts(loaded, features):
-            watch.warning(message)
-        with watch.timing("write"):
-            report = _write(spec, stage, loaded, shared, features, digests.result())
-            loaded.inputs.check_unchanged()
+            for message in doubts(loaded, features):
+                watch.warning(message)
+            with watch.timing("write"):
+                report = _write(spec, stage, loaded, shared, features, digests.result(), mapped)
+                loaded.inputs.check_unchanged()
         report |= {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 3),
@@ -203,6 +205,7 @@ def _write(
     shared: Shared,
     features: local.Features,
     digests: dict[str, Any],
+    mapped: Mapping,
 ) -> dict[str, Any]:
     """Stage features and user vectors; the part of the report that describes them."""
     about = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
@@ -232,7 +235,7 @@ def _write(
                 stage,
                 Path(path),
                 keys.as_stored(users, loaded.inputs.interactions, user_column),
-                (model.basis.original(found[low : low + _VECTOR_ROWS]) for low in range(0, len(found), _VECTOR_ROWS)),
+                mapped(model.basis.original, _blocks(found)),
                 dim=model.dim - model.fit.bias,
                 with_bias=model.fit.bias,
                 metadata={**about, "as_of_us": loaded.vectors_as_of, "meaning": model.fit.meaning},
@@ -250,6 +253,11 @@ def _write(
         "digests": digests,
         "spec": about["spec"],
     }
+
+
+def _blocks(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Rows in blocks that depend on their number alone, and so do the bits of their rotation."""
+    return (vectors[low : low + _VECTOR_ROWS] for low in range(0, len(vectors), _VECTOR_ROWS))
 
 
 @contextmanager

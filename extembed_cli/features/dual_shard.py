@@ -219,29 +219,43 @@ class DualShard:
             rows = np.pad(self._rows(self.slots[inside], scale), ((0, missing), (0, 0)))
             confidences = np.pad(self.weights[inside], (0, missing))
             targets = np.pad(self.targets[inside], (0, missing))
-            mean, residual = past.vector()
-            done.residual = max(done.residual, residual)
-            done.primal += 1
             asked = candidates[slice(*np.searchsorted(ends, [low + 1, low + SEGMENT + 1]))]
-            # As many at a time in every segment: a fixed shape keeps the bits of one from depending on the others.
-            for at in range(0, len(asked), SEGMENT):
-                chosen = asked[at : at + SEGMENT]
-                some = np.pad(chosen, (0, SEGMENT - len(chosen)), mode="edge")
-                x = self._rows(self.asked_slots[some], scale)
-                images = past.images(np.concatenate([rows, x]))
-                found = solve_prefixes(
-                    rows[None],
-                    images[None, :, :SEGMENT],
-                    images[None, :, SEGMENT:],
-                    confidences[None],
-                    (targets - rows @ mean)[None],
-                    (self.end[some] - events[0] - low)[None],
-                )
-                score = x @ mean + found.score[0]
-                variance = np.einsum("cd,dc->c", x, images[:, SEGMENT:]) - found.explained[0]
-                self._put(some, np.arange(SEGMENT) < len(chosen), score, variance)
-                done.add(Solves(dual=1, residual=float(found.residual[0])))
+            if len(asked):
+                first = events[0] + low
+                done.add(self._solve_segment(past, rows, confidences, targets, asked, self.end[asked] - first, scale))
             past.add(rows, confidences, targets)
+        return done
+
+    def _solve_segment(
+        self,
+        past: Past,
+        rows: Doubles,
+        confidences: Doubles,
+        targets: Doubles,
+        candidates: Ints,
+        ends: Ints,
+        scale: Doubles,
+    ) -> Solves:
+        """The candidates of one segment, as many at a time in every one: a fixed shape keeps their bits apart."""
+        mean, residual = past.vector()
+        done = Solves(primal=1, residual=residual)
+        for low in range(0, len(candidates), SEGMENT):
+            chosen = np.arange(low, low + SEGMENT)
+            some = np.minimum(chosen, len(candidates) - 1)
+            x = self._rows(self.asked_slots[candidates[some]], scale)
+            images = past.images(np.concatenate([rows, x]))
+            found = solve_prefixes(
+                rows[None],
+                images[None, :, :SEGMENT],
+                images[None, :, SEGMENT:],
+                confidences[None],
+                (targets - rows @ mean)[None],
+                ends[None, some],
+            )
+            score = x @ mean + found.score[0]
+            variance = np.einsum("cd,dc->c", x, images[:, SEGMENT:]) - found.explained[0]
+            self._put(candidates[some], chosen < len(candidates), score, variance)
+            done.add(Solves(dual=1, residual=float(found.residual[0])))
         return done
 
     def _rows(self, slots: NDArray[np.int32], scale: Doubles) -> Doubles:
