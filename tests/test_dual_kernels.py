@@ -1,0 +1,111 @@
+"""The solvers of the dual fit on hard systems: both forms, every prefix, Newton's steps, no batch mates in the bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from extembed_cli.kernels.prefixes import BLOCK, solve_prefixes
+from extembed_cli.kernels.ridge import Dual, Form, Primal, solve_logistic, solve_squared
+
+
+def systems(B: int, H: int, d: int, seed: int = 0, spread: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows with repeats, confidences over `spread` orders of magnitude with some zeros, targets."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((B, H, d))
+    rows[:, H // 2 :] = rows[:, : H - H // 2]
+    confidences = 10.0 ** rng.uniform(-spread, spread, (B, H)) * (rng.random((B, H)) > 0.2)
+    return rows, confidences, rng.standard_normal((B, H))
+
+
+def forms(rows: np.ndarray) -> list[Form]:
+    return [Dual.of(rows), Primal.of(lambda at: rows[:, at], rows.shape[1], rows.shape[2])]
+
+
+@pytest.mark.parametrize(("B", "H", "d"), [(1, 1, 1), (3, 5, 20), (7, 7, 7), (4, 30, 6)])
+@pytest.mark.parametrize("spread", [0.0, 4.0])
+def test_both_forms_solve_the_normal_equations(B: int, H: int, d: int, spread: float) -> None:
+    rows, c, y = systems(B, H, d, spread=spread)
+    x = np.random.default_rng(1).standard_normal((B, 3, d))
+    matrix = np.eye(d) + np.einsum("bhd,bh,bhe->bde", rows, c, rows)
+    expected = np.linalg.solve(matrix, np.einsum("bhd,bh->bd", rows, c * y)[..., None])[..., 0]
+    variance = np.einsum("bcd,bde,bce->bc", x, np.linalg.inv(matrix), x)
+    for form in forms(rows):
+        solved = solve_squared(form, c, y)
+        np.testing.assert_allclose(form.vectors(solved.unknowns), expected, rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(form.variance(solved.weights, x), variance, rtol=1e-7, atol=1e-7)
+        assert solved.error.max() < 1e-8
+
+
+@pytest.mark.parametrize(("H", "d"), [(1, 1), (6, 30), (30, 6)])
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+@pytest.mark.parametrize("stretch", [1.0, 0.01])
+def test_newton_reaches_the_gradient_on_separable_and_lopsided_data(
+    H: int, d: int, spread: float, stretch: float
+) -> None:
+    """Long rows stand for a small regularization."""
+    rows, c, y = systems(5, H, d, spread=spread)
+    rows /= stretch
+    positive = (y > 0).astype(float)
+    positive[0] = 1
+    found = []
+    for form in forms(rows):
+        solved = solve_logistic(form, c, positive, np.ones(5))
+        u = form.vectors(solved.unknowns)
+        share = 1 / (1 + np.exp(-np.einsum("bhd,bd->bh", rows, u)))
+        gradient = u - np.einsum("bhd,bh->bd", rows, c * (positive - share))
+        # Computed again from u, it is no better than the rounding of its largest terms.
+        rounding = 1e-10 * (c * np.linalg.norm(rows, axis=2)).sum(axis=1)
+        assert (np.linalg.norm(gradient, axis=1) <= np.maximum(1e-6, rounding)).all()
+        assert (solved.error <= np.maximum(1e-6, rounding)).all()
+        found.append(u)
+    np.testing.assert_allclose(*found, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_batch_mates_change_no_bit(loss: str) -> None:
+    rows, c, y = systems(6, 9, 12, spread=2.0)
+    positive, scale = (y > 0).astype(float), np.ones(6)
+    for whole, alone in zip(forms(rows), forms(rows[2:3]), strict=True):
+        if loss == "squared":
+            together, single = solve_squared(whole, c, y), solve_squared(alone, c[2:3], y[2:3])
+        else:
+            together = solve_logistic(whole, c, positive, scale)
+            single = solve_logistic(alone, c[2:3], positive[2:3], scale[2:3])
+        assert together.unknowns[2].tobytes() == single.unknowns[0].tobytes()
+
+
+def prefixes(rows: np.ndarray, c: np.ndarray, y: np.ndarray, x: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:
+    return solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), c, y, ends)
+
+
+@pytest.mark.parametrize("d", [3, 50])
+def test_every_prefix_is_the_fit_on_it(d: int) -> None:
+    H = 3 * BLOCK
+    rows, c, y = systems(2, H, d, spread=1.0)
+    x = np.random.default_rng(2).standard_normal((2, H, d))
+    ends = np.tile(np.arange(1, H + 1), (2, 1))
+    score, explained, residual = prefixes(rows, c, y, x, ends)
+    assert residual.max() < 1e-12
+    for n in range(1, H + 1):
+        form = Dual.of(rows[:, :n])
+        solved = solve_squared(form, c[:, :n], y[:, :n])
+        at = x[:, n - 1 : n]
+        np.testing.assert_allclose(score[:, n - 1], (at[:, 0] * form.vectors(solved.unknowns)).sum(1), atol=1e-9)
+        variance = (at**2).sum(2)[:, 0] - explained[:, n - 1]
+        np.testing.assert_allclose(variance, form.variance(solved.weights, at)[:, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("cut", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK])
+def test_later_events_change_no_bit_of_earlier_prefixes(cut: int) -> None:
+    rows, c, y = systems(2, 3 * BLOCK, 10, spread=1.0)
+    x = np.random.default_rng(3).standard_normal((2, 8, 10))
+    ends = np.minimum(np.tile(np.arange(1, 9) * 12, (2, 1)), cut)
+    before = prefixes(rows, c, y, x, ends)
+    others, more, targets = systems(2, 3 * BLOCK, 10, seed=9, spread=3.0)
+    rows[:, cut:], c[:, cut:], y[:, cut:] = others[:, cut:], more[:, cut:], targets[:, cut:]
+    after = prefixes(rows, c, y, x, ends)
+    shorter = max(BLOCK, -(-cut // BLOCK) * BLOCK)
+    without = prefixes(rows[:, :shorter], c[:, :shorter], y[:, :shorter], x, ends)
+    for k in range(2):
+        assert before[k].tobytes() == after[k].tobytes() == without[k].tobytes()
