@@ -4,10 +4,10 @@ Over coordinates in which the prior is the identity (rows z = P^-1/2 x, vector u
 
     loss(u) + 1/2 |u|^2,    f = Z u,    loss = 1/2 Σ c (y - f)^2    or    Σ c log(1 + exp(-s f))
 
-A Newton step at f solves a weighted ridge with the curvatures W and b = W f - loss'(f) (squared: W = c, b = c y):
+A Newton step adds to u what the curvatures W and g = -loss'(f) say (squared, from u = 0: W = c, g = c y, and one step):
 
-    primal   u = (I + Zᵀ W Z)^-1 Zᵀ b                                      d x d, for more events than dimensions
-    dual     u = Zᵀ a,  a = b - W½ (I + W½ K W½)^-1 W½ K b,  K = Z Zᵀ      n x n, for fewer
+    primal   (I + Zᵀ W Z)^-1 (Zᵀ g - u)                                        d x d, for more events than dimensions
+    dual     u = Zᵀ a,  r - W½ (I + W½ K W½)^-1 W½ K r,  r = g - a,  K = Z Zᵀ  n x n, for fewer
 
 Both matrices have no eigenvalue below 1, whatever the weights: an event so old that it weighs 0 does no harm. The dual
 form is algorithm 3.1 of Rasmussen and Williams, Gaussian Processes for Machine Learning (2006). Shapes: B systems of H
@@ -32,14 +32,14 @@ _EVENTS = 4096  # of a long history looked at in one go
 
 
 class Form(Protocol):
-    """One of the two forms of B systems; their unknowns (B, d or H) are what `step` solves for."""
+    """One of the two forms of B systems; their unknowns (B, d or H) are what `correction` adds to."""
 
     @property
     def size(self) -> int:
         """Unknowns of a system."""
 
-    def step(self, weights: Doubles, b: Doubles) -> Doubles:
-        """Unknowns of the weighted ridge with curvatures and right sides (B, H)."""
+    def correction(self, weights: Doubles, unknowns: Doubles, g: Doubles) -> Doubles:
+        """What a Newton step adds to the unknowns, with curvatures W and g = -loss'(f), each (B, H)."""
 
     def fitted(self, unknowns: Doubles) -> Doubles:
         """f = Z u at the events: (B, H)."""
@@ -74,10 +74,10 @@ class Dual:
     def size(self) -> int:
         return int(self.kernel.shape[-1])
 
-    def step(self, weights: Doubles, b: Doubles) -> Doubles:
+    def correction(self, weights: Doubles, unknowns: Doubles, g: Doubles) -> Doubles:
         root = np.sqrt(weights)
-        right = root * _times(self.kernel, b)
-        return b - root * _solve(self._matrix(root), right)
+        rest = g - unknowns
+        return rest - root * _solve(self._matrix(root), root * _times(self.kernel, rest))
 
     def fitted(self, unknowns: Doubles) -> Doubles:
         return _times(self.kernel, unknowns)
@@ -119,8 +119,8 @@ class Primal:
             return cls(lambda at: rows[:, at], events, dim)
         return cls(gather, events, dim)
 
-    def step(self, weights: Doubles, b: Doubles) -> Doubles:
-        return _solve(self._matrix(weights), self._gathered(b))
+    def correction(self, weights: Doubles, unknowns: Doubles, g: Doubles) -> Doubles:
+        return _solve(self._matrix(weights), self._gathered(g) - unknowns)
 
     def fitted(self, unknowns: Doubles) -> Doubles:
         return np.concatenate([_times(rows, unknowns) for _, rows in self._blocks()], axis=1)
@@ -176,9 +176,9 @@ class Solved:
 def solve_squared(form: Form, confidences: Doubles, targets: Doubles) -> Solved:
     """Weighted ridge: one step. confidences, targets (B, H)."""
     b = confidences * targets
-    unknowns = form.step(confidences, b)
+    zero = np.zeros((len(confidences), form.size))
+    unknowns = form.correction(confidences, zero, b)
     gradient = form.squared_norm(unknowns, b - confidences * form.fitted(unknowns))
-    zero = np.zeros_like(unknowns)
     size = form.squared_norm(zero, b)
     return Solved(unknowns, confidences, np.sqrt(gradient / np.where(size > 0, size, 1)))
 
@@ -207,7 +207,7 @@ def solve_logistic(form: Form, confidences: Doubles, positive: Doubles, scale: D
             part, c, y, share, g = form.take(active), c[rest], y[rest], share[rest], g[rest]
         curvature = c * share * (1 - share)
         before, at = unknowns[active], f[active]
-        aim = part.step(curvature, curvature * at + g)
+        aim = before + part.correction(curvature, before, g)
         aim_at = part.fitted(aim)
         unknowns[active], f[active] = _damped(part, c, y, before, at, aim, aim_at)
     share = _sigmoid(f)
