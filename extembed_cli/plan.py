@@ -34,7 +34,7 @@ def plan(spec: Spec, loaded: Loaded, workers: int) -> dict[str, Any]:
     cosines = 0
     if spec.aggregate:
         seen = visible(spec, ALL, loaded.history, loaded.asked)
-        cut = tiles(loaded.asked.indptr, seen.start, seen.end, loaded.history.indptr[1:])
+        cut = tiles(loaded.asked.indptr, seen.start, seen.end, loaded.history.indptr[1:], loaded.asked.times)
         cosines = int((cut.C * cut.H).sum()) * len(spec.embeddings)
     users = every_user(loaded.history, loaded.vectors_as_of)
     works = [expected_work(spec, f, loaded.history, loaded.asked, dims[f.embedding]) for f in all_fits(spec)]

@@ -21,12 +21,10 @@ _MOST_CANDIDATES, FEWEST_CANDIDATES = 64, 4
 
 
 def _ladder() -> Ints:
-    """1, 2, 3, ... then steps of 1.2, in multiples of 4 above 16 and of 16 above 128."""
-    lengths = [1]
+    """1, 2, 3, ... 16, then steps of at most 1/8: multiples of 4 up to 64, of 8 up to 128, of 16 up to 256, ..."""
+    lengths = list(range(1, 17))
     while lengths[-1] < 2**40:
-        step = int(np.ceil(lengths[-1] * 1.2))
-        multiple = 16 if step > 128 else 4 if step > 16 else 1
-        lengths.append(max(lengths[-1] + 1, -(-step // multiple) * multiple))
+        lengths.append(lengths[-1] + max(4, 2 ** (lengths[-1].bit_length() - 4)))
     return np.array(lengths)
 
 
@@ -52,6 +50,8 @@ class Batch:
     """(B, H) False in the padding."""
     first_event: Ints
     """(B, 1) position of the tile's first event."""
+    views: Ints
+    """(B, V) candidates that stand for those who see the same: the first where all have one as-of time, else each."""
 
     @property
     def cosines(self) -> int:
@@ -65,6 +65,7 @@ class Batch:
             events=self.events[chosen],
             is_event=self.is_event[chosen],
             first_event=self.first_event[chosen],
+            views=self.views[chosen],
         )
 
 
@@ -78,13 +79,15 @@ class Tiles:
     high: Ints
     C: Ints
     H: Ints
+    V: Ints
+    """1 where all candidates have one as-of time, else C"""
 
 
-def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints) -> Tiles:
+def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints, times: Ints) -> Tiles:
     """Cut each user's candidates, ordered by time, into tiles.
 
     indptr (U+1) candidates of users; start, end (Q) the events that each candidate sees of any history; last_event (U)
-    the end of each user's events. Tiles in which nobody sees an event are left out.
+    the end of each user's events; times (Q) the as-of times. Tiles in which nobody sees an event are left out.
 
     A tile reaches from the first event that its first candidate sees to the user's last, seen or not: its shape then
     depends on the number of events after an as-of time but on nothing else about them.
@@ -100,14 +103,17 @@ def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints) -> Tiles:
     low_candidate = first[owner] + piece * asked[owner] // pieces[owner]
     high_candidate = first[owner] + (piece + 1) * asked[owner] // pieces[owner]
     low, high = start[low_candidate], last_event[users][owner]
+    C = padded(high_candidate - low_candidate)
+    one_time = times[low_candidate] == times[high_candidate - 1]
     seen = end[high_candidate - 1] > low
     return Tiles(
         first=low_candidate[seen],
         last=high_candidate[seen],
         low=low[seen],
         high=high[seen],
-        C=padded((high_candidate - low_candidate)[seen]),
+        C=C[seen],
         H=padded((high - low)[seen]),
+        V=np.where(one_time, 1, C)[seen],
     )
 
 
@@ -116,23 +122,25 @@ def batches(tiles: Tiles, dim: int, floats: int = TILE_FLOATS) -> Iterator[Batch
 
     dim is the longest vector gathered for them, floats how many of its elements a batch may have.
     """
-    order = np.lexsort((tiles.C, tiles.H))[::-1]
-    shapes = np.flatnonzero(np.diff(tiles.H[order]) | np.diff(tiles.C[order])) + 1
-    for group in np.split(order, shapes) if len(order) else []:
-        C, H = int(tiles.C[group[0]]), int(tiles.H[group[0]])
+    order = np.lexsort((tiles.V, tiles.C, tiles.H))[::-1]
+    change = np.diff(tiles.H[order]) | np.diff(tiles.C[order]) | np.diff(tiles.V[order])
+    for group in np.split(order, np.flatnonzero(change) + 1) if len(order) else []:
+        C, H, V = (int(lengths[group[0]]) for lengths in (tiles.C, tiles.H, tiles.V))
         size = max(1, min(TILE_COSINES // (C * H), floats // (max(C, H) * dim)))
         for at in range(0, len(group), size):
-            yield _batch(tiles, group[at : at + size], C, H)
+            yield _batch(tiles, group[at : at + size], C, H, V)
 
 
-def _batch(tiles: Tiles, chosen: Ints, C: int, H: int) -> Batch:
+def _batch(tiles: Tiles, chosen: Ints, C: int, H: int, V: int) -> Batch:
     candidates = tiles.first[chosen, None] + np.arange(C)
     events = tiles.low[chosen, None] + np.arange(H)
     last, high = tiles.last[chosen, None], tiles.high[chosen, None]
+    candidates, is_candidate = np.minimum(candidates, last - 1), candidates < last
     return Batch(
-        candidates=np.minimum(candidates, last - 1),
-        is_candidate=candidates < last,
+        candidates=candidates,
+        is_candidate=is_candidate,
         events=np.minimum(events, high - 1),
         is_event=events < high,
         first_event=tiles.low[chosen, None],
+        views=candidates[:, :V],
     )

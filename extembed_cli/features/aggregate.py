@@ -186,14 +186,26 @@ class AggregateShard:
         matrix, batch = self.embeddings[table], tensors.batch
         event_slots = np.where(batch.is_event, self.slots[table][batch.events], matrix.missing)
         asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
-        cosines = _Cosines(matrix.vectors.take(asked_slots, axis=0), matrix.vectors.take(event_slots, axis=0))
+        thresholds = {
+            s.argument
+            for wanted in names.values()
+            for group in wanted.values()
+            for s in group
+            if s.kind == "cos_share_ge"
+        }
+        cosines = _Cosines(
+            matrix.vectors.take(asked_slots, axis=0),
+            matrix.vectors.take(event_slots, axis=0),
+            thresholds,
+            batch.views.shape[1],
+        )
         has_vector = event_slots != matrix.missing
         for name, by_half_life in names.items():
             seen = self.with_vector[table, name]
             defined = (seen.count[batch.candidates] > 0) & (asked_slots != matrix.missing)
             for half_life, statistics in by_half_life.items():
                 if half_life is None:
-                    low, high = stats.minimum_and_maximum(cosines.values, tensors.visible(name, has_vector))
+                    low, high = stats.minimum_and_maximum(cosines.ranked, tensors.visible(name, has_vector))
                     found = {Statistic("cos_min", name, table): low, Statistic("cos_max", name, table): high}
                 else:
                     found = cosines.weighted(statistics, tensors.weights(name, half_life, seen, has_vector))
@@ -208,32 +220,33 @@ class AggregateShard:
 class _Cosines:
     """The cosines of a batch with one table, and what all histories and half-lives share of them."""
 
-    def __init__(self, candidates: NDArray[np.float32], events: NDArray[np.float32]) -> None:
+    def __init__(
+        self, candidates: NDArray[np.float32], events: NDArray[np.float32], thresholds: set[float | None], views: int
+    ) -> None:
         self.candidates = candidates
         self.events = events
+        self.views = views
         self.values = cos.cosines(candidates, events)
-        self._above: dict[float, NDArray[np.float32]] = {}
+        for threshold in thresholds:
+            if threshold is not None:
+                cos.decide(self.values, threshold, candidates, events)
 
     @cached_property
-    def order(self) -> NDArray[np.intp]:
-        return stats.flat_order(self.values)
-
-    def above(self, threshold: float) -> NDArray[np.float32]:
-        """1 where a cosine reaches the threshold, else 0: (B, C, H)."""
-        if threshold not in self._above:
-            reached = cos.at_or_above(self.values, threshold, self.candidates, self.events)
-            self._above[threshold] = reached.astype(np.float32)
-        return self._above[threshold]
+    def ranked(self) -> stats.Ranked:
+        return stats.rank(self.values, self.views)
 
     def weighted(self, statistics: list[Statistic], weights: Weights) -> dict[Statistic, NDArray[np.float32]]:
         """Weighted statistics, (B, C) each; arbitrary where nothing is visible."""
         found: dict[Statistic, NDArray[np.float32]] = {}
         percentiles = {s: int(s.argument) for s in statistics if s.kind == "cos_p" and s.argument is not None}
-        if percentiles:
-            ranks = list(percentiles.values())
-            values = stats.weighted_percentiles(self.values, weights.double, self.order, ranks)
-            found.update(zip(percentiles, values, strict=True))
+        shares = {s: s.argument for s in statistics if s.kind == "cos_share_ge" and s.argument is not None}
         with np.errstate(divide="ignore", invalid="ignore"):
+            if percentiles or shares:
+                cumulative = stats.cumulative_weights(self.ranked, weights.whole)
+                values = stats.weighted_percentiles(self.ranked, cumulative, list(percentiles.values()))
+                found.update(zip(percentiles, values, strict=True))
+                for s, threshold in shares.items():
+                    found[s] = stats.share_at_or_above(self.ranked, cumulative, threshold)
             for s in statistics:
                 if s.kind == "cos_mean":
                     found[s] = stats.weighted_mean(weights.single, self.values)
@@ -241,6 +254,4 @@ class _Cosines:
                     found[s] = cos.cosine_to_mean(
                         weights.double, weights.single, self.values, self.candidates, self.events
                     )
-                elif s.kind == "cos_share_ge" and s.argument is not None:
-                    found[s] = stats.weighted_mean(weights.single, self.above(s.argument))
         return found

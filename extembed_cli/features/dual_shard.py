@@ -126,7 +126,8 @@ class DualShard:
             filled &= ~several[users[first]]
         first, last = first[filled], last[filled]
         low, high = self.start[first], self.end[first]
-        tiles = Tiles(first, last, low, high, padded(last - first), high - low)
+        C = padded(last - first)
+        tiles = Tiles(first, last, low, high, C, high - low, C)
         for batch in batches(tiles, self.dim, _BATCH_FLOATS):
             yield partial(self._solve_systems, batch)
 
@@ -141,7 +142,8 @@ class DualShard:
         begin, end = self.first_event[users[owner]], self.end[last - 1]
         seen = end > begin
         first, last, begin, end = first[seen], last[seen], begin[seen], end[seen]
-        tiles = Tiles(first, last, begin, end, padded(last - first), -(-(end - begin) // BLOCK) * BLOCK)
+        C = padded(last - first)
+        tiles = Tiles(first, last, begin, end, C, -(-(end - begin) // BLOCK) * BLOCK, C)
         return batches(tiles, max(self.dim, SEGMENT), _BATCH_FLOATS)
 
     # --- solving them ---

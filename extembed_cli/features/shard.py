@@ -228,7 +228,7 @@ def _aggregate_tasks(
     start = np.minimum.reduce([s.start for s in seen.values()])
     end = next(iter(seen.values())).end
     longest = max(matrix.vectors.shape[1] for matrix in shared.embeddings.values())
-    cut = tiles(candidates.indptr, start, end, history.indptr[1:])
+    cut = tiles(candidates.indptr, start, end, history.indptr[1:], candidates.times)
     return (partial(run, batch) for batch in batches(cut, longest))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,20 +10,31 @@ from numpy.typing import NDArray
 from extembed_cli.data.batches import Batch
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.visibility import Visible
-from extembed_cli.kernels.weights import decayed_count, relative_weights
+from extembed_cli.kernels.weights import decayed_count, fixed_point, relative_weights
 from extembed_cli.spec import half_life_us
 
 
-class Weights(NamedTuple):
-    """Relative weights (B, C, H) in both precisions, and the scale (B, C) they were divided by (None = 1)."""
+class Weights:
+    """Relative weights (B, V, H) in the forms that statistics need, and the scale (B, V) divided by (None = 1)."""
 
-    double: NDArray[np.float64]
-    single: NDArray[np.float32]
-    scale: NDArray[np.float64] | None
+    def __init__(self, double: NDArray[np.float64], scale: NDArray[np.float64] | None) -> None:
+        self.double = double
+        self.scale = scale
+
+    @cached_property
+    def single(self) -> NDArray[np.float32]:
+        return self.double.astype(np.float32)
+
+    @cached_property
+    def whole(self) -> NDArray[np.int64]:
+        return fixed_point(self.double)
 
 
 class Tensors:
-    """Visibility and weights of one batch, shared by all statistics that need the same ones."""
+    """Visibility and weights of one batch, shared by all statistics that need the same ones.
+
+    They are of the batch's V views: candidates with one as-of time see the same.
+    """
 
     def __init__(self, history: History, candidates: Candidates, seen: dict[str, Visible], batch: Batch) -> None:
         self.history = history
@@ -43,13 +54,13 @@ class Tensors:
         return self.batch.is_event if flags is None else self.batch.is_event & flags[self.batch.events]
 
     def visible(self, name: str, usable: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-        """(B, C, H) events of a history that each candidate sees, of the usable ones (B, H)."""
+        """(B, V, H) events of a history that each view sees, of the usable ones (B, H)."""
         members = self.members(name) if usable is None else self.members(name) & usable
         key = (name, members.tobytes())
         if key not in self._visible:
             seen, batch = self.seen[name], self.batch
-            start = seen.start[batch.candidates] - batch.first_event
-            end = seen.end[batch.candidates] - batch.first_event
+            start = seen.start[batch.views] - batch.first_event
+            end = seen.end[batch.views] - batch.first_event
             mask = self.positions < end[:, :, None]
             if (start > 0).any():
                 mask &= self.positions >= start[:, :, None]
@@ -61,25 +72,27 @@ class Tensors:
         members = self.members(name) if usable is None else self.members(name) & usable
         key = (name, half_life, members.tobytes())
         if key not in self._weights:
-            weights, scale = relative_weights(
-                self.times,
-                self._since_origin(seen),
-                self.visible(name, usable),
-                half_life_us(half_life),
-                self.event_weights,
+            self._weights[key] = Weights(
+                *relative_weights(
+                    self.times,
+                    self._since_origin(seen),
+                    self.visible(name, usable),
+                    half_life_us(half_life),
+                    self.event_weights,
+                )
             )
-            self._weights[key] = Weights(weights, weights.astype(np.float32), scale)
         return self._weights[key]
 
     def decayed_count(self, name: str, half_life: str) -> NDArray[np.float64]:
-        seen = self.seen[name]
-        weights, _, scale = self.weights(name, half_life, seen)
-        as_of = (self.candidates.times[self.batch.candidates] - self.origin).astype(np.float64)
-        count = decayed_count(weights, scale, self._since_origin(seen), as_of, half_life_us(half_life))
-        return np.where(seen.count[self.batch.candidates] > 0, count, 0.0)
+        """(B, C)"""
+        seen, views = self.seen[name], self.batch.views
+        weights = self.weights(name, half_life, seen)
+        as_of = (self.candidates.times[views] - self.origin).astype(np.float64)
+        count = decayed_count(weights.double, weights.scale, self._since_origin(seen), as_of, half_life_us(half_life))
+        return np.broadcast_to(np.where(seen.count[views] > 0, count, 0.0), self.batch.candidates.shape)
 
     def _since_origin(self, seen: Visible) -> NDArray[np.float64]:
-        """(B, C) us from the tile's origin to the newest event seen; 0 where there is none."""
-        newest = seen.newest[self.batch.candidates]
+        """(B, V) us from the tile's origin to the newest event seen; 0 where there is none."""
+        newest = seen.newest[self.batch.views]
         times = self.history.times[np.maximum(newest, 0)] - self.origin
         return np.where(newest >= 0, times, 0).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Decay weights of the visible events of each candidate."""
+"""Decay weights of the visible events of each view: V of them in a tile, one for each as-of time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from extembed_cli.kernels.sums import weight_sum
 
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 
 def relative_weights(
@@ -16,15 +17,15 @@ def relative_weights(
 ) -> tuple[Doubles, Doubles | None]:
     """Weights relative to the newest event that counts: only ratios matter, and they cannot underflow to 0/0.
 
-        w[b, c, h] = weight[b, h] 2^((time[b, h] - newest[b, c]) / half_life) / scale[b, c]   where visible, else 0
+        w[b, v, h] = weight[b, h] 2^((time[b, h] - newest[b, v]) / half_life) / scale[b, v]   where visible, else 0
 
     times    (B, H)    us from any origin of the tile's (differences are exact in float64 for 285 years)
-    newest   (B, C)    us from the same origin: time of the newest event that counts
-    visible  (B, C, H) the events that count
+    newest   (B, V)    us from the same origin: time of the newest event that counts
+    visible  (B, V, H) the events that count
     weights  (B, H)    positive, or None = 1
-    returns  w (B, C, H) float64, and scale (B, C): the power of two above the largest weighted event, so that any
-             range of weights fits float32; None = 1. Float64, because events of one session differ by 1e-7 in
-             weight, and that decides a percentile.
+    returns  w (B, V, H) float64 in [0, 1], and scale (B, V): the power of two above the largest weighted event, so
+             that any range of weights fits float32; None = 1. Float64, because events of one session differ by 1e-7
+             in weight, and that decides a percentile.
     """
     if half_life_us is None:
         out = visible.astype(np.float64)
@@ -41,6 +42,17 @@ def relative_weights(
     return np.ldexp(out, -exponent[:, :, None], out=out), np.ldexp(1.0, exponent)
 
 
+def fixed_point(weights: Doubles) -> Ints:
+    """Relative weights as whole numbers, so large that the sum of all events of a tile still fits an int64.
+
+    (B, V, H) in [0, 1] -> (B, V, H). With 64 events a unit is 2^-56 of the newest event, below what float64 resolves;
+    with a million it is 2^-42.
+    """
+    bits = 62 - int(weights.shape[-1]).bit_length()
+    whole = np.ldexp(weights, bits)
+    return np.rint(whole, out=whole).astype(np.int64)
+
+
 def decayed_count(
     weights: Doubles, scale: Doubles | None, newest: Doubles, as_of: Doubles, half_life_us: int | None
 ) -> Doubles:
@@ -48,7 +60,7 @@ def decayed_count(
 
         sum_h weight[h] 2^-((as_of - time[h]) / half_life)
 
-    weights (B, C, H); newest, as_of (B, C) us from one origin -> (B, C) float64; 0 where nothing is visible.
+    weights (B, V, H); newest, as_of (B, V) us from one origin -> (B, V) float64; 0 where nothing is visible.
     Summed in float64: a count of a hundred would show the order of a float32 sum in its fifth decimal.
     """
     total: Doubles = weight_sum(weights)
