@@ -74,12 +74,10 @@ def compare(dim: int, runs: int) -> None:
                 costs[side].append(measure(command, env))
         a, b = (vectors_of(folder / f"{side}.parquet") for side in ("ours", "exact"))
         print(f"\nd = {dim}: largest relative difference from implicit's exact vectors {difference(a, b):.1e}")
-        base = median(costs["extembed"]).wall
         for side, found in costs.items():
             ratios = [theirs.wall / mine.wall for theirs, mine in zip(found, costs["extembed"], strict=True)]
             ratio = "" if side == "extembed" else f"  {statistics.median(ratios):.1f}x"
             print(f"  {side:36} {median(found)}{ratio}")
-        assert base > 0
         in_process(folder, dim, runs)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.data.inputs import report as input_report
@@ -45,6 +48,10 @@ def doubts(loaded: Loaded, features: Features) -> Iterator[str]:
             f"{len(solves.not_converged):,} users have a logistic fit with a gradient above 1e-6 (user {users}); "
             "raise `regularization`"
         )
+    for path, vectors in features.vectors.items():
+        if np.isnan(vectors).all():
+            moment = datetime.fromtimestamp(loaded.vectors_as_of / 1e6, UTC).isoformat(timespec="seconds")
+            yield f"{path}: no user has an event to fit before {moment}, so it is empty. Are as_of and lag right?"
     if solves.residual > _RESIDUAL:
         yield (
             f"a dual fit has a relative residual of {solves.residual:.1e}: its weights are too large for its "

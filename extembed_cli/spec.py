@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from datetime import UTC, datetime
+from os.path import normpath
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -319,8 +321,12 @@ class Spec(Frozen):
                     found.append(f"{key}: takes one {what}, and the group has {len(names)}: {listed}; name one of them")
             if not path.endswith(".parquet"):
                 found.append(f"{key}: `{path}` must end in .parquet")
-            if self.outputs.count(path) > 1:
+            others = [normpath(output) for output in self.outputs]
+            others.remove(normpath(path))
+            if normpath(path) in others:
                 found.append(f"{key}: `{path}` is the path of another output too")
+            if any(Path(output) in Path(normpath(path)).parents for output in others):
+                found.append(f"{key}: `{path}` is inside the output, whose readers would take it for a part of that")
         return found
 
     @property

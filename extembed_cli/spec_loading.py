@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
@@ -95,7 +96,7 @@ _FLAGS = {
     "target": "--target",
     "loss": "--loss",
     "user_vectors": "--user-vectors",
-    "name": "--set aggregate.0.name",
+    "refit_every": "--refit-every",
 }
 
 
@@ -111,12 +112,18 @@ def _explain(problem: Any, where: str) -> list[str]:
     if problem["type"] == "missing":
         return [f"`{key}` is missing"]
     if problem["type"] == "value_error":
-        lines = [f"{key + ': ' if key else ''}{line}" for line in str(problem["ctx"]["error"]).splitlines()]
+        lines = [_under(key, line) for line in str(problem["ctx"]["error"]).splitlines()]
         return [_as_flag(line) for line in lines] if where == "flags" else lines
     if problem["type"] == "too_short":
         return [f"`{key}` needs at least one entry"]
     told = _KINDS.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
     return [f"`{key}`: {told}, got {problem['input']!r}"]
+
+
+def _under(key: str, line: str) -> str:
+    """A message about a key of the table at `key`, or about `key` itself."""
+    inner = re.match(r"[a-z_.0-9]+: ", line)
+    return f"{key}{'.' if inner else ': '}{line}" if key else line
 
 
 def _as_flag(line: str) -> str:

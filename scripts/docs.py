@@ -92,7 +92,7 @@ def spec_reference() -> str:
         for key, field in model.model_fields.items():
             plain = isinstance(field.default, str | bool | int | float | tuple) and field.default != ()
             default = "required" if field.is_required() else f"`{json.dumps(field.default)}`" if plain else ""
-            lines.append(f"| `{key}` | {default} | {field.description} |")
+            lines.append(f"| `{key}` | {default} | {' '.join((field.description or '').split())} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 

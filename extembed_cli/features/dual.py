@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ from extembed_cli.errors import DataError
 from extembed_cli.features.bases import Basis
 from extembed_cli.features.columns import Column
 from extembed_cli.features.visibility import visible
-from extembed_cli.kernels.prefixes import SEGMENT
-from extembed_cli.spec import DualSpec, Spec
+from extembed_cli.kernels.prefixes import segment_length
+from extembed_cli.spec import DualSpec, Spec, duration_us
 
 Doubles = NDArray[np.floating[Any]]  # float64
 
-# Eigenvalues this far below the largest are rounding: without regularization they decide the fit.
-_SINGULAR = 1e-10
+# Eigenvalues this far below the largest are as small as the rounding of float32 vectors, which would decide the fit.
+_SINGULAR = 1e-6
 _STEPS = {"squared": 1, "logistic": 7}  # of Newton, about: for the plan
 
 
@@ -62,9 +62,16 @@ class Fit:
     def singular(self) -> str:
         """What to say when its matrix has no inverse in float64."""
         return (
-            f"dual fit over `{self.history}` in `{self.embedding}`: the weights are so large for regularization = "
-            f"{self.regularization:g} that a fit is not unique in float64. Raise `regularization`, or lower `weight`"
+            f"dual fit over `{self.history}` in `{self.embedding}`: regularization = {self.regularization:g} is so "
+            "small against the weights that float64 cannot solve a fit. Raise `regularization`, or lower `weight`"
         )
+
+    def asked(self, candidates: Candidates) -> Candidates:
+        """The candidates as of the times at which their users are fitted."""
+        if self.refit_every is None:
+            return candidates
+        step = duration_us(self.refit_every)
+        return replace(candidates, times=candidates.times // step * step)
 
     @property
     def sd_meaning(self) -> str:
@@ -172,6 +179,7 @@ class Work:
 
 def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim: int) -> Work:
     """The systems of a fit and about how many multiplications they take, from the counts of events alone."""
+    asked = fit.asked(asked)
     count = visible(spec, fit.history, history, asked).count
     users, times = asked.users, asked.times
     change = (np.diff(users) != 0) | (np.diff(times) != 0)
@@ -179,10 +187,10 @@ def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim
     systems = int(np.count_nonzero(n))
     if is_nested(spec, fit):
         longest = np.maximum.reduceat(count, asked.indptr[:-1][np.diff(asked.indptr) > 0]) if len(users) else count
-        block = np.minimum(longest, SEGMENT)
-        segments = np.where(longest > SEGMENT, longest / SEGMENT, 0)
-        products = (longest * block * (dim + block) / 2 + segments * dim**2 * (dim / 3 + 2 * SEGMENT)).sum()
-        products += (np.minimum(count, SEGMENT).astype(np.float64) ** 2).sum()
+        most = segment_length(dim)
+        block, segments = np.minimum(longest, most), longest // most
+        products = (longest * block * (dim + block) / 2 + segments * dim**2 * (dim + 2 * most)).sum()
+        products += (np.minimum(count, most).astype(np.float64) ** 2).sum()
     else:
         side = np.minimum(n, dim)
         products = _STEPS[fit.loss] * (n * side * dim / 2.0 + side**3 / 3.0).sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,14 +14,15 @@ from extembed_cli.data.batches import TILE_FLOATS, Batch, Tiles, batches, padded
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.dual import Model, is_nested
 from extembed_cli.features.visibility import visible
-from extembed_cli.kernels.prefixes import BLOCK, SEGMENT, Past, solve_prefixes
+from extembed_cli.kernels.prefixes import BLOCK, Past, segment_length, solve_prefixes
 from extembed_cli.kernels.ridge import GRADIENT, Dual, Form, Primal, solve_logistic, solve_squared
-from extembed_cli.spec import Spec, duration_us, half_life_us
+from extembed_cli.spec import Spec, half_life_us
 
 Doubles = NDArray[np.floating[Any]]  # float64
 Ints = NDArray[np.int64]
 
 _MOST_CANDIDATES = 512  # that share one factor of all prefixes
+_SEGMENT_CANDIDATES = 256  # scored at a time in the later segments of a long history
 _BATCH_FLOATS = TILE_FLOATS // 8  # float64 and squares of it: a batch stays near the processor's cache
 
 
@@ -71,9 +72,7 @@ class DualShard:
         with_vectors: bool = False,
     ) -> None:
         fit = model.fit
-        if fit.refit_every is not None:
-            step = duration_us(fit.refit_every)
-            asked = replace(asked, times=asked.times // step * step)
+        asked = fit.asked(asked)
         seen = visible(spec, fit.history, history, asked)
         slots = model.matrix.slots[history.items]
         usable = slots != model.matrix.missing
@@ -96,7 +95,7 @@ class DualShard:
         self.half_life_us = half_life_us(fit.half_life)
         self.first_event = before[history.indptr[:-1]]
         """(U) the first usable event of each user"""
-        self.is_long = np.diff(history.indptr) > SEGMENT
+        self.segment = segment_length(self.dim)
 
         rows = len(asked.rows)
         self.score = np.full(rows, np.nan, np.float32)
@@ -108,7 +107,7 @@ class DualShard:
         self.systems = 0
         """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
 
-    # --- which systems there are: never by the events, so that none after an as-of time decides how it is solved ---
+    # --- which systems there are: no event after an as-of time decides how it is solved ---
 
     def tasks(self) -> Iterator[Callable[[], Solves]]:
         """Pieces of work; each fills in its part of `score`, `sd` and `vectors`."""
@@ -121,8 +120,12 @@ class DualShard:
         self.systems = int(np.count_nonzero(filled))
         if self.nested:
             several = np.bincount(users[first], minlength=len(self.first_event)) > 1
-            for batch in self._histories(np.flatnonzero(several)):
+            chosen = np.flatnonzero(several)
+            for batch in self._histories(chosen):
                 yield partial(self._solve_prefixes, batch)
+            last_seen = self.end[self.asked.indptr[chosen + 1] - 1]
+            for user in chosen[last_seen > self.first_event[chosen] + self.segment]:
+                yield partial(self._solve_segments, user)
             filled &= ~several[users[first]]
         first, last = first[filled], last[filled]
         low, high = self.start[first], self.end[first]
@@ -132,19 +135,20 @@ class DualShard:
             yield partial(self._solve_systems, batch)
 
     def _histories(self, users: Ints) -> Iterator[Batch]:
-        """Whole histories of users with their candidates, those of a short history in pieces."""
+        """Histories of users, up to one segment of events, with pieces of their candidates."""
         low, high = self.asked.indptr[users], self.asked.indptr[users + 1]
-        pieces = np.where(self.is_long[users], 1, -(-(high - low) // _MOST_CANDIDATES))
+        pieces = -(-(high - low) // _MOST_CANDIDATES)
         owner = np.repeat(np.arange(len(users)), pieces)
         piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         first = low[owner] + piece * _MOST_CANDIDATES
         last = np.where(piece + 1 == pieces[owner], high[owner], first + _MOST_CANDIDATES)
-        begin, end = self.first_event[users[owner]], self.end[last - 1]
+        begin = self.first_event[users[owner]]
+        end = np.minimum(self.end[last - 1], begin + self.segment)
         seen = end > begin
         first, last, begin, end = first[seen], last[seen], begin[seen], end[seen]
         C = padded(last - first)
         tiles = Tiles(first, last, begin, end, C, -(-(end - begin) // BLOCK) * BLOCK, C)
-        return batches(tiles, max(self.dim, SEGMENT), _BATCH_FLOATS)
+        return batches(tiles, self.segment, _BATCH_FLOATS)
 
     # --- solving them ---
 
@@ -175,7 +179,7 @@ class DualShard:
         else:
             solved = solve_squared(form, confidences, targets)
             done.residual = float(solved.error.max())
-        vectors = form.vectors(solved.unknowns)
+        vectors = _finite(form.vectors(solved.unknowns))
         if self.vectors is not None:
             self.vectors[first] = vectors * scale
             return done
@@ -190,16 +194,8 @@ class DualShard:
         return done
 
     def _solve_prefixes(self, batch: Batch) -> Solves:
-        """Histories of one padded length, each with the candidates of its user."""
+        """First segments of one padded length, each with the candidates of its user; those that see more come later."""
         scale = 1 / np.sqrt(self.model.prior(0))
-        is_long = self.is_long[self.asked.users[batch.candidates[:, 0]]]
-        done = Solves(rows=int(np.count_nonzero(batch.is_candidate)))
-        for one in np.flatnonzero(is_long):
-            candidates = batch.candidates[one, batch.is_candidate[one]]
-            done.add(self._solve_segments(batch.events[one, batch.is_event[one]], candidates, scale))
-        if is_long.all():
-            return done
-        batch = batch.take(np.flatnonzero(~is_long))
         rows = self._rows(self.slots[batch.events], scale)
         x = self._rows(self.asked_slots[batch.candidates], scale)
         confidences = np.where(batch.is_event, self.weights[batch.events], 0)
@@ -207,24 +203,27 @@ class DualShard:
         ends = self.end[batch.candidates] - batch.first_event
         found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), confidences, targets, ends)
         variance = np.einsum("bcd,bcd->bc", x, x) - found.explained
-        self._put(batch.candidates, batch.is_candidate & (ends > 0), found.score, variance)
-        done.add(Solves(dual=len(rows), residual=float(found.residual.max())))
-        return done
+        mine = batch.is_candidate & (ends > 0) & (ends <= self.segment)
+        self._put(batch.candidates, mine, found.score, variance)
+        return Solves(int(np.count_nonzero(mine)), dual=len(rows), residual=float(found.residual.max()))
 
-    def _solve_segments(self, events: Ints, candidates: Ints, scale: Doubles) -> Solves:
-        """One long history: each segment relative to the fit on all before it."""
+    def _solve_segments(self, user: int) -> Solves:
+        """The later segments of one long history, each relative to the fit on all before it."""
         past, done = Past(self.dim), Solves()
-        ends = self.end[candidates] - events[0]
-        for low in range(0, len(events), SEGMENT):
-            inside = events[low : low + SEGMENT]
-            missing = SEGMENT - len(inside)
+        scale = 1 / np.sqrt(self.model.prior(0))
+        candidates = np.arange(self.asked.indptr[user], self.asked.indptr[user + 1])
+        begin = int(self.first_event[user])
+        ends = self.end[candidates] - begin
+        for low in range(0, int(ends[-1]), self.segment):
+            inside = np.arange(begin + low, begin + min(low + self.segment, int(ends[-1])))
+            missing = self.segment - len(inside)
             rows = np.pad(self._rows(self.slots[inside], scale), ((0, missing), (0, 0)))
             confidences = np.pad(self.weights[inside], (0, missing))
             targets = np.pad(self.targets[inside], (0, missing))
-            asked = candidates[slice(*np.searchsorted(ends, [low + 1, low + SEGMENT + 1]))]
-            if len(asked):
-                first = events[0] + low
-                done.add(self._solve_segment(past, rows, confidences, targets, asked, self.end[asked] - first, scale))
+            asked = candidates[slice(*np.searchsorted(ends, [low + 1, low + self.segment + 1]))]
+            if low and len(asked):
+                inner = self.end[asked] - (begin + low)
+                done.add(self._solve_segment(past, rows, confidences, targets, asked, inner, scale))
             past.add(rows, confidences, targets)
         return done
 
@@ -239,23 +238,25 @@ class DualShard:
         scale: Doubles,
     ) -> Solves:
         """The candidates of one segment, as many at a time in every one: a fixed shape keeps their bits apart."""
-        mean, residual = past.vector()
-        done = Solves(primal=1, residual=residual)
-        for low in range(0, len(candidates), SEGMENT):
-            chosen = np.arange(low, low + SEGMENT)
+        inverse = past.inverse()
+        mean, residual = past.vector(inverse)
+        images = inverse @ rows.T
+        done = Solves(len(candidates), primal=1, residual=residual)
+        for low in range(0, len(candidates), _SEGMENT_CANDIDATES):
+            chosen = np.arange(low, low + _SEGMENT_CANDIDATES)
             some = np.minimum(chosen, len(candidates) - 1)
             x = self._rows(self.asked_slots[candidates[some]], scale)
-            images = past.images(np.concatenate([rows, x]))
+            cross = inverse @ x.T
             found = solve_prefixes(
                 rows[None],
-                images[None, :, :SEGMENT],
-                images[None, :, SEGMENT:],
+                images[None],
+                cross[None],
                 confidences[None],
                 (targets - rows @ mean)[None],
                 ends[None, some],
             )
             score = x @ mean + found.score[0]
-            variance = np.einsum("cd,dc->c", x, images[:, SEGMENT:]) - found.explained[0]
+            variance = np.einsum("cd,dc->c", x, cross) - found.explained[0]
             self._put(candidates[some], chosen < len(candidates), score, variance)
             done.add(Solves(dual=1, residual=float(found.residual[0])))
         return done
@@ -267,6 +268,13 @@ class DualShard:
     def _put(self, candidates: Ints, chosen: NDArray[np.bool_], score: Doubles, variance: Doubles | None) -> None:
         chosen = chosen & (self.asked_slots[candidates] != self.model.matrix.missing)
         at = candidates[chosen]
-        self.score[at] = score[chosen]
+        self.score[at] = _finite(score[chosen])
         if variance is not None and len(self.sd):
-            self.sd[at] = np.sqrt(np.maximum(variance[chosen], 0))
+            self.sd[at] = np.sqrt(np.maximum(_finite(variance[chosen]), 0))
+
+
+def _finite(values: Doubles) -> Doubles:
+    """The values; what overflowed was as good as singular."""
+    if not np.isfinite(values).all():
+        raise np.linalg.LinAlgError
+    return values

@@ -161,33 +161,37 @@ def compute_shard(
     statistics = [s for s in wanted if isinstance(s, Statistic)]
     estimates = [s for s in wanted if isinstance(s, Estimate)]
     found: dict[Any, Values] = {}
-    rows = len(candidates.rows)
-    passes: list[tuple[Iterator[Task], int]] = []
-    if statistics:
-        passes.append((_aggregate_tasks(spec, shared, statistics, history, candidates, found), rows))
-    shards: list[DualShard] = []
-    for fit in dict.fromkeys(e.fit for e in estimates):
-        shard = DualShard(spec, shared.models[fit], history, candidates, sd=Estimate("sd", fit) in estimates)
-        found |= {Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd}
-        shards.append(shard)
+    fits = list(dict.fromkeys(e.fit for e in estimates))
     users = every_user(history, vectors_as_of)
-    of_users = {
-        path: DualShard(spec, model, history, users, with_vectors=True) for path, model in shared.vector_files.items()
-    }
-    shards += of_users.values()
-    passes += [(_dual_tasks(shard), len(shard.asked.rows)) for shard in shards]
+    rows = len(candidates.rows) if shared.columns else len(users.rows)
+    passes = bool(statistics) + len(fits) + len(shared.vector_files)
+    done = Done()
 
-    done, total = Done(), rows if shared.columns else len(users.rows)
-    for tasks, rows_of_pass in passes:
+    def run(tasks: Iterator[Task], rows_of_pass: int) -> None:
         for each in mapped(lambda task: task(), tasks):
-            each.rows *= total / rows_of_pass / len(passes)
+            each.rows *= rows / rows_of_pass / passes
             progress(each.rows)
             done.add(each)
-    done.solves.systems = sum(shard.systems for shard in shards)
-    progress(total - done.rows)  # those that see no event are in no task
+
+    def run_dual(shard: DualShard) -> DualShard:
+        run(_dual_tasks(shard), len(shard.asked.rows))
+        done.solves.systems += shard.systems
+        return shard
+
+    if statistics:
+        run(_aggregate_tasks(spec, shared, statistics, history, candidates, found), rows)
+    for fit in fits:
+        shard = run_dual(DualShard(spec, shared.models[fit], history, candidates, sd=Estimate("sd", fit) in estimates))
+        found |= {Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd}
+    vectors: dict[str, NDArray[np.float32]] = {}
+    for path, model in shared.vector_files.items():
+        made = run_dual(DualShard(spec, model, history, users, with_vectors=True)).vectors
+        assert made is not None
+        vectors[path] = made
+    progress(rows - done.rows)  # those that see no event are in no task
     return ShardFeatures(
         columns={c.name: found[c.statistic].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns},
-        vectors={path: shard.vectors for path, shard in of_users.items() if shard.vectors is not None},
+        vectors=vectors,
         in_own_history=in_own_history(history, candidates, visible(spec, ALL, history, candidates).end),
         done=done,
     )
@@ -238,7 +242,8 @@ def _dual_tasks(shard: DualShard) -> Iterator[Task]:
     def run(solve: Callable[[], Solves]) -> Done:
         began = time.perf_counter()
         try:
-            solves = solve()
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is singular
+                solves = solve()
         except np.linalg.LinAlgError:
             raise DataError(shard.model.fit.singular) from None
         return Done(rows=solves.rows, solves=solves, seconds={"dual": time.perf_counter() - began})

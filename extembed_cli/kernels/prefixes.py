@@ -6,8 +6,8 @@ matrix of all of them, M = I + C½ K C½, and so are its Cholesky factor L and T
     score(x; n) = Σ_{i<n} w_i v_i,    var(x; n) = k(x, x) - Σ_{i<n} w_i²,    w = T C½ k(H, x),    v = T C½ y
 
 T is made in blocks of rows, each from the events up to it alone and in a shape of its own: what follows an event, be it
-another event or none, changes no bit of what came before. Beyond `SEGMENT` events the past is carried on in the primal
-form (`Past`), and the events of each segment are seen relative to it.
+another event or none, changes no bit of what came before. Beyond `segment_length` events the past is carried on in the
+primal form (`Past`), and the events of each segment are seen relative to it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ Doubles = NDArray[np.floating[Any]]  # float64
 Ints = NDArray[np.int64]
 
 BLOCK = 32
-SEGMENT = 256
+
+
+def segment_length(dim: int) -> int:
+    """Events that one factor takes: as many as there are dimensions, where the primal form begins to pay, or 256."""
+    return max(256, -(-dim // BLOCK) * BLOCK)
 
 
 class Prefixes(NamedTuple):
@@ -85,11 +89,15 @@ def _residual(kernels: list[Doubles], solution: Doubles, right: Doubles) -> Doub
 
 
 class Past:
-    """The primal form of the events so far of one history: I + Zᵀ C Z and Zᵀ C y."""
+    """The primal form of the events so far of one history: A = I + Zᵀ C Z and Zᵀ C y."""
 
     def __init__(self, dim: int) -> None:
         self.matrix = np.eye(dim)
         self.right = np.zeros(dim)
+
+    def inverse(self) -> Doubles:
+        """A^-1 (d, d); no eigenvalue of A is below 1."""
+        return np.linalg.inv(self.matrix)
 
     def add(self, rows: Doubles, confidences: Doubles, targets: Doubles) -> None:
         """Take up events: rows (h, d), confidences and targets (h)."""
@@ -97,12 +105,8 @@ class Past:
         self.matrix += weighted.T @ weighted
         self.right += (confidences * targets) @ rows
 
-    def images(self, rows: Doubles) -> Doubles:
-        """(I + Zᵀ C Z)^-1 rowsᵀ: (h, d) -> (d, h)."""
-        return np.linalg.solve(self.matrix, rows.T)
-
-    def vector(self) -> tuple[Doubles, float]:
+    def vector(self, inverse: Doubles) -> tuple[Doubles, float]:
         """The fit on the past (d), and its relative residual."""
-        u: Doubles = np.linalg.solve(self.matrix, self.right[:, None])[:, 0]
+        u: Doubles = inverse @ self.right
         size = float(np.linalg.norm(self.right))
         return u, float(np.linalg.norm(self.matrix @ u - self.right)) / (size or 1.0)
