@@ -117,6 +117,7 @@ def test_messages_name_the_flag(world: World) -> None:
         (["--regularization", "0"], "--regularization: 0 with"),
         (["--refit-every", "0d"], "--refit-every: `0d` must be longer"),
         (["--set", "dual.0.name=a b"], "dual.0.name: `a b` is not a name"),
+        (["--max-events", "0"], "`--max-events`: input should be greater than or equal to 1"),
     ):
         extembed("dual", *flags, *given, cwd=world.folder).failed(2, f"flags: {part}")
 
@@ -136,3 +137,15 @@ def test_long_histories_go_on_in_segments(world: World, dim: int) -> None:
         np.testing.assert_allclose(one, each, rtol=0, atol=3e-3)  # the decay of two years at a half-life of 800
     report = extembed("run", world.spec('[[dual]]\ntarget = "rating - 3"'), "--json").ok().json["dual"]
     assert report["primal_solves"] == -(-700 // max(256, -(-dim // 32) * 32)) - 1
+
+
+def test_a_lock_that_cannot_be_made_is_told_as_such(world: World) -> None:
+    (world.folder / ".out.parquet.lock").mkdir()
+    extembed("run", world.spec("[[dual]]")).failed(2, "out.parquet: its lock", "cannot be made")
+
+
+def test_the_closing_line_names_the_error_of_each_loss(world: World) -> None:
+    squared = extembed("run", world.spec("[[dual]]")).ok().err
+    assert "largest relative residual" in squared and "gradient" not in squared
+    logistic = extembed("run", world.spec('[[dual]]\nloss = "logistic"\ntarget = "rating - 3"')).ok().err
+    assert "largest logistic gradient" in logistic and "residual" not in logistic

@@ -70,7 +70,7 @@ def inputs(
     tables = _named("-e", embeddings, "NAME=PATH")
     limits = {"window": window, "max_events": max_events}
     limited = {name: {"where": text, **limits} for name, text in where.items()}
-    if not limited and any(limits.values()):
+    if not limited and any(limit is not None for limit in limits.values()):
         limited = {"all": dict(limits)}
     return {
         "interactions": interactions,

@@ -138,7 +138,12 @@ def summary(report: dict[str, Any], verbose: int) -> None:
         say(f"{vectors['path']}: {vectors['rows']:,} user vectors")
     parts = [f"vectors for {coverage}"]
     if fits:
-        parts.append(f"{fits['systems']:,} fits, largest relative residual {fits['largest_relative_residual']:.0e}")
+        errors = {
+            "relative residual": fits["largest_relative_residual"],
+            "logistic gradient": fits["largest_logistic_gradient"],
+        }
+        told = [f", largest {what} {error:.0e}" for what, error in errors.items() if error]
+        parts.append(f"{fits['systems']:,} fits{''.join(told)}")
     if report["output"]:
         parts.append(f"{report['candidates_in_own_history']:,} candidates in their own history")
     made = (

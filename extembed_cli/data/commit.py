@@ -41,6 +41,10 @@ def locked(output: Path, wait: float) -> Iterator[None]:
         raise LockedError(
             f"{output}: another run is writing it. Wait for that run, or let this one wait with --wait SECONDS"
         ) from None
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise SpecError(f"{output}: its lock {lock.lock_file} cannot be made: {error.strerror}") from None
     try:
         for leftover in matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.\d+\.tmp"):
             with suppress(OSError):
