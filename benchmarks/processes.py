@@ -1,4 +1,4 @@
-"""Timing whole processes."""
+"""Timing whole processes: wall and CPU seconds, and the peak of their anonymous memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -16,21 +17,65 @@ class Cost(NamedTuple):
     wall: float
     cpu: float
     peak_mib: float
+    """Largest resident memory of one process, pages of mapped files included."""
+    anonymous_mib: float
+    """Largest anonymous memory (`RssAnon`) of the process and its children together, looked at every 5 ms."""
 
     def __str__(self) -> str:
-        return f"{self.wall:.2f} s wall, {self.cpu:.2f} s CPU, {self.peak_mib:,.0f} MiB"
+        return f"{self.wall:.2f} s wall, {self.cpu:.2f} s CPU, {self.anonymous_mib:,.0f} MiB anonymous"
 
 
 def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
     """Run one process to its end."""
     began = time.perf_counter()
     process = subprocess.Popen(command, env={**os.environ, **(env or {})})
-    _, status, usage = os.wait4(process.pid, 0)
+    anonymous = 0
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        anonymous = max(anonymous, sum(map(_anonymous_kib, _family(process.pid))))
+        time.sleep(0.005)
     if status:
         raise SystemExit(f"{command} failed")
-    return Cost(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    wall = time.perf_counter() - began
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, anonymous / 1024)
 
 
 def median(costs: Sequence[Cost]) -> Cost:
     """The median of each figure by itself."""
     return Cost(*(statistics.median(column) for column in zip(*costs, strict=True)))
+
+
+def in_turn(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, list[Cost]]:
+    """All commands in turn, so that a machine that gets slower does so for all; a first round does not count."""
+    for command in commands.values():
+        measure(command)
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
+    for _ in range(runs):
+        for name, command in commands.items():
+            costs[name].append(measure(command))
+    return costs
+
+
+def ratio(costs: Sequence[Cost], base: Sequence[Cost]) -> float:
+    """How many times as long the first takes, the median over the rounds."""
+    return statistics.median(a.wall / b.wall for a, b in zip(costs, base, strict=True))
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text(encoding="ascii").split():
+                found += _family(int(child))
+    except OSError:  # it ended meanwhile
+        pass
+    return found
+
+
+def _anonymous_kib(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/status").read_text(encoding="ascii").partition("RssAnon:")[2].split()[0])
+    except (OSError, IndexError):
+        return 0

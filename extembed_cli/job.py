@@ -6,23 +6,18 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
-
 import extembed_cli
 from extembed_cli.data import keys
 from extembed_cli.data.commit import Staged, locked, staged, writing
-from extembed_cli.data.embeddings import load_matrix
-from extembed_cli.data.histories import encode
-from extembed_cli.data.inputs import Loaded, mismatches, open_inputs, read_keys, vectors_as_of
+from extembed_cli.data.histories import Shard
+from extembed_cli.data.inputs import Inputs, Loaded, Opened, Totals, mismatches, open_inputs, read_keys
 from extembed_cli.data.inputs import report as input_report
 from extembed_cli.data.output import (
     candidate_rows,
@@ -32,12 +27,15 @@ from extembed_cli.data.output import (
     write_features,
     write_user_vectors,
 )
+from extembed_cli.data.partition import Partition
+from extembed_cli.data.parts import Vectors
+from extembed_cli.data.scratch import scratch
 from extembed_cli.engines import local
 from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.dual import vector_files
 from extembed_cli.features.shard import Shared, output_columns, prepare
 from extembed_cli.mapping import Mapping
-from extembed_cli.plan import check_memory, memory_needed, plan
+from extembed_cli.plan import Layout, layout, plan, sample
 from extembed_cli.report import computed, doubts
 from extembed_cli.spec import Spec
 
@@ -50,9 +48,13 @@ class RunOptions:
 
     workers: int
     memory: int | None = None
-    """Refuse a job that needs more bytes than this; None = do not check."""
+    """Keep to this many bytes; None = as if all fitted."""
     wait: float = 0.0
     """Seconds to wait for another run that holds the output."""
+    cut: Layout | None = None
+    """How the job is cut; None = as its memory asks for."""
+    scratch: Path | None = None
+    """Folder for what does not fit into memory; None = that of the output."""
 
 
 @dataclass
@@ -65,16 +67,28 @@ class Watch:
     warn: Callable[[str], None] = lambda message: None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     warnings: list[str] = field(default_factory=list)
+    _inside: list[str] = field(default_factory=list)
+    _since: float = 0.0
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
-        """Time a stage and announce it."""
+        """Time a stage and announce it. The time of a stage inside another one is its own alone."""
+        self._switch()
+        self._inside.append(name)
         self.stage(name)
-        began = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - began
+            self._switch()
+            self._inside.pop()
+            if self._inside:
+                self.stage(self._inside[-1])
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        if self._inside:
+            self.seconds[self._inside[-1]] += now - self._since
+        self._since = now
 
     def warning(self, message: str) -> None:
         """Pass a warning on and keep it for the report."""
@@ -82,12 +96,8 @@ class Watch:
         self.warn(message)
 
 
-def load(spec: Spec, watch: Watch, vectors: bool = False) -> Loaded:
-    """Read ids, times and expressions of all inputs, and encode them; everything found to be wrong is told at once.
-
-    With `vectors`, what is wrong with them is told too when something else is: a check wants all of it.
-    """
-    problems = Problems()
+def open_all(spec: Spec, watch: Watch, problems: Problems) -> Opened:
+    """Open all inputs and check what can be checked before they are read."""
     with watch.timing("check"):
         for path in spec.outputs:
             with problems.collect():
@@ -100,41 +110,64 @@ def load(spec: Spec, watch: Watch, vectors: bool = False) -> Loaded:
         if opened.candidates is not None:
             with problems.collect():
                 check_names(opened.candidates, [column.name for column in output_columns(spec)])
+    return opened
+
+
+def load(
+    spec: Spec,
+    watch: Watch,
+    opened: Opened,
+    problems: Problems,
+    cut: Layout,
+    folder: Path | None = None,
+    *,
+    vectors: bool = False,
+) -> Loaded:
+    """Read ids, times and expressions of all inputs; everything found to be wrong, before and now, is told at once.
+
+    Shards of users wait in the folder; without one, only the first is kept. With `vectors`, what is wrong with them is
+    told too when something else is: a check wants all of it.
+    """
+    partition = Partition(cut.shards, folder if cut.shards > 1 else None, all_users=bool(vector_files(spec)))
     with watch.timing("read"):
-        found = read_keys(spec, opened, problems)
-    if problems.errors and vectors:
-        for name, ids in found.ids.items():
-            with problems.collect():
-                load_matrix(spec, name, opened.embeddings[name], ids, ids.ids.drop_nulls().unique())
+        loaded = read_keys(spec, opened, partition, cut.rows, problems, vectors=vectors)
     problems.raise_any()
-    with watch.timing("encode"):
-        assert found.interactions is not None
-        assert found.candidates is not None
-        encoded = encode(found.interactions, found.candidates, all_users=bool(vector_files(spec)))
-        moment = vectors_as_of(spec, found.interactions)
-        loaded = Loaded(opened.complete(spec), found.interactions, found.candidates, found.ids, encoded, moment)
-    for message in mismatches(spec, loaded):
-        watch.warning(message)
+    assert loaded is not None
     return loaded
 
 
 def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     """What a run would read, make and need, without reading a vector or writing anything."""
-    loaded = load(spec, watch)
-    return {**plan(spec, loaded, options.workers), "warnings": watch.warnings}
+    problems = Problems()
+    opened = open_all(spec, watch, problems)
+    loaded = load(spec, watch, opened, problems, sample(opened))
+    totals = Totals({name: loaded.items_in(name) for name in loaded.ids})
+    cut = layout(spec, loaded.inputs, options.workers, options.memory)
+    with watch.timing("encode"):
+        shard = loaded.shard(spec, 0)
+    totals.add(shard, of=loaded.partition.shards)
+    for message in mismatches(spec, loaded, totals):
+        watch.warning(message)
+    return {**plan(spec, loaded, totals, shard, cut, options.workers), "warnings": watch.warnings}
 
 
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     """Read everything, write nothing; raises with all problems found, else tells what there is."""
-    loaded = load(spec, watch, vectors=True)
+    problems = Problems()
+    opened = open_all(spec, watch, problems)
+    loaded = load(spec, watch, opened, problems, sample(opened), vectors=True)
     with watch.timing("vectors"):
-        shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.encoded.vocabulary)
+        shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
+    totals = Totals({name: matrix.with_vector for name, matrix in shared.embeddings.items()})
+    totals.add(loaded.shard(spec, 0), of=loaded.partition.shards)
+    for message in mismatches(spec, loaded, totals):
+        watch.warning(message)
     if loaded.inputs.candidates is not None:
         with watch.timing("columns"):
             for _ in candidate_rows(loaded.inputs.candidates):
                 pass  # the other columns are only read when the output is written: a torn page would show there
     return {
-        "inputs": input_report(loaded, shared.embeddings),
+        "inputs": input_report(loaded, totals, shared.embeddings),
         "columns": len(shared.columns),
         "warnings": watch.warnings,
     }
@@ -146,47 +179,64 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         raise SpecError("no output: set `output` in the spec, or give -o OUT")
     outputs = [Path(path) for path in spec.outputs]
     began, started = time.perf_counter(), datetime.now(UTC)
-    with (
-        _all_locked(outputs, options.wait),
-        staged() as stage,
-        ThreadPoolExecutor(1, "digest") as background,
-        _set_at_end() as stop,
-    ):
-        loaded = load(spec, watch)
-        digests = background.submit(loaded.inputs.digests, stop)
-        check_memory(memory_needed(spec, loaded, options.workers), options.memory)
-        with local.threads(options.workers) as mapped:
-            with watch.timing("vectors"):
-                shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.encoded.vocabulary, mapped)
-            with watch.timing("compute"):
-                watch.total(len(loaded.asked.rows) if shared.columns else len(loaded.encoded.users))
-                features = local.compute(
-                    spec,
-                    shared,
-                    loaded.history,
-                    loaded.asked,
-                    loaded.vectors_as_of,
-                    mapped,
-                    rows=len(loaded.candidates),
-                    progress=watch.rows,
-                )
-            for message in doubts(loaded, features):
-                watch.warning(message)
-            with watch.timing("write"):
-                report = _write(spec, stage, loaded, shared, features, digests.result(), mapped)
-                loaded.inputs.check_unchanged()
+    with _all_locked(outputs, options.wait), staged() as stage, ExitStack() as stack:
+        problems = Problems()
+        opened = open_all(spec, watch, problems)
+        if problems.errors:  # the rest is looked at too, and then nothing is computed
+            load(spec, watch, opened, problems, sample(opened))
+        inputs = opened.complete(spec)
+        digests = stack.enter_context(_digesting(inputs))
+        cut = options.cut or layout(spec, inputs, options.workers, options.memory)
+        folder = stack.enter_context(scratch(options.scratch or outputs[0].parent)) if cut.on_disk else None
+        loaded = load(spec, watch, opened, problems, cut, folder)
+        mapped = stack.enter_context(local.threads(options.workers))
+        with watch.timing("vectors"):
+            shared = prepare(
+                spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder if cut.mapped else None
+            )
+        totals = Totals({name: matrix.with_vector for name, matrix in shared.embeddings.items()})
+        if shared.columns:
+            watch.total(loaded.asked.rows - loaded.asked.null_user_or_time)
+        with watch.timing("compute"):
+            made = local.compute(
+                spec,
+                shared,
+                _shards(spec, loaded, totals, watch),
+                loaded.vectors_as_of,
+                mapped,
+                folder=folder,
+                progress=watch.rows,
+            )
+        for message in doubts(loaded, totals, made):
+            watch.warning(message)
+        with watch.timing("write"):
+            report = _write(spec, stage, loaded, shared, made, digests.result(), mapped)
+            inputs.check_unchanged()
         report |= {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 3),
             "seconds_by_stage": {name: round(s, 3) for name, s in watch.seconds.items()},
             "workers": options.workers,
-            **computed(spec, loaded, shared, features, options.workers),
+            "shards": cut.shards,
+            **computed(spec, loaded, totals, shared, made, options.workers),
             "warnings": watch.warnings,
         }
         with writing(outputs[0]):
             stage.json(outputs[0].with_name(outputs[0].name + ".run.json"), report)
             stage.commit()
     return report
+
+
+def _shards(spec: Spec, loaded: Loaded, totals: Totals, watch: Watch) -> Iterator[Shard]:
+    """All shards, counted; before the last one is computed, it is told where the inputs do not meet."""
+    for index in range(loaded.partition.shards):
+        with watch.timing("encode"):
+            shard = loaded.shard(spec, index)
+        totals.add(shard)
+        if index == loaded.partition.shards - 1:
+            for message in mismatches(spec, loaded, totals):
+                watch.warning(message)
+        yield shard
 
 
 @contextmanager
@@ -203,7 +253,7 @@ def _write(
     stage: Staged,
     loaded: Loaded,
     shared: Shared,
-    features: local.Features,
+    made: local.Made,
     digests: dict[str, Any],
     mapped: Mapping,
 ) -> dict[str, Any]:
@@ -220,33 +270,31 @@ def _write(
                 stage,
                 output,
                 loaded.inputs.candidates,
-                features.columns,
-                features.known,
+                {c.name: c.dtype for c in shared.columns},
+                made.features,
                 {**about, "columns": columns},
             )
     vectors = []
     user_column = spec.column("interactions", "user")
     for path, model in shared.vector_files.items():
         with writing(Path(path)):
-            found = features.vectors[path]
-            users = loaded.encoded.users.filter(pl.Series(~np.isnan(found[:, 0])))
-            found = found[~np.isnan(found[:, 0])]
+            found = Vectors(made.vectors[path])
             written = write_user_vectors(
                 stage,
                 Path(path),
-                keys.as_stored(users, loaded.inputs.interactions, user_column),
-                mapped(model.basis.original, _blocks(found)),
+                keys.as_stored(found.users, loaded.inputs.interactions, user_column),
+                mapped(model.basis.original, found.blocks(_VECTOR_ROWS)),
                 dim=model.dim - model.fit.bias,
                 with_bias=model.fit.bias,
                 metadata={**about, "as_of_us": loaded.vectors_as_of, "meaning": model.fit.meaning},
             )
-            vectors.append({"path": path, "rows": len(users), "sha256": written})
+            vectors.append({"path": path, "rows": len(found.users), "sha256": written})
     return {
         "version": about["version"],
         "output": spec.output,
         "output_sha256": digest,
-        "rows_in": len(loaded.candidates),
-        "rows_out": len(loaded.candidates),
+        "rows_in": loaded.asked.rows,
+        "rows_out": loaded.asked.rows,
         "columns": len(columns),
         "column_names": [c["name"] for c in columns],
         "user_vectors": vectors,
@@ -255,16 +303,12 @@ def _write(
     }
 
 
-def _blocks(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Rows in blocks that depend on their number alone, and so do the bits of their rotation."""
-    return (vectors[low : low + _VECTOR_ROWS] for low in range(0, len(vectors), _VECTOR_ROWS))
-
-
 @contextmanager
-def _set_at_end() -> Iterator[threading.Event]:
-    """An event that is set when the block ends, however it ends."""
-    event = threading.Event()
-    try:
-        yield event
-    finally:
-        event.set()
+def _digesting(inputs: Inputs) -> Iterator[Future[dict[str, Any]]]:
+    """Digests of all inputs, computed while the job runs; cut short when it ends, however it ends."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, "digest") as background:
+        try:
+            yield background.submit(inputs.digests, stop)
+        finally:
+            stop.set()

@@ -1,17 +1,16 @@
-"""What a job would need, from the counts of its rows alone."""
+"""What a job needs: how its users are cut into shards so that it keeps to its memory, and what a dry run tells."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from extembed_cli.data.batches import FEWEST_CANDIDATES, TILE_COSINES, TILE_FLOATS, tiles
+from extembed_cli.data.batches import TILE_COSINES, TILE_FLOATS, tiles
 from extembed_cli.data.embeddings import first_dim
-from extembed_cli.data.histories import every_user
-from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.histories import Shard, every_user
+from extembed_cli.data.inputs import Inputs, Loaded, Opened, Totals
 from extembed_cli.data.inputs import report as input_report
-from extembed_cli.engines import local
+from extembed_cli.data.output import ROW_GROUP
 from extembed_cli.errors import ResourceError
 from extembed_cli.features.dual import all_fits, expected_work, vector_files
 from extembed_cli.features.shard import output_columns
@@ -19,80 +18,140 @@ from extembed_cli.features.visibility import visible
 from extembed_cli.spec import ALL, Spec
 
 # What was measured on 2 cores, see docs/decisions/.
-_SECONDS_PER_COSINE = 35e-9
-_SECONDS_PER_ROW = 1.5e-6
-_SECONDS_PER_PRODUCT = 1e-10
-_BYTES_PER_EVENT = 120
-_BYTES_PER_CANDIDATE = 100
-_BYTES_PER_COSINE = 60
-_BYTES_FOR_LIBRARIES = 230 * 2**20
+_SECONDS_PER_COSINE = 40e-9
+_SECONDS_PER_ROW = 1e-6
+_SECONDS_PER_PRODUCT = 1.5e-10
+_BYTES_FOR_LIBRARIES = 120 * 2**20
+_BYTES_PER_EVENT = 150
+_BYTES_PER_CANDIDATE = 200
+_BYTES_PER_COSINE = 100
+_BYTES_PER_ID = 60
+_BYTES_PER_READ_ROW = 300
+_MOST_ROWS_READ, _FEWEST_ROWS_READ = 2**20, 2**15
+_MOST_SHARDS = 1024
+_SAMPLE_ROWS = 2**22  # of a dry run
 
 
-def plan(spec: Spec, loaded: Loaded, workers: int) -> dict[str, Any]:
-    """What a run reads, makes and needs."""
-    dims = _dims(spec, loaded)
-    cosines = 0
-    if spec.aggregate:
-        seen = visible(spec, ALL, loaded.history, loaded.asked)
-        cut = tiles(loaded.asked.indptr, seen.start, seen.end, loaded.history.indptr[1:], loaded.asked.times)
-        cosines = int((cut.C * cut.H).sum()) * len(spec.embeddings)
-    users = every_user(loaded.history, loaded.vectors_as_of)
-    works = [expected_work(spec, f, loaded.history, loaded.asked, dims[f.embedding]) for f in all_fits(spec)]
-    works += [expected_work(spec, f, loaded.history, users, dims[f.embedding]) for f in vector_files(spec).values()]
-    columns = output_columns(spec)
-    rows = len(loaded.candidates) + loaded.interactions.rows
-    threaded = cosines * _SECONDS_PER_COSINE + sum(work.products for work in works) * _SECONDS_PER_PRODUCT
+@dataclass(frozen=True)
+class Layout:
+    """How a job is cut to its memory; none of it changes a byte of the result."""
+
+    shards: int = 1
+    """Shards of users; with more than one they wait in files."""
+    rows: int = _MOST_ROWS_READ
+    """Rows of a log read at a time."""
+    mapped: bool = False
+    """Vectors are kept in files that are mapped, not in memory."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether anything is kept in files."""
+        return self.shards > 1 or self.mapped
+
+
+def layout(spec: Spec, inputs: Inputs, workers: int, memory: int | None) -> Layout:
+    """The fewest shards that keep to the memory; refuses a job that cannot."""
+    if memory is None:
+        return Layout()
+    columns = len(output_columns(spec))
+    asked = inputs.candidates.rows if inputs.candidates else 0
+    rows = inputs.interactions.rows * _BYTES_PER_EVENT + asked * (_BYTES_PER_CANDIDATE + 12 * columns)
+    vectors = _matrix_bytes(spec, inputs)
+    fixed = fixed_needs(spec, inputs, workers)
+    free = memory - sum(fixed.values())
+    least = min(_FEWEST_ROWS_READ, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW
+    if free < least:
+        listed = ", ".join(f"{what} {size / 2**20:,.0f}" for what, size in fixed.items())
+        raise ResourceError(
+            f"the job needs at least {(memory - free + least) / 2**20:,.0f} MiB ({listed}, rows {least / 2**20:,.0f}) "
+            f"and may use {memory / 2**20:,.0f} MiB. Raise --memory or lower --workers"
+        )
+    reading = min(_MOST_ROWS_READ, max(_FEWEST_ROWS_READ, free // 4 // _BYTES_PER_READ_ROW))
+    read = min(reading, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW
+    if rows + vectors + read <= free:
+        return Layout(rows=reading)
+    mapped = vectors > free // 3
+    room = (free if mapped else free - vectors) - read
+    shards = -(-rows // max(1, room))
+    if shards > _MOST_SHARDS:
+        raise ResourceError(
+            f"the job would take {shards:,} shards of users in {memory / 2**20:,.0f} MiB, more than {_MOST_SHARDS:,}. "
+            f"Raise --memory to {(memory - free + rows // _MOST_SHARDS * 2) / 2**20:,.0f} MiB or more"
+        )
+    return Layout(shards, reading, mapped)
+
+
+def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
+    """Bytes by purpose that a job needs however its users are cut."""
+    ids = sum(table.rows for table in inputs.embeddings.values())
+    written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates else 0
+    tile = TILE_COSINES * _BYTES_PER_COSINE if spec.aggregate else 0
     return {
-        "inputs": input_report(loaded),
-        "output": spec.output,
-        "user_vectors": list(vector_files(spec)),
-        "columns": [column.name for column in columns],
-        "rows_out": len(loaded.candidates),
-        "shards": len(local.shards(loaded.history, loaded.asked, local.SHARD_ROWS)),
-        "workers": workers,
-        "cosines": cosines,
-        "systems": sum(work.systems for work in works),
-        "estimated_memory_bytes": memory_needed(spec, loaded, workers),
-        "estimated_seconds": round(1 + rows * _SECONDS_PER_ROW + threaded / workers, 1),
+        "libraries": _BYTES_FOR_LIBRARIES,
+        f"tiles of {workers} workers": workers * (tile + 8 * TILE_FLOATS),
+        "item ids": ids * _BYTES_PER_ID,
+        "a row group of the output": written * (_row_bytes(inputs) + 12 * len(output_columns(spec))),
     }
 
 
-def _dims(spec: Spec, loaded: Loaded) -> dict[str, int]:
-    """The length of the vectors of each table."""
-    tables = loaded.inputs.embeddings
-    return {name: first_dim(table, spec.embedding_column(name, "embedding")) for name, table in tables.items()}
+def _row_bytes(inputs: Inputs) -> int:
+    """Bytes of a candidate's own columns, about: decoded, and once more as a page of the output."""
+    return 0 if inputs.candidates is None else 2 * max(part.row_bytes for part in inputs.candidates.parts)
 
 
-def memory_needed(spec: Spec, loaded: Loaded, workers: int) -> int:
+def _matrix_bytes(spec: Spec, inputs: Inputs) -> int:
+    """Bytes of all vectors at most: as unit vectors, and in the coordinates of each basis."""
+    fits, total = all_fits(spec), 0
+    for name, table in inputs.embeddings.items():
+        bases = {(fit.unobserved_weight > 0, fit.bias) for fit in fits if fit.embedding == name}
+        total += 4 * table.rows * first_dim(table, spec.embedding_column(name, "embedding")) * (1 + len(bases))
+    return total
+
+
+def sample(opened: Opened) -> Layout:
+    """Shards of which the first is a sample of the users that fits anywhere; a small job is one shard."""
+    tables = [table for table in (opened.interactions, opened.candidates) if table is not None]
+    return Layout(shards=1 + sum(table.rows for table in tables) // _SAMPLE_ROWS)
+
+
+def plan(spec: Spec, loaded: Loaded, totals: Totals, shard: Shard, cut: Layout, workers: int) -> dict[str, Any]:
+    """What a run reads, makes and needs, from one shard of those into which the loaded inputs are cut."""
+    dims = {
+        name: first_dim(table, spec.embedding_column(name, "embedding"))
+        for name, table in loaded.inputs.embeddings.items()
+    }
+    history, asked = shard.history, shard.asked
+    cosines = 0
+    if spec.aggregate:
+        seen = visible(spec, ALL, history, asked)
+        made = tiles(asked.indptr, seen.start, seen.end, history.indptr[1:], asked.times)
+        cosines = int((made.C * made.H).sum()) * len(spec.embeddings)
+    users = every_user(history, loaded.vectors_as_of)
+    works = [expected_work(spec, fit, history, asked, dims[fit.embedding]) for fit in all_fits(spec)]
+    works += [expected_work(spec, fit, history, users, dims[fit.embedding]) for fit in vector_files(spec).values()]
+    columns, of = output_columns(spec), loaded.partition.shards
+    threaded = cosines * _SECONDS_PER_COSINE + sum(work.products for work in works) * _SECONDS_PER_PRODUCT
+    rows = loaded.asked.rows + loaded.log.rows
+    return {
+        "inputs": input_report(loaded, totals),
+        "output": spec.output,
+        "user_vectors": list(vector_files(spec)),
+        "columns": [column.name for column in columns],
+        "rows_out": loaded.asked.rows,
+        "shards": cut.shards,
+        "workers": workers,
+        "cosines": of * cosines,
+        "systems": of * sum(work.systems for work in works),
+        "estimated_memory_bytes": memory_needed(spec, loaded.inputs, cut, workers),
+        "estimated_seconds": round(1 + rows * _SECONDS_PER_ROW + of * threaded / workers, 1),
+    }
+
+
+def memory_needed(spec: Spec, inputs: Inputs, cut: Layout, workers: int) -> int:
     """Bytes that a run is estimated to need at its peak."""
-    dims, matrices = _dims(spec, loaded), 0
-    fits = all_fits(spec)
-    for name, ids in loaded.ids.items():
-        used = min(len(ids.ids), len(loaded.encoded.vocabulary))
-        mine = [fit for fit in fits if fit.embedding == name]
-        # The mean and the Gramian are over all rows of a table, in order of ids, so those tables are kept whole.
-        whole = spec.embeddings[name].center or any(fit.unobserved_weight > 0 for fit in mine)
-        bases = {(fit.unobserved_weight > 0, fit.bias) for fit in mine}
-        matrices += 4 * dims[name] * ((len(ids.ids) if whole else used) + used * len(bases))
-    users = len(loaded.encoded.users)
-    user_vectors = sum(4 * users * (dims[fit.embedding] + 1) for fit in vector_files(spec).values())
-    longest = int(np.diff(loaded.history.indptr).max(initial=0))
-    tile = max(TILE_COSINES, FEWEST_CANDIDATES * longest) * _BYTES_PER_COSINE if spec.aggregate else 0
-    vectors = 2 * 4 * max(TILE_FLOATS, longest * max(dims.values()))
-    return int(
-        _BYTES_FOR_LIBRARIES
-        + loaded.interactions.rows * _BYTES_PER_EVENT
-        + len(loaded.candidates) * (_BYTES_PER_CANDIDATE + 8 * len(output_columns(spec)))
-        + matrices
-        + user_vectors
-        + workers * (tile + vectors)
-    )
-
-
-def check_memory(needed: int, allowed: int | None) -> None:
-    """Refuse a job that needs more bytes than it may use."""
-    if allowed is not None and needed > allowed:
-        raise ResourceError(
-            f"the job needs about {needed / 2**20:,.0f} MiB and may use {allowed / 2**20:,.0f} MiB. "
-            "Raise --memory, lower --workers, or split the candidates"
-        )
+    asked = inputs.candidates.rows if inputs.candidates else 0
+    rows = inputs.interactions.rows * _BYTES_PER_EVENT
+    rows += asked * (_BYTES_PER_CANDIDATE + 12 * len(output_columns(spec)))
+    fixed = sum(fixed_needs(spec, inputs, workers).values())
+    reading = min(cut.rows, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW
+    return fixed + reading + rows // cut.shards + (0 if cut.mapped else _matrix_bytes(spec, inputs))

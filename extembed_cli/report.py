@@ -9,47 +9,43 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.inputs import Loaded, Totals
 from extembed_cli.data.inputs import report as input_report
-from extembed_cli.engines.local import Features
-from extembed_cli.features.dual_shard import Solves
+from extembed_cli.engines.local import Made
 from extembed_cli.features.shard import Shared
 from extembed_cli.spec import Spec
 
 _RESIDUAL = 1e-6  # of a dual fit; above it the run warns
 
 
-def computed(spec: Spec, loaded: Loaded, shared: Shared, features: Features, workers: int) -> dict[str, Any]:
+def computed(spec: Spec, loaded: Loaded, totals: Totals, shared: Shared, made: Made, workers: int) -> dict[str, Any]:
     """The part of the run report about inputs and features."""
-    done = features.done
+    done = made.done
     return {
-        "inputs": input_report(loaded, shared.embeddings),
-        "candidates_in_own_history": features.in_own_history,
+        "inputs": input_report(loaded, totals, shared.embeddings),
+        "candidates_in_own_history": made.in_own_history,
         "cosines": done.cosines * len(spec.embeddings),
-        "dual": _solves(loaded, done.solves) if spec.dual else None,
+        "dual": _solves(made) if spec.dual else None,
         "seconds_by_technique": {name: round(s / workers, 3) for name, s in done.seconds.items()},
         "peak_memory_bytes": _peak_memory(),
     }
 
 
-def doubts(loaded: Loaded, features: Features) -> Iterator[str]:
+def doubts(loaded: Loaded, totals: Totals, made: Made) -> Iterator[str]:
     """Signs in what was computed that it may be worthless."""
-    asked, repeats, solves = len(loaded.asked.rows), features.in_own_history, features.done.solves
-    if repeats > asked / 2:
+    repeats, solves = made.in_own_history, made.done.solves
+    if repeats > totals.candidates / 2:
         yield (
-            f"{repeats:,} of {asked:,} candidates stand in their own visible history: the log "
+            f"{repeats:,} of {totals.candidates:,} candidates stand in their own visible history: the log "
             "repeats items, or times are wrong (time_unit?) and the features see what they should predict"
         )
-    if solves.not_converged:
-        users = loaded.encoded.users[sorted(solves.not_converged)[:5]].to_list()
+    if made.not_converged:
         yield (
-            f"{len(solves.not_converged):,} users have a logistic fit with a gradient above 1e-6 (user {users}); "
-            "raise `regularization`"
+            f"{len(made.not_converged):,} users have a logistic fit with a gradient above 1e-6 "
+            f"(user {made.not_converged[:5]}); raise `regularization`"
         )
-    for path, vectors in features.vectors.items():
-        if np.isnan(vectors).all():
+    for path, parts in made.vectors.items():
+        if not any(len(part.users) for part in parts):
             moment = datetime.fromtimestamp(loaded.vectors_as_of / 1e6, UTC).isoformat(timespec="seconds")
             yield f"{path}: no user has an event to fit before {moment}, so it is empty. Are as_of and lag right?"
     if solves.residual > _RESIDUAL:
@@ -59,17 +55,17 @@ def doubts(loaded: Loaded, features: Features) -> Iterator[str]:
         )
 
 
-def _solves(loaded: Loaded, solves: Solves) -> dict[str, Any]:
+def _solves(made: Made) -> dict[str, Any]:
     """The fits in the run report."""
-    users = loaded.encoded.users[sorted(solves.not_converged)]
+    solves = made.done.solves
     return {
         "systems": solves.systems,
         "primal_solves": solves.primal,
         "dual_solves": solves.dual,
         "largest_relative_residual": solves.residual,
         "largest_logistic_gradient": solves.gradient,
-        "users_not_converged": len(users),
-        "examples_not_converged": [str(user) for user in users.head(20)],
+        "users_not_converged": len(made.not_converged),
+        "examples_not_converged": [str(user) for user in made.not_converged[:20]],
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import polars as pl
 import pytest
 from conftest import World, run_spec, timestamps, vectors
 from hypothesis import given, settings
+from test_engines import ran, same
 from test_properties import ADDED_EVENTS, EVENT, EXAMPLES, WORLDS, Small, same_bytes
 
-from extembed_cli.engines import local
-from extembed_cli.features.shard import prepare
-from extembed_cli.job import RunOptions, Watch, load, run_job
+from extembed_cli.job import RunOptions, Watch, run_job
+from extembed_cli.plan import Layout
 from extembed_cli.spec_loading import load_spec
 
 HOUR = 3_600_000_000
@@ -178,26 +177,11 @@ def test_changed_futures_of_long_histories_change_no_byte(crowd: World) -> None:
     same_bytes(before.filter(rows), after.filter(rows))
 
 
-def engines(spec: Path) -> Iterator[local.Features]:
-    loaded_spec = load_spec(spec)
-    loaded = load(loaded_spec, Watch())
-    for workers, shard_rows in ((1, 10**9), (2, 10**9), (4, 700), (2, 1)):
-        with local.threads(workers) as mapped:
-            shared = prepare(loaded_spec, loaded.inputs.embeddings, loaded.ids, loaded.encoded.vocabulary, mapped)
-            yield local.compute(
-                loaded_spec, shared, loaded.history, loaded.asked, loaded.vectors_as_of, mapped,
-                rows=len(loaded.candidates), shard_rows=shard_rows,
-            )  # fmt: skip
-
-
 def test_workers_and_shards_change_no_byte(crowd: World) -> None:
-    one, *others = engines(spec_of(crowd))
-    for other in others:
-        for name, values in one.columns.items():
-            assert values.tobytes() == other.columns[name].tobytes(), name
-        for path, found in one.vectors.items():
-            assert found.tobytes() == other.vectors[path].tobytes(), path
-        assert one.done.solves == other.done.solves
+    spec = spec_of(crowd)
+    one = ran(spec, 1, Layout())
+    for workers, cut in ((2, Layout()), (4, Layout(shards=5)), (2, Layout(shards=60, rows=500, mapped=True))):
+        same(one, ran(spec, workers, cut))
 
 
 @pytest.mark.parametrize("keys", ["", "bias = true", 'half_life = "90h"', 'loss = "logistic"\ntarget = "rating - 3"'])

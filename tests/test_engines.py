@@ -1,63 +1,142 @@
-"""The same bytes on any number of workers and shards."""
+"""The same bytes on any number of workers and shards, in memory and on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from conftest import World
 
-from extembed_cli.data.histories import Candidates, History
+from extembed_cli.data.histories import Shard
 from extembed_cli.engines import local
-from extembed_cli.features.shard import Shared, prepare
-from extembed_cli.job import Watch, load
+from extembed_cli.features.shard import Shared, compute_shard
+from extembed_cli.job import RunOptions, Watch, run_job
+from extembed_cli.plan import Layout
 from extembed_cli.sample import write_sample
-from extembed_cli.spec import Spec
 from extembed_cli.spec_loading import load_spec
 
-Job = tuple[Spec, Shared, History, Candidates, int, int]
+Ran = tuple[dict[str, bytes], dict[str, Any]]
+CUTS = [
+    (2, Layout()),
+    (1, Layout(rows=1_000)),
+    (4, Layout(shards=7)),
+    (2, Layout(shards=300, rows=700)),  # more shards than users: some are empty
+    (3, Layout(shards=3, mapped=True)),
+    (2, Layout(mapped=True)),
+]
 
 
-def compute(job: Job, workers: int, shard_rows: int) -> local.Features:
-    *inputs, rows = job
-    with local.threads(workers) as mapped:
-        return local.compute(*inputs, mapped, rows=rows, shard_rows=shard_rows)
+def ran(spec_path: Path, workers: int, cut: Layout) -> Ran:
+    """The bytes of all outputs of a run, and what the report says of what was done."""
+    spec = load_spec(spec_path)
+    report = run_job(spec, RunOptions(workers=workers, cut=cut), Watch())
+    done = {name: report[name] for name in ("cosines", "dual", "candidates_in_own_history", "inputs", "user_vectors")}
+    assert report["shards"] == cut.shards
+    assert not list(spec_path.parent.glob(".extembed-*")), "scratch is left behind"
+    return {path: Path(path).read_bytes() for path in spec.outputs}, done
+
+
+def same(one: Ran, other: Ran) -> None:
+    for path, data in one[0].items():
+        assert data == other[0][path], path
+    assert one[1] == other[1]
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("sample")
     write_sample(folder)
-    spec = load_spec(folder / "spec.toml")
-    loaded = load(spec, Watch())
-    shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.encoded.vocabulary)
-    return spec, shared, loaded.history, loaded.asked, loaded.vectors_as_of, len(loaded.candidates)
+    spec = folder / "spec.toml"
+    group = '[[dual]]\nembeddings = ["image"]\nhistories = ["liked"]\nunobserved_weight = 0.01\nsd = true\n'
+    spec.write_text(spec.read_text() + group + 'user_vectors = "users.parquet"\n')
+    return spec
 
 
 @pytest.fixture(scope="module")
-def one(job: Job) -> local.Features:
-    return compute(job, workers=1, shard_rows=10**9)
+def one(sample: Path) -> Ran:
+    return ran(sample, 1, Layout())
 
 
-@pytest.mark.parametrize(("workers", "shard_rows"), [(2, 10**9), (4, 10**9), (1, 1), (2, 3_000), (3, 20_000)])
-def test_workers_and_shards_change_no_byte(job: Job, one: local.Features, workers: int, shard_rows: int) -> None:
-    other = compute(job, workers, shard_rows)
-    assert one.in_own_history == other.in_own_history
-    assert one.done.cosines == other.done.cosines
-    for name, values in one.columns.items():
-        assert values.tobytes() == other.columns[name].tobytes(), name
+@pytest.mark.parametrize(("workers", "cut"), CUTS)
+def test_workers_shards_and_files_change_no_byte(sample: Path, one: Ran, workers: int, cut: Layout) -> None:
+    same(one, ran(sample, workers, cut))
 
 
-def test_shards_cover_all_users_once(job: Job) -> None:
-    _, _, history, candidates, *_ = job
-    for rows in (1, 5_000, 10**9):
-        cuts = local.shards(history, candidates, rows)
-        assert [low for low, _ in cuts] == [0, *(high for _, high in cuts[:-1])]
-        assert cuts[-1][1] == len(history.indptr) - 1
+@pytest.mark.parametrize("user", ["int16", "string", "dictionary", "binary", "uint64", "large uint64"])
+def test_users_of_any_type_come_back_from_files(world: World, user: str) -> None:
+    """Ids of 128 bits, which Arrow does not have, among them; 64 bits in one file and 128 in another."""
+    to: dict[str, Callable[[np.ndarray], pa.Array]] = {
+        "int16": lambda ids: pa.array(ids.astype(np.int16)),
+        "string": lambda ids: pa.array([f"user {i}" for i in ids]),
+        "dictionary": lambda ids: pa.array([f"user {i}" for i in ids]).dictionary_encode(),
+        "binary": lambda ids: pa.array([bytes([i, 255]) for i in ids]),
+        "uint64": lambda ids: pa.array(ids.astype(np.uint64)),
+        "large uint64": lambda ids: pa.array(ids.astype(np.uint64) + np.uint64(2**64 - 40)),
+    }
+    for name in ("interactions", "candidates"):
+        table = world.table(name)
+        world.write(name, table.set_column(0, "user_id", to[user](table["user_id"].to_numpy())))
+    text = '[[aggregate]]\n[[dual]]\ntarget = "rating - 3"\nuser_vectors = "users.parquet"\n'
+    spec = world.spec(text)
+    same(ran(spec, 2, Layout()), ran(spec, 2, Layout(shards=5, rows=100)))
+    assert len(world.table("users")) == 30
 
 
-def test_an_error_in_a_batch_ends_the_run(job: Job) -> None:
-    spec, shared, *rest = job
-    broken = {name: replace(matrix, vectors=matrix.vectors[:1]) for name, matrix in shared.embeddings.items()}
+def test_a_log_in_many_files_with_nulls(world: World) -> None:
+    table = world.table("interactions").to_pydict()
+    for row in range(0, 600, 7):
+        table["user_id"][row] = None
+        table["item_id"][row + 1] = None
+    (world.folder / "log").mkdir()
+    for part in range(6):
+        rows = slice(100 * part, 100 * part + 100)
+        world.write(f"log/part-{part}", {name: values[rows] for name, values in table.items()})
+    asked = world.table("candidates").to_pydict()
+    asked["user_id"][5] = asked["item_id"][6] = asked["timestamp"][7] = None
+    world.write("candidates", asked)
+    top = 'interactions = "log"\ncandidates = "candidates.parquet"\noutput = "out.parquet"\n'
+    spec = world.spec(
+        top + '[embeddings.text]\npath = "text.parquet"\n[histories.liked]\nwhere = "rating >= 4"\n[[aggregate]]\n'
+    )
+    same(ran(spec, 1, Layout()), ran(spec, 2, Layout(shards=11, rows=33)))
+    assert world.output()["liked__count"].null_count() == 2
+
+
+@pytest.mark.parametrize("name", ["interactions", "candidates"])
+def test_empty_inputs_in_shards(world: World, name: str) -> None:
+    world.write(name, world.table(name).slice(0, 0))
+    spec = world.spec('[[aggregate]]\n[[dual]]\nuser_vectors = "users.parquet"\n')
+    same(ran(spec, 1, Layout()), ran(spec, 2, Layout(shards=3)))
+
+
+def test_an_error_in_a_batch_ends_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in a thread comes out, and its shard's files are removed."""
+
+    def broken(spec: Any, shared: Shared, *rest: Any) -> Any:
+        tables = {name: replace(matrix, vectors=matrix.vectors[:1]) for name, matrix in shared.embeddings.items()}
+        return compute_shard(spec, replace(shared, embeddings=tables), *rest)
+
+    monkeypatch.setattr(local, "compute_shard", broken)
     with pytest.raises(IndexError):
-        compute((spec, replace(shared, embeddings=broken), *rest), workers=2, shard_rows=10**9)
+        ran(world.spec(), 2, Layout(shards=2))
+    assert not list(world.folder.glob(".extembed-*"))
+    assert not (world.folder / "out.parquet").exists()
+
+
+def test_users_are_spread_over_shards(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Shard] = []
+    compute = local.compute
+
+    def watching(spec: Any, shared: Any, shards: Any, *rest: Any, **named: Any) -> Any:
+        return compute(spec, shared, (seen.append(shard) or shard for shard in shards), *rest, **named)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(local, "compute", watching)
+    ran(world.spec(), 1, Layout(shards=4))
+    users = [user for shard in seen for user in shard.users.to_list()]
+    assert len(users) == len(set(users)) == world.output()["user_id"].n_unique()
+    assert all(len(shard.users) for shard in seen)

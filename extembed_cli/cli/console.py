@@ -76,7 +76,14 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
     watch.warn = lambda message: say(f"warning: {message}")
     if not sys.stderr.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}:
         if verbose:
-            watch.stage = lambda name: say(f"{name} ...")
+            told: set[str] = set()
+
+            def stage(name: str) -> None:
+                if name not in told:
+                    told.add(name)
+                    say(f"{name} ...")
+
+            watch.stage = stage
         yield watch
         return
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-TILE_COSINES = 2**18  # cosines of one batch: its tensors then stay near the processor's cache
-TILE_FLOATS = 2**22  # vector elements gathered for one batch
+TILE_COSINES = 2**17  # cosines of one batch: its tensors then stay near the processor's cache
+TILE_FLOATS = 2**21  # vector elements gathered for one batch
 _MOST_CANDIDATES, FEWEST_CANDIDATES = 64, 4
 
 

@@ -15,12 +15,14 @@ from pyarrow import types
 
 from extembed_cli.data import keys
 from extembed_cli.data.keys import same_type
+from extembed_cli.data.scratch import zeros
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.mapping import Mapping
 from extembed_cli.spec import EmbeddingSpec, Spec
 
 _BATCH_BYTES = 2**24  # of vectors read at a time
+_ID_ROWS = 2**18  # of ids read at a time
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
 # A centred vector this short against what was subtracted is rounding, and has no direction.
 _ZERO_CENTRED = 1e-6
@@ -44,13 +46,23 @@ class EmbeddingMatrix:
         """The slot of items without a vector."""
         return len(self.vectors) - 1
 
-    def of_used_items(self) -> EmbeddingMatrix:
-        """Without the vectors of items that the job does not touch."""
+    @property
+    def with_vector(self) -> NDArray[np.bool_]:
+        """(items + 1) which items have a vector; the last is a null item, which has none."""
+        having: NDArray[np.bool_] = self.slots != self.missing
+        return having
+
+    def of_used_items(self, folder: Path | None = None) -> EmbeddingMatrix:
+        """Without the vectors of items that the job does not touch; in a mapped file of the folder, if there is one."""
         used = np.append(np.unique(self.slots[self.slots != self.missing]), self.missing)
         if len(used) == len(self.vectors):
             return self
         slots = np.searchsorted(used, self.slots).astype(np.int32)
-        return replace(self, vectors=self.vectors[used], norms=self.norms[used], slots=slots)
+        vectors = zeros((len(used), self.vectors.shape[1]), np.float32, folder)
+        for low in range(0, len(used), _SUM_ROWS):
+            at = slice(low, low + _SUM_ROWS)
+            vectors[at] = self.vectors[used[at]]
+        return replace(self, vectors=vectors, norms=self.norms[used], slots=slots)
 
 
 @dataclass(frozen=True)
@@ -91,8 +103,8 @@ def check_embedding(spec: Spec, name: str, table: Table) -> None:
 def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     """Read the ids alone: duplicates are found, and every row's place is known, before a vector is read."""
     column = spec.embedding_column(name, "item")
-    parts = same_type(*(keys.ids(part.read([column]).column(column)) for part in table.parts))
-    ids = pl.concat(parts)
+    parts = [keys.ids(data.column(0)) for part in table.parts for data in part.tables([column], _ID_ROWS)]
+    ids = pl.concat(same_type(*parts)) if parts else pl.Series(dtype=pl.Int64)
     kept = ids.is_not_null()
     repeated = (ids.is_duplicated() & kept).sum()
     if repeated:
@@ -121,8 +133,12 @@ def load_matrix(
     *,
     whole: bool = False,
     mapped: Mapping = map,
+    folder: Path | None = None,
 ) -> EmbeddingMatrix:
-    """The unit vectors of the items in the vocabulary that the table has, or of the `whole` table."""
+    """The unit vectors of the items in the vocabulary that the table has, or of the `whole` table.
+
+    With a folder they are in a mapped file there.
+    """
     options = spec.embeddings[name]
     items, ids = same_type(vocabulary, table_ids.ids)
     # The mean (`center`) and the Gramian are over the whole table, summed in order of ids, so every row needs a place;
@@ -134,7 +150,7 @@ def load_matrix(
     slot_of_row = np.where(table_ids.kept, _places_of(ids, places, -1), -1)
 
     raw, found, bad = _fill(
-        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options
+        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, folder
     )
     missing = len(places)
     norms, vanished = _normalize(raw, found, options, mapped)
@@ -163,6 +179,7 @@ def _fill(
     table_ids: TableIds,
     places: int,
     options: EmbeddingSpec,
+    folder: Path | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
     """Stream vectors into their slots: raw (places + 1, d), which slots got a usable one, how many are bad."""
     raw: NDArray[np.float32] | None = None
@@ -173,7 +190,7 @@ def _fill(
         vectors, present = _dense(batch, f"{path}: column `{column}`", row, None if raw is None else raw.shape[1])
         if vectors.shape[0]:
             if raw is None:
-                raw = np.zeros((places + 1, vectors.shape[1]), np.float32)
+                raw = zeros((places + 1, vectors.shape[1]), np.float32, folder)
             usable = _usable(vectors)
             rows = row + np.flatnonzero(present)
             bad += rows[~usable & table_ids.kept[rows]].tolist()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from extembed_cli.data.interactions import Interactions
 from extembed_cli.data.keys import same_type
 
 Ints = NDArray[np.int64]
@@ -38,67 +38,61 @@ class Candidates:
     times: Ints
     items: NDArray[np.int32]
 
-    @property
+    @cached_property
     def users(self) -> Ints:
+        """(Q) the user of each."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Ids in order of their nums, and the events and candidates of the same users."""
+class Shard:
+    """Some users with their events and candidates."""
 
     users: pl.Series
-    vocabulary: pl.Series
+    """Ids in order; the place of an id is the user's num."""
     history: History
     asked: Candidates
 
 
-def encode(interactions: Interactions, candidates: pl.DataFrame, all_users: bool = False) -> Encoded:
-    """Ids to nums, for the users that have a candidate, or for those of the log too.
+def encode(events: pl.DataFrame, asked: pl.DataFrame, ranks: NDArray[np.int32], *, all_users: bool) -> Shard:
+    """Events and candidates of a shard by user: of the users with a candidate, or of those of the log too.
 
-    Candidates without user or time are left out: they see nothing and get nulls.
+    Their items are nums of a vocabulary that `ranks` puts in order of ids.
     """
-    events = interactions.frame
-    user_ids = same_type(events["user"], candidates["user"])
-    item_ids = same_type(events["item"], candidates["item"])
-    events = events.with_columns(user_ids[0], item_ids[0])
-    asked = candidates.with_columns(user_ids[1], item_ids[1]).with_row_index("row")
-    asked = asked.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
-
-    owners = pl.concat([asked["user"], events["user"]]) if all_users else asked["user"]
+    of_events, of_asked = same_type(events["user"], asked["user"])
+    events, asked = events.with_columns(of_events), asked.with_columns(of_asked)
+    owners = pl.concat([of_asked, of_events]) if all_users else of_asked
     users = pl.DataFrame({"user": owners.unique().sort()}).with_row_index("user_num")
-    events = events.join(users, on="user", how="inner").drop("user")
-    asked = asked.join(users, on="user", how="inner").drop("user")
-
-    vocabulary = pl.concat([events["item"], asked["item"]]).drop_nulls().unique().sort()
-    nums = pl.DataFrame({"item": vocabulary}).with_row_index("item_num")
-    events = events.join(nums, on="item", how="left").drop("item")
-    asked = asked.join(nums, on="item", how="left").drop("item")
-
-    flags = sorted(name for name in events.columns if name.startswith("in:"))
-    targets = sorted(name for name in events.columns if name.startswith("target:"))
-    weight = ["weight"] if "weight" in events.columns else []
-    events = events.sort(["user_num", "time", "item_num", *weight, *flags, *targets])
-    asked = asked.sort(["user_num", "time", "item_num", "row"])
-    history = History(
-        indptr=_indptr(events["user_num"], len(users)),
-        times=events["time"].to_numpy(),
-        items=events["item_num"].cast(pl.Int32).to_numpy(),
-        weights=events["weight"].to_numpy() if "weight" in events.columns else None,
-        members={name.removeprefix("in:"): events[name].to_numpy() for name in flags},
-        targets={name.removeprefix("target:"): _with_nan(events[name]) for name in targets},
-    )
-    return Encoded(
+    events = _in_order(events, users, ranks)
+    asked = _in_order(asked, users, ranks)
+    flags = [name for name in events.columns if name.startswith("in:")]
+    targets = [name for name in events.columns if name.startswith("target:")]
+    return Shard(
         users["user"],
-        vocabulary,
-        history,
+        History(
+            indptr=_indptr(events["user_num"], len(users)),
+            times=events["time"].to_numpy(),
+            items=events["item"].to_numpy(),
+            weights=events["weight"].to_numpy() if "weight" in events.columns else None,
+            members={name.removeprefix("in:"): events[name].to_numpy() for name in flags},
+            targets={name.removeprefix("target:"): _with_nan(events[name]) for name in targets},
+        ),
         Candidates(
             indptr=_indptr(asked["user_num"], len(users)),
-            rows=asked["row"].cast(pl.Int64).to_numpy(),
+            rows=asked["row"].to_numpy(),
             times=asked["time"].to_numpy(),
-            items=asked["item_num"].cast(pl.Int32).fill_null(-1).to_numpy(),
+            items=asked["item"].to_numpy(),
         ),
     )
+
+
+def _in_order(frame: pl.DataFrame, users: pl.DataFrame, ranks: NDArray[np.int32]) -> pl.DataFrame:
+    """Rows of the users alone, by user, time, item (-1 = null), weight, and then all other columns by name."""
+    items = frame["item"].fill_null(len(ranks)).to_numpy()
+    ranked = np.append(ranks, np.int32(-1))[items]
+    frame = frame.with_columns(pl.Series("item", ranked)).join(users, on="user", how="inner").drop("user")
+    others = sorted(set(frame.columns) - {"user_num", "time", "item"}, key=lambda name: (name != "weight", name))
+    return frame.select("user_num", "time", "item", *others).sort(["user_num", "time", "item", *others])
 
 
 def every_user(history: History, time_us: int) -> Candidates:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from extembed_cli.data import keys
-from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, check_embedding, load_ids
-from extembed_cli.data.histories import Candidates, Encoded, History
+from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, check_embedding, load_ids, load_matrix
+from extembed_cli.data.histories import Shard, encode
 from extembed_cli.data.interactions import (
-    Interactions,
+    Asked,
+    Log,
     check_candidates,
     check_interactions,
-    load_candidates,
-    load_interactions,
     no_candidates,
+    no_events,
+    read_candidates,
+    read_interactions,
 )
+from extembed_cli.data.partition import Partition
 from extembed_cli.data.tables import Table, open_table
 from extembed_cli.errors import Problems
 from extembed_cli.spec import DAY_US, Spec, duration_us, time_us
@@ -60,33 +63,82 @@ class Loaded:
     """Everything that is read before a vector is: ids, times and what the expressions say."""
 
     inputs: Inputs
-    interactions: Interactions
-    candidates: pl.DataFrame
+    log: Log
+    asked: Asked
+    partition: Partition
+    vocabulary: pl.Series
+    """Item ids in order."""
+    ranks: NDArray[np.int32]
+    """The place in the vocabulary of each item's num in the partition."""
     ids: dict[str, TableIds]
-    encoded: Encoded
     vectors_as_of: int
     """The moment of user vectors (us)."""
 
-    @property
-    def history(self) -> History:
-        return self.encoded.history
+    def shard(self, spec: Spec, index: int) -> Shard:
+        """One shard of users, its rows by user."""
+        events, asked = (self.partition.frame(kind, index) for kind in ("events", "candidates"))
+        return encode(
+            no_events(spec) if events is None else events,
+            no_candidates() if asked is None else asked,
+            self.ranks,
+            all_users=self.partition.all_users,
+        )
 
-    @property
-    def asked(self) -> Candidates:
-        return self.encoded.asked
+    def items_in(self, table: str) -> NDArray[np.bool_]:
+        """(items + 1) Which items have a row in an embedding table; the last stands for a null item."""
+        items, ids = keys.same_type(self.vocabulary, self.ids[table].ids)
+        return np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False)
 
-    @cached_property
-    def coverage(self) -> dict[str, dict[str, float | None]]:
-        """By table: the share of used events and of candidates whose item has a row in it."""
-        shares: dict[str, dict[str, float | None]] = {}
-        for name, table in self.ids.items():
-            items, ids = keys.same_type(self.encoded.vocabulary, table.ids)
-            shares[name] = self.share_of(np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False))
-        return shares
 
-    def share_of(self, items: NDArray[np.bool_]) -> dict[str, float | None]:
-        """The share of used events and of candidates with one of the chosen items (items + 1; the last = null)."""
-        return {"events": _share(items[self.history.items]), "candidates": _share(items[self.asked.items])}
+@dataclass
+class Totals:
+    """What there is in the shards that were looked at, for the run report and for doubts."""
+
+    with_vector: dict[str, NDArray[np.bool_]]
+    """By table, which items (items + 1) count as having a vector."""
+    users_asked: int = 0
+    users_met: int = 0
+    """Users with a candidate and an event."""
+    events: int = 0
+    candidates: int = 0
+    members: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    targets: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Events with a target."""
+    oldest: int | None = None
+    """The oldest event of the users (us)."""
+    latest: int | None = None
+    """The latest as-of time (us)."""
+    events_covered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    candidates_covered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, shard: Shard, of: int = 1) -> None:
+        """Count a shard; one that stands for so many (`of`) counts as often."""
+        history, asked = shard.history, shard.asked
+        events_of, asked_of = np.diff(history.indptr), np.diff(asked.indptr)
+        self.users_asked += of * int(np.count_nonzero(asked_of))
+        self.users_met += of * int(np.count_nonzero((asked_of > 0) & (events_of > 0)))
+        self.events += of * len(history.items)
+        self.candidates += of * len(asked.items)
+        for name, flags in history.members.items():
+            self.members[name] += of * int(np.count_nonzero(flags))
+        for name, values in history.targets.items():
+            self.targets[name] += of * int(np.count_nonzero(~np.isnan(values)))
+        if len(history.times):
+            oldest = int(history.times.min())
+            self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
+        if len(asked.times):
+            latest = int(asked.times.max())
+            self.latest = latest if self.latest is None else max(self.latest, latest)
+        for name, having in self.with_vector.items():
+            self.events_covered[name] += of * int(np.count_nonzero(having[history.items]))
+            self.candidates_covered[name] += of * int(np.count_nonzero(having[asked.items]))
+
+    def coverage(self, table: str) -> dict[str, float | None]:
+        """The share of used events and of candidates whose item has a vector."""
+        return {
+            "events": _share(self.events_covered[table], self.events),
+            "candidates": _share(self.candidates_covered[table], self.candidates),
+        }
 
 
 @dataclass
@@ -135,65 +187,68 @@ def open_inputs(spec: Spec, problems: Problems) -> Opened:
     return opened
 
 
-@dataclass
-class Keys:
-    """Ids and times of the inputs, and what the expressions say."""
+def read_keys(
+    spec: Spec, opened: Opened, partition: Partition, rows: int, problems: Problems, *, vectors: bool = False
+) -> Loaded | None:
+    """Read ids, times and expressions of all inputs that could be opened, `rows` at a time, into the partition.
 
-    interactions: Interactions | None = None
-    candidates: pl.DataFrame | None = None
-    ids: dict[str, TableIds] = field(default_factory=dict)
-
-
-def read_keys(spec: Spec, opened: Opened, problems: Problems) -> Keys:
-    """Read the keys of all inputs that could be opened."""
-    found = Keys()
-    if opened.interactions is not None:
-        with problems.collect():
-            found.interactions = load_interactions(spec, opened.interactions)
+    None where something is wrong: `problems` then has it, and with `vectors` what is wrong with those too.
+    """
+    log, asked = Log(), Asked()
     if opened.candidates is not None:
-        with problems.collect():
-            found.candidates = load_candidates(spec, opened.candidates)
-    if spec.candidates is None:
-        found.candidates = no_candidates()
+        with problems.collect(), partition.adding("candidates") as add:
+            for frame in read_candidates(spec, opened.candidates, rows):
+                add(asked.known(frame))
+    if opened.interactions is not None:
+        with problems.collect(), partition.adding("events") as add:
+            for frame in read_interactions(spec, opened.interactions, rows):
+                add(log.usable_events(frame))
+    ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():
         with problems.collect():
-            found.ids[name] = load_ids(spec, name, table)
-    return found
+            ids[name] = load_ids(spec, name, table)
+    if problems.errors and vectors:
+        for name, found in ids.items():
+            with problems.collect():
+                load_matrix(spec, name, opened.embeddings[name], found, found.ids.drop_nulls().unique())
+    if problems.errors:
+        return None
+    moment = vectors_as_of(spec, log)
+    vocabulary = partition.vocabulary
+    return Loaded(opened.complete(spec), log, asked, partition, vocabulary.ids, vocabulary.ranks, ids, moment)
 
 
-def vectors_as_of(spec: Spec, interactions: Interactions) -> int:
+def vectors_as_of(spec: Spec, log: Log) -> int:
     """The moment of user vectors (us): `as_of`, or else just after the newest interaction, floored to `as_of_step`."""
-    newest: Any = interactions.frame["time"].max()
-    moment = time_us(spec.as_of) if spec.as_of else (newest or 0) + 1
+    moment = time_us(spec.as_of) if spec.as_of else (log.newest or 0) + 1
     return moment // spec.as_of_step_us * spec.as_of_step_us
 
 
-def report(loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None) -> dict[str, Any]:
+def report(loaded: Loaded, totals: Totals, embeddings: dict[str, EmbeddingMatrix] | None = None) -> dict[str, Any]:
     """The inputs in the run report: rows, what was dropped and why, coverage (by vectors once they are loaded)."""
-    frame = loaded.candidates
-    tables = {name: {**ids.report, "coverage": loaded.coverage[name]} for name, ids in loaded.ids.items()}
-    for name, matrix in (embeddings or {}).items():
-        tables[name] = {**matrix.report, "coverage": loaded.share_of(matrix.slots != matrix.missing)}
+    log, asked = loaded.log, loaded.asked
+    tables = {name: ids.report for name, ids in loaded.ids.items()}
+    tables |= {name: matrix.report for name, matrix in (embeddings or {}).items()}
     return {
         "interactions": {
-            "rows": loaded.interactions.rows,
-            "dropped": loaded.interactions.dropped,
-            "null_targets": loaded.interactions.null_targets,
-            "of_users_without_candidates": len(loaded.interactions.frame) - len(loaded.history.items),
-            "used": len(loaded.history.items),
+            "rows": log.rows,
+            "dropped": log.dropped,
+            "null_targets": log.null_targets,
+            "of_users_without_candidates": log.usable - totals.events,
+            "used": totals.events,
         },
-        "histories": {name: int(np.count_nonzero(flags)) for name, flags in loaded.history.members.items()},
+        "histories": dict(totals.members),
         "candidates": {
-            "rows": len(frame),
-            "users": int(np.count_nonzero(np.diff(loaded.asked.indptr))),
-            "null_user_or_time": int((frame["user"].is_null() | frame["time"].is_null()).sum()),
-            "null_item": int(frame["item"].null_count()),
+            "rows": asked.rows,
+            "users": totals.users_asked,
+            "null_user_or_time": asked.null_user_or_time,
+            "null_item": asked.null_item,
         },
-        "embeddings": tables,
+        "embeddings": {name: {**table, "coverage": totals.coverage(name)} for name, table in tables.items()},
     }
 
 
-def mismatches(spec: Spec, loaded: Loaded) -> list[str]:
+def mismatches(spec: Spec, loaded: Loaded, totals: Totals) -> list[str]:
     """Signs that the inputs do not meet: the features would be valid and worthless."""
     found: list[str] = []
     times = spec.column("interactions", "time")
@@ -203,36 +258,38 @@ def mismatches(spec: Spec, loaded: Loaded) -> list[str]:
             'day\'s evening. Set lag = "1d" (--lag 1d)'
         )
     if loaded.inputs.candidates is not None:
-        if not len(loaded.asked.rows):
+        if not totals.candidates:
             return found
-        found += _mismatched_candidates(spec, loaded)
-    if not len(loaded.history.items):
+        found += _mismatched_candidates(spec, totals)
+    if not totals.events:
         return found or ["no interaction can be used, every history is empty"]
-    if loaded.interactions.frame["time"].max() < _YEAR_US:  # type: ignore[operator]
+    if loaded.log.newest is not None and loaded.log.newest < _YEAR_US:
         found.append("all interactions are in 1970, so candidates would see their future. Is time_unit right?")
-    for name, flags in loaded.history.members.items():
-        if not flags.any():
+    for name, members in totals.members.items():
+        if not members:
             found.append(
                 f"histories.{name}: no interaction fits where = {spec.history(name).where!r}: it is always empty"
             )
-    for text, values in loaded.history.targets.items():
-        if np.isnan(values).all():
+    for text, targets in totals.targets.items():
+        if not targets:
             found.append(f"target = {text!r}: null for every interaction, so there is nothing to fit")
-    for name, share in loaded.coverage.items():
+    for name in loaded.ids:
+        share = totals.coverage(name)
         if 0 in share.values():
             side = "interactions" if share["events"] == 0 else "candidates"
             found.append(f"embeddings {name}: no item of the {side} has a vector. Are the item ids the same?")
     return found
 
 
-def _mismatched_candidates(spec: Spec, loaded: Loaded) -> list[str]:
-    asked, history = loaded.asked, loaded.history
-    if not np.diff(history.indptr)[np.diff(asked.indptr) > 0].any():
+def _mismatched_candidates(spec: Spec, totals: Totals) -> list[str]:
+    if not totals.users_met:
         return ["no user of the candidates has an interaction, every history is empty. Are the user ids the same?"]
-    if int(asked.times.max()) - duration_us(spec.lag) <= int(history.times.min()):
+    assert totals.oldest is not None
+    assert totals.latest is not None
+    if totals.latest - duration_us(spec.lag) <= totals.oldest:
         return ["all candidates are before the first interaction, so every history is empty. Is time_unit right?"]
     return []
 
 
-def _share(flags: NDArray[np.bool_]) -> float | None:
-    return round(float(flags.mean()), 4) if len(flags) else None
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -18,20 +19,59 @@ _LARGEST_WEIGHT = 1e30  # sums of weights are written as float32
 _RENAME = "; if it has another name, set columns.{role} in the spec (--set columns.{role}=NAME)"
 
 
-@dataclass(frozen=True)
-class Interactions:
-    """Usable events: `user`, `item`, `time`, `weight` (if the spec has one), a Boolean `in:NAME` per `where`, and a
-    Float64 `target:EXPRESSION` per different `target`."""
+@dataclass
+class Log:
+    """What was read of the interactions, batch by batch."""
 
-    frame: pl.DataFrame
-    rows: int
-    dropped: dict[str, int]
+    rows: int = 0
+    usable: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Rows that cannot be used, by reason."""
+    null_targets: dict[str, int] = field(default_factory=dict)
+    """Usable events without a target, by the target's expression."""
+    oldest: int | None = None
+    newest: int | None = None
+    """Times of usable events (us)."""
 
-    @property
-    def null_targets(self) -> dict[str, int]:
-        """Usable events without a target, by the target's expression."""
-        names = [name for name in self.frame.columns if name.startswith("target:")]
-        return {name.removeprefix("target:"): self.frame[name].null_count() for name in names}
+    def usable_events(self, events: pl.DataFrame) -> pl.DataFrame:
+        """The rows with user, item, time and a weight; counts them, and the others by what they lack."""
+        self.rows += len(events)
+        reasons = [(f"null {name}", pl.col(name).is_not_null()) for name in ("user", "item", "time")]
+        if "weight" in events.columns:
+            reasons += [("null weight", pl.col("weight").is_not_null()), ("weight 0", pl.col("weight") != 0)]
+        for reason, keep in reasons:
+            before = len(events)
+            events = events.filter(keep)
+            if before > len(events):
+                self.dropped[reason] = self.dropped.get(reason, 0) + before - len(events)
+        self.usable += len(events)
+        for name in events.columns:
+            if name.startswith("target:"):
+                text = name.removeprefix("target:")
+                self.null_targets[text] = self.null_targets.get(text, 0) + events[name].null_count()
+        if len(events):
+            oldest: Any = events["time"].min()
+            newest: Any = events["time"].max()
+            self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
+            self.newest = newest if self.newest is None else max(self.newest, newest)
+        return events
+
+
+@dataclass
+class Asked:
+    """What was read of the candidates, batch by batch."""
+
+    rows: int = 0
+    null_user_or_time: int = 0
+    null_item: int = 0
+
+    def known(self, candidates: pl.DataFrame) -> pl.DataFrame:
+        """The rows with user and time; the others see nothing and get nulls."""
+        self.rows += len(candidates)
+        self.null_item += candidates["item"].null_count()
+        known = candidates.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
+        self.null_user_or_time += len(candidates) - len(known)
+        return known
 
 
 def check_interactions(spec: Spec, table: Table) -> None:
@@ -59,42 +99,53 @@ def check_candidates(spec: Spec, table: Table) -> None:
         keys.check_time_type(table, names["time"], spec.time_unit)
 
 
-def load_interactions(spec: Spec, table: Table) -> Interactions:
-    """Read the events, evaluate `where` and `weight`, and drop what cannot be used, counted by reason."""
+def read_interactions(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:
+    """Events with canonical keys and the evaluated expressions, `rows` at a time.
+
+    What is wrong with the files is raised at the end, all of it at once: what was yielded before is then worthless.
+    """
     problems = Problems()
-    frames: list[pl.DataFrame] = []
-    dropped: dict[str, int] = {}
     for part in table.parts:
         with problems.collect():
-            frames.append(_usable(_events(spec, table, part), dropped))
+            yield from _events(spec, table, part, rows)
     problems.raise_any()
-    frames = _same_types(frames)
-    return Interactions(pl.concat(frames), table.rows, dropped)
 
 
-def load_candidates(spec: Spec, table: Table) -> pl.DataFrame:
-    """`user`, `item`, `time` (floored to `as_of_step`) of every candidate, in order, nulls kept."""
+def read_candidates(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:
+    """`user`, `item`, `time` (floored to `as_of_step`) and `row` of every candidate, `rows` at a time, nulls kept."""
     user, item, time = (spec.column("candidates", role) for role in ("user", "item", "time"))
-    wanted = [user, item] if spec.as_of else [user, item, time]
+    wanted = list(dict.fromkeys([user, item] if spec.as_of else [user, item, time]))
     problems = Problems()
-    frames: list[pl.DataFrame] = []
+    row = 0
     for part in table.parts:
         with problems.collect():
-            data = part.read(list(dict.fromkeys(wanted)))
-            columns = {"user": keys.ids(data.column(user)), "item": keys.ids(data.column(item))}
-            if not spec.as_of:
-                columns["time"] = keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`")
-            frames.append(pl.DataFrame(columns))
+            for data in part.tables(wanted, rows):
+                columns = {"user": keys.ids(data.column(user)), "item": keys.ids(data.column(item))}
+                if not spec.as_of:
+                    columns["time"] = keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`")
+                frame = pl.DataFrame(columns)
+                if spec.as_of:
+                    frame = frame.with_columns(time=pl.lit(time_us(spec.as_of), pl.Int64))
+                frame = frame.with_columns(
+                    pl.col("time") // spec.as_of_step_us * spec.as_of_step_us,
+                    row=pl.int_range(row, row + len(frame), dtype=pl.Int64),
+                )
+                row += len(frame)
+                yield frame
     problems.raise_any()
-    frame = pl.concat(_same_types(frames))
-    if spec.as_of:
-        frame = frame.with_columns(time=pl.lit(time_us(spec.as_of), pl.Int64))
-    return frame.with_columns(pl.col("time") // spec.as_of_step_us * spec.as_of_step_us)
+
+
+def no_events(spec: Spec) -> pl.DataFrame:
+    """A frame of events without rows."""
+    dtypes: dict[str, pl.DataType] = {"user": pl.Null(), "item": pl.Int32(), "time": pl.Int64()}
+    for expression in _expressions(spec):
+        dtypes[expression.column] = pl.Boolean() if expression.column.startswith("in:") else pl.Float64()
+    return pl.DataFrame(schema=dtypes)
 
 
 def no_candidates() -> pl.DataFrame:
-    """The candidates of a job that has none."""
-    return pl.DataFrame(schema={"user": pl.Null(), "item": pl.Null(), "time": pl.Int64()})
+    """A frame of candidates without rows."""
+    return pl.DataFrame(schema={"user": pl.Null(), "item": pl.Int32(), "time": pl.Int64(), "row": pl.Int64()})
 
 
 class _Expression(NamedTuple):
@@ -119,38 +170,74 @@ def _expressions(spec: Spec) -> list[_Expression]:
     return [*found, *targets.values()]
 
 
-def _events(spec: Spec, table: Table, part: Part) -> pl.DataFrame:
-    """Events of one file with canonical keys, `row`, and the evaluated expressions."""
+def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.DataFrame]:
+    """Events of one file with canonical keys and the evaluated expressions."""
     user, item, time = (spec.column("interactions", role) for role in ("user", "item", "time"))
     expressions = _expressions(spec)
     needed = [user, item, time]
     for expression in expressions:
         needed += columns_of(expression.text, expression.key, table.names)
-    data = part.read(list(dict.fromkeys(needed)))
-    frame = pl.DataFrame(
-        {
-            "user": keys.ids(data.column(user)),
-            "item": keys.ids(data.column(item)),
-            "time": keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`"),
-        }
-    )
-    raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
-    if not raw.width:  # constants need a row to stand in
-        raw = pl.DataFrame({"row": pl.repeat(0, len(frame), eager=True)})
     problems = Problems()
-    for expression in expressions:
+    bad = {e.column: _BadValues(e, part) for e in expressions if not e.column.startswith("in:")}
+    first = 0
+    for data in part.tables(list(dict.fromkeys(needed)), rows):
+        frame = pl.DataFrame(
+            {
+                "user": keys.ids(data.column(user)),
+                "item": keys.ids(data.column(item)),
+                "time": keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`"),
+            }
+        )
+        raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
+        if not raw.width:  # constants need a row to stand in
+            raw = pl.DataFrame({"row": pl.repeat(0, len(frame), eager=True)})
+        for expression in expressions:
+            with problems.collect():
+                values = _evaluated(raw, expression, part)
+                if expression.column in bad:
+                    bad[expression.column].look(values, first)
+                else:
+                    values = values.fill_null(value=False)
+                frame = frame.with_columns(values.alias(expression.column))
+        first += len(frame)
+        if not problems.errors:
+            yield frame
+    for found in bad.values():
         with problems.collect():
-            values = _evaluated(raw, expression, part)
-            where = f"{part.path}: {expression.key} = {expression.text!r}"
-            if expression.column == "weight":
-                _check_weights(values, where)
-            elif expression.column.startswith("target:"):
-                _check_targets(values, where)
-            else:
-                values = values.fill_null(value=False)
-            frame = frame.with_columns(values.alias(expression.column))
+            found.raise_any()
     problems.raise_any()
-    return frame
+
+
+class _BadValues:
+    """Weights or targets of a file that are no usable numbers, counted with a few examples."""
+
+    def __init__(self, expression: _Expression, part: Part) -> None:
+        self.where = f"{part.path}: {expression.key} = {expression.text!r}"
+        self.of_weights = expression.column == "weight"
+        self.count = 0
+        self.examples: list[str] = []
+
+    def look(self, values: pl.Series, first_row: int) -> None:
+        bad = values.is_nan() | (values.abs() > _LARGEST_WEIGHT)
+        if self.of_weights:
+            bad |= values < 0
+        rows = bad.fill_null(value=False).arg_true()
+        self.count += len(rows)
+        self.examples += [f"row {first_row + row}: {values[row]}" for row in rows[:4]]
+
+    def raise_any(self) -> None:
+        if not self.count:
+            return
+        examples = listing(self.examples[:4])
+        if self.of_weights:
+            raise DataError(
+                f"{self.where}: {self.count:,} weights are negative, not finite or above 1e30 ({examples}). "
+                "Weights must be >= 0"
+            )
+        raise DataError(
+            f"{self.where}: {self.count:,} targets are not finite or beyond 1e30 ({examples}). "
+            "A null leaves an event out"
+        )
 
 
 def _evaluated(raw: pl.DataFrame, expression: _Expression, part: Part) -> pl.Series:
@@ -179,45 +266,3 @@ def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         return column.cast(pa.int64()).cast(pa.timestamp(kind.unit))  # SQL compares it with `timestamp '...'`
     return column.cast(pa.float64()) if pa.types.is_decimal256(kind) else column
-
-
-def _check_weights(weights: pl.Series, where: str) -> None:
-    bad = (weights < 0) | weights.is_nan() | (weights > _LARGEST_WEIGHT)
-    rows = bad.fill_null(value=False).arg_true()
-    if len(rows):
-        examples = listing(f"row {row}: {weights[row]}" for row in rows[:4])
-        raise DataError(
-            f"{where}: {len(rows):,} weights are negative, not finite or above 1e30 ({examples}). Weights must be >= 0"
-        )
-
-
-def _check_targets(targets: pl.Series, where: str) -> None:
-    bad = targets.is_nan() | (targets.abs() > _LARGEST_WEIGHT)
-    rows = bad.fill_null(value=False).arg_true()
-    if len(rows):
-        examples = listing(f"row {row}: {targets[row]}" for row in rows[:4])
-        raise DataError(
-            f"{where}: {len(rows):,} targets are not finite or beyond 1e30 ({examples}). A null leaves an event out"
-        )
-
-
-def _usable(events: pl.DataFrame, dropped: dict[str, int]) -> pl.DataFrame:
-    """Drop events without user, item, time or weight; add to the counts of why."""
-    reasons = [(f"null {name}", pl.col(name).is_not_null()) for name in ("user", "item", "time")]
-    if "weight" in events.columns:
-        reasons += [("null weight", pl.col("weight").is_not_null()), ("weight 0", pl.col("weight") != 0)]
-    for reason, keep in reasons:
-        before = len(events)
-        events = events.filter(keep)
-        if before > len(events):
-            dropped[reason] = dropped.get(reason, 0) + before - len(events)
-    return events
-
-
-def _same_types(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Ids of all files in one type each."""
-    columns = {name: keys.same_type(*(frame[name] for frame in frames)) for name in ("user", "item")}
-    return [
-        frame.with_columns(user=user, item=item)
-        for frame, user, item in zip(frames, columns["user"], columns["item"], strict=True)
-    ]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import types
 
 from extembed_cli.data.tables import Table
@@ -115,6 +117,13 @@ def _narrowed(series: pl.Series) -> pl.Series:
         if series.cast(dtype, strict=False).null_count() == series.null_count():
             return series.cast(dtype)
     return series.cast(pl.Decimal(38, 0))
+
+
+def hashes(ids: pl.Series) -> NDArray[np.uint64]:
+    """A hash of each id, the same for equal ids of any width and on every run of one version of polars."""
+    if ids.dtype.is_integer():
+        ids = ids.to_frame("id").select(pl.col("id").cast(pl.Int64, wrap_numerical=True)).to_series()
+    return ids.hash().to_numpy()
 
 
 def same_type(*series: pl.Series) -> list[pl.Series]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from extembed_cli.data.commit import Staged, file_digest, matching
+from extembed_cli.data.parts import FeaturePart, Values, block_of, known_in
 from extembed_cli.data.sources import MANIFEST
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, SpecError
@@ -24,8 +25,6 @@ PART_ROWS = 2**20
 _OURS = re.compile(r"part-\d{5}-[0-9a-f]{12}\.parquet|\.(part-\d{5}\.parquet|_extembed_manifest\.json)\.\d+\.tmp")
 _OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parq", ".pq", ".arrow", ".feather", ".gz", ".zip"}
 _CHANGED = "did the candidates change during the run? Run again; the old output is untouched"
-
-Values = NDArray[Any]  # float32 or uint32
 
 
 def check_target(path: str) -> None:
@@ -77,23 +76,23 @@ def write_features(
     stage: Staged,
     output: Path,
     candidates: Table,
-    columns: dict[str, Values],
-    known: NDArray[np.bool_],
+    columns: dict[str, str],
+    parts: Sequence[FeaturePart],
     metadata: dict[str, Any],
 ) -> str:
     """Write all candidate columns and the features in candidate order; SHA-256 of what was written.
 
-    The files wait in `stage` to be committed.
+    `columns` are the features' types by name, `parts` their values. The files wait in `stage` to be committed.
     """
-    features = [pa.field(n, pa.uint32() if v.dtype == np.uint32 else pa.float32()) for n, v in columns.items()]
+    features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
     kept = candidates.schema.metadata or {}
     schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: _json(metadata)})
 
     def batches() -> Iterator[pa.RecordBatch]:
         row = 0
         for batch in candidate_rows(candidates):
-            at = slice(row, row + len(batch))
-            arrays = [_array(values[at], known[at]) for values in columns.values()]
+            known = known_in(parts, row, row + len(batch))
+            arrays = [_array(block_of(parts, name, row, row + len(batch)), known) for name in columns]
             yield pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)
             row += len(batch)
         if row != candidates.rows:

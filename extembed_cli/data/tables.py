@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class Part:
     schema: pa.Schema
     state: tuple[int, int, int]
     """Inode, size and time of change when it was opened."""
+    row_bytes: int
+    """Of a row as it is decoded, about."""
     partition: dict[str, Any] = field(default_factory=dict)
 
     def batches(self, columns: Sequence[str] | None = None, batch_size: int = 131_072) -> Iterator[pa.RecordBatch]:
@@ -75,10 +77,7 @@ class Part:
         names = list(self.schema.names if columns is None else columns)
         stored = [name for name in names if name not in self.partition]
         schema = pa.schema([self.schema.field(name) for name in names])
-        with (
-            reading(self.path),
-            pq.ParquetFile(self.path, page_checksum_verification=True, pre_buffer=False) as file,
-        ):
+        with reading(self.path), open_parquet(self.path) as file:
             for batch in file.iter_batches(batch_size=batch_size, columns=stored):
                 arrays = [
                     pa.repeat(pa.scalar(self.partition[f.name], f.type), batch.num_rows)
@@ -91,20 +90,13 @@ class Part:
                 else:
                     yield batch
 
-    def read(self, columns: Sequence[str]) -> pa.Table:
-        """The named columns at once."""
-        schema = pa.schema([self.schema.field(name) for name in columns])
-        with reading(self.path), open_parquet(self.path) as file:
-            stored = file.read(columns=[name for name in columns if name not in self.partition])
-            arrays = [
-                pa.repeat(pa.scalar(self.partition[f.name], f.type), self.rows)
-                if f.name in self.partition
-                else stored.column(f.name)
-                for f in schema
-            ]
-            table = pa.Table.from_arrays(arrays, schema=schema)
-            table.validate(full=True)  # a damaged page can hold what is no text
-            return table
+    def tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """The named columns, so many rows at a time, their values checked: a damaged page can hold what is no text."""
+        for batch in self.batches(columns, rows):
+            table = pa.Table.from_batches([batch])
+            with reading(self.path):
+                table.validate(full=True)
+            yield table
 
 
 @dataclass(frozen=True)
@@ -171,6 +163,12 @@ class Table:
                     )
 
 
+def _part(path: Path, opened: pq.ParquetFile) -> Part:
+    rows = opened.metadata.num_rows
+    size = sum(opened.metadata.row_group(i).total_byte_size for i in range(opened.metadata.num_row_groups))
+    return Part(path, rows, opened.schema_arrow, _state(path), -(-size // max(1, rows)))
+
+
 def open_table(label: str, paths: str | tuple[str, ...]) -> Table:
     """Resolve the paths of an input and read every footer; all files that cannot be read are told at once."""
     files = resolve(label, paths)
@@ -181,7 +179,7 @@ def open_table(label: str, paths: str | tuple[str, ...]) -> Table:
             if file.path.is_dir():
                 raise InputError(f"{file.path}: is a directory")
             with open_parquet(file.path) as opened:
-                parts.append(Part(file.path, opened.metadata.num_rows, opened.schema_arrow, _state(file.path)))
+                parts.append(_part(file.path, opened))
                 twice = [name for name, n in Counter(opened.schema_arrow.names).items() if n > 1]
                 if twice:
                     raise DataError(f"{label}: {file.path}: column `{twice[0]}` occurs twice; rename one")
@@ -214,5 +212,5 @@ def _with_partitions(files: list[SourceFile], parts: list[Part]) -> list[Part]:
                 schema = parts[i].schema
                 for key in keys:
                     schema = schema.append(folders.field(key))
-                out[i] = Part(parts[i].path, parts[i].rows, schema, parts[i].state, keys)
+                out[i] = replace(parts[i], schema=schema, partition=keys)
     return out

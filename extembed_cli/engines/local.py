@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+import polars as pl
 from threadpoolctl import threadpool_limits
 
-from extembed_cli.data.histories import Candidates, History, split
+from extembed_cli.data.histories import Shard
+from extembed_cli.data.parts import FeaturePart, VectorPart
 from extembed_cli.features.shard import Done, Shared, compute_shard
 from extembed_cli.mapping import Mapping
 from extembed_cli.spec import Spec
-
-SHARD_ROWS = 2**22  # events and candidates of one shard; a single user may have more
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -37,63 +36,47 @@ def threads(workers: int) -> Iterator[Mapping]:
 
 
 @dataclass
-class Features:
-    """Features of all candidates in input order, and vectors of users in order of their nums."""
+class Made:
+    """What all shards made."""
 
-    columns: dict[str, NDArray[Any]]
-    vectors: dict[str, NDArray[np.float32]]
-    known: NDArray[np.bool_]
-    """False for candidates without user or time: all their features are null."""
+    features: list[FeaturePart] = field(default_factory=list)
+    vectors: dict[str, list[VectorPart]] = field(default_factory=lambda: defaultdict(list))
+    """By file."""
     in_own_history: int = 0
+    not_converged: list[Any] = field(default_factory=list)
+    """Ids of users with a logistic fit whose gradient is above 1e-6."""
     done: Done = field(default_factory=Done)
-
-
-def shards(history: History, candidates: Candidates, rows: int) -> list[tuple[int, int]]:
-    """Half-open ranges of users with about `rows` events and candidates each."""
-    load = history.indptr + candidates.indptr
-    users = len(load) - 1
-    cuts = [0]
-    while cuts[-1] < users:
-        reach = int(np.searchsorted(load, load[cuts[-1]] + rows, side="right")) - 1
-        cuts.append(min(users, max(cuts[-1] + 1, reach)))
-    return list(pairwise(cuts))
 
 
 def compute(
     spec: Spec,
     shared: Shared,
-    history: History,
-    candidates: Candidates,
+    shards: Iterable[Shard],
     vectors_as_of: int,
     mapped: Mapping,
     *,
-    rows: int,
-    shard_rows: int = SHARD_ROWS,
+    folder: Path | None = None,
     progress: Callable[[float], None] = lambda rows: None,
-) -> Features:
-    """Features of all candidates; `rows` is the length of the input, `progress` hears of rows as they are done."""
-    known = np.zeros(rows, np.bool_)
-    known[candidates.rows] = True
-    users = len(history.indptr) - 1
-    features = Features(
-        columns={c.name: _nulls(rows, c.dtype) for c in shared.columns},
-        vectors={path: np.empty((users, model.dim), np.float32) for path, model in shared.vector_files.items()},
-        known=known,
-    )
-    for low, high in shards(history, candidates, shard_rows):
-        part = split(history, candidates, low, high)
-        found = compute_shard(spec, shared, *part, vectors_as_of, mapped, progress)
-        for name, values in found.columns.items():
-            features.columns[name][part[1].rows] = values
-        for path, vectors in found.vectors.items():
-            features.vectors[path][low:high] = vectors
-        features.in_own_history += found.in_own_history
-        features.done.add(found.done, first_user=low)
-    return features
+) -> Made:
+    """Features of the candidates and vectors of the users of all shards.
 
-
-def _nulls(rows: int, dtype: str) -> NDArray[Any]:
-    return np.zeros(rows, np.uint32) if dtype == "UInt32" else np.full(rows, np.nan, np.float32)
+    With a `folder` what a shard made goes into files there; `progress` hears of rows as they are done.
+    """
+    made = Made()
+    for index, shard in enumerate(shards):
+        found = compute_shard(spec, shared, shard.history, shard.asked, vectors_as_of, mapped, progress)
+        features = FeaturePart.of(shard.asked.rows, found.columns)
+        made.features.append(features if folder is None else features.save(folder / f"features-{index:04d}.arrow"))
+        for number, (path, rows) in enumerate(found.vectors.items()):
+            fitted = ~np.isnan(rows[:, 0])
+            part = VectorPart(shard.users.filter(pl.Series(fitted)), rows[fitted])
+            if folder is not None:
+                part = part.save(folder / f"vectors-{number}-{index:04d}.arrow")
+            made.vectors[path].append(part)
+        made.in_own_history += found.in_own_history
+        made.not_converged += shard.users[sorted(found.not_converged)].to_list()
+        made.done.add(found.done)
+    return made
 
 
 def _in_flight(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.data.scratch import zeros
 from extembed_cli.kernels.gramian import ROWS, eigen, gramian_of_block
 from extembed_cli.mapping import Mapping
 
@@ -48,14 +50,24 @@ def gramian(matrix: EmbeddingMatrix, *, normalized: bool, mapped: Mapping) -> Do
 
 
 def make_basis(
-    matrix: EmbeddingMatrix, items: int, gramian: Doubles | None, *, normalized: bool, bias: bool, mapped: Mapping
+    matrix: EmbeddingMatrix,
+    items: int,
+    gramian: Doubles | None,
+    *,
+    normalized: bool,
+    bias: bool,
+    mapped: Mapping,
+    folder: Path | None = None,
 ) -> Basis:
-    """The vectors of a table in the coordinates that diagonalise its Gramian; without one, as they are."""
+    """The vectors of a table in the coordinates that diagonalise its Gramian; without one, as they are.
+
+    With a folder they are in a mapped file there.
+    """
     dim = matrix.vectors.shape[1] + bias
     if gramian is None and normalized and not bias:
         return Basis(matrix.vectors, np.zeros(dim), None, items)
     values, rotation = (np.zeros(dim), None) if gramian is None else eigen(gramian[:dim, :dim])
-    out = np.empty((len(matrix.vectors), dim), np.float32)
+    out = zeros((len(matrix.vectors), dim), np.float32, folder)
 
     def fill(at: slice) -> None:
         exact = _exact(matrix, at, normalized, bias=bias)

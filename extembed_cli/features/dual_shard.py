@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.data.batches import TILE_FLOATS, Batch, Tiles, batches, padded
+from extembed_cli.data.batches import Batch, Tiles, batches, padded
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.dual import Model, is_nested
 from extembed_cli.features.visibility import visible
@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 _MOST_CANDIDATES = 512  # that share one factor of all prefixes
 _SEGMENT_CANDIDATES = 256  # scored at a time in the later segments of a long history
-_BATCH_FLOATS = TILE_FLOATS // 8  # float64 and squares of it: a batch stays near the processor's cache
+_BATCH_FLOATS = 2**19  # float64 and squares of it: a batch stays near the processor's cache
 
 
 @dataclass
@@ -40,18 +40,15 @@ class Solves:
     """Largest relative residual of a squared fit."""
     gradient: float = 0.0
     """Largest gradient of a logistic fit."""
-    not_converged: set[int] = field(default_factory=set)
-    """Users with a logistic fit whose gradient is above 1e-6."""
 
-    def add(self, other: Solves, first_user: int = 0) -> None:
-        """Add what was solved elsewhere; its users count from `first_user`."""
+    def add(self, other: Solves) -> None:
+        """Add what was solved elsewhere."""
         self.rows += other.rows
         self.systems += other.systems
         self.primal += other.primal
         self.dual += other.dual
         self.residual = max(self.residual, other.residual)
         self.gradient = max(self.gradient, other.gradient)
-        self.not_converged |= {first_user + user for user in other.not_converged}
 
 
 class DualShard:
@@ -106,6 +103,8 @@ class DualShard:
         self.nested = is_nested(spec, fit)
         self.systems = 0
         """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
+        self.not_converged: set[int] = set()
+        """Users with a logistic fit whose gradient is above 1e-6."""
 
     # --- which systems there are: no event after an as-of time decides how it is solved ---
 
@@ -175,7 +174,7 @@ class DualShard:
             stretch = np.full(len(first), 1 / scale.min())
             solved = solve_logistic(form, confidences, (targets > 0).astype(np.float64), stretch)
             done.gradient = float(solved.error.max())
-            done.not_converged = set(self.asked.users[first[solved.error > GRADIENT]].tolist())
+            self.not_converged.update(self.asked.users[first[solved.error > GRADIENT]].tolist())
         else:
             solved = solve_squared(form, confidences, targets)
             done.residual = float(solved.error.max())

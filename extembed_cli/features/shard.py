@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,11 +58,11 @@ class Done:
     seconds: dict[Technique, float] = field(default_factory=lambda: defaultdict(float))
     """Thread seconds by technique."""
 
-    def add(self, other: Done, first_user: int = 0) -> None:
-        """Add what was done elsewhere; its users count from `first_user`."""
+    def add(self, other: Done) -> None:
+        """Add what was done elsewhere."""
         self.rows += other.rows
         self.cosines += other.cosines
-        self.solves.add(other.solves, first_user)
+        self.solves.add(other.solves)
         for technique, seconds in other.seconds.items():
             self.seconds[technique] += seconds
 
@@ -79,6 +80,8 @@ class ShardFeatures:
     """User vectors (U, D) by file, in the coordinates of their model; NaN where there is none."""
     in_own_history: int
     """Candidates whose item stands in their user's visible history."""
+    not_converged: set[int]
+    """Users with a logistic fit whose gradient is above 1e-6."""
     done: Done
 
 
@@ -101,9 +104,17 @@ def output_columns(spec: Spec) -> list[Column]:
 
 
 def prepare(
-    spec: Spec, tables: dict[str, Table], ids: dict[str, TableIds], vocabulary: pl.Series, mapped: Mapping = map
+    spec: Spec,
+    tables: dict[str, Table],
+    ids: dict[str, TableIds],
+    vocabulary: pl.Series,
+    mapped: Mapping = map,
+    folder: Path | None = None,
 ) -> Shared:
-    """Load the vectors of the items that the job touches; problems of all tables are told at once."""
+    """Load the vectors of the items that the job touches; problems of all tables are told at once.
+
+    With a folder they are in mapped files there.
+    """
     fits = dual.all_fits(spec)
     problems = Problems()
     embeddings: dict[str, EmbeddingMatrix] = {}
@@ -112,8 +123,8 @@ def prepare(
         mine = [fit for fit in fits if fit.embedding == name]
         with problems.collect():
             whole = any(fit.unobserved_weight > 0 for fit in mine)
-            matrix = load_matrix(spec, name, table, ids[name], vocabulary, whole=whole, mapped=mapped)
-            embeddings[name], made = _models(matrix, mine, spec.embeddings[name].normalize, mapped)
+            matrix = load_matrix(spec, name, table, ids[name], vocabulary, whole=whole, mapped=mapped, folder=folder)
+            embeddings[name], made = _models(matrix, mine, spec.embeddings[name].normalize, mapped, folder)
             models |= made
     problems.raise_any()
     vector_files = {path: models[fit] for path, fit in dual.vector_files(spec).items()}
@@ -121,20 +132,26 @@ def prepare(
 
 
 def _models(
-    matrix: EmbeddingMatrix, fits: list[Fit], normalized: bool, mapped: Mapping
+    matrix: EmbeddingMatrix, fits: list[Fit], normalized: bool, mapped: Mapping, folder: Path | None
 ) -> tuple[EmbeddingMatrix, dict[Fit, Model]]:
     """The models of the fits on a table, and the table without the vectors that only its Gramian needed."""
     items = int(np.count_nonzero(matrix.norms))
     counted = any(fit.unobserved_weight > 0 for fit in fits)
     total = gramian(matrix, normalized=normalized, mapped=mapped) if counted else None
-    matrix = matrix.of_used_items()
+    matrix = matrix.of_used_items(folder)
     bases: dict[tuple[bool, bool], Basis] = {}
     models: dict[Fit, Model] = {}
     for fit in fits:
         rotated = fit.unobserved_weight > 0
         if (rotated, fit.bias) not in bases:
             bases[rotated, fit.bias] = make_basis(
-                matrix, items, total if rotated else None, normalized=normalized, bias=fit.bias, mapped=mapped
+                matrix,
+                items,
+                total if rotated else None,
+                normalized=normalized,
+                bias=fit.bias,
+                mapped=mapped,
+                folder=folder,
             )
         models[fit] = Model(fit, matrix, bases[rotated, fit.bias])
         models[fit].check()
@@ -165,7 +182,7 @@ def compute_shard(
     users = every_user(history, vectors_as_of)
     rows = len(candidates.rows) if shared.columns else len(users.rows)
     passes = bool(statistics) + len(fits) + len(shared.vector_files)
-    done = Done()
+    done, not_converged = Done(), set[int]()
 
     def run(tasks: Iterator[Task], rows_of_pass: int) -> None:
         for each in mapped(lambda task: task(), tasks):
@@ -176,6 +193,7 @@ def compute_shard(
     def run_dual(shard: DualShard) -> DualShard:
         run(_dual_tasks(shard), len(shard.asked.rows))
         done.solves.systems += shard.systems
+        not_converged.update(shard.not_converged)
         return shard
 
     if statistics:
@@ -193,6 +211,7 @@ def compute_shard(
         columns={c.name: found[c.statistic].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns},
         vectors=vectors,
         in_own_history=in_own_history(history, candidates, visible(spec, ALL, history, candidates).end),
+        not_converged=not_converged,
         done=done,
     )
 

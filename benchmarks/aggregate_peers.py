@@ -1,0 +1,136 @@
+"""What else would make the features of technique 1, each as a process of its own. Run by aggregate.py.
+
+    python benchmarks/aggregate_peers.py duckdb|polars|floor FOLDER [EVENTS]
+
+`duckdb` is the SQL that one would write (its percentiles have no weights: SQL has none that do); `polars` the same as
+expressions; `floor` no features at all: read the inputs, gather the vectors, multiply, argsort, write as many columns.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HALF_LIFE_US = 30 * 86_400_000_000
+PERCENTILES, THRESHOLDS = (0.1, 0.5, 0.9), (0.3, 0.5)
+FEATURES = 13  # columns of the job
+
+SQL = """
+COPY (
+    WITH items AS (SELECT item_id, embedding::FLOAT[{dim}] AS vector FROM '{folder}/items.parquet'),
+    asked AS (SELECT row_number() OVER () AS row, * FROM '{folder}/candidates.parquet'),
+    pairs AS (
+        SELECT asked.row, array_cosine_similarity(seen.vector, wanted.vector) AS cosine,
+            pow(2, -(epoch_us(asked.timestamp) - epoch_us(i.timestamp)) / {half_life}) AS w,
+            epoch_us(asked.timestamp) - epoch_us(i.timestamp) AS age
+        FROM asked
+        JOIN '{folder}/interactions.parquet' i ON i.user_id = asked.user_id AND i.timestamp < asked.timestamp
+        JOIN items seen ON seen.item_id = i.item_id
+        JOIN items wanted ON wanted.item_id = asked.item_id),
+    features AS (
+        SELECT row, count(*) AS count, min(age) / 1e6 AS age_last_s, sum(w) AS decayed_count,
+            min(cosine) AS cos_min, max(cosine) AS cos_max, sum(w * cosine) / sum(w) AS cos_mean,
+            quantile_cont(cosine, {percentiles}) AS percentiles, {shares}
+        FROM pairs GROUP BY row)
+    SELECT asked.* EXCLUDE row, features.* EXCLUDE row FROM asked LEFT JOIN features USING (row) ORDER BY asked.row
+) TO '{folder}/duckdb.parquet' (FORMAT parquet)
+"""
+
+
+def by_duckdb(folder: Path) -> None:
+    """The features as SQL."""
+    import duckdb  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    dim = pq.read_schema(folder / "items.parquet").field("embedding").type.list_size
+    shares = ", ".join(f"sum(w * (cosine >= {t})::INT) / sum(w) AS share_{n}" for n, t in enumerate(THRESHOLDS))
+    connection = duckdb.connect()
+    connection.execute(f"SET threads = {os.cpu_count()}; SET preserve_insertion_order = false")
+    connection.execute(
+        SQL.format(folder=folder, dim=dim, half_life=HALF_LIFE_US, percentiles=list(PERCENTILES), shares=shares)
+    )
+
+
+def by_polars(folder: Path) -> None:
+    """The features as expressions over the joined pairs: every pair of vectors is a row in memory."""
+    import polars as pl  # noqa: PLC0415
+
+    items = pl.scan_parquet(folder / "items.parquet").with_columns(
+        pl.col("embedding") / pl.col("embedding").arr.eval(pl.element() ** 2).arr.sum().sqrt()
+    )
+    asked = pl.scan_parquet(folder / "candidates.parquet").with_row_index("row")
+    age = (pl.col("timestamp") - pl.col("at")).dt.total_microseconds()
+    w, cosine = pl.col("w"), pl.col("cosine")
+    pairs = (
+        asked.join(items, on="item_id")
+        .join(
+            pl.scan_parquet(folder / "interactions.parquet")
+            .rename({"timestamp": "at"})
+            .join(items.rename({"embedding": "seen"}), on="item_id")
+            .drop("item_id"),
+            on="user_id",
+        )
+        .filter(pl.col("at") < pl.col("timestamp"))
+        .select(
+            "row",
+            age.alias("age"),
+            (2.0 ** (-age / HALF_LIFE_US)).alias("w"),
+            (pl.col("embedding") * pl.col("seen")).arr.sum().alias("cosine"),
+        )
+    )
+    features = pairs.group_by("row").agg(
+        pl.len().alias("count"),
+        (pl.col("age").min() / 1e6).alias("age_last_s"),
+        w.sum().alias("decayed_count"),
+        cosine.min().alias("cos_min"),
+        cosine.max().alias("cos_max"),
+        ((w * cosine).sum() / w.sum()).alias("cos_mean"),
+        *(cosine.quantile(q).alias(f"cos_p{q}") for q in PERCENTILES),
+        *(((w * (cosine >= t)).sum() / w.sum()).alias(f"share_{t}") for t in THRESHOLDS),
+    )
+    asked.join(features, on="row", how="left", maintain_order="left").drop("row").sink_parquet(
+        folder / "polars.parquet"
+    )
+
+
+def floor(folder: Path, events: int) -> None:
+    """Reading, gathering, multiplying, sorting and writing of the job's shapes, and nothing else."""
+    import numpy as np  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    pq.read_table(folder / "interactions.parquet")
+    candidates = pq.read_table(folder / "candidates.parquet")
+    column = pq.read_table(folder / "items.parquet")["embedding"].combine_chunks()
+    vectors = column.flatten().to_numpy().reshape(len(column), -1)
+    C = 50
+    tiles = len(candidates) // C
+    B = max(1, 2**18 // (C * events))
+
+    def batch(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        q = vectors.take(rng.integers(0, len(vectors), (B, C)), axis=0)
+        v = vectors.take(rng.integers(0, len(vectors), (B, events)), axis=0)
+        np.argsort(np.matmul(q, v.transpose(0, 2, 1)), axis=-1)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(batch, range(-(-tiles // B))):
+            pass
+    values = np.random.default_rng(0).random((FEATURES, len(candidates)), np.float32)
+    for index in range(FEATURES):
+        candidates = candidates.append_column(f"feature {index}", pa.array(values[index]))
+    pq.write_table(candidates, folder / "floor.parquet", use_dictionary=["user_id", "item_id", "timestamp", "label"])
+
+
+def main() -> None:
+    which, folder = sys.argv[1], Path(sys.argv[2])
+    if which == "floor":
+        floor(folder, int(sys.argv[3]))
+    else:
+        {"duckdb": by_duckdb, "polars": by_polars}[which](folder)
+
+
+if __name__ == "__main__":
+    main()

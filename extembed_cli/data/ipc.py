@@ -1,0 +1,35 @@
+"""Columns in scratch files: Arrow IPC, uncompressed, mapped when they are read: pages of a map can be given back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a file that has its name only once it is complete."""
+    temporary = path.with_suffix(".tmp")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    temporary.replace(path)
+
+
+def map_table(path: Path) -> pa.Table:
+    """A file that `write_table` wrote, without reading it."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def to_arrow(frame: pl.DataFrame) -> pa.Table:
+    """A frame as Arrow; integers of 128 bits, which Arrow does not have, as decimals."""
+    wide = [name for name, dtype in frame.schema.items() if dtype == pl.Int128()]
+    return frame.with_columns(pl.col(wide).cast(pl.Decimal(38, 0))).to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def from_arrow(table: pa.Table) -> pl.DataFrame:
+    """The frame of a table that `to_arrow` made."""
+    frame = pl.from_arrow(table, rechunk=False)
+    assert isinstance(frame, pl.DataFrame)
+    wide = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Decimal)]
+    return frame.with_columns(pl.col(wide).cast(pl.Int128))

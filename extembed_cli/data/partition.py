@@ -1,0 +1,114 @@
+"""Events and candidates by shards of users: in memory, or, where they do not fit, in files of a scratch folder.
+
+Their items become nums on the way.
+
+A user's shard is a hash of the id, so a log is cut up batch by batch, and all that belongs to a user comes together.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from extembed_cli.data import ipc, keys
+from extembed_cli.data.vocabulary import Vocabulary
+
+Kind = Literal["candidates", "events"]
+
+# Of the filter of users. Who is not asked about but shares a slot with somebody who is, is kept, and joins nothing.
+_SLOTS = 2**22
+
+
+class Partition:
+    """Frames with a column `user`, cut into shards. Candidates come first, then the events of their users alone.
+
+    With `all_users` the events of users without candidates are kept too. Without a folder only the first shard is kept,
+    in memory: all there is, or a sample of the users.
+    """
+
+    def __init__(self, shards: int, folder: Path | None, *, all_users: bool = False) -> None:
+        self.shards = shards
+        self.folder = folder
+        self.all_users = all_users
+        self.vocabulary = Vocabulary()
+        self._frames: dict[Kind, list[pl.DataFrame]] = defaultdict(list)
+        self._asked = None if all_users else np.zeros(_SLOTS, np.bool_)
+
+    @contextmanager
+    def adding(self, kind: Kind) -> Iterator[Callable[[pl.DataFrame], None]]:
+        """A function that puts a frame where its users belong."""
+        streams = None if self.folder is None else _Streams(self.folder, kind)
+
+        def add(frame: pl.DataFrame) -> None:
+            hashes = keys.hashes(frame["user"])
+            if self._asked is not None:
+                slots = (hashes % _SLOTS).astype(np.int64)
+                if kind == "candidates":
+                    self._asked[slots] = True
+                else:
+                    kept = self._asked[slots]
+                    frame, hashes = frame.filter(pl.Series(kept)), hashes[kept]
+            shard = (hashes // _SLOTS % self.shards).astype(np.int64)
+            if streams is None:
+                frame = frame if self.shards == 1 else frame.filter(pl.Series(shard == 0))
+                self._frames[kind].append(self._numbered(frame))
+                return
+            ordered = self._numbered(frame)[np.argsort(shard, kind="stable")]
+            cuts = np.concatenate([[0], np.cumsum(np.bincount(shard, minlength=self.shards))])
+            for index in np.flatnonzero(np.diff(cuts)).tolist():
+                streams.write(index, ordered[cuts[index] : cuts[index + 1]])
+
+        try:
+            yield add
+        finally:
+            if streams is not None:
+                streams.close()
+
+    def frame(self, kind: Kind, shard: int) -> pl.DataFrame | None:
+        """The rows of a shard, their users in one type; None where there are none."""
+        if self.folder is None:
+            frames = self._frames[kind] if shard == 0 else []
+        else:
+            paths = sorted(self.folder.glob(f"{kind}-{shard:04d}-*.arrow"))
+            frames = [ipc.from_arrow(pa.ipc.open_stream(pa.memory_map(str(path))).read_all()) for path in paths]
+        if not frames:
+            return None
+        users = keys.same_type(*(frame["user"] for frame in frames))
+        return pl.concat([f.with_columns(u.alias("user")) for f, u in zip(frames, users, strict=True)])
+
+    def _numbered(self, frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.with_columns(self.vocabulary.nums(frame["item"]).alias("item"))
+
+
+class _Streams:
+    """One Arrow IPC stream for each shard of a kind, uncompressed; another one where the type of ids changes."""
+
+    def __init__(self, folder: Path, kind: Kind) -> None:
+        self.folder, self.kind = folder, kind
+        self.writers: dict[int, tuple[pa.ipc.RecordBatchStreamWriter, pa.OSFile]] = {}
+        self.schemas: dict[int, list[pa.Schema]] = defaultdict(list)
+
+    def write(self, shard: int, frame: pl.DataFrame) -> None:
+        table = ipc.to_arrow(frame)
+        if not self.schemas[shard] or self.schemas[shard][-1] != table.schema:
+            self._close(shard)
+            self.schemas[shard].append(table.schema)
+            name = f"{self.kind}-{shard:04d}-{len(self.schemas[shard]):04d}.arrow"
+            sink = pa.OSFile(str(self.folder / name), "wb")
+            self.writers[shard] = (pa.ipc.new_stream(sink, table.schema), sink)
+        self.writers[shard][0].write_table(table)
+
+    def close(self) -> None:
+        for shard in list(self.writers):
+            self._close(shard)
+
+    def _close(self, shard: int) -> None:
+        for file in self.writers.pop(shard, ()):
+            file.close()
