@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from extembed_cli.data.batches import LADDER, batches, padded, tiles
-from extembed_cli.kernels.cosines import cosine_to_mean, cosines, decide
+from extembed_cli.kernels import cosines as cosines_module
+from extembed_cli.kernels.cosines import EventVectors, cosine_to_mean, cosines, decide
 from extembed_cli.kernels.ranges import first_at_or_after, newest_members
 from extembed_cli.kernels.statistics import (
     Ranked,
@@ -28,6 +29,12 @@ FLOAT32_SUM = 3e-6  # float32 sums of up to 130 terms
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
     vectors = rng.standard_normal(shape)
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def gathered(vectors: np.ndarray) -> EventVectors:
+    """Event vectors (B, H, d) as rows of a table."""
+    B, H, d = vectors.shape
+    return EventVectors(vectors.reshape(-1, d), np.arange(B * H).reshape(B, H))
 
 
 def tile(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -170,7 +177,8 @@ def test_cosine_to_the_weighted_mean(dim: int, views: int) -> None:
     rng = np.random.default_rng(4)
     q, v = unit(rng, 3, 5, dim), unit(rng, 3, 20, dim)
     weights = rng.random((3, views, 20))
-    made = cosine_to_mean(weights, weights.astype(np.float32), cosines(q, v), q, v)
+    events = gathered(v)
+    made = cosine_to_mean(weights, weights.astype(np.float32), cosines(q, events), q, events)
     mean = np.broadcast_to(np.einsum("bvh,bhd->bvd", weights, v), q.shape)
     expected = np.einsum("bcd,bcd->bc", q, mean) / np.linalg.norm(mean, axis=-1)
     np.testing.assert_allclose(made, expected, atol=5e-6)
@@ -186,7 +194,7 @@ def test_a_mean_that_nearly_cancels_does_not_depend_on_padding() -> None:
     expected /= np.linalg.norm(v.sum(1, dtype=np.float64))
     found = []
     for length in (4, 5, 30, 100):
-        events = np.concatenate([v, unit(rng, 1, length - 4, 384)], axis=1) if length > 4 else v
+        events = gathered(np.concatenate([v, unit(rng, 1, length - 4, 384)], axis=1) if length > 4 else v)
         weights = np.zeros((1, 3, length))
         weights[..., :4] = 1
         found.append(cosine_to_mean(weights, weights.astype(np.float32), cosines(q, events), q, events))
@@ -218,9 +226,10 @@ def test_thresholds_are_decided_as_in_exact_arithmetic(threshold: float) -> None
     squares = (raw_q**2).sum(-1)[:, :, None] * (raw_v**2).sum(-1)[:, None, :]
     # cos >= t without rounding: compare signed squares of integers
     exact = np.sign(dots) * dots**2 * 4 >= np.sign(threshold) * round(4 * threshold**2) * squares
-    made = cosines(q, v)
+    events = gathered(v)
+    made = cosines(q, events)
     before = made.copy()
-    decide(made, threshold, q, v)
+    decide(made, threshold, q, events)
     assert ((made >= np.float32(threshold)) == exact).all()
     np.testing.assert_allclose(made, before, rtol=0, atol=5e-7)
 
@@ -239,7 +248,7 @@ def test_every_candidate_that_sees_something_is_in_exactly_one_tile() -> None:
     seen = np.concatenate([np.sort(rng.integers(0, n + 1, c)) for n, c in zip(events, asked, strict=True)])
     start = np.repeat(last - events, asked)
     times = np.concatenate([np.sort(rng.integers(0, n // 20 + 1, n)) for n in asked])
-    made = list(batches(tiles(indptr, start, start + seen, last, times), dim=16))
+    made = [make() for make in batches(tiles(indptr, start, start + seen, last, times), dim=16)]
     found = np.concatenate([b.candidates[b.is_candidate] for b in made])
     assert len(found) == len(set(found.tolist()))
     assert set(np.flatnonzero(seen)) <= set(found.tolist())
@@ -252,3 +261,23 @@ def test_every_candidate_that_sees_something_is_in_exactly_one_tile() -> None:
         for row, user in enumerate(users):
             own = set(range(last[user] - events[user], last[user]))
             assert set(batch.events[row][batch.is_event[row]].tolist()) == own
+
+
+def test_a_long_history_is_gathered_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same cosines, thresholds and means, near cancellation too, as with all vectors at once."""
+    rng = np.random.default_rng(10)
+    q, v = unit(rng, 2, 3, 24), unit(rng, 2, 50, 24)
+    v[1, 25:] = -v[1, :25] + 1e-4  # cancels
+    v[1] /= np.linalg.norm(v[1], axis=-1, keepdims=True)
+    v[0, 7] = q[0, 1]
+    weights = np.ones((2, 3, 50))
+    found = []
+    for events_at_a_time in (8192, 16):
+        monkeypatch.setattr(cosines_module, "_EVENTS", events_at_a_time)
+        events = gathered(v)
+        made = cosines(q, events)
+        decide(made, 1.0, q, events)
+        found.append((made, cosine_to_mean(weights, weights.astype(np.float32), made, q, events)))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=0, atol=2e-7)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=0, atol=2e-6)
+    assert found[1][0][0, 1, 7] == 1

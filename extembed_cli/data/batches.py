@@ -6,8 +6,9 @@ fixed ladder of lengths by that user's own numbers, never by its batch mates, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,9 @@ Bools = NDArray[np.bool_]
 
 TILE_COSINES = 2**17  # cosines of one batch: its tensors then stay near the processor's cache
 TILE_FLOATS = 2**21  # vector elements gathered for one batch
-_MOST_CANDIDATES, FEWEST_CANDIDATES = 64, 4
+_MOST_CANDIDATES = 64  # of a tile
+# A few candidates share a long history, where their cosines are not too many.
+_FEWEST_CANDIDATES, LARGE_TILE_COSINES = 4, 2**20
 
 
 def _ladder() -> Ints:
@@ -96,7 +99,8 @@ def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints, times: Ints) -
     users = np.flatnonzero(asked)
     asked, first = asked[users], indptr[users]
     length = padded(np.maximum(1, last_event[users] - start[first]))
-    most = np.clip(TILE_COSINES // length, FEWEST_CANDIDATES, _MOST_CANDIDATES)
+    fewest = np.clip(LARGE_TILE_COSINES // length, 1, _FEWEST_CANDIDATES)
+    most = np.clip(TILE_COSINES // length, fewest, _MOST_CANDIDATES)
     pieces = -(-asked // most)
     owner = np.repeat(np.arange(len(users)), pieces)
     piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -117,8 +121,8 @@ def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints, times: Ints) -
     )
 
 
-def batches(tiles: Tiles, dim: int, floats: int = TILE_FLOATS) -> Iterator[Batch]:
-    """Tiles of one shape together, the largest first.
+def batches(tiles: Tiles, dim: int, floats: int = TILE_FLOATS) -> Iterator[Callable[[], Batch]]:
+    """Tiles of one shape together, the largest first; each batch is made by whoever computes it.
 
     dim is the longest vector gathered for them, floats how many of its elements a batch may have.
     """
@@ -128,7 +132,7 @@ def batches(tiles: Tiles, dim: int, floats: int = TILE_FLOATS) -> Iterator[Batch
         C, H, V = (int(lengths[group[0]]) for lengths in (tiles.C, tiles.H, tiles.V))
         size = max(1, min(TILE_COSINES // (C * H), floats // (max(C, H) * dim)))
         for at in range(0, len(group), size):
-            yield _batch(tiles, group[at : at + size], C, H, V)
+            yield partial(_batch, tiles, group[at : at + size], C, H, V)
 
 
 def _batch(tiles: Tiles, chosen: Ints, C: int, H: int, V: int) -> Batch:

@@ -195,7 +195,7 @@ class AggregateShard:
         }
         cosines = _Cosines(
             matrix.vectors.take(asked_slots, axis=0),
-            matrix.vectors.take(event_slots, axis=0),
+            cos.EventVectors(matrix.vectors, event_slots),
             thresholds,
             batch.views.shape[1],
         )
@@ -210,7 +210,7 @@ class AggregateShard:
                 else:
                     found = cosines.weighted(statistics, tensors.weights(name, half_life, seen, has_vector))
                 for statistic, value in found.items():
-                    yield statistic, np.where(defined, np.clip(value, -1, 1), np.float32(np.nan))
+                    yield statistic, np.where(defined, value, np.float32(np.nan))
 
     def _times(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Times of events; 0 for the position -1 of none."""
@@ -221,7 +221,7 @@ class _Cosines:
     """The cosines of a batch with one table, and what all histories and half-lives share of them."""
 
     def __init__(
-        self, candidates: NDArray[np.float32], events: NDArray[np.float32], thresholds: set[float | None], views: int
+        self, candidates: NDArray[np.float32], events: cos.EventVectors, thresholds: set[float | None], views: int
     ) -> None:
         self.candidates = candidates
         self.events = events

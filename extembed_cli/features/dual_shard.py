@@ -120,8 +120,8 @@ class DualShard:
         if self.nested:
             several = np.bincount(users[first], minlength=len(self.first_event)) > 1
             chosen = np.flatnonzero(several)
-            for batch in self._histories(chosen):
-                yield partial(self._solve_prefixes, batch)
+            for make in self._histories(chosen):
+                yield partial(self._solve_prefixes, make)
             last_seen = self.end[self.asked.indptr[chosen + 1] - 1]
             for user in chosen[last_seen > self.first_event[chosen] + self.segment]:
                 yield partial(self._solve_segments, user)
@@ -130,10 +130,10 @@ class DualShard:
         low, high = self.start[first], self.end[first]
         C = padded(last - first)
         tiles = Tiles(first, last, low, high, C, high - low, C)
-        for batch in batches(tiles, self.dim, _BATCH_FLOATS):
-            yield partial(self._solve_systems, batch)
+        for make in batches(tiles, self.dim, _BATCH_FLOATS):
+            yield partial(self._solve_systems, make)
 
-    def _histories(self, users: Ints) -> Iterator[Batch]:
+    def _histories(self, users: Ints) -> Iterator[Callable[[], Batch]]:
         """Histories of users, up to one segment of events, with pieces of their candidates."""
         low, high = self.asked.indptr[users], self.asked.indptr[users + 1]
         pieces = -(-(high - low) // _MOST_CANDIDATES)
@@ -151,8 +151,9 @@ class DualShard:
 
     # --- solving them ---
 
-    def _solve_systems(self, batch: Batch) -> Solves:
+    def _solve_systems(self, make: Callable[[], Batch]) -> Solves:
         """Systems of one length, each with a few candidates or one vector to write."""
+        batch = make()
         length = batch.events.shape[1]
         first = batch.candidates[:, 0]
         scale = 1 / np.sqrt(self.model.prior(length))
@@ -192,8 +193,9 @@ class DualShard:
             self._put(asked, batch.is_candidate[:, at], score, variance)
         return done
 
-    def _solve_prefixes(self, batch: Batch) -> Solves:
+    def _solve_prefixes(self, make: Callable[[], Batch]) -> Solves:
         """First segments of one padded length, each with the candidates of its user; those that see more come later."""
+        batch = make()
         scale = 1 / np.sqrt(self.model.prior(0))
         rows = self._rows(self.slots[batch.events], scale)
         x = self._rows(self.asked_slots[batch.candidates], scale)

@@ -233,8 +233,10 @@ def _aggregate_tasks(
             # What a candidate without visible events has, and so the value where no batch writes.
             found[s] = np.full(len(candidates.rows), 0.0 if s.kind == "decayed_count" else np.nan, np.float32)
 
-    def run(batch: Batch) -> Done:
-        at = batch.candidates[batch.is_candidate]
+    def run(make: Callable[[], Batch]) -> Done:
+        batch = make()
+        flat = np.flatnonzero(batch.is_candidate)
+        at = batch.candidates.reshape(-1).take(flat)
         done = Done(len(at), batch.cosines)
         tensors = shard.tensors(batch)
         computed: dict[Technique, Callable[..., Iterator[tuple[Statistic, Values]]]] = {
@@ -244,7 +246,7 @@ def _aggregate_tasks(
         for technique, compute in computed.items():
             began = time.perf_counter()
             for statistic, values in compute(tensors):
-                found[statistic][at] = values[batch.is_candidate]
+                found[statistic][at] = values.reshape(-1).take(flat)
             done.seconds[technique] += time.perf_counter() - began
         return done
 
@@ -252,7 +254,7 @@ def _aggregate_tasks(
     end = next(iter(seen.values())).end
     longest = max(matrix.vectors.shape[1] for matrix in shared.embeddings.values())
     cut = tiles(candidates.indptr, start, end, history.indptr[1:], candidates.times)
-    return (partial(run, batch) for batch in batches(cut, longest))
+    return (partial(run, make) for make in batches(cut, longest))
 
 
 def _dual_tasks(shard: DualShard) -> Iterator[Task]:

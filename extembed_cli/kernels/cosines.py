@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.kernels.sums import product, sum_of_products, weight_sum
+from extembed_cli.kernels.sums import added, product, sum_of_products, weight_sum
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 _DIMS = 64  # dimensions summed in one product
+_EVENTS = 8192  # of a history gathered at a time
 _NEAR = np.float32(2e-6)  # a cosine closer to a threshold than this is not decided in float32
 _TIE = 1.5e-7  # how far the cosine of two stored vectors may be from that of the vectors they stand for
 _PAIRS = 2**20  # vector elements computed again in float64 at a time
@@ -20,29 +25,61 @@ ZERO_MEAN = 1e-6
 _CANCELLED_QUADRATURE, _CANCELLED_SUM = 0.1, 0.01
 
 
-def cosines(candidates: Floats, events: Floats) -> Floats:
+class EventVectors:
+    """The vectors of the events of a batch: gathered once, or, where a history is long, so many events at a time.
+
+    table (n, d), rows of norm 1 or 0; slots (B, H) rows of it.
+    """
+
+    def __init__(self, table: Floats, slots: NDArray[np.integer[Any]]) -> None:
+        self.table = table
+        self.slots = slots
+        self._all = self._gather(slice(None)) if slots.shape[1] <= _EVENTS else None
+
+    def blocks(self) -> Iterator[tuple[slice, Floats]]:
+        """Slices of the events and their vectors (B, h, d)."""
+        H = self.slots.shape[1]
+        for low in range(0, H, _EVENTS):
+            at = slice(low, min(low + _EVENTS, H))
+            yield at, self._gather(at) if self._all is None else self._all
+
+    def of(self, b: Ints, h: Ints) -> Floats:
+        """The vectors of single events: (n, d)."""
+        return self.table.take(self.slots[b, h], axis=0)
+
+    def _gather(self, at: slice) -> Floats:
+        return self.table.take(self.slots[:, at], axis=0)
+
+
+def cosines(candidates: Floats, events: EventVectors) -> Floats:
     """Cosine of every candidate with every event of its tile.
 
         c[b, c, h] = q[b, c] . v[b, h]
 
-    candidates (B, C, d), events (B, H, d), rows of norm 1 or 0 -> (B, C, H) float32, off by at most 4e-7.
+    candidates (B, C, d), rows of norm 1 or 0 -> (B, C, H) float32, off by at most 4e-7.
     Stacked products: the bits of a tile depend on its own (C, H, d), not on its batch mates. They run over a few
     dimensions at a time: one long float32 sum would be off by 1e-6, and differ by as much between padded shapes.
     """
-    out: Floats = np.matmul(candidates[..., :_DIMS], events[..., :_DIMS].transpose(0, 2, 1))
-    for k in range(_DIMS, candidates.shape[-1], _DIMS):
-        out += np.matmul(candidates[..., k : k + _DIMS], events[..., k : k + _DIMS].transpose(0, 2, 1))
+    out = np.empty((*candidates.shape[:2], events.slots.shape[1]), np.float32)
+    for at, vectors in events.blocks():
+        block = out[..., at]
+        for k in range(0, candidates.shape[-1], _DIMS):
+            some, others = candidates[..., k : k + _DIMS], vectors[..., k : k + _DIMS].transpose(0, 2, 1)
+            if k:
+                block += np.matmul(some, others)
+            else:
+                np.matmul(some, others, out=block)
     return out
 
 
-def decide(cosines: Floats, threshold: float, candidates: Floats, events: Floats) -> None:
+def decide(cosines: Floats, threshold: float, candidates: Floats, events: EventVectors) -> None:
     """Put the cosines nearest to a threshold on the side of it where float64 has them, in place.
 
         c[b, c, h] >= threshold  as float32 numbers,  if and only if  q[b, c] . v[b, h] >= threshold
 
-    cosines (B, C, H), candidates (B, C, d), events (B, H, d). The few cosines too close to the threshold for float32
-    are computed again in float64 from renormalised vectors, so that exact ties count (two of four shared tags are a
-    cosine of 0.5, an item with itself is 1).
+    cosines (B, C, H), candidates (B, C, d). The few cosines too close to the threshold for float32 are computed again
+    in float64 from renormalised vectors, so that exact ties count (two of four shared tags are a cosine of 0.5, an item
+    with itself is 1).
     """
     limit = np.float32(threshold)
     unsure = np.abs(cosines - limit) < _NEAR
@@ -54,38 +91,43 @@ def decide(cosines: Floats, threshold: float, candidates: Floats, events: Floats
     step = max(1, _PAIRS // candidates.shape[-1])
     for low in range(0, len(b), step):
         at = b[low : low + step], c[low : low + step], h[low : low + step]
-        q, v = _unit(candidates[at[0], at[1]]), _unit(events[at[0], at[2]])
+        q, v = _unit(candidates[at[0], at[1]]), _unit(events.of(at[0], at[2]))
         exact = np.einsum("nd,nd->n", q, v)
         near = exact.astype(np.float32)
         cosines[at] = np.where(exact >= threshold - _TIE, np.maximum(near, limit), np.minimum(near, under))
 
 
-def cosine_to_mean(weights: Doubles, single: Floats, cosines: Floats, candidates: Floats, events: Floats) -> Floats:
+def cosine_to_mean(
+    weights: Doubles, single: Floats, cosines: Floats, candidates: Floats, events: EventVectors
+) -> Floats:
     """Cosine of the candidate with the weighted mean of its visible event vectors.
 
         cos(q, sum_h w_h v_h) = sum_h w_h (q . v_h) / |sum_h w_h v_h|
 
-    weights (B, V, H) in both precisions, cosines (B, C, H), candidates (B, C, d), events (B, H, d) -> (B, C) float32,
-    NaN where the mean is zero or nothing is visible. The mean is not divided by the sum of weights: the cosine does not
+    weights (B, V, H) in both precisions, cosines (B, C, H), candidates (B, C, d) -> (B, C) float32 in [-1, 1], NaN
+    where the mean is zero or nothing is visible. The mean is not divided by the sum of weights: the cosine does not
     change. Means that nearly cancel are computed again in float64.
     """
-    weighted, mean = sum_of_products(single, cosines), product(single, events)
+    weighted = sum_of_products(single, cosines)
+    mean = added(product(single[..., at], vectors) for at, vectors in events.blocks())
     norm = np.sqrt(np.einsum("bvd,bvd->bv", mean, mean))
     total, quadrature = weight_sum(single), np.sqrt(np.einsum("bvh,bvh->bv", single, single))
     with np.errstate(divide="ignore", invalid="ignore"):
         out = np.where(total > 0, weighted / norm, np.nan)
     cancelled = (norm < _CANCELLED_QUADRATURE * quadrature) | (norm < _CANCELLED_SUM * total)
-    for tile in np.flatnonzero(cancelled.any(axis=1)):
-        views = np.flatnonzero(cancelled[tile])
-        which = slice(None) if weights.shape[1] == 1 else views  # of the candidates
-        exact = weights[tile, views] @ _unit(events[tile])
-        length = np.sqrt(np.einsum("nd,nd->n", exact, exact))
-        along = np.einsum(
-            "nd,nd->n", np.broadcast_to(exact, candidates[tile, which].shape), _unit(candidates[tile, which])
-        )
-        zero = length <= ZERO_MEAN * total[tile, views]
-        out[tile, which] = np.where(zero, np.nan, along / np.where(zero, 1, length))
-    return out.astype(np.float32)
+    if cancelled.any():
+        tiles = np.flatnonzero(cancelled.any(axis=1))
+        exact = np.zeros((len(tiles), *mean.shape[1:]))
+        for at, vectors in events.blocks():
+            for index, tile in enumerate(tiles):
+                exact[index] += weights[tile][:, at] @ _unit(vectors[tile])
+        for direction, tile in zip(exact, tiles, strict=True):
+            length = np.sqrt(np.einsum("vd,vd->v", direction, direction))
+            along = np.einsum("cd,cd->c", np.broadcast_to(direction, candidates[tile].shape), _unit(candidates[tile]))
+            zero = length <= ZERO_MEAN * total[tile]
+            again = np.where(zero, np.nan, along / np.where(zero, 1, length))
+            out[tile] = np.where(cancelled[tile], again, out[tile])
+    return np.minimum(np.maximum(out, -1, out=out), 1, out=out).astype(np.float32)
 
 
 def _unit(vectors: Floats) -> Doubles:

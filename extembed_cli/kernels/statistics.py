@@ -33,9 +33,13 @@ class Ranked(NamedTuple):
     seen_at: Ints
     """(B, C, H): where the event stands in (B, V, H) arrays, flat"""
 
+    first: Ints
+    """(B, C): where a candidate's first cosine stands, flat"""
+
     def values(self, ranks: Ints) -> Floats:
-        """The cosines of some ranks (B, C) -> (B, C)."""
-        return np.take_along_axis(self.keys, ranks[..., None], axis=-1)[..., 0].astype(np.float32)
+        """The cosines of some ranks: (B, C) -> (B, C), in [-1, 1]."""
+        found = self.keys.reshape(-1).take(self.first + ranks).astype(np.float32)
+        return np.minimum(np.maximum(found, -1, out=found), 1, out=found)
 
 
 def rank(cosines: Floats, views: int) -> Ranked:
@@ -43,7 +47,7 @@ def rank(cosines: Floats, views: int) -> Ranked:
 
     One sort serves every history, half-life and statistic of a table: what is not visible weighs 0.
     """
-    B, _, H = cosines.shape
+    B, C, H = cosines.shape
     keys = cosines.astype(np.float64)
     bits = keys.view(np.int64)
     bits |= np.arange(H)
@@ -51,7 +55,7 @@ def rank(cosines: Floats, views: int) -> Ranked:
     seen_at = bits & _POSITION
     view = np.arange(B * views).reshape(B, views)
     seen_at += (view * H)[:, :, None]
-    return Ranked(keys, seen_at)
+    return Ranked(keys, seen_at, np.arange(0, B * C * H, H).reshape(B, C))
 
 
 def cumulative_weights(ranked: Ranked, weights: Ints) -> Ints:
@@ -89,10 +93,11 @@ def share_at_or_above(ranked: Ranked, cumulative: Ints, threshold: float) -> Flo
     lowest = np.array(np.float32(threshold), np.float64)
     if threshold <= 0:  # there a position in the last bits makes a cosine smaller
         lowest = (-np.abs(lowest)).view(np.int64).__or__(_POSITION).view(np.float64)
-    below = np.count_nonzero(ranked.keys < lowest, axis=-1)
-    under = np.take_along_axis(cumulative, np.maximum(below - 1, 0)[..., None], axis=-1)[..., 0]
-    total = cumulative[..., -1]
-    share: Floats = (1 - np.where(below > 0, under, 0) / total).astype(np.float32)
+    reaching = ranked.keys >= lowest
+    total, first = cumulative[..., -1], reaching.argmax(axis=-1)
+    under = cumulative.reshape(-1).take(ranked.first + np.maximum(first - 1, 0))
+    under = np.where(reaching[..., -1], np.where(first > 0, under, 0), total)
+    share: Floats = (1 - under / total).astype(np.float32)
     return share
 
 
@@ -109,7 +114,7 @@ def weighted_mean(weights: Floats, values: Floats) -> Floats:
 
         mean[b, c] = sum_h w[b, c, h] x[b, c, h] / sum_h w[b, c, h]
 
-    weights (B, V, H), values (B, C, H) -> (B, C) float32
+    weights (B, V, H), values (B, C, H) in [-1, 1] -> (B, C) float32, in [-1, 1] too
     """
     mean: Floats = (sum_of_products(weights, values) / weight_sum(weights)).astype(np.float32)
-    return mean
+    return np.minimum(np.maximum(mean, -1, out=mean), 1, out=mean)
