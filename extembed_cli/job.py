@@ -35,6 +35,7 @@ from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.dual import vector_files
 from extembed_cli.features.shard import Shared, output_columns, prepare
 from extembed_cli.mapping import Mapping
+from extembed_cli.memory import give_back
 from extembed_cli.plan import Layout, layout, plan, sample
 from extembed_cli.report import computed, doubts
 from extembed_cli.spec import Spec
@@ -190,10 +191,14 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         folder = stack.enter_context(scratch(options.scratch or outputs[0].parent)) if cut.on_disk else None
         loaded = load(spec, watch, opened, problems, cut, folder)
         mapped = stack.enter_context(local.threads(options.workers))
+        if cut.on_disk:
+            give_back()
         with watch.timing("vectors"):
             shared = prepare(
                 spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder if cut.mapped else None
             )
+        if cut.on_disk:
+            give_back()
         totals = Totals({name: matrix.with_vector for name, matrix in shared.embeddings.items()})
         if shared.columns:
             watch.total(loaded.asked.rows - loaded.asked.null_user_or_time)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from extembed_cli import memory
 from extembed_cli.data.inputs import Loaded, Totals
 from extembed_cli.data.inputs import report as input_report
 from extembed_cli.engines.local import Made
@@ -27,7 +25,7 @@ def computed(spec: Spec, loaded: Loaded, totals: Totals, shared: Shared, made: M
         "cosines": done.cosines * len(spec.embeddings),
         "dual": _solves(made) if spec.dual else None,
         "seconds_by_technique": {name: round(s / workers, 3) for name, s in done.seconds.items()},
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": memory.peak(),
     }
 
 
@@ -67,13 +65,3 @@ def _solves(made: Made) -> dict[str, Any]:
         "users_not_converged": len(made.not_converged),
         "examples_not_converged": [str(user) for user in made.not_converged[:20]],
     }
-
-
-def _peak_memory() -> int:
-    """Bytes this process had resident at most. The kernel's figure: `getrusage` starts with that of the parent."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -21,7 +21,7 @@ from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.mapping import Mapping
 from extembed_cli.spec import EmbeddingSpec, Spec
 
-_BATCH_BYTES = 2**24  # of vectors read at a time
+_BATCH_BYTES = 2**22  # of vectors read at a time
 _ID_ROWS = 2**18  # of ids read at a time
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
 # A centred vector this short against what was subtracted is rounding, and has no direction.

@@ -21,6 +21,11 @@ def map_table(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column of a mapped file as one array, without a copy where it is one already, as `combine_chunks` makes."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
     """A frame as Arrow; integers of 128 bits, which Arrow does not have, as decimals."""
     wide = [name for name, dtype in frame.schema.items() if dtype == pl.Int128()]

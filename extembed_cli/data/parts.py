@@ -43,7 +43,7 @@ class FeaturePart:
     def load(cls, path: Path) -> FeaturePart:
         """What `save` wrote."""
         table = ipc.map_table(path)
-        columns = {name: table[name].combine_chunks().to_numpy() for name in table.column_names}
+        columns = {name: ipc.whole(table[name]).to_numpy() for name in table.column_names}
         return cls(columns.pop("row"), columns)
 
 
@@ -85,7 +85,7 @@ class VectorPart:
     def load(cls, path: Path) -> VectorPart:
         """What `save` wrote."""
         table = ipc.map_table(path)
-        column = table["vector"].combine_chunks()
+        column = ipc.whole(table["vector"])
         vectors = column.flatten().to_numpy().reshape(len(table), column.type.list_size)
         return cls(ipc.from_arrow(table.select(["user"]))["user"], vectors)
 

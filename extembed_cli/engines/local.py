@@ -18,6 +18,7 @@ from extembed_cli.data.histories import Shard
 from extembed_cli.data.parts import FeaturePart, VectorPart
 from extembed_cli.features.shard import Done, Shared, compute_shard
 from extembed_cli.mapping import Mapping
+from extembed_cli.memory import give_back
 from extembed_cli.spec import Spec
 
 Piece = TypeVar("Piece")
@@ -76,6 +77,8 @@ def compute(
         made.in_own_history += found.in_own_history
         made.not_converged += shard.users[sorted(found.not_converged)].to_list()
         made.done.add(found.done)
+        if folder is not None:
+            give_back()
     return made
 
 
