@@ -5,13 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_info
 
 import extembed_cli
 from extembed_cli.data import keys
@@ -29,7 +35,7 @@ from extembed_cli.data.output import (
 )
 from extembed_cli.data.partition import Partition
 from extembed_cli.data.parts import Vectors
-from extembed_cli.data.scratch import scratch
+from extembed_cli.data.scratch import Scratch, scratch
 from extembed_cli.engines import local
 from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.dual import vector_files
@@ -56,6 +62,8 @@ class RunOptions:
     """How the job is cut; None = as its memory asks for."""
     scratch: Path | None = None
     """Folder for what does not fit into memory; None = that of the output."""
+    fresh: bool = False
+    """Do not go on from what a killed run left."""
 
 
 @dataclass
@@ -66,6 +74,7 @@ class Watch:
     total: Callable[[int], None] = lambda rows: None
     rows: Callable[[float], None] = lambda rows: None
     warn: Callable[[str], None] = lambda message: None
+    note: Callable[[str], None] = lambda message: None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     warnings: list[str] = field(default_factory=list)
     _inside: list[str] = field(default_factory=list)
@@ -120,18 +129,19 @@ def load(
     opened: Opened,
     problems: Problems,
     cut: Layout,
-    folder: Path | None = None,
+    scratch: Scratch | None = None,
     *,
     vectors: bool = False,
 ) -> Loaded:
     """Read ids, times and expressions of all inputs; everything found to be wrong, before and now, is told at once.
 
-    Shards of users wait in the folder; without one, only the first is kept. With `vectors`, what is wrong with them is
-    told too when something else is: a check wants all of it.
+    Shards of users wait in the scratch folder; without one, only the first is kept. With `vectors`, what is wrong with
+    them is told too when something else is: a check wants all of it.
     """
-    partition = Partition(cut.shards, folder if cut.shards > 1 else None, all_users=bool(vector_files(spec)))
+    kept = scratch if cut.shards > 1 else None
+    partition = Partition(cut.shards, kept.folder if kept else None, all_users=bool(vector_files(spec)))
     with watch.timing("read"):
-        loaded = read_keys(spec, opened, partition, cut.rows, problems, vectors=vectors)
+        loaded = read_keys(spec, opened, partition, cut.rows, problems, scratch=kept, vectors=vectors)
     problems.raise_any()
     assert loaded is not None
     return loaded
@@ -142,11 +152,9 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     problems = Problems()
     opened = open_all(spec, watch, problems)
     loaded = load(spec, watch, opened, problems, sample(opened))
-    totals = Totals({name: loaded.items_in(name) for name in loaded.ids})
     cut = layout(spec, loaded.inputs, options.workers, options.memory)
     with watch.timing("encode"):
-        shard = loaded.shard(spec, 0)
-    totals.add(shard, of=loaded.partition.shards)
+        shard, totals = _first(spec, loaded, {name: loaded.items_in(name) for name in loaded.ids})
     for message in mismatches(spec, loaded, totals):
         watch.warning(message)
     return {**plan(spec, loaded, totals, shard, cut, options.workers), "warnings": watch.warnings}
@@ -159,8 +167,7 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     loaded = load(spec, watch, opened, problems, sample(opened), vectors=True)
     with watch.timing("vectors"):
         shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
-    totals = Totals({name: matrix.with_vector for name, matrix in shared.embeddings.items()})
-    totals.add(loaded.shard(spec, 0), of=loaded.partition.shards)
+    _, totals = _first(spec, loaded, shared.with_vector)
     for message in mismatches(spec, loaded, totals):
         watch.warning(message)
     if loaded.inputs.candidates is not None:
@@ -172,6 +179,13 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
         "columns": len(shared.columns),
         "warnings": watch.warnings,
     }
+
+
+def _first(spec: Spec, loaded: Loaded, with_vector: dict[str, NDArray[np.bool_]]) -> tuple[Shard, Totals]:
+    """The first shard, and what it says of all: there is one, or it is a sample."""
+    shard, totals = loaded.shard(spec, 0), Totals()
+    totals.add(Totals.of(shard, with_vector), times=loaded.partition.shards)
+    return shard, totals
 
 
 def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
@@ -188,32 +202,46 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         inputs = opened.complete(spec)
         digests = stack.enter_context(_digesting(inputs))
         cut = options.cut or layout(spec, inputs, options.workers, options.memory)
-        folder = stack.enter_context(scratch(options.scratch or outputs[0].parent)) if cut.on_disk else None
-        loaded = load(spec, watch, opened, problems, cut, folder)
+        place = stack.enter_context(_scratch(spec, options, cut, digests, watch))
+        if place:
+            cut = Layout(**place.cut)
+            finished = len(list(place.folder.glob("shard-*.json")))
+            if finished:
+                watch.note(f"{outputs[0]}: going on from {finished:,} of {cut.shards:,} shards of a killed run")
+        loaded = load(spec, watch, opened, problems, cut, place)
+        if place:
+            give_back()
         mapped = stack.enter_context(local.threads(options.workers))
-        if cut.on_disk:
-            give_back()
         with watch.timing("vectors"):
-            shared = prepare(
-                spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder if cut.mapped else None
-            )
-        if cut.on_disk:
+            folder = place.folder if place and cut.mapped else None
+            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder)
+        if place:
             give_back()
-        totals = Totals({name: matrix.with_vector for name, matrix in shared.embeddings.items()})
+
+        def encoded(index: int) -> tuple[Shard, Totals]:
+            with watch.timing("encode"):
+                shard = loaded.shard(spec, index)
+                totals = Totals.of(shard, shared.with_vector)
+            if cut.shards == 1:
+                _warn(mismatches(spec, loaded, totals), watch)
+            return shard, totals
+
         if shared.columns:
             watch.total(loaded.asked.rows - loaded.asked.null_user_or_time)
         with watch.timing("compute"):
             made = local.compute(
                 spec,
                 shared,
-                _shards(spec, loaded, totals, watch),
+                cut.shards,
+                encoded,
                 loaded.vectors_as_of,
                 mapped,
-                folder=folder,
+                scratch=place if cut.shards > 1 else None,
                 progress=watch.rows,
             )
-        for message in doubts(loaded, totals, made):
-            watch.warning(message)
+        if cut.shards > 1:
+            _warn(mismatches(spec, loaded, made.totals), watch)
+        _warn(doubts(loaded, made), watch)
         with watch.timing("write"):
             report = _write(spec, stage, loaded, shared, made, digests.result(), mapped)
             inputs.check_unchanged()
@@ -223,7 +251,8 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "seconds_by_stage": {name: round(s, 3) for name, s in watch.seconds.items()},
             "workers": options.workers,
             "shards": cut.shards,
-            **computed(spec, loaded, totals, shared, made, options.workers),
+            "resumed_shards": made.resumed,
+            **computed(spec, loaded, shared, made, options.workers),
             "warnings": watch.warnings,
         }
         with writing(outputs[0]):
@@ -232,16 +261,42 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     return report
 
 
-def _shards(spec: Spec, loaded: Loaded, totals: Totals, watch: Watch) -> Iterator[Shard]:
-    """All shards, counted; before the last one is computed, it is told where the inputs do not meet."""
-    for index in range(loaded.partition.shards):
-        with watch.timing("encode"):
-            shard = loaded.shard(spec, index)
-        totals.add(shard)
-        if index == loaded.partition.shards - 1:
-            for message in mismatches(spec, loaded, totals):
-                watch.warning(message)
-        yield shard
+@contextmanager
+def _scratch(
+    spec: Spec, options: RunOptions, cut: Layout, digests: Future[dict[str, Any]], watch: Watch
+) -> Iterator[Scratch | None]:
+    """The job's scratch folder, where it needs one, with what a killed run of the same job left."""
+    output = Path(spec.outputs[0])
+    job: dict[str, Any] = {}
+    if cut.on_disk:
+        files = [group.user_vectors is not None for group in spec.dual]
+        job = {
+            "another spec": [spec.meaning(), files],
+            "other inputs": digests.result(),
+            "another version": _versions(),
+        }
+    with scratch(
+        options.scratch or output.parent,
+        output,
+        job,
+        asdict(cut) if cut.on_disk else None,
+        fits=lambda old: old["shards"] >= cut.shards and old["mapped"] >= cut.mapped,
+        fresh=options.fresh,
+        note=watch.note,
+    ) as place:
+        yield place
+
+
+def _versions() -> dict[str, str]:
+    """What may change a bit of the result or the hash of a user."""
+    blas = [str(library.get("architecture")) for library in threadpool_info()]
+    found = {module.__name__: module.__version__ for module in (extembed_cli, np, pl, pa)}
+    return {**found, "blas": ", ".join(blas)}
+
+
+def _warn(messages: Iterable[str], watch: Watch) -> None:
+    for message in messages:
+        watch.warning(message)
 
 
 @contextmanager

@@ -7,20 +7,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from extembed_cli import memory
-from extembed_cli.data.inputs import Loaded, Totals
+from extembed_cli.data.inputs import Loaded
 from extembed_cli.data.inputs import report as input_report
 from extembed_cli.engines.local import Made
+from extembed_cli.errors import listing
 from extembed_cli.features.shard import Shared
 from extembed_cli.spec import Spec
 
 _RESIDUAL = 1e-6  # of a dual fit; above it the run warns
 
 
-def computed(spec: Spec, loaded: Loaded, totals: Totals, shared: Shared, made: Made, workers: int) -> dict[str, Any]:
+def computed(spec: Spec, loaded: Loaded, shared: Shared, made: Made, workers: int) -> dict[str, Any]:
     """The part of the run report about inputs and features."""
     done = made.done
     return {
-        "inputs": input_report(loaded, totals, shared.embeddings),
+        "inputs": input_report(loaded, made.totals, shared.embeddings),
         "candidates_in_own_history": made.in_own_history,
         "cosines": done.cosines * len(spec.embeddings),
         "dual": _solves(made) if spec.dual else None,
@@ -29,18 +30,18 @@ def computed(spec: Spec, loaded: Loaded, totals: Totals, shared: Shared, made: M
     }
 
 
-def doubts(loaded: Loaded, totals: Totals, made: Made) -> Iterator[str]:
+def doubts(loaded: Loaded, made: Made) -> Iterator[str]:
     """Signs in what was computed that it may be worthless."""
     repeats, solves = made.in_own_history, made.done.solves
-    if repeats > totals.candidates / 2:
+    if repeats > made.totals.candidates / 2:
         yield (
-            f"{repeats:,} of {totals.candidates:,} candidates stand in their own visible history: the log "
+            f"{repeats:,} of {made.totals.candidates:,} candidates stand in their own visible history: the log "
             "repeats items, or times are wrong (time_unit?) and the features see what they should predict"
         )
     if made.not_converged:
         yield (
             f"{len(made.not_converged):,} users have a logistic fit with a gradient above 1e-6 "
-            f"(user {made.not_converged[:5]}); raise `regularization`"
+            f"(user {listing(made.not_converged)}); raise `regularization`"
         )
     for path, parts in made.vectors.items():
         if not any(len(part.users) for part in parts):
@@ -63,5 +64,5 @@ def _solves(made: Made) -> dict[str, Any]:
         "largest_relative_residual": solves.residual,
         "largest_logistic_gradient": solves.gradient,
         "users_not_converged": len(made.not_converged),
-        "examples_not_converged": [str(user) for user in made.not_converged[:20]],
+        "examples_not_converged": made.not_converged[:20],
     }

@@ -76,7 +76,7 @@ def test_users_whose_logistic_fit_does_not_converge_are_named(world: World) -> N
     assert fits["largest_logistic_gradient"] > 1e-6
     assert fits["examples_not_converged"] == ["7", "8"]
     assert fits["users_not_converged"] == 2
-    assert "2 users have a logistic fit with a gradient above 1e-6 (user [7, 8])" in done.err
+    assert "2 users have a logistic fit with a gradient above 1e-6 (user 7, 8)" in done.err
     calm = extembed("run", world.spec(group), "--json").ok()
     assert 0 < calm.json["dual"]["largest_logistic_gradient"] <= 1e-6
     assert (calm.json["dual"]["users_not_converged"], calm.err.count("gradient above")) == (0, 0)

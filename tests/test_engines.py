@@ -13,6 +13,7 @@ import pytest
 from conftest import World
 
 from extembed_cli.data.histories import Shard
+from extembed_cli.data.inputs import Loaded
 from extembed_cli.engines import local
 from extembed_cli.features.shard import Shared, compute_shard
 from extembed_cli.job import RunOptions, Watch, run_job
@@ -130,12 +131,13 @@ def test_an_error_in_a_batch_ends_the_run(world: World, monkeypatch: pytest.Monk
 
 def test_users_are_spread_over_shards(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Shard] = []
-    compute = local.compute
+    encode = Loaded.shard
 
-    def watching(spec: Any, shared: Any, shards: Any, *rest: Any, **named: Any) -> Any:
-        return compute(spec, shared, (seen.append(shard) or shard for shard in shards), *rest, **named)  # type: ignore[func-returns-value]
+    def watching(loaded: Loaded, spec: Any, index: int) -> Shard:
+        seen.append(encode(loaded, spec, index))
+        return seen[-1]
 
-    monkeypatch.setattr(local, "compute", watching)
+    monkeypatch.setattr(Loaded, "shard", watching)
     ran(world.spec(), 1, Layout(shards=4))
     users = [user for shard in seen for user in shard.users.to_list()]
     assert len(users) == len(set(users)) == world.output()["user_id"].n_unique()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.cli import options
+from extembed_cli.cli import console, options
 from extembed_cli.cli.run import execute
 from extembed_cli.errors import SpecError
 
@@ -31,6 +31,8 @@ def aggregate(
     dry_run: options.DryRun = False,
     workers: options.Workers = None,
     memory: options.Memory = None,
+    scratch: options.Scratch = None,
+    fresh: options.Fresh = False,
     wait: options.Wait = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -53,7 +55,14 @@ def aggregate(
         "time_unit": time_unit,
         "aggregate": [group],
     }
-    execute(spec_from_flags(data, overrides or ()), dry_run, workers, memory, wait, json, quiet, verbose)
+    execute(
+        spec_from_flags(data, overrides or ()),
+        console.run_options(workers, memory, wait, scratch, fresh),
+        dry_run,
+        json,
+        quiet,
+        verbose,
+    )
 
 
 def inputs(

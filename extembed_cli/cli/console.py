@@ -35,12 +35,13 @@ def result_json(data: dict[str, Any]) -> None:
     result(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def run_options(workers: int | None, memory: str | None, wait: float) -> RunOptions:
+def run_options(workers: int | None, memory: str | None, wait: float, scratch: Path | None, fresh: bool) -> RunOptions:
     """Run options from flags: cores and free memory as this process may use them."""
     from extembed_cli.job import RunOptions
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return RunOptions(workers or cores, _size(memory) if memory else _free_memory(), wait)
+    allowed = _size(memory) if memory else _free_memory()
+    return RunOptions(workers or cores, allowed, wait, scratch=scratch, fresh=fresh)
 
 
 def _size(text: str) -> int:
@@ -74,6 +75,7 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
         yield watch
         return
     watch.warn = lambda message: say(f"warning: {message}")
+    watch.note = say
     if not sys.stderr.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}:
         if verbose:
             told: set[str] = set()
@@ -110,6 +112,7 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
                 progress.update(task, rate=f"{speed:,.0f}/s")
 
         watch.warn = lambda message: console.print(f"warning: {message}", highlight=False, markup=False)
+        watch.note = lambda message: console.print(message, highlight=False, markup=False)
         watch.stage = lambda name: progress.update(task, description=name)
         watch.total = lambda total: progress.update(task, total=total)
         watch.rows = rows

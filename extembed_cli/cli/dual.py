@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from extembed_cli.cli import options
+from extembed_cli.cli import console, options
 from extembed_cli.cli.aggregate import inputs
 from extembed_cli.cli.run import execute
 
@@ -36,6 +36,8 @@ def dual(
     dry_run: options.DryRun = False,
     workers: options.Workers = None,
     memory: options.Memory = None,
+    scratch: options.Scratch = None,
+    fresh: options.Fresh = False,
     wait: options.Wait = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -69,4 +71,11 @@ def dual(
         "time_unit": time_unit,
         "dual": [group],
     }
-    execute(spec_from_flags(data, overrides or ()), dry_run, workers, memory, wait, json, quiet, verbose)
+    execute(
+        spec_from_flags(data, overrides or ()),
+        console.run_options(workers, memory, wait, scratch, fresh),
+        dry_run,
+        json,
+        quiet,
+        verbose,
+    )

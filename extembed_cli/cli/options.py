@@ -237,9 +237,23 @@ Memory: TypeAlias = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Refuse a job that needs more, such as `4GiB`.  [default: 75 % of free]",
+        help="Keep to this much, such as `4GiB`; what does not fit waits on disk.  [default: 75 % of free]",
         rich_help_panel=_RUN,
     ),
+]
+Scratch: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--scratch",
+        metavar="DIR",
+        file_okay=False,
+        help="Where what does not fit into memory waits: a local disk.  [default: beside the output]",
+        rich_help_panel=_RUN,
+    ),
+]
+Fresh: TypeAlias = Annotated[
+    bool,
+    typer.Option("--fresh", help="Start over, whatever shards a killed run has finished.", rich_help_panel=_RUN),
 ]
 Wait: TypeAlias = Annotated[
     float,

@@ -8,6 +8,7 @@ from extembed_cli.cli import console, options
 from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
+    from extembed_cli.job import RunOptions
     from extembed_cli.spec import Spec
 
 
@@ -19,6 +20,8 @@ def run(
     engine: options.Engine = "local",
     workers: options.Workers = None,
     memory: options.Memory = None,
+    scratch: options.Scratch = None,
+    fresh: options.Fresh = False,
     wait: options.Wait = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -33,23 +36,13 @@ def run(
     if engine != "local":
         raise SpecError(f"--engine {engine}: this version runs on `local` only")
     loaded = load_spec(spec, overrides or (), output)
-    execute(loaded, dry_run, workers, memory, wait, json, quiet, verbose)
+    execute(loaded, console.run_options(workers, memory, wait, scratch, fresh), dry_run, json, quiet, verbose)
 
 
-def execute(
-    spec: Spec,
-    dry_run: bool,
-    workers: int | None,
-    memory: str | None,
-    wait: float,
-    json: bool,
-    quiet: bool,
-    verbose: int,
-) -> None:
+def execute(spec: Spec, how: RunOptions, dry_run: bool, json: bool, quiet: bool, verbose: int) -> None:
     """Run or plan a spec and show the result: what `run` and the commands of single techniques share."""
     from extembed_cli import job
 
-    how = console.run_options(workers, memory, wait)
     with console.watching(quiet, verbose) as watch:
         report = job.plan_job(spec, how, watch) if dry_run else job.run_job(spec, how, watch)
     if json:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,13 @@ from extembed_cli.data.interactions import (
     read_interactions,
 )
 from extembed_cli.data.partition import Partition
+from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.tables import Table, open_table
 from extembed_cli.errors import Problems
 from extembed_cli.spec import DAY_US, Spec, duration_us, time_us
 
 _YEAR_US = 365 * DAY_US
+_KEYS = "keys.json"
 
 
 @dataclass(frozen=True)
@@ -92,52 +93,59 @@ class Loaded:
 
 @dataclass
 class Totals:
-    """What there is in the shards that were looked at, for the run report and for doubts."""
+    """What there is in some shards, for the run report and for doubts; plain data."""
 
-    with_vector: dict[str, NDArray[np.bool_]]
-    """By table, which items (items + 1) count as having a vector."""
     users_asked: int = 0
     users_met: int = 0
     """Users with a candidate and an event."""
     events: int = 0
     candidates: int = 0
-    members: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    targets: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """Events with a target."""
+    members: dict[str, int] = field(default_factory=dict)
+    """Events by history that has a `where`."""
+    targets: dict[str, int] = field(default_factory=dict)
+    """Events with a target, by its expression."""
+    events_covered: dict[str, int] = field(default_factory=dict)
+    candidates_covered: dict[str, int] = field(default_factory=dict)
+    """Those whose item has a vector, by table."""
     oldest: int | None = None
     """The oldest event of the users (us)."""
     latest: int | None = None
     """The latest as-of time (us)."""
-    events_covered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    candidates_covered: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def add(self, shard: Shard, of: int = 1) -> None:
-        """Count a shard; one that stands for so many (`of`) counts as often."""
+    @classmethod
+    def of(cls, shard: Shard, with_vector: dict[str, NDArray[np.bool_]]) -> Totals:
+        """Of one shard; by table, which items (items + 1, the last is a null item) count as having a vector."""
         history, asked = shard.history, shard.asked
         events_of, asked_of = np.diff(history.indptr), np.diff(asked.indptr)
-        self.users_asked += of * int(np.count_nonzero(asked_of))
-        self.users_met += of * int(np.count_nonzero((asked_of > 0) & (events_of > 0)))
-        self.events += of * len(history.items)
-        self.candidates += of * len(asked.items)
-        for name, flags in history.members.items():
-            self.members[name] += of * int(np.count_nonzero(flags))
-        for name, values in history.targets.items():
-            self.targets[name] += of * int(np.count_nonzero(~np.isnan(values)))
-        if len(history.times):
-            oldest = int(history.times.min())
-            self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
-        if len(asked.times):
-            latest = int(asked.times.max())
-            self.latest = latest if self.latest is None else max(self.latest, latest)
-        for name, having in self.with_vector.items():
-            self.events_covered[name] += of * int(np.count_nonzero(having[history.items]))
-            self.candidates_covered[name] += of * int(np.count_nonzero(having[asked.items]))
+        return cls(
+            users_asked=_count(asked_of > 0),
+            users_met=_count((asked_of > 0) & (events_of > 0)),
+            events=len(history.items),
+            candidates=len(asked.items),
+            members={name: _count(flags) for name, flags in history.members.items()},
+            targets={text: _count(~np.isnan(values)) for text, values in history.targets.items()},
+            events_covered={name: _count(having[history.items]) for name, having in with_vector.items()},
+            candidates_covered={name: _count(having[asked.items]) for name, having in with_vector.items()},
+            oldest=int(history.times.min()) if len(history.times) else None,
+            latest=int(asked.times.max()) if len(asked.times) else None,
+        )
+
+    def add(self, other: Totals, times: int = 1) -> None:
+        """Add those of another shard, which may stand for several."""
+        for name in ("users_asked", "users_met", "events", "candidates"):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        for name in ("members", "targets", "events_covered", "candidates_covered"):
+            counts = getattr(self, name)
+            for key, count in getattr(other, name).items():
+                counts[key] = counts.get(key, 0) + times * count
+        self.oldest = min((t for t in (self.oldest, other.oldest) if t is not None), default=None)
+        self.latest = max((t for t in (self.latest, other.latest) if t is not None), default=None)
 
     def coverage(self, table: str) -> dict[str, float | None]:
         """The share of used events and of candidates whose item has a vector."""
         return {
-            "events": _share(self.events_covered[table], self.events),
-            "candidates": _share(self.candidates_covered[table], self.candidates),
+            "events": _share(self.events_covered.get(table, 0), self.events),
+            "candidates": _share(self.candidates_covered.get(table, 0), self.candidates),
         }
 
 
@@ -188,21 +196,30 @@ def open_inputs(spec: Spec, problems: Problems) -> Opened:
 
 
 def read_keys(
-    spec: Spec, opened: Opened, partition: Partition, rows: int, problems: Problems, *, vectors: bool = False
+    spec: Spec,
+    opened: Opened,
+    partition: Partition,
+    rows: int,
+    problems: Problems,
+    *,
+    scratch: Scratch | None = None,
+    vectors: bool = False,
 ) -> Loaded | None:
     """Read ids, times and expressions of all inputs that could be opened, `rows` at a time, into the partition.
 
-    None where something is wrong: `problems` then has it, and with `vectors` what is wrong with those too.
+    None where something is wrong: `problems` then has it, and with `vectors` what is wrong with those too. What a
+    killed run had read into its scratch folder is not read again.
     """
     log, asked = Log(), Asked()
-    if opened.candidates is not None:
-        with problems.collect(), partition.adding("candidates") as add:
-            for frame in read_candidates(spec, opened.candidates, rows):
-                add(asked.known(frame))
-    if opened.interactions is not None:
-        with problems.collect(), partition.adding("events") as add:
-            for frame in read_interactions(spec, opened.interactions, rows):
-                add(log.usable_events(frame))
+    kept = scratch.read_json(_KEYS) if scratch is not None else None
+    if kept is not None:
+        log, asked = Log(**kept["log"]), Asked(**kept["asked"])
+        partition.reopen()
+    else:
+        _read_logs(spec, opened, partition, rows, problems, log, asked)
+        if scratch is not None and not problems.errors:
+            partition.keep_vocabulary()
+            scratch.write_json(_KEYS, {"log": asdict(log), "asked": asdict(asked)})
     ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():
         with problems.collect():
@@ -216,6 +233,19 @@ def read_keys(
     moment = vectors_as_of(spec, log)
     vocabulary = partition.vocabulary
     return Loaded(opened.complete(spec), log, asked, partition, vocabulary.ids, vocabulary.ranks, ids, moment)
+
+
+def _read_logs(
+    spec: Spec, opened: Opened, partition: Partition, rows: int, problems: Problems, log: Log, asked: Asked
+) -> None:
+    if opened.candidates is not None:
+        with problems.collect(), partition.adding("candidates") as add:
+            for frame in read_candidates(spec, opened.candidates, rows):
+                add(asked.known(frame))
+    if opened.interactions is not None:
+        with problems.collect(), partition.adding("events") as add:
+            for frame in read_interactions(spec, opened.interactions, rows):
+                add(log.usable_events(frame))
 
 
 def vectors_as_of(spec: Spec, log: Log) -> int:
@@ -289,6 +319,10 @@ def _mismatched_candidates(spec: Spec, totals: Totals) -> list[str]:
     if totals.latest - duration_us(spec.lag) <= totals.oldest:
         return ["all candidates are before the first interaction, so every history is empty. Is time_unit right?"]
     return []
+
+
+def _count(flags: NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(flags))
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -24,6 +24,7 @@ Kind = Literal["candidates", "events"]
 
 # Of the filter of users. Who is not asked about but shares a slot with somebody who is, is kept, and joins nothing.
 _SLOTS = 2**22
+_VOCABULARY = "vocabulary.arrow"
 
 
 class Partition:
@@ -71,6 +72,16 @@ class Partition:
             if streams is not None:
                 streams.close()
 
+    def keep_vocabulary(self) -> None:
+        """Write the vocabulary beside the shards."""
+        assert self.folder is not None
+        ipc.write_table(self.folder / _VOCABULARY, ipc.to_arrow(self.vocabulary.frame))
+
+    def reopen(self) -> None:
+        """Take up shards and vocabulary that an earlier run wrote."""
+        assert self.folder is not None
+        self.vocabulary = Vocabulary(ipc.from_arrow(ipc.map_table(self.folder / _VOCABULARY)))
+
     def frame(self, kind: Kind, shard: int) -> pl.DataFrame | None:
         """The rows of a shard, their users in one type; None where there are none."""
         if self.folder is None:
@@ -92,6 +103,8 @@ class _Streams:
 
     def __init__(self, folder: Path, kind: Kind) -> None:
         self.folder, self.kind = folder, kind
+        for leftover in folder.glob(f"{kind}-*.arrow"):  # of a run that was killed in the middle of this
+            leftover.unlink()
         self.writers: dict[int, tuple[pa.ipc.RecordBatchStreamWriter, pa.OSFile]] = {}
         self.schemas: dict[int, list[pa.Schema]] = defaultdict(list)
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from extembed_cli.data import ipc, keys
+from extembed_cli.data.scratch import Scratch
 
 Ints = NDArray[np.int64]
 Values = NDArray[Any]  # float32 or uint32
@@ -88,6 +89,37 @@ class VectorPart:
         column = ipc.whole(table["vector"])
         vectors = column.flatten().to_numpy().reshape(len(table), column.type.list_size)
         return cls(ipc.from_arrow(table.select(["user"]))["user"], vectors)
+
+
+@dataclass(frozen=True)
+class ShardMade:
+    """What one shard made."""
+
+    features: FeaturePart
+    vectors: list[VectorPart]
+    """By file of user vectors, in the order of the spec."""
+    about: dict[str, Any]
+    """Plain data: what was done and seen."""
+
+    def save(self, scratch: Scratch, index: int) -> ShardMade:
+        """The same, in files of which the last one says that all are there."""
+        features = self.features.save(scratch.folder / f"features-{index:04d}.arrow")
+        vectors = [
+            part.save(scratch.folder / f"vectors-{number}-{index:04d}.arrow")
+            for number, part in enumerate(self.vectors)
+        ]
+        scratch.write_json(f"shard-{index:04d}.json", {**self.about, "vectors": len(vectors)})
+        return ShardMade(features, vectors, self.about)
+
+    @classmethod
+    def load(cls, scratch: Scratch, index: int) -> ShardMade | None:
+        """What `save` wrote; None where the shard was not finished."""
+        about = scratch.read_json(f"shard-{index:04d}.json")
+        if about is None:
+            return None
+        files = (scratch.folder / f"vectors-{number}-{index:04d}.arrow" for number in range(about["vectors"]))
+        features = FeaturePart.load(scratch.folder / f"features-{index:04d}.arrow")
+        return cls(features, [VectorPart.load(path) for path in files], about)
 
 
 class Vectors:

@@ -1,23 +1,82 @@
-"""A folder for what does not fit into memory."""
+"""A folder for what does not fit into memory. It outlives a killed run, and the next one goes on from there."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+_JOB = "job.json"
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The folder of one job."""
+
+    folder: Path
+    cut: dict[str, Any]
+    """How the job is cut."""
+
+    def write_json(self, name: str, data: dict[str, Any]) -> None:
+        """Write a file that has its name only once it is complete."""
+        temporary = self.folder / f"{name}.tmp"
+        temporary.write_text(json.dumps(data), encoding="utf-8")
+        temporary.replace(self.folder / name)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """What `write_json` wrote; None where there is nothing."""
+        return _read(self.folder / name)
+
 
 @contextmanager
-def scratch(parent: Path) -> Iterator[Path]:
-    """A folder inside `parent`, removed at the end."""
-    with tempfile.TemporaryDirectory(prefix=".extembed-", dir=parent) as name:
-        yield Path(name)
+def scratch(
+    parent: Path,
+    output: Path,
+    job: dict[str, Any],
+    cut: dict[str, Any] | None,
+    *,
+    fits: Callable[[dict[str, Any]], bool],
+    fresh: bool,
+    note: Callable[[str], None],
+) -> Iterator[Scratch | None]:
+    """The folder in `parent` for the job that writes `output`; removed at the end, however it ends.
+
+    `job` says what is computed, by what another job would be of ("other inputs"). What a killed run left is gone on
+    from where all of it is the same and `fits` agrees with how it was cut; else it is removed, with a note why. No
+    folder (None) where `cut` is None.
+    Nobody else uses it: the job holds its output.
+    """
+    folder = parent / f".extembed-{hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:12]}"
+    wanted = {aspect: _digest(value) for aspect, value in job.items()}
+    old = _read(folder / _JOB)
+    if folder.exists():
+        why = _why_not(old, wanted, fits, fresh)
+        if cut is None or why:
+            if why and not fresh:
+                note(f"{output}: what a killed run left is of no use: {why}. Starting over")
+            shutil.rmtree(folder)
+            old = None
+    if cut is None:
+        yield None
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = Scratch(folder, cut if old is None else old["cut"])
+        if old is None:
+            found.write_json(_JOB, {"job": wanted, "cut": cut})
+        yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> NDArray[Any]:
@@ -35,3 +94,29 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> NDAr
             file.write(bytes(size))
             file.flush()
         return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
+
+
+def _why_not(
+    old: dict[str, Any] | None, wanted: dict[str, str], fits: Callable[[dict[str, Any]], bool], fresh: bool
+) -> str | None:
+    """Why leftovers cannot be used; None where they can."""
+    if fresh:
+        return "a fresh start was asked for"
+    if old is None:
+        return "it had not begun"
+    others = [aspect for aspect, digest in wanted.items() if old["job"].get(aspect) != digest]
+    if others:
+        return f"it is of {' and '.join(others)}"
+    return None if fits(old["cut"]) else "its shards are too large for this run's memory"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

@@ -6,16 +6,17 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
 from extembed_cli.data.histories import Shard
-from extembed_cli.data.parts import FeaturePart, VectorPart
+from extembed_cli.data.inputs import Totals
+from extembed_cli.data.parts import FeaturePart, ShardMade, VectorPart
+from extembed_cli.data.scratch import Scratch
 from extembed_cli.features.shard import Done, Shared, compute_shard
 from extembed_cli.mapping import Mapping
 from extembed_cli.memory import give_back
@@ -44,42 +45,76 @@ class Made:
     vectors: dict[str, list[VectorPart]] = field(default_factory=lambda: defaultdict(list))
     """By file."""
     in_own_history: int = 0
-    not_converged: list[Any] = field(default_factory=list)
+    not_converged: list[str] = field(default_factory=list)
     """Ids of users with a logistic fit whose gradient is above 1e-6."""
     done: Done = field(default_factory=Done)
+    totals: Totals = field(default_factory=Totals)
+    resumed: int = 0
+    """Shards that an earlier run had finished."""
+
+    def add(self, shard: ShardMade, files: Iterable[str]) -> None:
+        """Add what one shard made."""
+        self.features.append(shard.features)
+        for path, part in zip(files, shard.vectors, strict=True):
+            self.vectors[path].append(part)
+        self.in_own_history += shard.about["in_own_history"]
+        self.not_converged += shard.about["not_converged"]
+        self.done.add(Done.from_dict(shard.about["done"]))
+        self.totals.add(Totals(**shard.about["totals"]))
 
 
 def compute(
     spec: Spec,
     shared: Shared,
-    shards: Iterable[Shard],
+    shards: int,
+    encoded: Callable[[int], tuple[Shard, Totals]],
     vectors_as_of: int,
     mapped: Mapping,
     *,
-    folder: Path | None = None,
+    scratch: Scratch | None = None,
     progress: Callable[[float], None] = lambda rows: None,
 ) -> Made:
-    """Features of the candidates and vectors of the users of all shards.
+    """Features of the candidates and vectors of the users of all shards, each made by `encoded` when its turn comes.
 
-    With a `folder` what a shard made goes into files there; `progress` hears of rows as they are done.
+    With a scratch folder what a shard made goes into files there, and what is finished there is not made again;
+    `progress` hears of rows as they are done.
     """
     made = Made()
-    for index, shard in enumerate(shards):
-        found = compute_shard(spec, shared, shard.history, shard.asked, vectors_as_of, mapped, progress)
-        features = FeaturePart.of(shard.asked.rows, found.columns)
-        made.features.append(features if folder is None else features.save(folder / f"features-{index:04d}.arrow"))
-        for number, (path, rows) in enumerate(found.vectors.items()):
-            fitted = ~np.isnan(rows[:, 0])
-            part = VectorPart(shard.users.filter(pl.Series(fitted)), rows[fitted])
-            if folder is not None:
-                part = part.save(folder / f"vectors-{number}-{index:04d}.arrow")
-            made.vectors[path].append(part)
-        made.in_own_history += found.in_own_history
-        made.not_converged += shard.users[sorted(found.not_converged)].to_list()
-        made.done.add(found.done)
-        if folder is not None:
-            give_back()
+    for index in range(shards):
+        found = ShardMade.load(scratch, index) if scratch is not None else None
+        if found is not None:
+            made.resumed += 1
+            progress(float(len(found.features.rows)))
+        else:
+            found = _made(spec, shared, *encoded(index), vectors_as_of, mapped, progress)
+            if scratch is not None:
+                found = found.save(scratch, index)
+                give_back()
+        made.add(found, shared.vector_files)
     return made
+
+
+def _made(
+    spec: Spec,
+    shared: Shared,
+    shard: Shard,
+    totals: Totals,
+    vectors_as_of: int,
+    mapped: Mapping,
+    progress: Callable[[float], None],
+) -> ShardMade:
+    found = compute_shard(spec, shared, shard.history, shard.asked, vectors_as_of, mapped, progress)
+    vectors = []
+    for rows in found.vectors.values():
+        fitted = ~np.isnan(rows[:, 0])
+        vectors.append(VectorPart(shard.users.filter(pl.Series(fitted)), rows[fitted]))
+    about = {
+        "in_own_history": found.in_own_history,
+        "not_converged": [str(user) for user in shard.users.gather(sorted(found.not_converged))],
+        "done": asdict(found.done),
+        "totals": asdict(totals),
+    }
+    return ShardMade(FeaturePart.of(shard.asked.rows, found.columns), vectors, about)
 
 
 def _in_flight(

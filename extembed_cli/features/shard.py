@@ -7,7 +7,6 @@ compute_shard(spec, shared, history, candidates) -> features   per slice of user
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +45,11 @@ class Shared:
     vector_files: dict[str, Model]
     """Models of which each user's vector is written, by path."""
 
+    @property
+    def with_vector(self) -> dict[str, NDArray[np.bool_]]:
+        """By table, which items (items + 1) have a vector."""
+        return {name: matrix.with_vector for name, matrix in self.embeddings.items()}
+
 
 @dataclass
 class Done:
@@ -55,8 +59,13 @@ class Done:
     """Candidates (users, where only their vectors are made), divided among the passes over them."""
     cosines: int = 0
     solves: Solves = field(default_factory=Solves)
-    seconds: dict[Technique, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[Technique, float] = field(default_factory=dict)
     """Thread seconds by technique."""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Done:
+        """From `asdict`."""
+        return cls(**{**data, "solves": Solves(**data["solves"])})
 
     def add(self, other: Done) -> None:
         """Add what was done elsewhere."""
@@ -64,7 +73,7 @@ class Done:
         self.cosines += other.cosines
         self.solves.add(other.solves)
         for technique, seconds in other.seconds.items():
-            self.seconds[technique] += seconds
+            self.seconds[technique] = self.seconds.get(technique, 0.0) + seconds
 
 
 Task = Callable[[], Done]
@@ -247,7 +256,7 @@ def _aggregate_tasks(
             began = time.perf_counter()
             for statistic, values in compute(tensors):
                 found[statistic][at] = values.reshape(-1).take(flat)
-            done.seconds[technique] += time.perf_counter() - began
+            done.seconds[technique] = time.perf_counter() - began
         return done
 
     start = np.minimum.reduce([s.start for s in seen.values()])

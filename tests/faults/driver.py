@@ -81,9 +81,13 @@ def hook(what):
     setattr(owner, name, outer)
 
 
+from extembed_cli import job
 from extembed_cli.__main__ import main
 from extembed_cli.data import output
+from extembed_cli.plan import Layout
 
+if plan["shards"]:
+    job.layout = lambda *args: Layout(shards=plan["shards"], rows=200, mapped=True)
 output.PART_ROWS = output.ROW_GROUP = plan["rows"] or output.PART_ROWS
 for number, what in enumerate(plan["faults"]):
     hook(dict(what, key=number))
@@ -147,9 +151,9 @@ class Run:
         return Ran(self.process.returncode, out, err)
 
 
-def drive(*args: str | Path, faults: tuple[Fault, ...] = (), rows: int = ROWS, **options: Any) -> Run:
-    """Start the program with faults."""
-    plan = json.dumps({"faults": [asdict(fault) for fault in faults], "rows": rows})
+def drive(*args: str | Path, faults: tuple[Fault, ...] = (), rows: int = ROWS, shards: int = 0, **options: Any) -> Run:
+    """Start the program with faults; with `shards`, as if the job did not fit into memory."""
+    plan = json.dumps({"faults": [asdict(fault) for fault in faults], "rows": rows, "shards": shards})
     return Run([sys.executable, "-c", DRIVER, plan, *map(str, args)], **options)
 
 

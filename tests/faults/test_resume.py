@@ -1,0 +1,199 @@
+"""A job in shards that is killed: the next run goes on from its finished shards, to the bytes of a clean run."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+from conftest import World
+from driver import KILLED, Fault, Run, build, drive
+
+SHARDS = 6
+SPEC = """
+[histories.liked]
+where = "rating >= 4"
+[[aggregate]]
+half_lives = ["7d"]
+[[dual]]
+histories = ["all"]
+unobserved_weight = 0.1
+sd = true
+user_vectors = "users.parquet"
+"""
+SAVED = Fault("extembed_cli.data.parts:ShardMade.save", "after", 3)
+FILES = ("out.parquet", "users.parquet")
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> World:
+    """A world whose job runs in shards."""
+    made = build(tmp_path, rows=900, events=2000)
+    made.spec(SPEC)
+    return made
+
+
+def start(world: World, *flags: str, faults: tuple[Fault, ...] = ()) -> Run:
+    return drive("run", str(world.folder / "spec.toml"), *flags, faults=faults, shards=SHARDS)
+
+
+def finish(world: World, *flags: str) -> tuple[str, int]:
+    """Run to the end: what was said, and how many shards were there already."""
+    with start(world, *flags) as run:
+        said = run.end().ok().err
+    assert not list(world.folder.glob(".*")), "something is left behind"
+    report = json.loads((world.folder / "out.parquet.run.json").read_text())
+    assert report["shards"] == SHARDS
+    return said, report["resumed_shards"]
+
+
+def bytes_of(world: World) -> dict[str, bytes]:
+    return {name: (world.folder / name).read_bytes() for name in FILES}
+
+
+def report_of(world: World) -> dict[str, object]:
+    """What the report says apart from times."""
+    report = json.loads((world.folder / "out.parquet.run.json").read_text())
+    return {name: report[name] for name in ("inputs", "cosines", "dual", "candidates_in_own_history", "output_sha256")}
+
+
+def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
+    """An undisturbed run; its output is removed again."""
+    assert finish(world)[1] == 0
+    made = bytes_of(world), report_of(world)
+    for path in world.folder.glob("*.run.json"):
+        path.unlink()
+    for name in FILES:
+        (world.folder / name).unlink()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("fault", "resumed"),
+    [
+        (Fault("extembed_cli.data.inputs:read_candidates", "after"), 0),
+        (Fault("extembed_cli.data.partition:_Streams.write", "after", 9), 0),
+        (Fault("extembed_cli.data.scratch:Scratch.write_json", "before", 2), 0),
+        (Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2), 0),
+        (Fault("extembed_cli.data.parts:FeaturePart.save", "after", 2), 1),
+        (Fault("extembed_cli.data.parts:ShardMade.save", "before", 3), 2),
+        (SAVED, 3),
+        (Fault("extembed_cli.job:write_features"), SHARDS),
+        (Fault("extembed_cli.job:write_user_vectors", "after"), SHARDS),
+        (Fault("pathlib:Path.replace", "before", 4 + 3 * SHARDS), SHARDS),
+    ],
+    ids=lambda case: f"{case.when}-{case.at.partition(':')[2]}-{case.call}" if isinstance(case, Fault) else None,
+)
+def test_killed_at_a_place(big: World, fault: Fault, resumed: int) -> None:
+    wanted, report = clean(big)
+    with start(big, faults=(fault,)) as run:
+        assert run.end().code == KILLED
+    said, found = finish(big)
+    assert found == resumed
+    assert (f"going on from {resumed} of {SHARDS} shards" in said) == (resumed > 0)
+    assert bytes_of(big) == wanted
+    assert report_of(big) == report
+
+
+def test_killed_again_and_again(big: World) -> None:
+    """One more shard each time."""
+    wanted, report = clean(big)
+    for _ in range(SHARDS):
+        with start(big, faults=(Fault("extembed_cli.data.parts:ShardMade.save", "after", 1),)) as run:
+            assert run.end().code == KILLED
+    assert finish(big)[1] == SHARDS
+    assert bytes_of(big) == wanted
+    assert report_of(big) == report
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(24))
+def test_killed_at_a_random_moment(big: World, seed: int) -> None:
+    """Twice, then to the end. A run takes about a second."""
+    wanted, _ = clean(big)
+    rng = random.Random(seed)
+    for _ in range(2):
+        with start(big) as run:
+            time.sleep(rng.uniform(0.3, 1.6))
+            run.process.kill()
+            run.process.wait()
+    finish(big)
+    assert bytes_of(big) == wanted
+
+
+def killed(world: World) -> None:
+    with start(world, faults=(SAVED,)) as run:
+        assert run.end().code == KILLED
+    assert len(list(world.folder.glob(".extembed-*/shard-*.json"))) == 3
+
+
+def test_another_spec_starts_over(big: World) -> None:
+    killed(big)
+    said, found = finish(big, "--set", 'aggregate.0.half_lives=["9d"]')
+    assert found == 0
+    assert "what a killed run left is of no use: it is of another spec. Starting over" in said
+
+
+def test_other_inputs_start_over(big: World) -> None:
+    killed(big)
+    big.write("candidates", big.table("candidates").slice(1))
+    said, found = finish(big)
+    assert (found, "it is of other inputs" in said) == (0, True)
+
+
+def test_inputs_written_again_with_the_same_content_are_the_same(big: World) -> None:
+    killed(big)
+    for name in ("interactions", "candidates"):
+        path = big.folder / f"{name}.parquet"
+        path.write_bytes(path.read_bytes())
+    assert finish(big)[1] == 3
+
+
+def test_another_version_starts_over(big: World) -> None:
+    killed(big)
+    (job,) = big.folder.glob(".extembed-*/job.json")
+    data = json.loads(job.read_text())
+    data["job"]["another version"] = "0"
+    job.write_text(json.dumps(data))
+    said, found = finish(big)
+    assert (found, "it is of another version" in said) == (0, True)
+
+
+def test_a_fresh_start(big: World) -> None:
+    killed(big)
+    said, found = finish(big, "--fresh")
+    assert (found, said.count("going on"), said.count("of no use")) == (0, 0, 0)
+
+
+def test_shards_too_large_for_less_memory(big: World) -> None:
+    killed(big)
+    with drive("run", str(big.folder / "spec.toml"), shards=SHARDS + 1) as run:
+        assert "its shards are too large for this run's memory" in run.end().ok().err
+    assert not list(big.folder.glob(".*"))
+
+
+def test_smaller_shards_than_needed_are_gone_on_from(big: World) -> None:
+    killed(big)
+    with drive("run", str(big.folder / "spec.toml"), shards=SHARDS - 2) as run:
+        run.end().ok()
+    assert json.loads((big.folder / "out.parquet.run.json").read_text())["resumed_shards"] == 3
+
+
+def test_a_job_that_fits_now_removes_what_is_left(big: World) -> None:
+    wanted, _ = clean(big)
+    killed(big)
+    with drive("run", str(big.folder / "spec.toml")) as run:
+        run.end().ok()
+    assert not list(big.folder.glob(".*"))
+    assert bytes_of(big)["out.parquet"] == wanted["out.parquet"]
+
+
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
+def test_a_run_that_is_asked_to_stop_leaves_nothing(big: World, signal_name: str) -> None:
+    stop = Fault("extembed_cli.data.parts:ShardMade.save", "after", 3, signal_name)
+    with start(big, faults=(stop,)) as run:
+        assert run.end().code in {130, 143}
+    assert not list(big.folder.glob(".*"))
+    assert not (big.folder / "out.parquet").exists()
