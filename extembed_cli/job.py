@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,9 +41,10 @@ from extembed_cli.features.dual import vector_files
 from extembed_cli.features.shard import Shared, output_columns, prepare
 from extembed_cli.mapping import Mapping
 from extembed_cli.memory import give_back
-from extembed_cli.plan import Layout, layout, plan, sample
+from extembed_cli.plan import Layout, Work, layout, plan, sample, work
 from extembed_cli.report import computed, doubts
 from extembed_cli.spec import Spec
+from extembed_cli.watch import Watch
 
 _VECTOR_ROWS = 2048  # of user vectors rotated and written at a time
 
@@ -64,46 +64,6 @@ class RunOptions:
     """Folder for what does not fit into memory; None = that of the output."""
     fresh: bool = False
     """Do not go on from what a killed run left."""
-
-
-@dataclass
-class Watch:
-    """Who wants to hear of the run: stages, rows done, warnings. By default nobody."""
-
-    stage: Callable[[str], None] = lambda name: None
-    total: Callable[[int], None] = lambda rows: None
-    rows: Callable[[float], None] = lambda rows: None
-    warn: Callable[[str], None] = lambda message: None
-    note: Callable[[str], None] = lambda message: None
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    warnings: list[str] = field(default_factory=list)
-    _inside: list[str] = field(default_factory=list)
-    _since: float = 0.0
-
-    @contextmanager
-    def timing(self, name: str) -> Iterator[None]:
-        """Time a stage and announce it. The time of a stage inside another one is its own alone."""
-        self._switch()
-        self._inside.append(name)
-        self.stage(name)
-        try:
-            yield
-        finally:
-            self._switch()
-            self._inside.pop()
-            if self._inside:
-                self.stage(self._inside[-1])
-
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        if self._inside:
-            self.seconds[self._inside[-1]] += now - self._since
-        self._since = now
-
-    def warning(self, message: str) -> None:
-        """Pass a warning on and keep it for the report."""
-        self.warnings.append(message)
-        self.warn(message)
 
 
 def open_all(spec: Spec, watch: Watch, problems: Problems) -> Opened:
@@ -139,11 +99,14 @@ def load(
     them is told too when something else is: a check wants all of it.
     """
     kept = scratch if cut.shards > 1 else None
-    partition = Partition(cut.shards, kept.folder if kept else None, all_users=bool(vector_files(spec)))
-    with watch.timing("read"):
+    partition = Partition(cut.shards, kept.folder if kept else None, watch, all_users=bool(vector_files(spec)))
+    watch.expect(sum(table.rows for table in (opened.interactions, opened.candidates) if table))
+    with watch.timing("read") as cost:
         loaded = read_keys(spec, opened, partition, cut.rows, problems, scratch=kept, vectors=vectors)
-    problems.raise_any()
-    assert loaded is not None
+        problems.raise_any()
+        assert loaded is not None
+        tables = [table for table in (loaded.inputs.interactions, loaded.inputs.candidates) if table]
+        cost.add(rows=loaded.log.rows + loaded.asked.rows, bytes=sum(table.bytes for table in tables))
     return loaded
 
 
@@ -200,65 +163,76 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         if problems.errors:  # the rest is looked at too, and then nothing is computed
             load(spec, watch, opened, problems, sample(opened))
         inputs = opened.complete(spec)
+        steps = work(spec, inputs)
+        watch.total(steps.total)
         digests = stack.enter_context(_digesting(inputs))
         cut = options.cut or layout(spec, inputs, options.workers, options.memory)
         place = stack.enter_context(_scratch(spec, options, cut, digests, watch))
-        if place:
-            cut = Layout(**place.cut)
-            finished = len(list(place.folder.glob("shard-*.json")))
-            if finished:
-                watch.note(f"{outputs[0]}: going on from {finished:,} of {cut.shards:,} shards of a killed run")
-        loaded = load(spec, watch, opened, problems, cut, place)
-        if place:
-            give_back()
+        cut = Layout(**place.cut) if place else cut
         mapped = stack.enter_context(local.threads(options.workers))
-        with watch.timing("vectors"):
-            folder = place.folder if place and cut.mapped else None
-            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder)
-        if place:
-            give_back()
-
-        def encoded(index: int) -> tuple[Shard, Totals]:
-            with watch.timing("encode"):
-                shard = loaded.shard(spec, index)
-                totals = Totals.of(shard, shared.with_vector)
-            if cut.shards == 1:
-                _warn(mismatches(spec, loaded, totals), watch)
-            return shard, totals
-
-        if shared.columns:
-            watch.total(loaded.asked.rows - loaded.asked.null_user_or_time)
-        with watch.timing("compute"):
-            made = local.compute(
-                spec,
-                shared,
-                cut.shards,
-                encoded,
-                loaded.vectors_as_of,
-                mapped,
-                scratch=place if cut.shards > 1 else None,
-                progress=watch.rows,
-            )
-        if cut.shards > 1:
-            _warn(mismatches(spec, loaded, made.totals), watch)
-        _warn(doubts(loaded, made), watch)
-        with watch.timing("write"):
-            report = _write(spec, stage, loaded, shared, made, digests.result(), mapped)
+        loaded = load(spec, watch, opened, problems, cut, place)
+        shared, made = _compute(spec, watch, loaded, cut, place, mapped, steps)
+        watch.expect(loaded.asked.rows)
+        with watch.timing("write") as cost:
+            report = _write(spec, stage, loaded, shared, made, digests.result(), mapped, steps, watch)
             inputs.check_unchanged()
+            cost.add(rows=loaded.asked.rows, bytes=sum(path.stat().st_size for path in stage.files))
         report |= {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 3),
-            "seconds_by_stage": {name: round(s, 3) for name, s in watch.seconds.items()},
             "workers": options.workers,
             "shards": cut.shards,
             "resumed_shards": made.resumed,
-            **computed(spec, loaded, shared, made, options.workers),
+            **computed(spec, loaded, shared, made, watch.costs, options.workers),
             "warnings": watch.warnings,
         }
         with writing(outputs[0]):
             stage.json(outputs[0].with_name(outputs[0].name + ".run.json"), report)
             stage.commit()
     return report
+
+
+def _compute(
+    spec: Spec, watch: Watch, loaded: Loaded, cut: Layout, place: Scratch | None, mapped: Mapping, steps: Work
+) -> tuple[Shared, local.Made]:
+    """The vectors of the items, and what all shards make of them."""
+    tables = loaded.inputs.embeddings
+    if place:
+        give_back()
+    with watch.timing("vectors") as cost:
+        folder = place.folder if place and cut.mapped else None
+        shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, mapped, folder)
+        cost.add(rows=sum(t.rows for t in tables.values()), bytes=sum(t.bytes for t in tables.values()))
+    if place:
+        give_back()
+
+    def encoded(index: int) -> tuple[Shard, Totals]:
+        with watch.timing("encode") as cost:
+            shard = loaded.shard(spec, index)
+            totals = Totals.of(shard, shared.with_vector)
+            cost.add(rows=totals.events + totals.candidates)
+        if cut.shards == 1:
+            _warn(mismatches(spec, loaded, totals), watch)
+        return shard, totals
+
+    asked = loaded.asked.rows - loaded.asked.null_user_or_time
+    watch.expect(asked)
+    with watch.timing("compute") as cost:
+        cost.add(rows=asked)
+        made = local.compute(
+            spec,
+            shared,
+            cut.shards,
+            encoded,
+            loaded.vectors_as_of,
+            mapped,
+            scratch=place if cut.shards > 1 else None,
+            progress=lambda rows: watch.moved(rows, rows * steps.compute),
+        )
+    if cut.shards > 1:
+        _warn(mismatches(spec, loaded, made.totals), watch)
+    _warn(doubts(loaded, made), watch)
+    return shared, made
 
 
 @contextmanager
@@ -284,6 +258,9 @@ def _scratch(
         fresh=options.fresh,
         note=watch.note,
     ) as place:
+        finished = len(list(place.folder.glob("shard-*.json"))) if place else 0
+        if place and finished:
+            watch.note(f"{output}: going on from {finished:,} of {place.cut['shards']:,} shards of a killed run")
         yield place
 
 
@@ -316,6 +293,8 @@ def _write(
     made: local.Made,
     digests: dict[str, Any],
     mapped: Mapping,
+    steps: Work,
+    watch: Watch,
 ) -> dict[str, Any]:
     """Stage features and user vectors; the part of the report that describes them."""
     about = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
@@ -333,6 +312,7 @@ def _write(
                 {c.name: c.dtype for c in shared.columns},
                 made.features,
                 {**about, "columns": columns},
+                progress=lambda rows: watch.moved(rows, rows * steps.write),
             )
     vectors = []
     user_column = spec.column("interactions", "user")

@@ -13,18 +13,29 @@ from extembed_cli.engines.local import Made
 from extembed_cli.errors import listing
 from extembed_cli.features.shard import Shared
 from extembed_cli.spec import Spec
+from extembed_cli.watch import Cost
 
+_INSIDE = ("gather", "cosines", "statistics", "solve")  # stages of `compute`
 _RESIDUAL = 1e-6  # of a dual fit; above it the run warns
 
 
-def computed(spec: Spec, loaded: Loaded, shared: Shared, made: Made, workers: int) -> dict[str, Any]:
-    """The part of the run report about inputs and features."""
+def computed(
+    spec: Spec, loaded: Loaded, shared: Shared, made: Made, costs: dict[str, Cost], workers: int
+) -> dict[str, Any]:
+    """The part of the run report about inputs and features, and where the time went.
+
+    The stages inside `compute` run on all workers: their seconds are those of one.
+    """
     done = made.done
     return {
         "inputs": input_report(loaded, made.totals, shared.embeddings),
         "candidates_in_own_history": made.in_own_history,
         "cosines": done.cosines * len(spec.embeddings),
         "dual": _solves(made) if spec.dual else None,
+        "stages": {
+            **{name: cost.report() for name, cost in costs.items()},
+            **{name: done.stages[name].report(workers) for name in _INSIDE if name in done.stages},
+        },
         "seconds_by_technique": {name: round(s / workers, 3) for name, s in done.seconds.items()},
         "peak_memory_bytes": memory.peak(),
     }

@@ -247,7 +247,7 @@ def test_a_run_speaks_on_stderr_alone(world: World) -> None:
     assert len(usual.err.splitlines()) == 1
     assert all(part in usual.err for part in ("out.parquet", "300 rows", "features in"))
     stages = re.findall(r"^(\w+) \.\.\.$", verbose.err, re.MULTILINE)
-    assert stages == ["check", "read", "vectors", "compute", "encode", "write"]
+    assert stages == ["check", "read", "shard", "vectors", "compute", "encode", "write"]
     # No terminal: neither a bar nor colours, even for those who ask for them elsewhere.
     assert "\x1b" not in extembed("run", spec, "-v", env={"FORCE_COLOR": "1", "TERM": "xterm-256color"}).ok().err
 

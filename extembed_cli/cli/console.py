@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from extembed_cli.job import RunOptions, Watch
+    from rich.progress import Progress
+
+    from extembed_cli.job import RunOptions
+    from extembed_cli.watch import Watch
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
@@ -68,7 +72,7 @@ def _free_memory() -> int | None:
 @contextmanager
 def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
     """A watch that shows a run: a bar on a terminal, stages with `-v`, warnings unless quiet."""
-    from extembed_cli.job import Watch
+    from extembed_cli.watch import Watch
 
     watch = Watch()
     if quiet:
@@ -90,33 +94,45 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
         return
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description:8}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rows]}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
     ) as progress:
-        task = progress.add_task("", total=None, rate="")
-
-        def rows(done: float) -> None:
-            progress.advance(task, done)
-            speed = progress.tasks[0].finished_speed or progress.tasks[0].speed
-            if speed:
-                progress.update(task, rate=f"{speed:,.0f}/s")
-
+        shown = _Bar(progress)
         watch.warn = lambda message: console.print(f"warning: {message}", highlight=False, markup=False)
         watch.note = lambda message: console.print(message, highlight=False, markup=False)
-        watch.stage = lambda name: progress.update(task, description=name)
-        watch.total = lambda total: progress.update(task, total=total)
-        watch.rows = rows
+        watch.stage, watch.total, watch.expect, watch.moved = shown.stage, shown.total, shown.expect, shown.moved
         yield watch
+
+
+class _Bar:
+    """The progress of a whole run; its text is of the rows of the stage that it is in."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task = progress.add_task("", total=None, rows="")
+        self.rows, self.expected, self.since = 0.0, 0, time.monotonic()
+
+    def stage(self, name: str) -> None:
+        self.progress.update(self.task, description=name)
+
+    def total(self, work: float) -> None:
+        self.progress.update(self.task, total=work)
+
+    def expect(self, rows: int) -> None:
+        self.rows, self.expected, self.since = 0.0, rows, time.monotonic()
+
+    def moved(self, rows: float, work: float) -> None:
+        self.rows += rows
+        rate = self.rows / max(1e-6, time.monotonic() - self.since)
+        self.progress.update(self.task, advance=work, rows=f"{self.rows:,.0f}/{self.expected:,} rows, {rate:,.0f}/s")
 
 
 def coverage_text(share: dict[str, float | None]) -> str:
@@ -132,14 +148,23 @@ def used_text(events: dict[str, Any]) -> str:
     return f"{events['rows']:,} rows, {events['used']:,} used{why}"
 
 
+def _cost_text(cost: dict[str, Any]) -> str:
+    """`  1.234 s  1,000,000 rows  810,373/s  12.3 MiB`"""
+    parts = [f"{cost['seconds']:8.3f} s"]
+    parts += [f"{cost['rows']:>13,} rows"] if cost["rows"] else []
+    parts += [f"{cost['rows_per_second']:>12,}/s"] if cost["rows_per_second"] else []
+    parts += [f"{cost['bytes'] / 2**20:>9,.1f} MiB"] if cost["bytes"] else []
+    return " ".join(parts)
+
+
 def summary(report: dict[str, Any], verbose: int) -> None:
     """The closing lines of a run."""
     inputs = report["inputs"]
     for reason, count in inputs["interactions"]["dropped"].items():
         say(f"dropped {count:,} interactions: {reason}")
     if verbose:
-        for stage, seconds in report["seconds_by_stage"].items():
-            say(f"  {stage:8} {seconds:8.3f} s")
+        for stage, cost in report["stages"].items():
+            say(f"  {stage:10} {_cost_text(cost)}")
         for technique, seconds in report["seconds_by_technique"].items():
             say(f"  of which {technique:10} {seconds:8.3f} s per worker")
     coverage = ", ".join(f"{name} {coverage_text(t['coverage'])}" for name, t in inputs["embeddings"].items())

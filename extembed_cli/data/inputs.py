@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -204,6 +205,7 @@ def read_keys(
     *,
     scratch: Scratch | None = None,
     vectors: bool = False,
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> Loaded | None:
     """Read ids, times and expressions of all inputs that could be opened, `rows` at a time, into the partition.
 
@@ -216,7 +218,7 @@ def read_keys(
         log, asked = Log(**kept["log"]), Asked(**kept["asked"])
         partition.reopen()
     else:
-        _read_logs(spec, opened, partition, rows, problems, log, asked)
+        _read_logs(spec, opened, partition, rows, problems, log, asked, progress)
         if scratch is not None and not problems.errors:
             partition.keep_vocabulary()
             scratch.write_json(_KEYS, {"log": asdict(log), "asked": asdict(asked)})
@@ -236,16 +238,25 @@ def read_keys(
 
 
 def _read_logs(
-    spec: Spec, opened: Opened, partition: Partition, rows: int, problems: Problems, log: Log, asked: Asked
+    spec: Spec,
+    opened: Opened,
+    partition: Partition,
+    rows: int,
+    problems: Problems,
+    log: Log,
+    asked: Asked,
+    progress: Callable[[int], None],
 ) -> None:
     if opened.candidates is not None:
         with problems.collect(), partition.adding("candidates") as add:
             for frame in read_candidates(spec, opened.candidates, rows):
                 add(asked.known(frame))
+                progress(len(frame))
     if opened.interactions is not None:
         with problems.collect(), partition.adding("events") as add:
             for frame in read_interactions(spec, opened.interactions, rows):
                 add(log.usable_events(frame))
+                progress(len(frame))
 
 
 def vectors_as_of(spec: Spec, log: Log) -> int:

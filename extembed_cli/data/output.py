@@ -79,10 +79,12 @@ def write_features(
     columns: dict[str, str],
     parts: Sequence[FeaturePart],
     metadata: dict[str, Any],
+    progress: Callable[[int], None] = lambda rows: None,
 ) -> str:
     """Write all candidate columns and the features in candidate order; SHA-256 of what was written.
 
-    `columns` are the features' types by name, `parts` their values. The files wait in `stage` to be committed.
+    `columns` are the features' types by name, `parts` their values. The files wait in `stage` to be committed;
+    `progress` hears of rows as they are written.
     """
     features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
     kept = candidates.schema.metadata or {}
@@ -95,6 +97,7 @@ def write_features(
             arrays = [_array(block_of(parts, name, row, row + len(batch)), known) for name in columns]
             yield pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)
             row += len(batch)
+            progress(len(batch))
         if row != candidates.rows:
             raise DataError(f"{output}: {row:,} rows to write for {candidates.rows:,} candidates: {_CHANGED}")
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from extembed_cli.data import ipc, keys
 from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.watch import Watch
 
 Kind = Literal["candidates", "events"]
 
@@ -34,9 +35,10 @@ class Partition:
     in memory: all there is, or a sample of the users.
     """
 
-    def __init__(self, shards: int, folder: Path | None, *, all_users: bool = False) -> None:
+    def __init__(self, shards: int, folder: Path | None, watch: Watch, *, all_users: bool = False) -> None:
         self.shards = shards
         self.folder = folder
+        self.watch = watch
         self.all_users = all_users
         self.vocabulary = Vocabulary()
         self._frames: dict[Kind, list[pl.DataFrame]] = defaultdict(list)
@@ -48,6 +50,11 @@ class Partition:
         streams = None if self.folder is None else _Streams(self.folder, kind)
 
         def add(frame: pl.DataFrame) -> None:
+            with self.watch.timing("shard") as cost:
+                cost.add(rows=len(frame))
+                put(frame)
+
+        def put(frame: pl.DataFrame) -> None:
             hashes = keys.hashes(frame["user"])
             if self._asked is not None:
                 slots = (hashes % _SLOTS).astype(np.int64)
@@ -71,6 +78,7 @@ class Partition:
         finally:
             if streams is not None:
                 streams.close()
+                self.watch.cost("shard").add(bytes=streams.bytes)
 
     def keep_vocabulary(self) -> None:
         """Write the vocabulary beside the shards."""
@@ -107,6 +115,7 @@ class _Streams:
             leftover.unlink()
         self.writers: dict[int, tuple[pa.ipc.RecordBatchStreamWriter, pa.OSFile]] = {}
         self.schemas: dict[int, list[pa.Schema]] = defaultdict(list)
+        self.bytes = 0
 
     def write(self, shard: int, frame: pl.DataFrame) -> None:
         table = ipc.to_arrow(frame)
@@ -123,5 +132,8 @@ class _Streams:
             self._close(shard)
 
     def _close(self, shard: int) -> None:
-        for file in self.writers.pop(shard, ()):
-            file.close()
+        if shard in self.writers:
+            writer, sink = self.writers.pop(shard)
+            writer.close()
+            self.bytes += sink.tell()
+            sink.close()

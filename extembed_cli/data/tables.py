@@ -111,6 +111,11 @@ class Table:
         return sum(part.rows for part in self.parts)
 
     @cached_property
+    def bytes(self) -> int:
+        """Of its files."""
+        return sum(part.state[1] for part in self.parts)
+
+    @cached_property
     def names(self) -> list[str]:
         """Columns that every file has, in the order of the first."""
         others = [set(part.schema.names) for part in self.parts[1:]]

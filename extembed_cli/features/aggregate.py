@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from extembed_cli.features.visibility import Visible, visible_with
 from extembed_cli.kernels import cosines as cos
 from extembed_cli.kernels import statistics as stats
 from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_label
+from extembed_cli.watch import Cost
 
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
 
@@ -147,6 +149,7 @@ class AggregateShard:
         self.history = history
         self.candidates = candidates
         self.seen = seen
+        self.thresholds = {table: _thresholds(names) for table, names in self.wanted.cosines.items()}
         self.slots = {name: embeddings[name].slots[history.items] for name in self.wanted.cosines}
         self.with_vector = {
             (table, name): visible_with(seen[name], name, history, self.slots[table] != embeddings[table].missing)
@@ -175,30 +178,28 @@ class AggregateShard:
             for half_life, statistic in by_half_life.items():
                 yield statistic, tensors.decayed_count(name, half_life)
 
-    def cosines(self, tensors: Tensors) -> Iterator[tuple[Statistic, Values]]:
+    def cosines(self, tensors: Tensors, costs: dict[str, Cost]) -> Iterator[tuple[Statistic, Values]]:
         """Statistics of the cosines of one batch: (B, C) each, NaN where undefined."""
         for table, names in self.wanted.cosines.items():
-            yield from self._cosine_statistics(tensors, table, names)
+            yield from self._cosine_statistics(tensors, table, names, costs)
 
     def _cosine_statistics(
-        self, tensors: Tensors, table: str, names: dict[str, dict[str | None, list[Statistic]]]
+        self,
+        tensors: Tensors,
+        table: str,
+        names: dict[str, dict[str | None, list[Statistic]]],
+        costs: dict[str, Cost],
     ) -> Iterator[tuple[Statistic, Values]]:
         matrix, batch = self.embeddings[table], tensors.batch
+        began = time.perf_counter()
         event_slots = np.where(batch.is_event, self.slots[table][batch.events], matrix.missing)
         asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
-        thresholds = {
-            s.argument
-            for wanted in names.values()
-            for group in wanted.values()
-            for s in group
-            if s.kind == "cos_share_ge"
-        }
-        cosines = _Cosines(
-            matrix.vectors.take(asked_slots, axis=0),
-            cos.EventVectors(matrix.vectors, event_slots),
-            thresholds,
-            batch.views.shape[1],
-        )
+        candidates, events = matrix.vectors.take(asked_slots, axis=0), cos.EventVectors(matrix.vectors, event_slots)
+        gathered = time.perf_counter()
+        cosines = _Cosines(candidates, events, self.thresholds[table], batch.views.shape[1])
+        rows = event_slots.size + asked_slots.size
+        costs.setdefault("gather", Cost()).add(gathered - began, rows, rows * candidates.shape[-1] * 4)
+        costs.setdefault("cosines", Cost()).add(time.perf_counter() - gathered, batch.cosines)
         has_vector = event_slots != matrix.missing
         for name, by_half_life in names.items():
             seen = self.with_vector[table, name]
@@ -217,19 +218,24 @@ class AggregateShard:
         return np.append(self.history.times, 0)[positions]
 
 
+def _thresholds(names: dict[str, dict[str | None, list[Statistic]]]) -> list[float]:
+    """The thresholds of the shares of a table."""
+    all_of_them = (s for by_half_life in names.values() for group in by_half_life.values() for s in group)
+    return sorted({s.argument for s in all_of_them if s.kind == "cos_share_ge" and s.argument is not None})
+
+
 class _Cosines:
     """The cosines of a batch with one table, and what all histories and half-lives share of them."""
 
     def __init__(
-        self, candidates: NDArray[np.float32], events: cos.EventVectors, thresholds: set[float | None], views: int
+        self, candidates: NDArray[np.float32], events: cos.EventVectors, thresholds: list[float], views: int
     ) -> None:
         self.candidates = candidates
         self.events = events
         self.views = views
         self.values = cos.cosines(candidates, events)
         for threshold in thresholds:
-            if threshold is not None:
-                cos.decide(self.values, threshold, candidates, events)
+            cos.decide(self.values, threshold, candidates, events)
 
     @cached_property
     def ranked(self) -> stats.Ranked:

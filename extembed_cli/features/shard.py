@@ -31,6 +31,7 @@ from extembed_cli.features.dual_shard import DualShard, Solves
 from extembed_cli.features.visibility import in_own_history, visible
 from extembed_cli.mapping import Mapping
 from extembed_cli.spec import ALL, Spec
+from extembed_cli.watch import Cost
 
 _DTYPES = {"UInt32": np.uint32, "Float32": np.float32}
 
@@ -61,11 +62,14 @@ class Done:
     solves: Solves = field(default_factory=Solves)
     seconds: dict[Technique, float] = field(default_factory=dict)
     """Thread seconds by technique."""
+    stages: dict[str, Cost] = field(default_factory=dict)
+    """What stages cost, in thread seconds: gather (vectors), cosines, statistics, solve (fits)."""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Done:
         """From `asdict`."""
-        return cls(**{**data, "solves": Solves(**data["solves"])})
+        stages = {name: Cost(**cost) for name, cost in data["stages"].items()}
+        return cls(**{**data, "solves": Solves(**data["solves"]), "stages": stages})
 
     def add(self, other: Done) -> None:
         """Add what was done elsewhere."""
@@ -74,6 +78,8 @@ class Done:
         self.solves.add(other.solves)
         for technique, seconds in other.seconds.items():
             self.seconds[technique] = self.seconds.get(technique, 0.0) + seconds
+        for name, cost in other.stages.items():
+            self.stages.setdefault(name, Cost()).add(cost.seconds, cost.rows, cost.bytes)
 
 
 Task = Callable[[], Done]
@@ -247,16 +253,18 @@ def _aggregate_tasks(
         flat = np.flatnonzero(batch.is_candidate)
         at = batch.candidates.reshape(-1).take(flat)
         done = Done(len(at), batch.cosines)
-        tensors = shard.tensors(batch)
-        computed: dict[Technique, Callable[..., Iterator[tuple[Statistic, Values]]]] = {
-            "counters": shard.counters,
-            "aggregate": shard.cosines,
+        tensors, costs = shard.tensors(batch), done.stages
+        computed: dict[Technique, Callable[[], Iterator[tuple[Statistic, Values]]]] = {
+            "counters": lambda: shard.counters(tensors),
+            "aggregate": lambda: shard.cosines(tensors, costs),
         }
         for technique, compute in computed.items():
             began = time.perf_counter()
-            for statistic, values in compute(tensors):
+            for statistic, values in compute():
                 found[statistic][at] = values.reshape(-1).take(flat)
             done.seconds[technique] = time.perf_counter() - began
+        others = sum(cost.seconds for cost in costs.values())
+        costs["statistics"] = Cost(sum(done.seconds.values()) - others, len(at))
         return done
 
     start = np.minimum.reduce([s.start for s in seen.values()])
@@ -276,6 +284,8 @@ def _dual_tasks(shard: DualShard) -> Iterator[Task]:
                 solves = solve()
         except np.linalg.LinAlgError:
             raise DataError(shard.model.fit.singular) from None
-        return Done(rows=solves.rows, solves=solves, seconds={"dual": time.perf_counter() - began})
+        seconds = time.perf_counter() - began
+        cost = Cost(seconds, solves.primal + solves.dual)
+        return Done(rows=solves.rows, solves=solves, seconds={"dual": seconds}, stages={"solve": cost})
 
     return (partial(run, task) for task in shard.tasks())
