@@ -36,6 +36,7 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cos
             break
         anonymous = max(anonymous, sum(map(_anonymous_kib, _family(process.pid))))
         time.sleep(0.005)
+    process.returncode = os.waitstatus_to_exitcode(status)  # waited for behind its back
     if status:
         raise SystemExit(f"{command} failed")
     wall = time.perf_counter() - began

@@ -10,6 +10,7 @@ from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.histories import Shard, every_user
 from extembed_cli.data.inputs import Inputs, Loaded, Opened, Totals
 from extembed_cli.data.inputs import report as input_report
+from extembed_cli.data.keys import id_kind
 from extembed_cli.data.output import ROW_GROUP
 from extembed_cli.errors import ResourceError
 from extembed_cli.features.dual import all_fits, expected_work, is_nested, vector_files
@@ -22,11 +23,12 @@ _SECONDS_PER_COSINE = 40e-9
 _SECONDS_PER_ROW = 1e-6
 _SECONDS_PER_PRODUCT = 1.5e-10
 _BYTES_FOR_LIBRARIES = 120 * 2**20
-_BYTES_PER_EVENT = 150
-_BYTES_PER_CANDIDATE = 200
+_BYTES_PER_EVENT, _BYTES_PER_EXPRESSION = 90, 16
+_BYTES_PER_CANDIDATE, _BYTES_PER_FEATURE = 130, 10
+_BYTES_PER_TEXT_ID = 50
 _BYTES_PER_COSINE = 100
 _BYTES_PER_ID = 60
-_BYTES_PER_READ_ROW = 300
+_BYTES_PER_READ_ROW = 250
 _MOST_ROWS_READ, _FEWEST_ROWS_READ = 2**20, 2**15
 _MOST_SHARDS = 1024
 _SECONDS_PER_CANDIDATE = 1.2e-6  # of technique 1, with 50 events
@@ -76,9 +78,8 @@ def layout(spec: Spec, inputs: Inputs, workers: int, memory: int | None) -> Layo
     """The fewest shards that keep to the memory; refuses a job that cannot."""
     if memory is None:
         return Layout()
-    columns = len(output_columns(spec))
     asked = inputs.candidates.rows if inputs.candidates else 0
-    rows = inputs.interactions.rows * _BYTES_PER_EVENT + asked * (_BYTES_PER_CANDIDATE + 12 * columns)
+    rows = _row_bytes_of_all(spec, inputs)
     vectors = _matrix_bytes(spec, inputs)
     fixed = fixed_needs(spec, inputs, workers)
     free = memory - sum(fixed.values())
@@ -113,13 +114,26 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
         "libraries": _BYTES_FOR_LIBRARIES,
         f"tiles of {workers} workers": workers * (tile + 8 * TILE_FLOATS),
         "item ids": ids * _BYTES_PER_ID,
-        "a row group of the output": written * (_row_bytes(inputs) + 12 * len(output_columns(spec))),
+        "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }
 
 
-def _row_bytes(inputs: Inputs) -> int:
+def _candidate_bytes(inputs: Inputs) -> int:
     """Bytes of a candidate's own columns, about: decoded, and once more as a page of the output."""
     return 0 if inputs.candidates is None else 2 * max(part.row_bytes for part in inputs.candidates.parts)
+
+
+def _row_bytes_of_all(spec: Spec, inputs: Inputs) -> int:
+    """Bytes of all events and candidates while they are computed, and of their features."""
+    users = inputs.interactions.schema.field(spec.column("interactions", "user"))
+    text = 0 if id_kind(users.type) == "integer" else _BYTES_PER_TEXT_ID
+    expressions = (spec.weight is not None) + len(spec.histories) + len({group.target for group in spec.dual})
+    event = _BYTES_PER_EVENT + text + _BYTES_PER_EXPRESSION * expressions
+    total = inputs.interactions.rows * event
+    if inputs.candidates is not None:
+        features = _BYTES_PER_FEATURE * len(output_columns(spec))
+        total += inputs.candidates.rows * (_BYTES_PER_CANDIDATE + text + features)
+    return total
 
 
 def _matrix_bytes(spec: Spec, inputs: Inputs) -> int:
@@ -173,8 +187,7 @@ def plan(spec: Spec, loaded: Loaded, totals: Totals, shard: Shard, cut: Layout, 
 def memory_needed(spec: Spec, inputs: Inputs, cut: Layout, workers: int) -> int:
     """Bytes that a run is estimated to need at its peak."""
     asked = inputs.candidates.rows if inputs.candidates else 0
-    rows = inputs.interactions.rows * _BYTES_PER_EVENT
-    rows += asked * (_BYTES_PER_CANDIDATE + 12 * len(output_columns(spec)))
+    rows = _row_bytes_of_all(spec, inputs)
     fixed = sum(fixed_needs(spec, inputs, workers).values())
     reading = min(cut.rows, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW
     return fixed + reading + rows // cut.shards + (0 if cut.mapped else _matrix_bytes(spec, inputs))

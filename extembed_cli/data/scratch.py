@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from extembed_cli.errors import DISK_FULL, SpecError
+
 _JOB = "job.json"
 
 
@@ -70,13 +72,25 @@ def scratch(
         yield None
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         found = Scratch(folder, cut if old is None else old["cut"])
         if old is None:
             found.write_json(_JOB, {"job": wanted, "cut": cut})
         yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise SpecError(
+            f"{folder.parent}: no folder can be made there for what does not fit into memory: {error.strerror}. "
+            "Name another place with --scratch"
+        ) from None
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> NDArray[Any]:

@@ -145,3 +145,32 @@ def test_what_is_not_ours_is_never_removed(tmp_path: Path, kind: str) -> None:
         (tmp_path / "out" / name).write_text(name)
     make(world, kind)
     assert_tidy(world.folder / kind, *names)
+
+
+@pytest.mark.parametrize("room", [4, 40, 160], ids=lambda kib: f"{kib} KiB")
+def test_a_full_scratch_disk(tmp_path: Path, room: int) -> None:
+    """It fills up with keys, with vectors (which are mapped), or with features; the output's own disk has room."""
+    world = build(tmp_path / "world", rows=900, events=4000, dim=64)
+    old = stand(world, FILE)
+    with tmpfs(tmp_path / "disk", f"size={room}k") as disk:
+        arguments_ = [*arguments(world, FILE), "--scratch", disk]
+        with drive(*arguments_, shards=5) as run:
+            run.end().failed(5, "no space left", "old output is untouched")
+        assert not list(disk.iterdir())
+    assert_untouched(world.folder / FILE, old)
+
+
+@pytest.mark.parametrize("size", [1_000, 20_000])
+def test_scratch_files_that_grow_too_large(tmp_path: Path, size: int) -> None:
+    world = build(tmp_path, rows=900, events=4000, dim=64)
+    old = stand(world, FILE)
+    with drive(*arguments(world, FILE), shards=3, preexec_fn=at_most(size)) as run:
+        run.end().failed(5, "no space left", "old output is untouched")
+    assert_untouched(world.folder / FILE, old)
+
+
+def test_a_scratch_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    world = build(tmp_path)
+    (tmp_path / "file").write_text("")
+    with drive(*arguments(world, FILE), "--scratch", tmp_path / "file" / "below", shards=3) as run:
+        run.end().failed(2, "--scratch", "below")

@@ -1,0 +1,109 @@
+"""`--memory` is kept: the peak of anonymous memory of runs over logs that are larger, looked at from outside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, extembed, timestamps, vectors
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from processes import Cost, measure
+
+START = 1_700_000_000_000_000
+YEAR = 365 * 86_400_000_000
+MIB = 2**20
+SLACK = 1.15
+AGGREGATE = ["aggregate", "--half-life", "30d", "--threshold", "0.3", "--history", "liked=rating >= 4"]
+DUAL = ["dual", "--target", "rating - 3", "--sd"]
+
+
+def write(folder: Path, users: np.ndarray, candidates: np.ndarray, dim: int, items: int = 20_000) -> None:
+    """One event for each of `users`, one candidate for each of `candidates`."""
+    rng = np.random.default_rng(0)
+    ids = {"user_id": users, "item_id": rng.integers(0, items, len(users)), "rating": rng.integers(1, 6, len(users))}
+    pq.write_table(
+        pa.table({**ids, "timestamp": timestamps(START + rng.integers(0, YEAR, len(users)))}),
+        folder / "interactions.parquet",
+    )
+    asked = {"user_id": candidates, "item_id": rng.integers(0, items, len(candidates))}
+    times = timestamps(START + rng.integers(YEAR // 2, YEAR, len(candidates)))
+    pq.write_table(pa.table({**asked, "timestamp": times}), folder / "candidates.parquet")
+    table = {"item_id": np.arange(items), "embedding": vectors(rng.standard_normal((items, dim)))}
+    pq.write_table(pa.table(table), folder / "items.parquet")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """6 M events and 300,000 candidates of 100,000 users."""
+    folder = tmp_path_factory.mktemp("large")
+    rng = np.random.default_rng(1)
+    write(folder, rng.integers(0, 100_000, 6_000_000), rng.integers(0, 100_000, 300_000), dim=32)
+    yield folder
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def run(folder: Path, command: list[str], memory: int, *more: str) -> tuple[Cost, dict[str, object]]:
+    """What a run took, and its report."""
+    inputs = ["-i", str(folder / "interactions.parquet"), "-c", str(folder / "candidates.parquet")]
+    inputs += ["-e", f"text={folder / 'items.parquet'}", "-o", str(folder / "out.parquet"), "--workers", "2"]
+    cost = measure([sys.executable, "-m", "extembed_cli", *command, *inputs, "-q", "--memory", f"{memory}MiB", *more])
+    return cost, json.loads((folder / "out.parquet.run.json").read_text())
+
+
+@pytest.mark.parametrize("command", [AGGREGATE, pytest.param(DUAL, marks=pytest.mark.soak)], ids=["aggregate", "dual"])
+def test_a_log_larger_than_memory(large: Path, command: list[str]) -> None:
+    """In memory it takes more than a gigabyte; with less it takes less, and the bytes are the same."""
+    digests = set()
+    for memory in (250, 350, 4000):
+        cost, report = run(large, command, memory)
+        assert cost.anonymous_mib <= memory * SLACK, f"{cost} for {memory} MiB"
+        digests.add(report["output_sha256"])
+        assert (report["shards"] == 1) == (memory == 4000)  # type: ignore[comparison-overlap]
+    assert len(digests) == 1
+
+
+@pytest.mark.soak
+def test_vectors_larger_than_memory(tmp_path: Path) -> None:
+    """300,000 vectors of 256 dimensions are 293 MiB, and once more as rotated ones."""
+    rng = np.random.default_rng(2)
+    write(tmp_path, rng.integers(0, 2000, 200_000), rng.integers(0, 2000, 20_000), dim=256, items=300_000)
+    digests = set()
+    for memory in (350, 4000):
+        for command in (AGGREGATE, [*DUAL, "--unobserved-weight", "0.01", "--center"]):
+            cost, report = run(tmp_path, command, memory)
+            assert cost.anonymous_mib <= memory * SLACK, f"{cost} for {memory} MiB"
+            digests.add(report["output_sha256"])
+    assert len(digests) == 2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("command", [AGGREGATE, DUAL], ids=["aggregate", "dual"])
+def test_a_user_with_a_million_events(tmp_path: Path, command: list[str]) -> None:
+    """Among 2,000 ordinary users."""
+    rng = np.random.default_rng(3)
+    users = np.concatenate([np.zeros(1_000_000, np.int64), rng.integers(1, 2000, 100_000)])
+    candidates = np.concatenate([np.zeros(60, np.int64), rng.integers(1, 2000, 20_000)])
+    write(tmp_path, users, candidates, dim=64)
+    cost, report = run(tmp_path, command, 800)
+    assert cost.anonymous_mib <= 800 * SLACK, str(cost)
+    made = pq.read_table(tmp_path / "out.parquet")
+    column = next(name for name in made.column_names if name.endswith(("dual_score", "cos_mean__hl30d")))
+    assert made[column].null_count < 100
+    assert report["rows_out"] == len(candidates)
+
+
+def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None:
+    write(tmp_path, np.arange(100), np.arange(100), dim=4, items=50)
+    flags = ["-i", tmp_path / "interactions.parquet", "-c", tmp_path / "candidates.parquet"]
+    flags += ["-e", f"text={tmp_path / 'items.parquet'}", "-o", tmp_path / "out.parquet", "--memory", "100MiB"]
+    done = extembed("aggregate", *flags)
+    done.failed(5, "needs at least", "libraries", "tiles of", "may use 100 MiB", "Raise --memory or lower --workers")
+    assert {path.name for path in tmp_path.iterdir()} == {"interactions.parquet", "candidates.parquet", "items.parquet"}
