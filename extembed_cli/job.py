@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_info
 
 import extembed_cli
 from extembed_cli.data import keys
+from extembed_cli.data.cache import VectorCache
 from extembed_cli.data.commit import Staged, locked, staged, writing
 from extembed_cli.data.histories import Shard
 from extembed_cli.data.inputs import Inputs, Loaded, Opened, Totals, mismatches, open_inputs, read_keys
@@ -62,6 +63,8 @@ class RunOptions:
     """How the job is cut; None = as its memory asks for."""
     scratch: Path | None = None
     """Folder for what does not fit into memory; None = that of the output."""
+    cache: Path | None = None
+    """Folder in which embedding tables are kept as matrices for the next run."""
     fresh: bool = False
     """Do not go on from what a killed run left."""
 
@@ -90,6 +93,7 @@ def load(
     problems: Problems,
     cut: Layout,
     scratch: Scratch | None = None,
+    cache: VectorCache | None = None,
     *,
     vectors: bool = False,
 ) -> Loaded:
@@ -102,7 +106,17 @@ def load(
     partition = Partition(cut.shards, kept.folder if kept else None, watch, all_users=bool(vector_files(spec)))
     watch.expect(sum(table.rows for table in (opened.interactions, opened.candidates) if table))
     with watch.timing("read") as cost:
-        loaded = read_keys(spec, opened, partition, cut.rows, problems, scratch=kept, vectors=vectors)
+        loaded = read_keys(
+            spec,
+            opened,
+            partition,
+            cut.rows,
+            problems,
+            scratch=kept,
+            cache=cache,
+            vectors=vectors,
+            progress=lambda rows: watch.moved(rows, rows * Work.read),
+        )
         problems.raise_any()
         assert loaded is not None
         tables = [table for table in (loaded.inputs.interactions, loaded.inputs.candidates) if table]
@@ -165,13 +179,14 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         inputs = opened.complete(spec)
         steps = work(spec, inputs)
         watch.total(steps.total)
-        digests = stack.enter_context(_digesting(inputs))
-        cut = options.cut or layout(spec, inputs, options.workers, options.memory)
+        cache = VectorCache(options.cache, spec, inputs.embeddings) if options.cache else None
+        digests = stack.enter_context(_digesting(inputs, cache.digests if cache else {}))
+        cut = options.cut or layout(spec, inputs, options.workers, options.memory, cached=cache is not None)
         place = stack.enter_context(_scratch(spec, options, cut, digests, watch))
         cut = Layout(**place.cut) if place else cut
         mapped = stack.enter_context(local.threads(options.workers))
-        loaded = load(spec, watch, opened, problems, cut, place)
-        shared, made = _compute(spec, watch, loaded, cut, place, mapped, steps)
+        loaded = load(spec, watch, opened, problems, cut, place, cache)
+        shared, made = _compute(spec, watch, loaded, cut, place, cache, mapped, steps)
         watch.expect(loaded.asked.rows)
         with watch.timing("write") as cost:
             report = _write(spec, stage, loaded, shared, made, digests.result(), mapped, steps, watch)
@@ -183,6 +198,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "workers": options.workers,
             "shards": cut.shards,
             "resumed_shards": made.resumed,
+            "cached_embeddings": cache.hits if cache else [],
             **computed(spec, loaded, shared, made, watch.costs, options.workers),
             "warnings": watch.warnings,
         }
@@ -193,7 +209,14 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
 
 
 def _compute(
-    spec: Spec, watch: Watch, loaded: Loaded, cut: Layout, place: Scratch | None, mapped: Mapping, steps: Work
+    spec: Spec,
+    watch: Watch,
+    loaded: Loaded,
+    cut: Layout,
+    place: Scratch | None,
+    cache: VectorCache | None,
+    mapped: Mapping,
+    steps: Work,
 ) -> tuple[Shared, local.Made]:
     """The vectors of the items, and what all shards make of them."""
     tables = loaded.inputs.embeddings
@@ -201,7 +224,7 @@ def _compute(
         give_back()
     with watch.timing("vectors") as cost:
         folder = place.folder if place and cut.mapped else None
-        shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, mapped, folder)
+        shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, mapped, folder, cache)
         cost.add(rows=sum(t.rows for t in tables.values()), bytes=sum(t.bytes for t in tables.values()))
     if place:
         give_back()
@@ -344,11 +367,11 @@ def _write(
 
 
 @contextmanager
-def _digesting(inputs: Inputs) -> Iterator[Future[dict[str, Any]]]:
+def _digesting(inputs: Inputs, known: dict[str, Any]) -> Iterator[Future[dict[str, Any]]]:
     """Digests of all inputs, computed while the job runs; cut short when it ends, however it ends."""
     stop = threading.Event()
     with ThreadPoolExecutor(1, "digest") as background:
         try:
-            yield background.submit(inputs.digests, stop)
+            yield background.submit(inputs.digests, stop, known)
         finally:
             stop.set()

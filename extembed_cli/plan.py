@@ -74,13 +74,16 @@ def work(spec: Spec, inputs: Inputs) -> Work:
     return Work(compute, read + asked * (compute + Work.write))
 
 
-def layout(spec: Spec, inputs: Inputs, workers: int, memory: int | None) -> Layout:
-    """The fewest shards that keep to the memory; refuses a job that cannot."""
+def layout(spec: Spec, inputs: Inputs, workers: int, memory: int | None, *, cached: bool = False) -> Layout:
+    """The fewest shards that keep to the memory; refuses a job that cannot.
+
+    With a cache the tables themselves are mapped from there, and take no memory of their own.
+    """
     if memory is None:
         return Layout()
     asked = inputs.candidates.rows if inputs.candidates else 0
     rows = _row_bytes_of_all(spec, inputs)
-    vectors = _matrix_bytes(spec, inputs)
+    vectors = _matrix_bytes(spec, inputs, cached)
     fixed = fixed_needs(spec, inputs, workers)
     free = memory - sum(fixed.values())
     least = min(_FEWEST_ROWS_READ, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW
@@ -136,12 +139,17 @@ def _row_bytes_of_all(spec: Spec, inputs: Inputs) -> int:
     return total
 
 
-def _matrix_bytes(spec: Spec, inputs: Inputs) -> int:
-    """Bytes of all vectors at most: as unit vectors, and in the coordinates of each basis."""
+def _matrix_bytes(spec: Spec, inputs: Inputs, cached: bool = False) -> int:
+    """Bytes of all vectors at most: as unit vectors, and of the used ones in the coordinates of each basis."""
     fits, total = all_fits(spec), 0
     for name, table in inputs.embeddings.items():
         bases = {(fit.unobserved_weight > 0, fit.bias) for fit in fits if fit.embedding == name}
-        total += 4 * table.rows * first_dim(table, spec.embedding_column(name, "embedding")) * (1 + len(bases))
+        total += (
+            4
+            * table.rows
+            * first_dim(table, spec.embedding_column(name, "embedding"))
+            * (bool(bases) + len(bases) + (not cached))
+        )
     return total
 
 

@@ -32,6 +32,7 @@ def aggregate(
     workers: options.Workers = None,
     memory: options.Memory = None,
     scratch: options.Scratch = None,
+    cache: options.Cache = None,
     fresh: options.Fresh = False,
     wait: options.Wait = 0,
     json: options.Json = False,
@@ -57,7 +58,7 @@ def aggregate(
     }
     execute(
         spec_from_flags(data, overrides or ()),
-        console.run_options(workers, memory, wait, scratch, fresh),
+        console.run_options(workers, memory, wait, scratch, cache, fresh),
         dry_run,
         json,
         quiet,

@@ -39,13 +39,15 @@ def result_json(data: dict[str, Any]) -> None:
     result(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def run_options(workers: int | None, memory: str | None, wait: float, scratch: Path | None, fresh: bool) -> RunOptions:
+def run_options(
+    workers: int | None, memory: str | None, wait: float, scratch: Path | None, cache: Path | None, fresh: bool
+) -> RunOptions:
     """Run options from flags: cores and free memory as this process may use them."""
     from extembed_cli.job import RunOptions
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     allowed = _size(memory) if memory else _free_memory()
-    return RunOptions(workers or cores, allowed, wait, scratch=scratch, fresh=fresh)
+    return RunOptions(workers or cores, allowed, wait, scratch=scratch, cache=cache, fresh=fresh)
 
 
 def _size(text: str) -> int:

@@ -37,6 +37,7 @@ def dual(
     workers: options.Workers = None,
     memory: options.Memory = None,
     scratch: options.Scratch = None,
+    cache: options.Cache = None,
     fresh: options.Fresh = False,
     wait: options.Wait = 0,
     json: options.Json = False,
@@ -73,7 +74,7 @@ def dual(
     }
     execute(
         spec_from_flags(data, overrides or ()),
-        console.run_options(workers, memory, wait, scratch, fresh),
+        console.run_options(workers, memory, wait, scratch, cache, fresh),
         dry_run,
         json,
         quiet,

@@ -251,6 +251,16 @@ Scratch: TypeAlias = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+Cache: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        file_okay=False,
+        help="Keep embedding tables there as matrices; the next run on the same tables does not read them.",
+        rich_help_panel=_RUN,
+    ),
+]
 Fresh: TypeAlias = Annotated[
     bool,
     typer.Option("--fresh", help="Start over, whatever shards a killed run has finished.", rich_help_panel=_RUN),

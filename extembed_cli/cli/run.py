@@ -21,6 +21,7 @@ def run(
     workers: options.Workers = None,
     memory: options.Memory = None,
     scratch: options.Scratch = None,
+    cache: options.Cache = None,
     fresh: options.Fresh = False,
     wait: options.Wait = 0,
     json: options.Json = False,
@@ -36,7 +37,7 @@ def run(
     if engine != "local":
         raise SpecError(f"--engine {engine}: this version runs on `local` only")
     loaded = load_spec(spec, overrides or (), output)
-    execute(loaded, console.run_options(workers, memory, wait, scratch, fresh), dry_run, json, quiet, verbose)
+    execute(loaded, console.run_options(workers, memory, wait, scratch, cache, fresh), dry_run, json, quiet, verbose)
 
 
 def execute(spec: Spec, how: RunOptions, dry_run: bool, json: bool, quiet: bool, verbose: int) -> None:

@@ -66,6 +66,29 @@ class EmbeddingMatrix:
 
 
 @dataclass(frozen=True)
+class TableVectors:
+    """Unit vectors of the items of one table, in order of their ids."""
+
+    ids: pl.Series
+    """(n)"""
+    vectors: NDArray[np.float32]
+    """(n + 1, d): rows of norm 1; zero where there is no usable vector, and in the last row."""
+    norms: NDArray[np.float64]
+    """(n + 1): what each vector was divided by; 0 = no vector."""
+    report: dict[str, Any]
+
+    def of(self, vocabulary: pl.Series) -> EmbeddingMatrix:
+        """The vectors by num of a vocabulary."""
+        items, ids = same_type(vocabulary, self.ids)
+        missing = len(ids)
+        here = _places_of(items, ids, missing)
+        slots = np.full(len(items) + 1, missing, np.int32)
+        slots[:-1] = np.where(self.norms[here] > 0, here, missing)
+        items_with_vector = int(np.count_nonzero(slots[:-1] != missing))
+        return EmbeddingMatrix(self.vectors, self.norms, slots, {**self.report, "items_with_vector": items_with_vector})
+
+
+@dataclass(frozen=True)
 class TableIds:
     """The ids of a table and where its rows go."""
 
@@ -124,52 +147,48 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     return TableIds(ids, kept.to_numpy(), {k: v for k, v in report.items() if v or k == "rows"})
 
 
-def load_matrix(
+def load_vectors(
     spec: Spec,
     name: str,
     table: Table,
     table_ids: TableIds,
-    vocabulary: pl.Series,
-    *,
-    whole: bool = False,
+    vocabulary: pl.Series | None,
     mapped: Mapping = map,
     folder: Path | None = None,
-) -> EmbeddingMatrix:
-    """The unit vectors of the items in the vocabulary that the table has, or of the `whole` table.
+    keep_as: str | None = None,
+) -> TableVectors:
+    """The unit vectors of the items in the vocabulary (None = of all) that the table has.
 
-    With a folder they are in a mapped file there.
+    With a folder they are in a mapped file there, under a name if it is to be kept.
     """
     options = spec.embeddings[name]
-    items, ids = same_type(vocabulary, table_ids.ids)
-    # The mean (`center`) and the Gramian are over the whole table, summed in order of ids, so every row needs a place;
-    # without them, only the items that the job touches get one.
-    places = pl.DataFrame({"id": ids.filter(pl.Series(table_ids.kept))})
-    if not (whole or options.center):
-        places = places.join(pl.DataFrame({"id": items}), on="id", how="semi")
-    places = places.sort("id").with_row_index("slot")
+    ids = table_ids.ids
+    places = ids.filter(pl.Series(table_ids.kept))
+    if vocabulary is not None:
+        items, places = same_type(vocabulary, places)
+        places = places.filter(places.is_in(items.implode()))
+    places = places.sort()
     slot_of_row = np.where(table_ids.kept, _places_of(ids, places, -1), -1)
 
     raw, found, bad = _fill(
-        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, folder
+        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, folder, keep_as
     )
-    missing = len(places)
     norms, vanished = _normalize(raw, found, options, mapped)
     if len(vanished) and options.bad_vectors == "error":
         what = "equal to the table's mean, so zero once centred"
-        raise _bad_vectors(table, len(vanished), places["id"][vanished[:5]], what)
-    slots = np.full(len(items) + 1, missing, np.int32)
-    here = _places_of(items, places, missing)
-    slots[:-1] = np.where(np.append(found, False)[here], here, missing)
-    report = dict(table_ids.report, dim=raw.shape[1], items_with_vector=int(np.count_nonzero(slots[:-1] != missing)))
+        raise _bad_vectors(table, len(vanished), places[vanished[:5]], what)
+    report = dict(table_ids.report, dim=raw.shape[1])
     if bad or len(vanished):
         report["bad_vectors"] = bad + len(vanished)
-    return EmbeddingMatrix(raw, norms, slots, report)
+    return TableVectors(places, raw, norms, report)
 
 
-def _places_of(ids: pl.Series, places: pl.DataFrame, missing: int) -> NDArray[np.int64]:
-    """The slot of each id; `missing` where it has none."""
-    joined = pl.DataFrame({"id": ids}).join(places, on="id", how="left", maintain_order="left")
-    return joined["slot"].cast(pl.Int64).fill_null(missing).to_numpy()
+def _places_of(ids: pl.Series, places: pl.Series, missing: int) -> NDArray[np.int64]:
+    """The place of each id among others in order; `missing` where it has none."""
+    ids, places = same_type(ids, places)
+    table = pl.DataFrame({"id": places}).with_row_index("place")
+    joined = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")
+    return joined["place"].cast(pl.Int64).fill_null(missing).to_numpy()
 
 
 def _fill(
@@ -180,6 +199,7 @@ def _fill(
     places: int,
     options: EmbeddingSpec,
     folder: Path | None,
+    keep_as: str | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
     """Stream vectors into their slots: raw (places + 1, d), which slots got a usable one, how many are bad."""
     raw: NDArray[np.float32] | None = None
@@ -190,7 +210,7 @@ def _fill(
         vectors, present = _dense(batch, f"{path}: column `{column}`", row, None if raw is None else raw.shape[1])
         if vectors.shape[0]:
             if raw is None:
-                raw = zeros((places + 1, vectors.shape[1]), np.float32, folder)
+                raw = zeros((places + 1, vectors.shape[1]), np.float32, folder, keep_as)
             usable = _usable(vectors)
             rows = row + np.flatnonzero(present)
             bad += rows[~usable & table_ids.kept[rows]].tolist()

@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from extembed_cli.data import keys
-from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, check_embedding, load_ids, load_matrix
+from extembed_cli.data.cache import VectorCache
+from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, check_embedding, load_ids, load_vectors
 from extembed_cli.data.histories import Shard, encode
 from extembed_cli.data.interactions import (
     Asked,
@@ -46,12 +47,15 @@ class Inputs:
     def tables(self) -> list[Table]:
         return [table for table in (self.interactions, self.candidates, *self.embeddings.values()) if table]
 
-    def digests(self, stop: threading.Event) -> dict[str, Any]:
-        """Digest of every input's content by its name in the spec; cut short when `stop` is set."""
+    def digests(self, stop: threading.Event, known: dict[str, Any]) -> dict[str, Any]:
+        """Digest of every input's content by its name in the spec; cut short when `stop` is set.
+
+        Those of embedding tables may be known.
+        """
         return {
             "interactions": self.interactions.digest(stop),
             **({"candidates": self.candidates.digest(stop)} if self.candidates else {}),
-            "embeddings": {name: table.digest(stop) for name, table in self.embeddings.items()},
+            "embeddings": {name: known.get(name) or table.digest(stop) for name, table in self.embeddings.items()},
         }
 
     def check_unchanged(self) -> None:
@@ -204,6 +208,7 @@ def read_keys(
     problems: Problems,
     *,
     scratch: Scratch | None = None,
+    cache: VectorCache | None = None,
     vectors: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Loaded | None:
@@ -225,11 +230,11 @@ def read_keys(
     ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():
         with problems.collect():
-            ids[name] = load_ids(spec, name, table)
+            ids[name] = (cache and cache.ids(name)) or load_ids(spec, name, table)
     if problems.errors and vectors:
         for name, found in ids.items():
             with problems.collect():
-                load_matrix(spec, name, opened.embeddings[name], found, found.ids.drop_nulls().unique())
+                load_vectors(spec, name, opened.embeddings[name], found, None)
     if problems.errors:
         return None
     moment = vectors_as_of(spec, log)

@@ -72,7 +72,7 @@ def scratch(
         yield None
         return
     try:
-        _make(folder)
+        make_folder(folder, "what does not fit into memory", "--scratch")
         found = Scratch(folder, cut if old is None else old["cut"])
         if old is None:
             found.write_json(_JOB, {"job": wanted, "cut": cut})
@@ -81,27 +81,31 @@ def scratch(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path, what: str, flag: str) -> None:
+    """Make a folder for something, or tell the flag that names another."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(0, "no permission to write in it")
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
         raise SpecError(
-            f"{folder.parent}: no folder can be made there for what does not fit into memory: {error.strerror}. "
-            "Name another place with --scratch"
+            f"{folder}: cannot be a folder for {what}: {error.strerror}. Name another place with {flag}"
         ) from None
 
 
-def zeros(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> NDArray[Any]:
-    """An array of zeros: in memory, or in a mapped file of the folder that has no name and goes with the array.
+def zeros(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None, keep_as: str | None = None) -> NDArray[Any]:
+    """An array of zeros: in memory, or in a mapped file of the folder.
+
+    The file is kept under a name, or has none and goes with the array.
 
     All of the file is there before it is mapped: a disk that fills up later would end the process with SIGBUS.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if folder is None or size == 0:
         return np.zeros(shape, dtype)
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with (folder / keep_as).open("wb+") if keep_as else tempfile.TemporaryFile(dir=folder) as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:  # macOS

@@ -18,7 +18,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from extembed_cli.data.batches import Batch, batches, tiles
-from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_matrix
+from extembed_cli.data.cache import VectorCache
+from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_vectors
 from extembed_cli.data.histories import Candidates, History, every_user
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, Problems, SpecError
@@ -125,10 +126,11 @@ def prepare(
     vocabulary: pl.Series,
     mapped: Mapping = map,
     folder: Path | None = None,
+    cache: VectorCache | None = None,
 ) -> Shared:
     """Load the vectors of the items that the job touches; problems of all tables are told at once.
 
-    With a folder they are in mapped files there.
+    With a folder they are in mapped files there, with a cache in those of the cache.
     """
     fits = dual.all_fits(spec)
     problems = Problems()
@@ -137,9 +139,17 @@ def prepare(
     for name, table in tables.items():
         mine = [fit for fit in fits if fit.embedding == name]
         with problems.collect():
-            whole = any(fit.unobserved_weight > 0 for fit in mine)
-            matrix = load_matrix(spec, name, table, ids[name], vocabulary, whole=whole, mapped=mapped, folder=folder)
-            embeddings[name], made = _models(matrix, mine, spec.embeddings[name].normalize, mapped, folder)
+            if cache is not None:
+                matrix = cache.vectors(name, ids[name], mapped).of(vocabulary)
+            else:
+                # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
+                whole = spec.embeddings[name].center or any(fit.unobserved_weight > 0 for fit in mine)
+                wanted = None if whole else vocabulary
+                matrix = load_vectors(spec, name, table, ids[name], wanted, mapped, folder).of(vocabulary)
+            made = _models(matrix, mine, spec.embeddings[name].normalize, mapped, folder)
+            embeddings[name] = next(iter(made.values())).matrix if made else matrix
+            if cache is None and not made:
+                embeddings[name] = matrix.of_used_items(folder)
             models |= made
     problems.raise_any()
     vector_files = {path: models[fit] for path, fit in dual.vector_files(spec).items()}
@@ -148,8 +158,10 @@ def prepare(
 
 def _models(
     matrix: EmbeddingMatrix, fits: list[Fit], normalized: bool, mapped: Mapping, folder: Path | None
-) -> tuple[EmbeddingMatrix, dict[Fit, Model]]:
-    """The models of the fits on a table, and the table without the vectors that only its Gramian needed."""
+) -> dict[Fit, Model]:
+    """The models of the fits on a table, without the vectors that only its Gramian needed."""
+    if not fits:
+        return {}
     items = int(np.count_nonzero(matrix.norms))
     counted = any(fit.unobserved_weight > 0 for fit in fits)
     total = gramian(matrix, normalized=normalized, mapped=mapped) if counted else None
@@ -170,7 +182,7 @@ def _models(
             )
         models[fit] = Model(fit, matrix, bases[rotated, fit.bias])
         models[fit].check()
-    return matrix, models
+    return models
 
 
 # --- per slice of users ------------------------------------------------------------------------------

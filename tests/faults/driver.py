@@ -87,7 +87,7 @@ from extembed_cli.data import output
 from extembed_cli.plan import Layout
 
 if plan["shards"]:
-    job.layout = lambda *args: Layout(shards=plan["shards"], rows=200, mapped=True)
+    job.layout = lambda *args, **named: Layout(shards=plan["shards"], rows=200, mapped=True)
 output.PART_ROWS = output.ROW_GROUP = plan["rows"] or output.PART_ROWS
 for number, what in enumerate(plan["faults"]):
     hook(dict(what, key=number))
