@@ -1,66 +1,150 @@
-"""Technique 1 as a whole process, Parquet to Parquet: 1 M interactions x 1 M candidates, 50 M cosines, d = 128.
+"""Technique 1 as whole processes, Parquet to Parquet, against SQL, expressions and the floor; its size and its limits.
 
-    python benchmarks/aggregate.py [--users 20000] [--events 50] [--candidates 50] [--dim 128] [--runs 5]
+    python benchmarks/aggregate.py [peers|grid|scale|large|start ...] [--runs 3]
 
-Prints the median of wall and CPU seconds and the peak memory of the process.
+Prints medians and ratios, all sides of a comparison in turn, and writes them to benchmarks/results/aggregate.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import platform
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from processes import measure, median
+from processes import Cost, in_turn, measure, median, ratio
+from world import Size
 
-ITEMS = 40_000
-YEAR_US = 365 * 86_400_000_000
-START_US = 1_700_000_000_000_000
+HERE = Path(__file__).parent
+MAIN = Size()
+Results = dict[str, dict[str, Any]]
 
 
-def write_inputs(folder: Path, users: int, events: int, candidates: int, dim: int) -> None:
-    """Random events over a year, and candidates at its end."""
-    rng = np.random.default_rng(0)
-    n = users * events
-    times = pa.array(START_US + rng.integers(0, YEAR_US, n), pa.timestamp("us"))
-    log = {"user_id": rng.integers(0, users, n), "item_id": rng.integers(0, ITEMS, n), "timestamp": times}
-    pq.write_table(pa.table(log), folder / "interactions.parquet")
-    n = users * candidates
-    asked = {
-        "user_id": np.repeat(np.arange(users), candidates),
-        "item_id": rng.integers(0, ITEMS, n),
-        "timestamp": pa.array(np.full(n, START_US + YEAR_US), pa.timestamp("us")),
-        "label": rng.integers(0, 2, n).astype(np.int8),
-    }
-    pq.write_table(pa.table(asked), folder / "candidates.parquet")
-    vectors = rng.standard_normal((ITEMS, dim)).astype(np.float32)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)
-    pq.write_table(pa.table({"item_id": np.arange(ITEMS), "embedding": column}), folder / "items.parquet")
+def ours(folder: Path, *more: str) -> list[str]:
+    """The job: one half-life, three percentiles, two thresholds."""
+    command = [sys.executable, "-m", "extembed_cli", "aggregate", "-q", "--half-life", "30d"]
+    command += ["-i", f"{folder}/interactions.parquet", "-c", f"{folder}/candidates.parquet"]
+    command += ["-e", f"text={folder}/items.parquet", "-o", f"{folder}/features.parquet"]
+    command += [f"--percentile={p}" for p in (10, 50, 90)] + [f"--threshold={t}" for t in (0.3, 0.5)]
+    return [*command, *more]
+
+
+def peer(name: str, folder: Path, *more: str) -> list[str]:
+    """Another way to the same, or the floor."""
+    return [sys.executable, str(HERE / "aggregate_peers.py"), name, str(folder), *more]
+
+
+def shown(results: Results, title: str, costs: dict[str, list[Cost]]) -> None:
+    """Print the medians of one comparison, and keep them."""
+    print(f"\n{title}", flush=True)
+    for name, found in costs.items():
+        base = costs["extembed"]
+        times = "" if name == "extembed" else f"  {ratio(found, base):.2f}x"
+        print(f"  {name:12} {median(found)}{times}", flush=True)
+        results.setdefault(title, {})[name] = {
+            **median(found)._asdict(),
+            **({} if name == "extembed" else {"times_extembed": ratio(found, base)}),
+        }
+
+
+def peers(results: Results, runs: int) -> None:
+    """DuckDB and the floor at the main size; polars at one where every pair of vectors fits into memory."""
+    for size in (MAIN, replace(MAIN, spread=True)):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            size.write(folder)
+            commands = {"extembed": ours(folder), "duckdb": peer("duckdb", folder)}
+            if not size.spread:
+                commands["floor"] = peer("floor", folder, str(size.events))
+            shown(results, size.name, in_turn(commands, runs))
+    small = replace(MAIN, users=400)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        small.write(folder)
+        commands = {"extembed": ours(folder), "polars": peer("polars", folder), "duckdb": peer("duckdb", folder)}
+        shown(results, small.name, in_turn(commands, runs))
+
+
+def grid(results: Results, runs: int) -> None:
+    """Lengths of vectors and of histories."""
+    sizes = [replace(MAIN, dim=dim) for dim in (64, 128, 384, 768)]
+    sizes += [Size(users=100_000, events=10, candidates=10), Size(users=2_000, events=500, candidates=50)]
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            size.write(Path(name))
+            shown(results, size.name, in_turn({"extembed": ours(Path(name))}, runs))
+
+
+def scale(results: Results, runs: int) -> None:
+    """Four times the work."""
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as four:
+        MAIN.write(Path(one))
+        replace(MAIN, users=4 * MAIN.users).write(Path(four))
+        costs = in_turn({"extembed": ours(Path(one)), "four times": ours(Path(four))}, runs)
+    shown(results, "four times the work", costs)
+
+
+def large(results: Results, runs: int) -> None:
+    """A log far larger than the memory that the run may use."""
+    size = Size(users=600_000, events=50, candidates=5, spread=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        size.write(folder)
+        digests = set()
+        for memory in ("300MiB", "1GiB", "8GiB"):
+            cost = measure(ours(folder, "--memory", memory))
+            report = json.loads((folder / "features.parquet.run.json").read_text())
+            digests.add(report["output_sha256"])
+            shown(results, f"{size.name}, --memory {memory}: {report['shards']} shards", {"extembed": [cost]})
+        print(f"  the same bytes: {len(digests) == 1}")
+
+
+def start(results: Results, runs: int) -> None:
+    """Start-up, and a small job."""
+    help_ = [sys.executable, "-c", "import sys; sys.argv[1:] = ['--help']; sys.stdout = open('/dev/null', 'w'); "
+             "from extembed_cli.__main__ import main; main()"]  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        sample = str(HERE.parent / "sample_data" / "spec.toml")
+        job = [sys.executable, "-m", "extembed_cli", "run", sample, "-q", "-o", f"{name}/features.parquet"]
+        shown(results, "--help", in_turn({"extembed": help_}, runs))
+        shown(results, "the job of sample_data", in_turn({"extembed": job}, runs))
+
+
+PARTS: dict[str, Callable[[Results, int], None]] = {
+    "peers": peers, "grid": grid, "scale": scale, "large": large, "start": start
+}  # fmt: skip
+
+
+def machine() -> str:
+    """The processor, and how many of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        wide = "with AVX-512" if "avx512f" in " ".join(lines) else "without AVX-512"
+    except (OSError, StopIteration):
+        model, wide = platform.processor(), ""
+    return f"{os.cpu_count()} x {model} {wide}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("users", 20_000), ("events", 50), ("candidates", 50), ("dim", 128), ("runs", 5)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_inputs(folder, args.users, args.events, args.candidates, args.dim)
-        command = [sys.executable, "-m", "extembed_cli", "aggregate", "-q", "--half-life", "30d"]
-        command += ["-i", f"{folder}/interactions.parquet", "-c", f"{folder}/candidates.parquet"]
-        command += ["-e", f"text={folder}/items.parquet", "-o", f"{folder}/features.parquet"]
-        command += [f"--percentile={p}" for p in (10, 50, 90)] + [f"--threshold={t}" for t in (0.3, 0.5)]
-        measure(command)
-        runs = [measure(command) for _ in range(args.runs)]
-    print(
-        f"{args.users * args.events:,} interactions x {args.users * args.candidates:,} candidates, d = {args.dim}, "
-        f"{os.cpu_count()} cores: median of {args.runs} runs {median(runs)}"
-    )
+    print(machine())
+    results: Results = {}
+    for part in args.parts:
+        PARTS[part](results, args.runs)
+    path = HERE / "results" / "aggregate.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({**known, "machine": machine(), **results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
