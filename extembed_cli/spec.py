@@ -135,7 +135,9 @@ Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths
 class Frozen(BaseModel):
     """Keyword-only, immutable, no unknown keys; the docstring under a field is its documentation."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False, defer_build=True
+    )
 
 
 class LogColumns(Frozen):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +105,11 @@ def write_features(
 
     if output.suffix == ".parquet":
         path = stage.temporary(output)
-        _write(path, schema, batches(), candidates.schema.names)
+        with _ahead(batches()) as made:
+            _write(path, schema, made, candidates.schema.names)
         return file_digest(path)
-    return _write_directory(stage, output, schema, batches(), candidates.schema.names)
+    with _ahead(batches()) as made:
+        return _write_directory(stage, output, schema, made, candidates.schema.names)
 
 
 def write_user_vectors(
@@ -185,6 +189,20 @@ def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dic
         if file.metadata.num_rows != rows:
             raise OSError(f"{path}: {file.metadata.num_rows:,} of {rows:,} rows can be read back: the disk lost some")
     return rows
+
+
+@contextmanager
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterator[pa.RecordBatch]]:
+    """The same batches, the next one made by a thread while one is written."""
+    with ThreadPoolExecutor(1, "batches") as thread:
+
+        def made() -> Iterator[pa.RecordBatch]:
+            waiting = thread.submit(next, batches, None)
+            while (batch := waiting.result()) is not None:
+                waiting = thread.submit(next, batches, None)
+                yield batch
+
+        yield made()
 
 
 def _write_directory(

@@ -31,7 +31,11 @@ class FeaturePart:
     @classmethod
     def of(cls, rows: Ints, columns: dict[str, Values]) -> FeaturePart:
         """Features in any order of their rows."""
-        order = np.argsort(rows)
+        if len(rows) and rows.max() == len(rows) - 1:  # all rows there are: no need to sort
+            order = np.empty(len(rows), np.int64)
+            order[rows] = np.arange(len(rows))
+        else:
+            order = np.argsort(rows)
         return cls(rows[order], {name: values[order] for name, values in columns.items()})
 
     def save(self, path: Path) -> FeaturePart:

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
 from extembed_cli.data.sources import SourceFile, resolve
 from extembed_cli.errors import DataError, InputError, Problems, did_you_mean
@@ -197,6 +195,11 @@ def _with_partitions(files: list[SourceFile], parts: list[Part]) -> list[Part]:
 
     A column that a file has itself wins over the folder's.
     """
+    if not any(file.in_partition for file in files):
+        return parts
+    import pyarrow.dataset as ds  # noqa: PLC0415  slow to import, and rarely needed
+    from pyarrow.fs import LocalFileSystem  # noqa: PLC0415
+
     out = list(parts)
     for base in {file.base for file in files if file.in_partition}:
         inside = [i for i, file in enumerate(files) if file.base == base and file.in_partition]

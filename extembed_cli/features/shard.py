@@ -207,38 +207,44 @@ def compute_shard(
     found: dict[Any, Values] = {}
     fits = list(dict.fromkeys(e.fit for e in estimates))
     users = every_user(history, vectors_as_of)
+    end = visible(spec, ALL, history, candidates).end
     rows = len(candidates.rows) if shared.columns else len(users.rows)
-    passes = bool(statistics) + len(fits) + len(shared.vector_files)
-    done, not_converged = Done(), set[int]()
+    share = 1 / max(1, bool(statistics) + len(fits) + len(shared.vector_files))  # of a pass over the candidates
+    shards: list[DualShard] = []
+    repeats = 0
 
-    def run(tasks: Iterator[Task], rows_of_pass: int) -> None:
-        for each in mapped(lambda task: task(), tasks):
-            each.rows *= rows / rows_of_pass / passes
-            progress(each.rows)
-            done.add(each)
+    def look_for_repeats() -> Done:
+        nonlocal repeats
+        repeats = in_own_history(history, candidates, end)
+        return Done()
 
-    def run_dual(shard: DualShard) -> DualShard:
-        run(_dual_tasks(shard), len(shard.asked.rows))
-        done.solves.systems += shard.systems
-        not_converged.update(shard.not_converged)
-        return shard
+    def dual_tasks(shard: DualShard) -> Iterator[Task]:
+        shards.append(shard)
+        return _dual_tasks(shard, share * rows / max(1, len(shard.asked.rows)))
 
-    if statistics:
-        run(_aggregate_tasks(spec, shared, statistics, history, candidates, found), rows)
-    for fit in fits:
-        shard = run_dual(DualShard(spec, shared.models[fit], history, candidates, sd=Estimate("sd", fit) in estimates))
-        found |= {Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd}
-    vectors: dict[str, NDArray[np.float32]] = {}
-    for path, model in shared.vector_files.items():
-        made = run_dual(DualShard(spec, model, history, users, with_vectors=True)).vectors
-        assert made is not None
-        vectors[path] = made
+    def tasks() -> Iterator[Task]:
+        """All pieces of work; what a fit needs is made when its turn comes."""
+        yield look_for_repeats
+        if statistics:
+            yield from _aggregate_tasks(spec, shared, statistics, history, candidates, end, found, share)
+        for fit in fits:
+            shard = DualShard(spec, shared.models[fit], history, candidates, sd=Estimate("sd", fit) in estimates)
+            found.update({Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd})
+            yield from dual_tasks(shard)
+        for model in shared.vector_files.values():
+            yield from dual_tasks(DualShard(spec, model, history, users, with_vectors=True))
+
+    done = Done()
+    for each in mapped(lambda task: task(), tasks()):
+        progress(each.rows)
+        done.add(each)
+    done.solves.systems = sum(shard.systems for shard in shards)
     progress(rows - done.rows)  # those that see no event are in no task
     return ShardFeatures(
         columns={c.name: found[c.statistic].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns},
-        vectors=vectors,
-        in_own_history=in_own_history(history, candidates, visible(spec, ALL, history, candidates).end),
-        not_converged=not_converged,
+        vectors=dict(zip(shared.vector_files, (s.vectors for s in shards if s.vectors is not None), strict=True)),
+        in_own_history=repeats,
+        not_converged=set().union(*(shard.not_converged for shard in shards)),
         done=done,
     )
 
@@ -249,10 +255,13 @@ def _aggregate_tasks(
     statistics: list[Statistic],
     history: History,
     candidates: Candidates,
+    end: NDArray[np.int64],
     found: dict[Any, Values],
+    share: float,
 ) -> Iterator[Task]:
-    """Counts and cosines, batch by batch, into `found`."""
-    seen = {name: visible(spec, name, history, candidates) for name in dict.fromkeys(s.history for s in statistics)}
+    """Counts and cosines, batch by batch, into `found`; a row counts as a `share` of one."""
+    histories = dict.fromkeys(s.history for s in statistics)
+    seen = {name: visible(spec, name, history, candidates, end) for name in histories}
     shard = AggregateShard(statistics, shared.embeddings, history, candidates, seen)
     found |= shard.without_cosines()
     for s in statistics:
@@ -264,7 +273,7 @@ def _aggregate_tasks(
         batch = make()
         flat = np.flatnonzero(batch.is_candidate)
         at = batch.candidates.reshape(-1).take(flat)
-        done = Done(len(at), batch.cosines)
+        done = Done(share * len(at), batch.cosines)
         tensors, costs = shard.tensors(batch), done.stages
         computed: dict[Technique, Callable[[], Iterator[tuple[Statistic, Values]]]] = {
             "counters": lambda: shard.counters(tensors),
@@ -280,14 +289,13 @@ def _aggregate_tasks(
         return done
 
     start = np.minimum.reduce([s.start for s in seen.values()])
-    end = next(iter(seen.values())).end
     longest = max(matrix.vectors.shape[1] for matrix in shared.embeddings.values())
     cut = tiles(candidates.indptr, start, end, history.indptr[1:], candidates.times)
     return (partial(run, make) for make in batches(cut, longest))
 
 
-def _dual_tasks(shard: DualShard) -> Iterator[Task]:
-    """Fits and scores, batch by batch, into the shard's own arrays."""
+def _dual_tasks(shard: DualShard, share: float) -> Iterator[Task]:
+    """Fits and scores, batch by batch, into the shard's own arrays; a row counts as a `share` of one."""
 
     def run(solve: Callable[[], Solves]) -> Done:
         began = time.perf_counter()
@@ -298,6 +306,6 @@ def _dual_tasks(shard: DualShard) -> Iterator[Task]:
             raise DataError(shard.model.fit.singular) from None
         seconds = time.perf_counter() - began
         cost = Cost(seconds, solves.primal + solves.dual)
-        return Done(rows=solves.rows, solves=solves, seconds={"dual": seconds}, stages={"solve": cost})
+        return Done(rows=share * solves.rows, solves=solves, seconds={"dual": seconds}, stages={"solve": cost})
 
     return (partial(run, task) for task in shard.tasks())

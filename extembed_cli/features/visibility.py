@@ -24,11 +24,15 @@ class Visible:
     newest: Ints
 
 
-def visible(spec: Spec, name: str, history: History, candidates: Candidates) -> Visible:
-    """What candidates see of a history: events in [t - window, t - lag), the newest `max_events` of its members."""
+def visible(spec: Spec, name: str, history: History, candidates: Candidates, end: Ints | None = None) -> Visible:
+    """What candidates see of a history: events in [t - window, t - lag), the newest `max_events` of its members.
+
+    All histories end at the same positions, so those of another may be given.
+    """
     rules = spec.history(name)
     users = candidates.users
-    end = first_at_or_after(history.indptr, history.times, users, candidates.times - duration_us(spec.lag))
+    if end is None:
+        end = first_at_or_after(history.indptr, history.times, users, candidates.times - duration_us(spec.lag))
     start = history.indptr[users]
     if rules.window is not None:
         start = first_at_or_after(history.indptr, history.times, users, candidates.times - duration_us(rules.window))
