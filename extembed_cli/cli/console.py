@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from extembed_cli import signals
 from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
     """A watch that shows a run: a bar on a terminal, stages with `-v`, warnings unless quiet."""
     from extembed_cli.watch import Watch
 
-    watch = Watch()
+    watch = Watch(stage=lambda name: signals.check(), moved=lambda rows, work: signals.check())
     if quiet:
         yield watch
         return
@@ -87,6 +88,7 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
             told: set[str] = set()
 
             def stage(name: str) -> None:
+                signals.check()
                 if name not in told:
                     told.add(name)
                     say(f"{name} ...")
@@ -123,6 +125,7 @@ class _Bar:
         self.rows, self.expected, self.since = 0.0, 0, time.monotonic()
 
     def stage(self, name: str) -> None:
+        signals.check()
         self.progress.update(self.task, description=name)
 
     def total(self, work: float) -> None:
@@ -132,6 +135,7 @@ class _Bar:
         self.rows, self.expected, self.since = 0.0, rows, time.monotonic()
 
     def moved(self, rows: float, work: float) -> None:
+        signals.check()
         self.rows += rows
         rate = self.rows / max(1e-6, time.monotonic() - self.since)
         self.progress.update(self.task, advance=work, rows=f"{self.rows:,.0f}/{self.expected:,} rows, {rate:,.0f}/s")

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import extembed_cli
+from extembed_cli import signals
 from extembed_cli.cli import aggregate, check, columns, console, dual, run, sample
 from extembed_cli.errors import DISK_FULL, ExtembedError
 
@@ -68,6 +69,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+    signals.check()  # what fails after a signal fails because of it
     short = [arg for arg in sys.argv[1:] if re.fullmatch("-[qv]+", arg)]
     if "".join(short).count("v") + sys.argv.count("--verbose") >= 2:
         import traceback

@@ -204,3 +204,42 @@ def test_a_signal_at_random_times(tmp_path: Path) -> None:
             "features.parquet.run.json",
         }
         json.loads((world.folder / "out" / "features.parquet.run.json").read_text())
+
+
+SWALLOW = """
+import sys
+from extembed_cli import job
+from extembed_cli.__main__ import main
+
+inner = job.{name}
+
+
+class Loud:
+    def __del__(self):  # what is raised here, Python reports and forgets
+        import os, signal, time
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+
+
+def swallowing(*args, **named):
+    Loud()
+    {then}
+    return inner(*args, **named)
+
+
+job.{name} = swallowing
+main()
+"""
+
+
+@pytest.mark.parametrize("then", ["pass", "raise TypeError('not a type')", "raise OSError(28, 'No space left')"])
+def test_a_signal_whose_exception_was_swallowed(tmp_path: Path, then: str) -> None:
+    """Extensions that call Python may lose the exception, or make another one of it."""
+    world = build(tmp_path)
+    old = stand(world, FILE)
+    program = SWALLOW.format(name="load", then=then)
+    command = [sys.executable, "-c", program, *arguments(world, FILE)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    stopped(Ran(ran.returncode, ran.stdout, ran.stderr), signal.SIGINT)
+    assert "error" not in ran.stderr
+    assert_untouched(world.folder / FILE, old)
