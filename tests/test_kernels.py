@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,11 @@ def gathered(vectors: np.ndarray) -> EventVectors:
     """Event vectors (B, H, d) as rows of a table."""
     B, H, d = vectors.shape
     return EventVectors(vectors.reshape(-1, d), np.arange(B * H).reshape(B, H))
+
+
+def to_mean(weights: np.ndarray, *rest: Any) -> np.ndarray:
+    """The cosine to the mean from weights (B, V, H) that are 0 where an event is not visible."""
+    return cosine_to_mean(weights, weights > 0, weights.astype(np.float32), *rest)
 
 
 def tile(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -85,21 +92,44 @@ def test_newest_members_of_ranges() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("half_life", [None, DAY, 30 * DAY, 1_000_000])
 def test_weights_and_their_absolute_sum(shape: tuple[int, int, int], half_life: int | None) -> None:
+    """Relative to the newest event, or, in a tile that is short against the half-life, to one moment for all views."""
     rng = np.random.default_rng(1)
     _, visible, times, newest = tile(shape)
     weights = rng.uniform(0.1, 9, times.shape)
     as_of = newest + 3600e6
-    for given in (None, weights):
-        made, scale = relative_weights(times, newest, visible, half_life, given)
+    latest = as_of.max(axis=1)
+    for given, moment in ((None, None), (None, latest), (weights, None), (weights, latest)):
+        made = relative_weights(times, newest, visible, half_life, given, moment)
         expected = np.zeros(shape)
         for b, c, h in np.ndindex(shape):
             if visible[b, c, h]:
-                decay = 1.0 if half_life is None else 2.0 ** ((times[b, h] - newest[b, c]) / half_life)
+                age = as_of[b, c] - times[b, h]
+                decay = 1.0 if half_life is None else 2.0 ** (-age / half_life)
                 expected[b, c, h] = decay * (1.0 if given is None else given[b, h])
-        np.testing.assert_allclose(made * (1 if scale is None else scale[..., None]), expected, rtol=1e-12)
-        age = 0 if half_life is None else (newest - as_of) / half_life
-        total = decayed_count(made, scale, newest, as_of, half_life)
-        np.testing.assert_allclose(total, expected.sum(-1) * np.exp2(age), rtol=1e-12)
+        absolute = made.factor * visible * (1 if made.scale is None else made.scale[..., None])
+        if half_life is not None:
+            absolute *= np.exp2((made.reference - as_of) / half_life)[..., None]
+        np.testing.assert_allclose(absolute, expected, rtol=1e-10, atol=1e-300)
+        total = decayed_count(made.factor * visible, made, as_of, half_life)
+        np.testing.assert_allclose(total, expected.sum(-1), rtol=1e-10)
+    if half_life == 30 * DAY:  # 90 days are three half-lives: one moment serves all
+        assert relative_weights(times, newest, visible, half_life, None, latest).factor.shape[1] == 1
+    if half_life == 1_000_000:  # 90 days are millions
+        assert (relative_weights(times, newest, visible, half_life, None, latest).reference == newest).all()
+
+
+def test_short_and_long_tiles_of_a_batch_do_not_touch_each_other() -> None:
+    _, visible, times, newest = tile((4, 6, 20))
+    times[2] *= 1e6
+    newest = np.where(visible, times[:, None, :], -1).max(axis=-1)
+    latest = newest.max(axis=1)
+    together = relative_weights(times, newest, visible, DAY * 10, None, latest)
+    for b in range(4):
+        at = slice(b, b + 1)
+        alone = relative_weights(times[at], newest[at], visible[at], DAY * 10, None, latest[at])
+        assert (together.factor[at] * visible[at]).tobytes() == (alone.factor * visible[at]).tobytes()
+        assert together.reference[at].tobytes() == alone.reference.tobytes()
+    assert (together.reference[2] == newest[2]).all() and (together.reference[1] == latest[1]).all()
 
 
 def ranked_weights(values: np.ndarray, weights: np.ndarray) -> tuple[Ranked, np.ndarray]:
@@ -114,7 +144,7 @@ def test_percentiles_are_numpys_inverted_cdf(shape: tuple[int, int, int], one_vi
     values, visible, times, newest = tile(shape, seed=2)
     if one_view:
         visible, newest = visible[:, :1], newest[:, :1]
-    weights, _ = relative_weights(times, newest, visible, 20 * DAY)
+    weights = relative_weights(times, newest, visible, 20 * DAY).factor * visible
     percentiles = [1, 10, 37, 50, 90, 99]
     made = weighted_percentiles(*ranked_weights(values, weights), percentiles)
     for b, c in np.ndindex(shape[:2]):
@@ -153,7 +183,7 @@ def test_sums_minimum_and_maximum(shape: tuple[int, int, int], one_view: bool) -
     values, visible, times, newest = tile(shape, seed=3)
     if one_view:
         visible, newest = visible[:, :1], newest[:, :1]
-    weights = relative_weights(times, newest, visible, 20 * DAY)[0].astype(np.float32)
+    weights = (relative_weights(times, newest, visible, 20 * DAY).factor * visible).astype(np.float32)
     np.testing.assert_allclose(weight_sum(weights), weights.sum(-1, dtype=np.float64), rtol=FLOAT32_SUM)
     exact = (weights.astype(np.float64) * values).sum(-1)
     np.testing.assert_allclose(sum_of_products(weights, values), exact, atol=FLOAT32_SUM * shape[2])
@@ -178,7 +208,7 @@ def test_cosine_to_the_weighted_mean(dim: int, views: int) -> None:
     q, v = unit(rng, 3, 5, dim), unit(rng, 3, 20, dim)
     weights = rng.random((3, views, 20))
     events = gathered(v)
-    made = cosine_to_mean(weights, weights.astype(np.float32), cosines(q, events), q, events)
+    made = to_mean(weights, cosines(q, events), q, events)
     mean = np.broadcast_to(np.einsum("bvh,bhd->bvd", weights, v), q.shape)
     expected = np.einsum("bcd,bcd->bc", q, mean) / np.linalg.norm(mean, axis=-1)
     np.testing.assert_allclose(made, expected, atol=5e-6)
@@ -197,9 +227,9 @@ def test_a_mean_that_nearly_cancels_does_not_depend_on_padding() -> None:
         events = gathered(np.concatenate([v, unit(rng, 1, length - 4, 384)], axis=1) if length > 4 else v)
         weights = np.zeros((1, 3, length))
         weights[..., :4] = 1
-        found.append(cosine_to_mean(weights, weights.astype(np.float32), cosines(q, events), q, events))
+        found.append(to_mean(weights, cosines(q, events), q, events))
         one = weights[:, :1]
-        same = cosine_to_mean(one, one.astype(np.float32), cosines(q, events), q, events)
+        same = to_mean(one, cosines(q, events), q, events)
         np.testing.assert_allclose(same, found[-1], atol=1e-6)
         np.testing.assert_allclose(found[-1], expected, atol=2e-4)  # the rounding of the vectors themselves
         np.testing.assert_allclose(found[-1], found[0], atol=1e-6)
@@ -277,7 +307,7 @@ def test_a_long_history_is_gathered_in_blocks(monkeypatch: pytest.MonkeyPatch) -
         events = gathered(v)
         made = cosines(q, events)
         decide(made, 1.0, q, events)
-        found.append((made, cosine_to_mean(weights, weights.astype(np.float32), made, q, events)))
+        found.append((made, to_mean(weights, made, q, events)))
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=0, atol=2e-7)
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=0, atol=2e-6)
     assert found[1][0][0, 1, 7] == 1

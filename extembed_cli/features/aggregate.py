@@ -258,6 +258,11 @@ class _Cosines:
                     found[s] = stats.weighted_mean(weights.single, self.values)
                 elif s.kind == "cos_to_mean":
                     found[s] = cos.cosine_to_mean(
-                        weights.double, weights.single, self.values, self.candidates, self.events
+                        weights.relative.factor,
+                        weights.visible,
+                        weights.single,
+                        self.values,
+                        self.candidates,
+                        self.events,
                     )
         return found

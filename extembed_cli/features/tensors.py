@@ -10,24 +10,28 @@ from numpy.typing import NDArray
 from extembed_cli.data.batches import Batch
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.visibility import Visible
-from extembed_cli.kernels.weights import decayed_count, fixed_point, relative_weights
+from extembed_cli.kernels.weights import RelativeWeights, decayed_count, fixed_point, relative_weights
 from extembed_cli.spec import half_life_us
 
 
 class Weights:
-    """Relative weights (B, V, H) in the forms that statistics need, and the scale (B, V) divided by (None = 1)."""
+    """Weights of visible events (B, V, H) in the forms that statistics need."""
 
-    def __init__(self, double: NDArray[np.float64], scale: NDArray[np.float64] | None) -> None:
-        self.double = double
-        self.scale = scale
+    def __init__(self, relative: RelativeWeights, visible: NDArray[np.bool_]) -> None:
+        self.relative = relative
+        self.visible = visible
+
+    @cached_property
+    def double(self) -> NDArray[np.float64]:
+        return self.relative.factor * self.visible
 
     @cached_property
     def single(self) -> NDArray[np.float32]:
-        return self.double.astype(np.float32)
+        return self.relative.factor.astype(np.float32) * self.visible
 
     @cached_property
     def whole(self) -> NDArray[np.int64]:
-        return fixed_point(self.double)
+        return fixed_point(self.relative.factor) * self.visible
 
 
 class Tensors:
@@ -43,6 +47,8 @@ class Tensors:
         self.batch = batch
         self.origin = history.times[batch.first_event]
         self.times = (history.times[batch.events] - self.origin).astype(np.float64)
+        self.as_of = (candidates.times[batch.views] - self.origin).astype(np.float64)
+        """(B, V) us from the tile's origin, as all times here"""
         self.event_weights = None if history.weights is None else history.weights[batch.events]
         self.positions = np.arange(batch.events.shape[1])
         self._visible: dict[tuple[str, bytes], NDArray[np.bool_]] = {}
@@ -72,23 +78,23 @@ class Tensors:
         members = self.members(name) if usable is None else self.members(name) & usable
         key = (name, half_life, members.tobytes())
         if key not in self._weights:
-            self._weights[key] = Weights(
-                *relative_weights(
-                    self.times,
-                    self._since_origin(seen),
-                    self.visible(name, usable),
-                    half_life_us(half_life),
-                    self.event_weights,
-                )
+            visible = self.visible(name, usable)
+            relative = relative_weights(
+                self.times,
+                self._since_origin(seen),
+                visible,
+                half_life_us(half_life),
+                self.event_weights,
+                self.as_of.max(axis=1),
             )
+            self._weights[key] = Weights(relative, visible)
         return self._weights[key]
 
     def decayed_count(self, name: str, half_life: str) -> NDArray[np.float64]:
         """(B, C)"""
         seen, views = self.seen[name], self.batch.views
         weights = self.weights(name, half_life, seen)
-        as_of = (self.candidates.times[views] - self.origin).astype(np.float64)
-        count = decayed_count(weights.double, weights.scale, self._since_origin(seen), as_of, half_life_us(half_life))
+        count = decayed_count(weights.double, weights.relative, self.as_of, half_life_us(half_life))
         return np.broadcast_to(np.where(seen.count[views] > 0, count, 0.0), self.batch.candidates.shape)
 
     def _since_origin(self, seen: Visible) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from extembed_cli.kernels.sums import added, product, sum_of_products, weight_su
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 _DIMS = 64  # dimensions summed in one product
 _EVENTS = 8192  # of a history gathered at a time
@@ -98,15 +99,15 @@ def decide(cosines: Floats, threshold: float, candidates: Floats, events: EventV
 
 
 def cosine_to_mean(
-    weights: Doubles, single: Floats, cosines: Floats, candidates: Floats, events: EventVectors
+    factor: Doubles, visible: Bools, single: Floats, cosines: Floats, candidates: Floats, events: EventVectors
 ) -> Floats:
     """Cosine of the candidate with the weighted mean of its visible event vectors.
 
         cos(q, sum_h w_h v_h) = sum_h w_h (q . v_h) / |sum_h w_h v_h|
 
-    weights (B, V, H) in both precisions, cosines (B, C, H), candidates (B, C, d) -> (B, C) float32 in [-1, 1], NaN
-    where the mean is zero or nothing is visible. The mean is not divided by the sum of weights: the cosine does not
-    change. Means that nearly cancel are computed again in float64.
+    weights factor (B, 1 or V, H) x visible (B, V, H), and as float32; cosines (B, C, H), candidates (B, C, d) -> (B, C)
+    float32 in [-1, 1], NaN where the mean is zero or nothing is visible. The mean is not divided by the sum of weights:
+    the cosine does not change. Means that nearly cancel are computed again in float64.
     """
     weighted = sum_of_products(single, cosines)
     mean = added(product(single[..., at], vectors) for at, vectors in events.blocks())
@@ -120,7 +121,7 @@ def cosine_to_mean(
         exact = np.zeros((len(tiles), *mean.shape[1:]))
         for at, vectors in events.blocks():
             for index, tile in enumerate(tiles):
-                exact[index] += weights[tile][:, at] @ _unit(vectors[tile])
+                exact[index] += (factor[tile][:, at] * visible[tile][:, at]) @ _unit(vectors[tile])
         for direction, tile in zip(exact, tiles, strict=True):
             length = np.sqrt(np.einsum("vd,vd->v", direction, direction))
             along = np.einsum("cd,cd->c", np.broadcast_to(direction, candidates[tile].shape), _unit(candidates[tile]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,60 +14,94 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 
+# With whole weights (`fixed_point`) of at least this many bits a percentile is decided as with float64 ones.
+_LEAST_BITS = 34
+
+
+class RelativeWeights(NamedTuple):
+    """Weights w[b, v, h] = factor[b, v, h] visible[b, v, h], relative to a moment: only their ratios matter."""
+
+    factor: Doubles
+    """(B, V, H), or (B, 1, H) where one serves all views; in [0, 1]"""
+    reference: Doubles
+    """(B, V): us from the origin of the times; an event of that time has its own weight, undecayed"""
+    scale: Doubles | None
+    """(B, V): what the weights were divided by; None = 1"""
+
+
 def relative_weights(
-    times: Doubles, newest: Doubles, visible: Bools, half_life_us: int | None, weights: Doubles | None = None
-) -> tuple[Doubles, Doubles | None]:
-    """Weights relative to the newest event that counts: only ratios matter, and they cannot underflow to 0/0.
+    times: Doubles,
+    newest: Doubles,
+    visible: Bools,
+    half_life_us: int | None,
+    weights: Doubles | None = None,
+    latest: Doubles | None = None,
+) -> RelativeWeights:
+    """Weights relative to the newest event that counts, so that they cannot underflow to 0/0.
 
-        w[b, v, h] = weight[b, h] 2^((time[b, h] - newest[b, v]) / half_life) / scale[b, v]   where visible, else 0
+        w[b, v, h] = weight[b, h] 2^((time[b, h] - reference[b, v]) / half_life) / scale[b, v]   where visible, else 0
 
-    times    (B, H)    us from any origin of the tile's (differences are exact in float64 for 285 years)
-    newest   (B, V)    us from the same origin: time of the newest event that counts
+    times    (B, H)    us from any origin of the tile's (differences are exact in float64 for 285 years), ascending
+    newest   (B, V)    us from the same origin: time of the newest event that counts, the reference
     visible  (B, V, H) the events that count
-    weights  (B, H)    positive, or None = 1
-    returns  w (B, V, H) float64 in [0, 1], and scale (B, V): the power of two above the largest weighted event, so
-             that any range of weights fits float32; None = 1. Float64, because events of one session differ by 1e-7
-             in weight, and that decides a percentile.
+    weights  (B, H)    positive, or None = 1; the scale is then the power of two above the largest weighted event, so
+                       that any range of weights fits float32
+    latest   (B)       us from the same origin: a moment that no view is later than. Where a tile is so short, from its
+                       first event to there, that the weights of all its views can be relative to that one moment, they
+                       are: 2^x is then taken H times instead of V x H times. No event after an as-of time decides it.
+    returns  float64, because events of one session differ by 1e-7 in weight, and that decides a percentile.
     """
     if half_life_us is None:
-        out = visible.astype(np.float64)
+        out, reference = np.ones((len(times), 1, times.shape[1])), newest
+    elif latest is None or weights is not None or newest.shape[1] == 1:
+        out, reference = _decay(times, newest, half_life_us), newest
     else:
-        out = np.subtract(times[:, None, :], newest[:, :, None])
-        np.minimum(out, 0, out=out)  # events that do not count may be newer: keep 0 * weight finite
-        out /= half_life_us
-        np.exp2(out, out=out)
-        out *= visible
+        short = latest - times[:, 0] <= half_life_us * (62 - _LEAST_BITS - int(times.shape[1]).bit_length())
+        one = latest[:, None]
+        out, reference = _decay(times, one, half_life_us), np.where(short[:, None], one, newest)
+        if not short.all():
+            out = np.repeat(out, newest.shape[1], axis=1)
+            out[~short] = _decay(times[~short], newest[~short], half_life_us)
     if weights is None:
-        return out, None
+        return RelativeWeights(out, reference, None)
+    out = out * visible
     out *= weights[:, None, :]
     _, exponent = np.frexp(out.max(axis=-1))
-    return np.ldexp(out, -exponent[:, :, None], out=out), np.ldexp(1.0, exponent)
+    return RelativeWeights(np.ldexp(out, -exponent[:, :, None], out=out), reference, np.ldexp(1.0, exponent))
 
 
-def fixed_point(weights: Doubles) -> Ints:
+def _decay(times: Doubles, reference: Doubles, half_life_us: int) -> Doubles:
+    """2^((time - reference) / half_life), at most 1: later events do not count, and 0 x inf would be NaN."""
+    out = np.subtract(times[:, None, :], reference[:, :, None])
+    np.minimum(out, 0, out=out)
+    out /= half_life_us
+    return np.exp2(out, out=out)
+
+
+def fixed_point(factor: Doubles) -> Ints:
     """Relative weights as whole numbers, so large that the sum of all events of a tile still fits an int64.
 
     (B, V, H) in [0, 1] -> (B, V, H). With 64 events a unit is 2^-56 of the newest event, below what float64 resolves;
     with a million it is 2^-42.
     """
-    bits = 62 - int(weights.shape[-1]).bit_length()
-    whole = np.ldexp(weights, bits)
+    bits = 62 - int(factor.shape[-1]).bit_length()
+    whole = np.ldexp(factor, bits)
     return np.rint(whole, out=whole).astype(np.int64)
 
 
-def decayed_count(
-    weights: Doubles, scale: Doubles | None, newest: Doubles, as_of: Doubles, half_life_us: int | None
-) -> Doubles:
-    """Absolute sum of weights, from relative ones and their scale (`relative_weights`).
+def decayed_count(weights: Doubles, relative: RelativeWeights, as_of: Doubles, half_life_us: int | None) -> Doubles:
+    """Absolute sum of weights.
 
         sum_h weight[h] 2^-((as_of - time[h]) / half_life)
 
-    weights (B, V, H); newest, as_of (B, V) us from one origin -> (B, V) float64; 0 where nothing is visible.
-    Summed in float64: a count of a hundred would show the order of a float32 sum in its fifth decimal.
+    weights (B, V, H), `relative` with its visibility; as_of (B, V) us from the origin of the times -> (B, V) float64; 0
+    where nothing is visible. Summed in float64: a count of a hundred would show the order of a float32 sum in its fifth
+    decimal.
     """
     total: Doubles = weight_sum(weights)
-    if scale is not None:
-        total *= scale
+    if relative.scale is not None:
+        total *= relative.scale
     if half_life_us is not None:
-        total *= np.exp2(np.minimum(newest - as_of, 0) / half_life_us)  # > 0 only where nothing is visible
+        undecayed = np.minimum((relative.reference - as_of) / half_life_us, 62)  # above only where nothing is visible
+        total *= np.exp2(undecayed)
     return total
