@@ -134,12 +134,12 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="|".join(PARTS), help="all of them unless named")
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     print(machine())
     results: Results = {}
-    for part in args.parts:
+    for part in args.parts or PARTS:
         PARTS[part](results, args.runs)
     path = HERE / "results" / "aggregate.json"
     known = json.loads(path.read_text()) if path.exists() else {}
