@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import NoReturn
 
 from extembed_cli import signals
@@ -10,6 +11,7 @@ from extembed_cli import signals
 def main() -> NoReturn:
     """Run the command line."""
     signals.handle()
+    gc.set_threshold(100_000)  # imports make many objects and no garbage: 5 % of the start
     from extembed_cli.cli.main import main as run  # noqa: PLC0415
 
     run()

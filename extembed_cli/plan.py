@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from extembed_cli.data.batches import TILE_COSINES, TILE_FLOATS, tiles
+from extembed_cli.data.batches import TILE_COSINES, TILE_FLOATS
 from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.histories import Shard, every_user
 from extembed_cli.data.inputs import Inputs, Loaded, Opened, Totals
@@ -13,13 +13,13 @@ from extembed_cli.data.inputs import report as input_report
 from extembed_cli.data.keys import id_kind
 from extembed_cli.data.output import ROW_GROUP
 from extembed_cli.errors import ResourceError
+from extembed_cli.features.aggregate import expected_cosines
 from extembed_cli.features.dual import all_fits, expected_work, is_nested, vector_files
 from extembed_cli.features.shard import output_columns
-from extembed_cli.features.visibility import visible
-from extembed_cli.spec import ALL, Spec
+from extembed_cli.spec import Spec
 
 # What was measured on 2 cores, see docs/decisions/.
-_SECONDS_PER_COSINE = 40e-9
+_SECONDS_PER_COSINE, _SECONDS_PER_WEIGHTED_COSINE = 20e-9, 20e-9
 _SECONDS_PER_ROW = 1e-6
 _SECONDS_PER_PRODUCT = 1.5e-10
 _BYTES_FOR_LIBRARIES = 120 * 2**20
@@ -166,16 +166,13 @@ def plan(spec: Spec, loaded: Loaded, totals: Totals, shard: Shard, cut: Layout, 
         for name, table in loaded.inputs.embeddings.items()
     }
     history, asked = shard.history, shard.asked
-    cosines = 0
-    if spec.aggregate:
-        seen = visible(spec, ALL, history, asked)
-        made = tiles(asked.indptr, seen.start, seen.end, history.indptr[1:], asked.times)
-        cosines = int((made.C * made.H).sum()) * len(spec.embeddings)
+    cosines, weighted = expected_cosines(spec, history, asked)
     users = every_user(history, loaded.vectors_as_of)
     works = [expected_work(spec, fit, history, asked, dims[fit.embedding]) for fit in all_fits(spec)]
     works += [expected_work(spec, fit, history, users, dims[fit.embedding]) for fit in vector_files(spec).values()]
     columns, of = output_columns(spec), loaded.partition.shards
-    threaded = cosines * _SECONDS_PER_COSINE + sum(work.products for work in works) * _SECONDS_PER_PRODUCT
+    threaded = cosines * _SECONDS_PER_COSINE + weighted * _SECONDS_PER_WEIGHTED_COSINE
+    threaded += sum(work.products for work in works) * _SECONDS_PER_PRODUCT
     rows = loaded.asked.rows + loaded.log.rows
     return {
         "inputs": input_report(loaded, totals),

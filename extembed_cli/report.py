@@ -30,7 +30,7 @@ def computed(
     return {
         "inputs": input_report(loaded, made.totals, shared.embeddings),
         "candidates_in_own_history": made.in_own_history,
-        "cosines": done.cosines * len(spec.embeddings),
+        "cosines": done.cosines,
         "dual": _solves(made) if spec.dual else None,
         "stages": {
             **{name: cost.report() for name, cost in costs.items()},

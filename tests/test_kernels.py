@@ -10,18 +10,16 @@ import pytest
 from extembed_cli.data.batches import LADDER, batches, padded, tiles
 from extembed_cli.kernels import cosines as cosines_module
 from extembed_cli.kernels.cosines import EventVectors, cosine_to_mean, cosines, decide
-from extembed_cli.kernels.ranges import first_at_or_after, newest_members
+from extembed_cli.kernels.ranges import first_at_or_after
 from extembed_cli.kernels.statistics import (
     Ranked,
     cumulative_weights,
-    minimum_and_maximum,
     rank,
-    share_at_or_above,
-    weighted_mean,
+    share_from,
     weighted_percentiles,
 )
 from extembed_cli.kernels.sums import product, sum_of_products, weight_sum
-from extembed_cli.kernels.weights import decayed_count, fixed_point, relative_weights
+from extembed_cli.kernels.weights import decayed_count, fixed_point, relative_weights, sum_of_range
 
 DAY = 86_400_000_000
 SHAPES = [(1, 1, 1), (3, 4, 7), (2, 9, 33), (5, 1, 129)]
@@ -41,7 +39,9 @@ def gathered(vectors: np.ndarray) -> EventVectors:
 
 def to_mean(weights: np.ndarray, *rest: Any) -> np.ndarray:
     """The cosine to the mean from weights (B, V, H) that are 0 where an event is not visible."""
-    return cosine_to_mean(weights, weights > 0, weights.astype(np.float32), *rest)
+    values, *others = rest
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return cosine_to_mean(weights, weights > 0, sum_of_products(weights.astype(np.float32), values), *others)
 
 
 def tile(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -77,18 +77,6 @@ def test_first_at_or_after_over_a_span_that_no_int64_key_can_hold() -> None:
     assert (found - 2 * users).tolist() == [1] * len(users)
 
 
-def test_newest_members_of_ranges() -> None:
-    members = np.array([1, 0, 1, 1, 0, 1], bool)
-    start, end = np.array([0, 0, 1, 4, 4]), np.array([6, 4, 2, 5, 4])
-    for most in (None, 1, 2, 9):
-        low, count, newest = newest_members(members, start, end, most)
-        for q in range(len(start)):
-            seen = [p for p in range(start[q], end[q]) if members[p]][-(most or 99) :]
-            assert count[q] == len(seen)
-            assert newest[q] == (seen[-1] if seen else -1)
-            assert [p for p in range(low[q], end[q]) if members[p]] == seen
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("half_life", [None, DAY, 30 * DAY, 1_000_000])
 def test_weights_and_their_absolute_sum(shape: tuple[int, int, int], half_life: int | None) -> None:
@@ -110,7 +98,7 @@ def test_weights_and_their_absolute_sum(shape: tuple[int, int, int], half_life: 
         if half_life is not None:
             absolute *= np.exp2((made.reference - as_of) / half_life)[..., None]
         np.testing.assert_allclose(absolute, expected, rtol=1e-10, atol=1e-300)
-        total = decayed_count(made.factor * visible, made, as_of, half_life)
+        total = decayed_count((made.factor * visible).sum(-1), made, as_of, half_life)
         np.testing.assert_allclose(total, expected.sum(-1), rtol=1e-10)
     if half_life == 30 * DAY:  # 90 days are three half-lives: one moment serves all
         assert relative_weights(times, newest, visible, half_life, None, latest).factor.shape[1] == 1
@@ -132,10 +120,13 @@ def test_short_and_long_tiles_of_a_batch_do_not_touch_each_other() -> None:
     assert (together.reference[2] == newest[2]).all() and (together.reference[1] == latest[1]).all()
 
 
-def ranked_weights(values: np.ndarray, weights: np.ndarray) -> tuple[Ranked, np.ndarray]:
-    """The sorted cosines, and the cumulative weights (B, V, H) in their order."""
-    ranked = rank(values, weights.shape[1])
-    return ranked, cumulative_weights(ranked, fixed_point(weights))
+def ranked_weights(
+    values: np.ndarray, weights: np.ndarray, visible: np.ndarray | None = None
+) -> tuple[Ranked, np.ndarray, np.ndarray]:
+    """The sorted visible cosines, the cumulative weights (B, V, H) in their order, and their sums."""
+    visible = weights > 0 if visible is None else visible
+    ranked, whole = rank(values, visible), fixed_point(weights)
+    return ranked, cumulative_weights(ranked, whole), (whole * visible).sum(-1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -144,9 +135,9 @@ def test_percentiles_are_numpys_inverted_cdf(shape: tuple[int, int, int], one_vi
     values, visible, times, newest = tile(shape, seed=2)
     if one_view:
         visible, newest = visible[:, :1], newest[:, :1]
-    weights = relative_weights(times, newest, visible, 20 * DAY).factor * visible
+    weights = relative_weights(times, newest, visible, 20 * DAY).factor
     percentiles = [1, 10, 37, 50, 90, 99]
-    made = weighted_percentiles(*ranked_weights(values, weights), percentiles)
+    made = weighted_percentiles(*ranked_weights(values, weights, visible), percentiles)
     for b, c in np.ndindex(shape[:2]):
         view = 0 if one_view else c
         seen = visible[b, view]
@@ -177,6 +168,17 @@ def test_whole_weights_of_any_history_fit_an_int64_and_keep_its_old_events() -> 
     np.testing.assert_allclose(fixed_point(weights) / fixed_point(np.ones((1, 1, 50))), weights, rtol=0, atol=2.0**-54)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_sums_of_ranges_are_exact(rows: int) -> None:
+    rng = np.random.default_rng(12)
+    whole = rng.integers(0, 2**62 // 9, (3, rows, 9))
+    ends = np.sort(rng.integers(0, 10, (2, 3, 4)), axis=0)
+    for b, v in np.ndindex(3, 4):
+        start, end = ends[:, b, v]
+        expected = sum(whole[b, v if rows > 1 else 0, start:end].tolist())
+        assert int(sum_of_range(whole, *ends)[b, v]) == expected
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("one_view", [False, True])
 def test_sums_minimum_and_maximum(shape: tuple[int, int, int], one_view: bool) -> None:
@@ -187,8 +189,11 @@ def test_sums_minimum_and_maximum(shape: tuple[int, int, int], one_view: bool) -
     np.testing.assert_allclose(weight_sum(weights), weights.sum(-1, dtype=np.float64), rtol=FLOAT32_SUM)
     exact = (weights.astype(np.float64) * values).sum(-1)
     np.testing.assert_allclose(sum_of_products(weights, values), exact, atol=FLOAT32_SUM * shape[2])
-    np.testing.assert_allclose(weighted_mean(weights, values), exact / weights.sum(-1), atol=FLOAT32_SUM)
-    low, high = minimum_and_maximum(rank(values, visible.shape[1]), visible)
+    ranked = rank(values, visible)
+    low, high = (
+        ranked.values(np.zeros(shape[:2], np.int64)),
+        ranked.values(np.broadcast_to(visible.sum(-1) - 1, shape[:2])),
+    )
     assert low.tolist() == np.where(visible, values, 9).min(-1).tolist()
     assert high.tolist() == np.where(visible, values, -9).max(-1).tolist()
 
@@ -197,8 +202,21 @@ def test_sums_minimum_and_maximum(shape: tuple[int, int, int], one_view: bool) -
 def test_shares_at_ties_zeros_and_signs(threshold: float) -> None:
     values = np.array([[[-1.0, -0.25, -0.0, 0.0, 0.25, 1.0, 0.25, -0.25, -0.5, 0.75]]], np.float32)
     weights = np.arange(1.0, 11.0).reshape(values.shape) / 10
-    made = share_at_or_above(*ranked_weights(values, weights), threshold)
+    ranked, *others = ranked_weights(values, weights)
+    made = share_from(ranked, *others, ranked.at_or_above(threshold))
     np.testing.assert_allclose(made[0, 0], weights[values >= threshold].sum() / weights.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [-0.4, 0.0, 0.4, 0.9])
+def test_shares_of_what_is_visible(threshold: float) -> None:
+    values, visible, times, newest = tile((3, 4, 20), seed=7)
+    values[0] = -0.95  # nothing reaches it
+    weights = relative_weights(times, newest, visible, 20 * DAY).factor
+    ranked, *others = ranked_weights(values, weights, visible)
+    made = share_from(ranked, *others, ranked.at_or_above(threshold))
+    seen = weights * visible
+    expected = (seen * (values >= np.float32(threshold))).sum(-1) / seen.sum(-1)
+    np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("views", [1, 5])
@@ -239,7 +257,7 @@ def test_long_sums_of_like_terms_do_not_drift() -> None:
     length = 100_000
     values = np.full((1, 2, length), 0.3, np.float32)
     weights = np.full((1, 2, length), 0.7, np.float32)
-    np.testing.assert_allclose(weighted_mean(weights, values), 0.3, atol=1e-6)
+    np.testing.assert_allclose(sum_of_products(weights, values) / weight_sum(weights), 0.3, atol=1e-6)
     np.testing.assert_allclose(weight_sum(weights), length * np.float64(np.float32(0.7)), rtol=5e-6)
     events = np.full((1, length, 2), 0.6, np.float32)
     np.testing.assert_allclose(product(weights, events), length * 0.42, rtol=5e-6)
@@ -278,7 +296,8 @@ def test_every_candidate_that_sees_something_is_in_exactly_one_tile() -> None:
     seen = np.concatenate([np.sort(rng.integers(0, n + 1, c)) for n, c in zip(events, asked, strict=True)])
     start = np.repeat(last - events, asked)
     times = np.concatenate([np.sort(rng.integers(0, n // 20 + 1, n)) for n in asked])
-    made = [make() for make in batches(tiles(indptr, start, start + seen, last, times), dim=16)]
+    ends = start + seen
+    made = [make() for make in batches(tiles(indptr, start, ends, times), dim=16)]
     found = np.concatenate([b.candidates[b.is_candidate] for b in made])
     assert len(found) == len(set(found.tolist()))
     assert set(np.flatnonzero(seen)) <= set(found.tolist())
@@ -289,7 +308,8 @@ def test_every_candidate_that_sees_something_is_in_exactly_one_tile() -> None:
         assert one_time.all() or not one_time.any()
         users = np.searchsorted(indptr, batch.candidates[:, 0], side="right") - 1
         for row, user in enumerate(users):
-            own = set(range(last[user] - events[user], last[user]))
+            mine = batch.candidates[row][batch.is_candidate[row]]
+            own = set(range(last[user] - events[user], ends[mine].max()))
             assert set(batch.events[row][batch.is_event[row]].tolist()) == own
 
 

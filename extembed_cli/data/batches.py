@@ -18,7 +18,9 @@ Bools = NDArray[np.bool_]
 
 TILE_COSINES = 2**17  # cosines of one batch: its tensors then stay near the processor's cache
 TILE_FLOATS = 2**21  # vector elements gathered for one batch
-_MOST_CANDIDATES = 64  # of a tile
+# Candidates of a tile: of one as-of time they share all that they see. Of several, the first sees less than the last,
+# and what it does not see is computed for nothing; requests of so many candidates are tiles of their own.
+_MOST_CANDIDATES, _MOST_OF_SEVERAL_TIMES, _ONE_REQUEST = 64, 16, 8
 # A few candidates share a long history, where their cosines are not too many.
 _FEWEST_CANDIDATES, LARGE_TILE_COSINES = 4, 2**20
 
@@ -86,33 +88,37 @@ class Tiles:
     """1 where all candidates have one as-of time, else C"""
 
 
-def tiles(indptr: Ints, start: Ints, end: Ints, last_event: Ints, times: Ints) -> Tiles:
+def tiles(indptr: Ints, start: Ints, end: Ints, times: Ints) -> Tiles:
     """Cut each user's candidates, ordered by time, into tiles.
 
-    indptr (U+1) candidates of users; start, end (Q) the events that each candidate sees of any history; last_event (U)
-    the end of each user's events; times (Q) the as-of times. Tiles in which nobody sees an event are left out.
-
-    A tile reaches from the first event that its first candidate sees to the user's last, seen or not: its shape then
-    depends on the number of events after an as-of time but on nothing else about them.
+    indptr (U+1) candidates of users; start, end (Q) the events that each candidate sees; times (Q) their as-of times.
+    A tile reaches from the first event that its first candidate sees to the last event that its last one sees; tiles in
+    which nobody sees an event are left out.
     """
-    asked = np.diff(indptr)
-    users = np.flatnonzero(asked)
-    asked, first = asked[users], indptr[users]
-    length = padded(np.maximum(1, last_event[users] - start[first]))
+    owner = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    if not len(owner):
+        return Tiles(*[owner] * 7)
+    request = np.append(0, np.flatnonzero((np.diff(owner) != 0) | (np.diff(times) != 0)) + 1)
+    large = np.diff(np.append(request, len(owner))) >= _ONE_REQUEST
+    begins = np.append(True, (np.diff(owner[request]) != 0) | large[1:] | large[:-1])
+    first = request[begins]  # of runs of candidates to cut: a large request, or small ones of a user side by side
+    asked = np.diff(np.append(first, len(owner)))
+    length = padded(np.maximum(1, end[first + asked - 1] - start[first]))
     fewest = np.clip(LARGE_TILE_COSINES // length, 1, _FEWEST_CANDIDATES)
-    most = np.clip(TILE_COSINES // length, fewest, _MOST_CANDIDATES)
+    one_time = times[first] == times[first + asked - 1]
+    most = np.clip(TILE_COSINES // length, fewest, np.where(one_time, _MOST_CANDIDATES, _MOST_OF_SEVERAL_TIMES))
     pieces = -(-asked // most)
-    owner = np.repeat(np.arange(len(users)), pieces)
-    piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    low_candidate = first[owner] + piece * asked[owner] // pieces[owner]
-    high_candidate = first[owner] + (piece + 1) * asked[owner] // pieces[owner]
-    low, high = start[low_candidate], last_event[users][owner]
-    C = padded(high_candidate - low_candidate)
-    one_time = times[low_candidate] == times[high_candidate - 1]
-    seen = end[high_candidate - 1] > low
+    run = np.repeat(np.arange(len(first)), pieces)
+    piece = np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    first_candidate = first[run] + piece * asked[run] // pieces[run]
+    last_candidate = first[run] + (piece + 1) * asked[run] // pieces[run]
+    low, high = start[first_candidate], end[last_candidate - 1]
+    C = padded(last_candidate - first_candidate)
+    one_time = times[first_candidate] == times[last_candidate - 1]
+    seen = high > low
     return Tiles(
-        first=low_candidate[seen],
-        last=high_candidate[seen],
+        first=first_candidate[seen],
+        last=last_candidate[seen],
         low=low[seen],
         high=high[seen],
         C=C[seen],

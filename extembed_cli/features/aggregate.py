@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.data.batches import Batch
+from extembed_cli.data.batches import Batch, Tiles, tiles
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.columns import Column, Dtype, Statistic, Technique
 from extembed_cli.features.tensors import Tensors, Weights
-from extembed_cli.features.visibility import Visible, visible_with
+from extembed_cli.features.visibility import Seen, visible
 from extembed_cli.kernels import cosines as cos
 from extembed_cli.kernels import statistics as stats
+from extembed_cli.kernels.sums import sum_of_products
 from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_label
 from extembed_cli.watch import Cost
 
@@ -111,26 +112,62 @@ def _column(
 # --- batch -> columns --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The statistics of a job in the order they are computed: by table, history and half-life."""
+ByHalfLife = dict[str | None, list[Statistic]]
+"""Statistics of one table by half-life; None: those without weights."""
 
-    counters: dict[str, dict[str, Statistic]]
-    """history -> half-life -> decayed_count"""
-    cosines: dict[str, dict[str, dict[str | None, list[Statistic]]]]
-    """table -> history -> half-life (None: those without weights) -> statistics"""
 
-    @classmethod
-    def of(cls, statistics: list[Statistic]) -> Wanted:
-        counters: dict[str, dict[str, Statistic]] = defaultdict(dict)
-        cosines: dict[str, dict[str, dict[str | None, list[Statistic]]]] = {}
-        for s in dict.fromkeys(statistics):
-            if s.embedding is not None:
-                by_half_life = cosines.setdefault(s.embedding, {}).setdefault(s.history, defaultdict(list))
-                by_half_life[s.half_life].append(s)
-            elif s.kind == "decayed_count" and s.half_life is not None:
-                counters[s.history][s.half_life] = s
-        return cls(dict(counters), cosines)
+@dataclass
+class Group:
+    """Statistics of one list of events: counters, and cosines with tables that have all its vectors."""
+
+    history: str
+    seen: Seen
+    counters: list[Statistic] = field(default_factory=list)
+    tables: dict[str, ByHalfLife] = field(default_factory=dict)
+
+    def tiles(self, candidates: Candidates) -> Tiles:
+        """The candidates that see anything, with what they see."""
+        return tiles(candidates.indptr, self.seen.start, self.seen.end, candidates.times)
+
+
+def grouped(
+    statistics: list[Statistic], seen: dict[str, Seen], with_vector: Callable[[str], NDArray[np.bool_]]
+) -> list[Group]:
+    """Statistics by the events that they are of: those of a history, or its part with a vector in a table.
+
+    seen by history; with_vector gives (N) flags of the shard's events by table.
+    """
+    groups: dict[int, Group] = {}
+    parts = dict.fromkeys((s.history, s.embedding) for s in statistics)
+    flags = {table: with_vector(table) for table in dict.fromkeys(t for _, t in parts if t is not None)}
+    for history, table in parts:
+        part = seen[history] if table is None else seen[history].only(flags[table])
+        group = groups.setdefault(id(part), Group(history, part))
+        if table is not None:
+            group.tables[table] = defaultdict(list)
+        for s in statistics:
+            if (s.history, s.embedding) == (history, table):
+                if table is not None:
+                    group.tables[table][s.half_life].append(s)
+                elif s.kind == "decayed_count":
+                    group.counters.append(s)
+    return [group for group in groups.values() if group.counters or group.tables]
+
+
+def expected_cosines(spec: Spec, history: History, candidates: Candidates) -> tuple[int, int]:
+    """How many cosines a shard takes, and how many times one is weighted, were there a vector for every item."""
+    made = (column.statistic for group in spec.aggregate for column in columns(spec, group))
+    statistics = [s for s in dict.fromkeys(made) if isinstance(s, Statistic)]
+    names = dict.fromkeys(s.history for s in statistics)
+    seen = {name: visible(spec, name, history, candidates) for name in names}
+    everything = np.ones(len(history.times), np.bool_)
+    cosines = weighted = 0
+    for group in grouped(statistics, seen, lambda table: everything):
+        cut = group.tiles(candidates)
+        each = int((cut.C * cut.H).sum())
+        cosines += each * len(group.tables)
+        weighted += each * sum(len(by_half_life) - (None in by_half_life) for by_half_life in group.tables.values())
+    return cosines, weighted
 
 
 class AggregateShard:
@@ -142,127 +179,119 @@ class AggregateShard:
         embeddings: dict[str, EmbeddingMatrix],
         history: History,
         candidates: Candidates,
-        seen: dict[str, Visible],
+        seen: dict[str, Seen],
     ) -> None:
-        self.wanted = Wanted.of(statistics)
         self.embeddings = embeddings
         self.history = history
         self.candidates = candidates
         self.seen = seen
-        self.thresholds = {table: _thresholds(names) for table, names in self.wanted.cosines.items()}
-        self.slots = {name: embeddings[name].slots[history.items] for name in self.wanted.cosines}
-        self.with_vector = {
-            (table, name): visible_with(seen[name], name, history, self.slots[table] != embeddings[table].missing)
-            for table, names in self.wanted.cosines.items()
-            for name in names
+        self.statistics = statistics
+        self.slots = {
+            name: embeddings[name].slots[history.items]
+            for name in dict.fromkeys(s.embedding for s in statistics if s.embedding is not None)
         }
+        self.groups = grouped(statistics, seen, lambda table: self.slots[table] != embeddings[table].missing)
 
     def without_cosines(self) -> dict[Statistic, Values]:
         """Counts and ages, from the ranges alone: (Q) each, NaN where undefined."""
         out: dict[Statistic, Values] = {}
         for name, seen in self.seen.items():
             out[Statistic("count", name)] = seen.count
-            age = (self.candidates.times - self._times(seen.newest)) / 1e6
+            age = (self.candidates.times - seen.newest(self.history.times)) / 1e6
             out[Statistic("age_last_s", name)] = np.where(seen.count > 0, age, np.nan)
-        for (table, name), seen in self.with_vector.items():
-            out[Statistic("vector_count", name, table)] = seen.count
+        for group in self.groups:
+            for table in group.tables:
+                out[Statistic("vector_count", group.history, table)] = group.seen.count
         return out
 
-    def tensors(self, batch: Batch) -> Tensors:
+    def tensors(self, group: Group, batch: Batch) -> Tensors:
         """What the statistics of one batch share."""
-        return Tensors(self.history, self.candidates, self.seen, batch)
+        return Tensors(self.history, self.candidates, group.seen, batch)
 
-    def counters(self, tensors: Tensors) -> Iterator[tuple[Statistic, Values]]:
+    def counters(self, group: Group, tensors: Tensors) -> Iterator[tuple[Statistic, Values]]:
         """Decayed counts of one batch: (B, C) each."""
-        for name, by_half_life in self.wanted.counters.items():
-            for half_life, statistic in by_half_life.items():
-                yield statistic, tensors.decayed_count(name, half_life)
+        for s in group.counters:
+            if s.half_life is not None:
+                yield s, tensors.decayed_count(s.half_life)
 
-    def cosines(self, tensors: Tensors, costs: dict[str, Cost]) -> Iterator[tuple[Statistic, Values]]:
+    def cosines(self, group: Group, tensors: Tensors, costs: dict[str, Cost]) -> Iterator[tuple[Statistic, Values]]:
         """Statistics of the cosines of one batch: (B, C) each, NaN where undefined."""
-        for table, names in self.wanted.cosines.items():
-            yield from self._cosine_statistics(tensors, table, names, costs)
-
-    def _cosine_statistics(
-        self,
-        tensors: Tensors,
-        table: str,
-        names: dict[str, dict[str | None, list[Statistic]]],
-        costs: dict[str, Cost],
-    ) -> Iterator[tuple[Statistic, Values]]:
-        matrix, batch = self.embeddings[table], tensors.batch
-        began = time.perf_counter()
-        event_slots = np.where(batch.is_event, self.slots[table][batch.events], matrix.missing)
-        asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
-        candidates, events = matrix.vectors.take(asked_slots, axis=0), cos.EventVectors(matrix.vectors, event_slots)
-        gathered = time.perf_counter()
-        cosines = _Cosines(candidates, events, self.thresholds[table], batch.views.shape[1])
-        rows = event_slots.size + asked_slots.size
-        costs.setdefault("gather", Cost()).add(gathered - began, rows, rows * candidates.shape[-1] * 4)
-        costs.setdefault("cosines", Cost()).add(time.perf_counter() - gathered, batch.cosines)
-        has_vector = event_slots != matrix.missing
-        for name, by_half_life in names.items():
-            seen = self.with_vector[table, name]
-            defined = (seen.count[batch.candidates] > 0) & (asked_slots != matrix.missing)
+        for table, by_half_life in group.tables.items():
+            matrix, batch = self.embeddings[table], tensors.batch
+            began = time.perf_counter()
+            event_slots = np.where(batch.is_event, self.slots[table][tensors.events], matrix.missing)
+            asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
+            vectors, events = matrix.vectors.take(asked_slots, axis=0), cos.EventVectors(matrix.vectors, event_slots)
+            gathered = time.perf_counter()
+            values = cos.cosines(vectors, events)
+            thresholds = _thresholds(by_half_life)
+            for threshold in thresholds:
+                cos.decide(values, threshold, vectors, events)
+            multiplied = time.perf_counter()
+            rows = event_slots.size + asked_slots.size
+            costs.setdefault("gather", Cost()).add(gathered - began, rows, rows * vectors.shape[-1] * 4)
+            costs.setdefault("cosines", Cost()).add(multiplied - gathered, batch.cosines)
+            cosines = _Cosines(values, thresholds, vectors, events, tensors)
+            defined = (tensors.count > 0) & (asked_slots != matrix.missing)
             for half_life, statistics in by_half_life.items():
                 if half_life is None:
-                    low, high = stats.minimum_and_maximum(cosines.ranked, tensors.visible(name, has_vector))
-                    found = {Statistic("cos_min", name, table): low, Statistic("cos_max", name, table): high}
+                    found = cosines.extremes(statistics)
                 else:
-                    found = cosines.weighted(statistics, tensors.weights(name, half_life, seen, has_vector))
-                for statistic, value in found.items():
+                    found = cosines.weighted(statistics, tensors.weights(half_life))
+                for statistic, value in found:
                     yield statistic, np.where(defined, value, np.float32(np.nan))
 
-    def _times(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times of events; 0 for the position -1 of none."""
-        return np.append(self.history.times, 0)[positions]
 
-
-def _thresholds(names: dict[str, dict[str | None, list[Statistic]]]) -> list[float]:
+def _thresholds(by_half_life: ByHalfLife) -> list[float]:
     """The thresholds of the shares of a table."""
-    all_of_them = (s for by_half_life in names.values() for group in by_half_life.values() for s in group)
-    return sorted({s.argument for s in all_of_them if s.kind == "cos_share_ge" and s.argument is not None})
+    statistics = (s for group in by_half_life.values() for s in group)
+    return sorted({s.argument for s in statistics if s.kind == "cos_share_ge" and s.argument is not None})
 
 
 class _Cosines:
-    """The cosines of a batch with one table, and what all histories and half-lives share of them."""
+    """The cosines of a batch with one table, and what all half-lives share of them."""
 
     def __init__(
-        self, candidates: NDArray[np.float32], events: cos.EventVectors, thresholds: list[float], views: int
+        self,
+        values: NDArray[np.float32],
+        thresholds: list[float],
+        candidates: NDArray[np.float32],
+        events: cos.EventVectors,
+        tensors: Tensors,
     ) -> None:
         self.candidates = candidates
         self.events = events
-        self.views = views
-        self.values = cos.cosines(candidates, events)
-        for threshold in thresholds:
-            cos.decide(self.values, threshold, candidates, events)
+        self.visible = tensors.visible
+        self.count = np.broadcast_to(tensors.count, candidates.shape[:2])
+        self.ranked = stats.rank(values, self.visible)
+        self.at_or_above = {threshold: self.ranked.at_or_above(threshold) for threshold in thresholds}
+        np.copyto(values, 0, where=~self.visible)
+        self.values = values
 
-    @cached_property
-    def ranked(self) -> stats.Ranked:
-        return stats.rank(self.values, self.views)
+    def extremes(self, statistics: list[Statistic]) -> Iterator[tuple[Statistic, NDArray[np.float32]]]:
+        """Smallest and largest cosine, (B, C) each; arbitrary where nothing is visible."""
+        ranks = {"cos_min": np.zeros_like(self.count), "cos_max": np.maximum(self.count - 1, 0)}
+        for s in statistics:
+            if s.kind in ranks:
+                yield s, self.ranked.values(ranks[s.kind])
 
-    def weighted(self, statistics: list[Statistic], weights: Weights) -> dict[Statistic, NDArray[np.float32]]:
+    def weighted(
+        self, statistics: list[Statistic], weights: Weights
+    ) -> Iterator[tuple[Statistic, NDArray[np.float32]]]:
         """Weighted statistics, (B, C) each; arbitrary where nothing is visible."""
-        found: dict[Statistic, NDArray[np.float32]] = {}
-        percentiles = {s: int(s.argument) for s in statistics if s.kind == "cos_p" and s.argument is not None}
-        shares = {s: s.argument for s in statistics if s.kind == "cos_share_ge" and s.argument is not None}
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if percentiles or shares:
-                cumulative = stats.cumulative_weights(self.ranked, weights.whole)
-                values = stats.weighted_percentiles(self.ranked, cumulative, list(percentiles.values()))
-                found.update(zip(percentiles, values, strict=True))
-                for s, threshold in shares.items():
-                    found[s] = stats.share_at_or_above(self.ranked, cumulative, threshold)
-            for s in statistics:
-                if s.kind == "cos_mean":
-                    found[s] = stats.weighted_mean(weights.single, self.values)
-                elif s.kind == "cos_to_mean":
-                    found[s] = cos.cosine_to_mean(
-                        weights.relative.factor,
-                        weights.visible,
-                        weights.single,
-                        self.values,
-                        self.candidates,
-                        self.events,
-                    )
-        return found
+        percentiles = [s for s in statistics if s.kind == "cos_p"]
+        shares = [s for s in statistics if s.kind == "cos_share_ge"]
+        if percentiles or shares:
+            total = weights.whole_total
+            cumulative = stats.cumulative_weights(self.ranked, weights.whole)
+            wanted = [int(s.argument or 0) for s in percentiles]
+            yield from zip(percentiles, stats.weighted_percentiles(self.ranked, cumulative, total, wanted), strict=True)
+            for s in shares:
+                yield s, stats.share_from(self.ranked, cumulative, total, self.at_or_above[s.argument or 0.0])
+        weighted = sum_of_products(weights.single, self.values)
+        for s in statistics:
+            if s.kind == "cos_mean":
+                yield s, cos.clipped(weighted / weights.total)
+            elif s.kind == "cos_to_mean":
+                factor = weights.relative.factor
+                yield s, cos.cosine_to_mean(factor, self.visible, weighted, self.candidates, self.events)

@@ -73,16 +73,14 @@ class DualShard:
         seen = visible(spec, fit.history, history, asked)
         slots = model.matrix.slots[history.items]
         usable = slots != model.matrix.missing
-        if fit.history in history.members:
-            usable = usable & history.members[fit.history]
         if fit.target is not None:
             usable = usable & ~np.isnan(history.targets[fit.target])
-        events = np.flatnonzero(usable)
-        before = np.concatenate([[0], np.cumsum(usable)])
+        seen = seen.only(usable)
+        events = seen.events
 
         self.model, self.asked = model, asked
         self.dim = model.dim
-        self.start, self.end = before[seen.start], before[seen.end]
+        self.start, self.end = seen.start, seen.end
         """(Q) the usable events that a candidate sees; positions here and below count usable events alone."""
         self.slots = slots[events]
         self.times = history.times[events]
@@ -90,7 +88,7 @@ class DualShard:
         self.targets = np.ones(len(events)) if fit.target is None else history.targets[fit.target][events]
         self.asked_slots = model.matrix.slots[asked.items]
         self.half_life_us = half_life_us(fit.half_life)
-        self.first_event = before[history.indptr[:-1]]
+        self.first_event = seen.indptr[:-1]
         """(U) the first usable event of each user"""
         self.segment = segment_length(self.dim)
 

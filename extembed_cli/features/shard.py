@@ -17,21 +17,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from extembed_cli.data.batches import Batch, batches, tiles
+from extembed_cli.data.batches import Batch, batches
 from extembed_cli.data.cache import VectorCache
 from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_vectors
 from extembed_cli.data.histories import Candidates, History, every_user
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, Problems, SpecError
 from extembed_cli.features import aggregate, dual
-from extembed_cli.features.aggregate import AggregateShard, Values
+from extembed_cli.features.aggregate import AggregateShard, Group, Values
 from extembed_cli.features.bases import Basis, gramian, make_basis
 from extembed_cli.features.columns import Column, Statistic, Technique
 from extembed_cli.features.dual import Estimate, Fit, Model
 from extembed_cli.features.dual_shard import DualShard, Solves
-from extembed_cli.features.visibility import in_own_history, visible
+from extembed_cli.features.visibility import in_own_history, visible, visible_end
 from extembed_cli.mapping import Mapping
-from extembed_cli.spec import ALL, Spec
+from extembed_cli.spec import Spec
 from extembed_cli.watch import Cost
 
 _DTYPES = {"UInt32": np.uint32, "Float32": np.float32}
@@ -207,7 +207,7 @@ def compute_shard(
     found: dict[Any, Values] = {}
     fits = list(dict.fromkeys(e.fit for e in estimates))
     users = every_user(history, vectors_as_of)
-    end = visible(spec, ALL, history, candidates).end
+    end = visible_end(spec, history, candidates)
     rows = len(candidates.rows) if shared.columns else len(users.rows)
     share = 1 / max(1, bool(statistics) + len(fits) + len(shared.vector_files))  # of a pass over the candidates
     shards: list[DualShard] = []
@@ -269,29 +269,30 @@ def _aggregate_tasks(
             # What a candidate without visible events has, and so the value where no batch writes.
             found[s] = np.full(len(candidates.rows), 0.0 if s.kind == "decayed_count" else np.nan, np.float32)
 
-    def run(make: Callable[[], Batch]) -> Done:
+    def run(group: Group, make: Callable[[], Batch]) -> Done:
         batch = make()
         flat = np.flatnonzero(batch.is_candidate)
         at = batch.candidates.reshape(-1).take(flat)
-        done = Done(share * len(at), batch.cosines)
-        tensors, costs = shard.tensors(batch), done.stages
+        done = Done(share / len(shard.groups) * len(at), batch.cosines * len(group.tables))
+        tensors, costs = shard.tensors(group, batch), done.stages
         computed: dict[Technique, Callable[[], Iterator[tuple[Statistic, Values]]]] = {
-            "counters": lambda: shard.counters(tensors),
-            "aggregate": lambda: shard.cosines(tensors, costs),
+            "counters": lambda: shard.counters(group, tensors),
+            "aggregate": lambda: shard.cosines(group, tensors, costs),
         }
         for technique, compute in computed.items():
             began = time.perf_counter()
-            for statistic, values in compute():
-                found[statistic][at] = values.reshape(-1).take(flat)
+            with np.errstate(divide="ignore", invalid="ignore"):  # of candidates that see nothing
+                for statistic, values in compute():
+                    found[statistic][at] = values.reshape(-1).take(flat)
             done.seconds[technique] = time.perf_counter() - began
         others = sum(cost.seconds for cost in costs.values())
         costs["statistics"] = Cost(sum(done.seconds.values()) - others, len(at))
         return done
 
-    start = np.minimum.reduce([s.start for s in seen.values()])
-    longest = max(matrix.vectors.shape[1] for matrix in shared.embeddings.values())
-    cut = tiles(candidates.indptr, start, end, history.indptr[1:], candidates.times)
-    return (partial(run, make) for make in batches(cut, longest))
+    for group in shard.groups:
+        longest = max((shared.embeddings[table].vectors.shape[1] for table in group.tables), default=1)
+        for make in batches(group.tiles(candidates), longest):
+            yield partial(run, group, make)
 
 
 def _dual_tasks(shard: DualShard, share: float) -> Iterator[Task]:

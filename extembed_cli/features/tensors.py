@@ -9,96 +9,103 @@ from numpy.typing import NDArray
 
 from extembed_cli.data.batches import Batch
 from extembed_cli.data.histories import Candidates, History
-from extembed_cli.features.visibility import Visible
-from extembed_cli.kernels.weights import RelativeWeights, decayed_count, fixed_point, relative_weights
+from extembed_cli.features.visibility import Seen
+from extembed_cli.kernels.weights import (
+    RelativeWeights,
+    decayed_count,
+    fixed_point,
+    relative_weights,
+    sum_of_range,
+    whole_bits,
+)
 from extembed_cli.spec import half_life_us
+
+Ints = NDArray[np.int64]
 
 
 class Weights:
-    """Weights of visible events (B, V, H) in the forms that statistics need."""
+    """Weights of one half-life in the forms that statistics need; arbitrary where not visible."""
 
-    def __init__(self, relative: RelativeWeights, visible: NDArray[np.bool_]) -> None:
+    def __init__(self, relative: RelativeWeights, start: Ints, end: Ints) -> None:
         self.relative = relative
-        self.visible = visible
-
-    @cached_property
-    def double(self) -> NDArray[np.float64]:
-        return self.relative.factor * self.visible
+        self._range = start, end
 
     @cached_property
     def single(self) -> NDArray[np.float32]:
-        return self.relative.factor.astype(np.float32) * self.visible
+        """(B, V or 1, H)"""
+        return self.relative.factor.astype(np.float32)
 
     @cached_property
-    def whole(self) -> NDArray[np.int64]:
-        return fixed_point(self.relative.factor) * self.visible
+    def whole(self) -> Ints:
+        """(B, V or 1, H)"""
+        return fixed_point(self.relative.factor)
+
+    @cached_property
+    def whole_total(self) -> Ints:
+        """(B, V) exact sum over what is visible"""
+        return sum_of_range(self.whole, *self._range)
+
+    @cached_property
+    def total(self) -> NDArray[np.float64]:
+        """(B, V)"""
+        return np.ldexp(self.whole_total.astype(np.float64), -whole_bits(self.whole.shape[-1]))
 
 
 class Tensors:
-    """Visibility and weights of one batch, shared by all statistics that need the same ones.
+    """What the views of one batch see of one list of events, and its weights by half-life.
 
-    They are of the batch's V views: candidates with one as-of time see the same.
+    Candidates with one as-of time see the same: a batch has V views.
     """
 
-    def __init__(self, history: History, candidates: Candidates, seen: dict[str, Visible], batch: Batch) -> None:
-        self.history = history
-        self.candidates = candidates
-        self.seen = seen
+    def __init__(self, history: History, candidates: Candidates, seen: Seen, batch: Batch) -> None:
         self.batch = batch
-        self.origin = history.times[batch.first_event]
-        self.times = (history.times[batch.events] - self.origin).astype(np.float64)
-        self.as_of = (candidates.times[batch.views] - self.origin).astype(np.float64)
+        self.events = seen.events[batch.events]
+        """(B, H) positions in the shard's events; padding repeats the tile's last"""
+        times, views = history.times[self.events], batch.views
+        self.origin = times[:, :1]
+        self.times = (times - self.origin).astype(np.float64)
+        self.as_of = (candidates.times[views] - self.origin).astype(np.float64)
         """(B, V) us from the tile's origin, as all times here"""
-        self.event_weights = None if history.weights is None else history.weights[batch.events]
-        self.positions = np.arange(batch.events.shape[1])
-        self._visible: dict[tuple[str, bytes], NDArray[np.bool_]] = {}
-        self._weights: dict[tuple[str, str, bytes], Weights] = {}
+        self.event_weights = None if history.weights is None else history.weights[self.events]
+        self.start, self.end = seen.start[views] - batch.first_event, seen.end[views] - batch.first_event
+        """(B, V) the events of the tile that each view sees: those in [start, end)"""
+        self._weights: dict[str, Weights] = {}
 
-    def members(self, name: str) -> NDArray[np.bool_]:
-        """(B, H) events that belong to a history."""
-        flags = self.history.members.get(name)
-        return self.batch.is_event if flags is None else self.batch.is_event & flags[self.batch.events]
+    @cached_property
+    def visible(self) -> NDArray[np.bool_]:
+        """(B, V, H) the events that each view sees."""
+        positions = np.arange(self.times.shape[1])
+        mask = positions < self.end[:, :, None]
+        if (self.start > 0).any():
+            mask &= positions >= self.start[:, :, None]
+        return mask
 
-    def visible(self, name: str, usable: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
-        """(B, V, H) events of a history that each view sees, of the usable ones (B, H)."""
-        members = self.members(name) if usable is None else self.members(name) & usable
-        key = (name, members.tobytes())
-        if key not in self._visible:
-            seen, batch = self.seen[name], self.batch
-            start = seen.start[batch.views] - batch.first_event
-            end = seen.end[batch.views] - batch.first_event
-            mask = self.positions < end[:, :, None]
-            if (start > 0).any():
-                mask &= self.positions >= start[:, :, None]
-            self._visible[key] = np.logical_and(mask, members[:, None, :], out=mask)
-        return self._visible[key]
+    @property
+    def count(self) -> Ints:
+        """(B, V) how many events each view sees."""
+        return self.end - self.start
 
-    def weights(self, name: str, half_life: str, seen: Visible, usable: NDArray[np.bool_] | None = None) -> Weights:
-        """Relative weights of the visible usable events."""
-        members = self.members(name) if usable is None else self.members(name) & usable
-        key = (name, half_life, members.tobytes())
-        if key not in self._weights:
-            visible = self.visible(name, usable)
+    @cached_property
+    def newest(self) -> NDArray[np.float64]:
+        """(B, V) us from the tile's origin to the newest event seen; arbitrary where there is none."""
+        return np.take_along_axis(self.times, np.maximum(self.end - 1, 0), axis=1)
+
+    def weights(self, half_life: str) -> Weights:
+        """Relative weights of the visible events."""
+        if half_life not in self._weights:
             relative = relative_weights(
                 self.times,
-                self._since_origin(seen),
-                visible,
+                self.newest,
+                self.visible,
                 half_life_us(half_life),
                 self.event_weights,
                 self.as_of.max(axis=1),
             )
-            self._weights[key] = Weights(relative, visible)
-        return self._weights[key]
+            self._weights[half_life] = Weights(relative, self.start, self.end)
+        return self._weights[half_life]
 
-    def decayed_count(self, name: str, half_life: str) -> NDArray[np.float64]:
+    def decayed_count(self, half_life: str) -> NDArray[np.float64]:
         """(B, C)"""
-        seen, views = self.seen[name], self.batch.views
-        weights = self.weights(name, half_life, seen)
-        count = decayed_count(weights.double, weights.relative, self.as_of, half_life_us(half_life))
-        return np.broadcast_to(np.where(seen.count[views] > 0, count, 0.0), self.batch.candidates.shape)
-
-    def _since_origin(self, seen: Visible) -> NDArray[np.float64]:
-        """(B, V) us from the tile's origin to the newest event seen; 0 where there is none."""
-        newest = seen.newest[self.batch.views]
-        times = self.history.times[np.maximum(newest, 0)] - self.origin
-        return np.where(newest >= 0, times, 0).astype(np.float64)
+        weights = self.weights(half_life)
+        count = decayed_count(weights.total, weights.relative, self.as_of, half_life_us(half_life))
+        return np.broadcast_to(np.where(self.count > 0, count, 0.0), self.batch.candidates.shape)

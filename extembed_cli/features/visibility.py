@@ -2,49 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.data.histories import Candidates, History
-from extembed_cli.kernels.ranges import first_at_or_after, newest_members
+from extembed_cli.kernels.ranges import first_at_or_after
 from extembed_cli.spec import Spec, duration_us
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Visible:
-    """What each candidate sees of one history: `count` events in [start, end), the newest at `newest` or -1."""
+class Seen:
+    """The events of a shard that count for something, by user, and what each candidate sees of them.
 
+    Positions are among these events alone: of the N of the shard, user u has those at [indptr[u], indptr[u+1]), and
+    candidate q sees those at [start[q], end[q]).
+    """
+
+    events: Ints
+    """(n) where each stands among the events of the shard, ascending"""
+    indptr: Ints
     start: Ints
     end: Ints
-    count: Ints
-    newest: Ints
+
+    @property
+    def count(self) -> Ints:
+        """(Q) how many events each candidate sees."""
+        return self.end - self.start
+
+    def newest(self, times: Ints) -> Ints:
+        """(Q) the time of the newest event that each sees, of the times (N) of the shard's; arbitrary where none."""
+        return np.append(times[self.events], 0)[np.where(self.count > 0, self.end - 1, -1)]
+
+    def only(self, counts: NDArray[np.bool_]) -> Seen:
+        """The part that counts (N flags of the shard's events); the same object where all of it does."""
+        chosen = counts[self.events]
+        if chosen.all():
+            return self
+        before = np.concatenate([[0], np.cumsum(chosen)])
+        return Seen(self.events[chosen], before[self.indptr], before[self.start], before[self.end])
 
 
-def visible(spec: Spec, name: str, history: History, candidates: Candidates, end: Ints | None = None) -> Visible:
+def visible(spec: Spec, name: str, history: History, candidates: Candidates, end: Ints | None = None) -> Seen:
     """What candidates see of a history: events in [t - window, t - lag), the newest `max_events` of its members.
 
-    All histories end at the same positions, so those of another may be given.
+    `end`, where known, is that of all events: it is the same for every history.
     """
     rules = spec.history(name)
     users = candidates.users
     if end is None:
-        end = first_at_or_after(history.indptr, history.times, users, candidates.times - duration_us(spec.lag))
+        end = visible_end(spec, history, candidates)
     start = history.indptr[users]
     if rules.window is not None:
         start = first_at_or_after(history.indptr, history.times, users, candidates.times - duration_us(rules.window))
         start = np.minimum(start, end)  # a window shorter than the lag sees nothing
-    return Visible(end=end, **_newest(history.members.get(name), start, end, rules.max_events))
+    seen = Seen(np.arange(len(history.times)), history.indptr, start, end)
+    if name in history.members:
+        seen = seen.only(history.members[name])
+    if rules.max_events is not None:
+        seen = replace(seen, start=np.maximum(seen.start, seen.end - rules.max_events))
+    return seen
 
 
-def visible_with(seen: Visible, name: str, history: History, usable: NDArray[np.bool_]) -> Visible:
-    """The part of what is seen that is `usable` (N): events whose item has a vector."""
-    members = history.members.get(name)
-    usable = usable if members is None else usable & members
-    return Visible(end=seen.end, **_newest(usable, seen.start, seen.end, None))
+def visible_end(spec: Spec, history: History, candidates: Candidates) -> Ints:
+    """(Q) the position of the first event of its user that a candidate may not see any more."""
+    cutoffs = candidates.times - duration_us(spec.lag)
+    return first_at_or_after(history.indptr, history.times, candidates.users, cutoffs)
 
 
 def in_own_history(history: History, candidates: Candidates, end: Ints) -> int:
@@ -57,8 +83,3 @@ def in_own_history(history: History, candidates: Candidates, end: Ints) -> int:
     wanted = candidates.users * n_items + candidates.items
     at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     return int(np.count_nonzero((pairs[at] == wanted) & (candidates.items >= 0) & (first[at] < end)))
-
-
-def _newest(members: NDArray[np.bool_] | None, start: Ints, end: Ints, max_events: int | None) -> dict[str, Ints]:
-    start, count, newest = newest_members(members, start, end, max_events)
-    return {"start": start, "count": count, "newest": newest}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.kernels.sums import added, product, sum_of_products, weight_sum
+from extembed_cli.kernels.sums import added, product, weight_sum
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -99,22 +99,21 @@ def decide(cosines: Floats, threshold: float, candidates: Floats, events: EventV
 
 
 def cosine_to_mean(
-    factor: Doubles, visible: Bools, single: Floats, cosines: Floats, candidates: Floats, events: EventVectors
+    factor: Doubles, visible: Bools, weighted: Doubles, candidates: Floats, events: EventVectors
 ) -> Floats:
     """Cosine of the candidate with the weighted mean of its visible event vectors.
 
         cos(q, sum_h w_h v_h) = sum_h w_h (q . v_h) / |sum_h w_h v_h|
 
-    weights factor (B, 1 or V, H) x visible (B, V, H), and as float32; cosines (B, C, H), candidates (B, C, d) -> (B, C)
+    weights factor (B, 1 or V, H) where visible (B, V, H); weighted (B, C) the numerator; candidates (B, C, d) -> (B, C)
     float32 in [-1, 1], NaN where the mean is zero or nothing is visible. The mean is not divided by the sum of weights:
     the cosine does not change. Means that nearly cancel are computed again in float64.
     """
-    weighted = sum_of_products(single, cosines)
+    single = factor.astype(np.float32) * visible
     mean = added(product(single[..., at], vectors) for at, vectors in events.blocks())
     norm = np.sqrt(np.einsum("bvd,bvd->bv", mean, mean))
     total, quadrature = weight_sum(single), np.sqrt(np.einsum("bvh,bvh->bv", single, single))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out = np.where(total > 0, weighted / norm, np.nan)
+    out = np.where(total > 0, weighted / norm, np.nan)
     cancelled = (norm < _CANCELLED_QUADRATURE * quadrature) | (norm < _CANCELLED_SUM * total)
     if cancelled.any():
         tiles = np.flatnonzero(cancelled.any(axis=1))
@@ -128,7 +127,13 @@ def cosine_to_mean(
             zero = length <= ZERO_MEAN * total[tile]
             again = np.where(zero, np.nan, along / np.where(zero, 1, length))
             out[tile] = np.where(cancelled[tile], again, out[tile])
-    return np.minimum(np.maximum(out, -1, out=out), 1, out=out).astype(np.float32)
+    return clipped(out)
+
+
+def clipped(cosines: Doubles | Floats) -> Floats:
+    """Cosines as float32 in [-1, 1]."""
+    out: Floats = cosines.astype(np.float32)
+    return np.minimum(np.maximum(out, -1, out=out), 1, out=out)
 
 
 def _unit(vectors: Floats) -> Doubles:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 def first_at_or_after(indptr: Ints, times: Ints, users: Ints, cutoffs: Ints) -> Ints:
@@ -38,29 +37,3 @@ def first_at_or_after(indptr: Ints, times: Ints, users: Ints, cutoffs: Ints) -> 
         wanted = (users[queries] - low) * span + cutoffs[queries]
         out[queries] = indptr[low] + np.searchsorted(keys, wanted, side="left")
     return out
-
-
-def newest_members(
-    members: Bools | None, start: Ints, end: Ints, max_events: int | None = None
-) -> tuple[Ints, Ints, Ints]:
-    """Narrow ranges to the newest `max_events` members, and count them.
-
-    members (N) or None = every event; start, end (Q) positions -> (start, count, newest), each (Q): the members in
-    [start, end) are `count` events, the last of them at position `newest` (-1 where there is none).
-    """
-    if members is None:
-        if max_events is not None:
-            start = np.maximum(start, end - max_events)
-        count = end - start
-        return start, count, np.where(count > 0, end - 1, -1)
-    before = np.concatenate([[0], np.cumsum(members, dtype=np.int64)])
-    positions = np.flatnonzero(members)
-    count = before[end] - before[start]
-    if max_events is not None and len(positions):
-        oldest = positions[np.clip(before[end] - max_events, 0, len(positions) - 1)]
-        start = np.where(count > max_events, oldest, start)
-        count = np.minimum(count, max_events)
-    if not len(positions):
-        return start, count, np.full(len(end), -1)
-    newest = positions[np.clip(before[end] - 1, 0, len(positions) - 1)]
-    return start, count, np.where(count > 0, newest, -1)

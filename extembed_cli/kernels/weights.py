@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.kernels.sums import weight_sum
-
 Doubles = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -19,10 +17,13 @@ _LEAST_BITS = 34
 
 
 class RelativeWeights(NamedTuple):
-    """Weights w[b, v, h] = factor[b, v, h] visible[b, v, h], relative to a moment: only their ratios matter."""
+    """Weights of visible events, relative to a moment: only their ratios matter.
+
+    w[b, v, h] = factor[b, v, h]  where visible
+    """
 
     factor: Doubles
-    """(B, V, H), or (B, 1, H) where one serves all views; in [0, 1]"""
+    """(B, V, H), or (B, 1, H) where one serves all views; in [0, 1]; arbitrary where not visible"""
     reference: Doubles
     """(B, V): us from the origin of the times; an event of that time has its own weight, undecayed"""
     scale: Doubles | None
@@ -46,9 +47,9 @@ def relative_weights(
     visible  (B, V, H) the events that count
     weights  (B, H)    positive, or None = 1; the scale is then the power of two above the largest weighted event, so
                        that any range of weights fits float32
-    latest   (B)       us from the same origin: a moment that no view is later than. Where a tile is so short, from its
-                       first event to there, that the weights of all its views can be relative to that one moment, they
-                       are: 2^x is then taken H times instead of V x H times. No event after an as-of time decides it.
+    latest   (B)       us from the same origin: a moment that no view is later than. Where the newest events of all
+                       views are so near to it that their weights can be relative to that one moment, they are: 2^x is
+                       then taken H times instead of V x H times. No event after an as-of time decides it.
     returns  float64, because events of one session differ by 1e-7 in weight, and that decides a percentile.
     """
     if half_life_us is None:
@@ -56,7 +57,8 @@ def relative_weights(
     elif latest is None or weights is not None or newest.shape[1] == 1:
         out, reference = _decay(times, newest, half_life_us), newest
     else:
-        short = latest - times[:, 0] <= half_life_us * (62 - _LEAST_BITS - int(times.shape[1]).bit_length())
+        farthest = half_life_us * (62 - _LEAST_BITS - int(times.shape[1]).bit_length())
+        short = latest - np.where(visible.any(axis=-1), newest, latest[:, None]).min(axis=1) <= farthest
         one = latest[:, None]
         out, reference = _decay(times, one, half_life_us), np.where(short[:, None], one, newest)
         if not short.all():
@@ -78,30 +80,45 @@ def _decay(times: Doubles, reference: Doubles, half_life_us: int) -> Doubles:
     return np.exp2(out, out=out)
 
 
+def whole_bits(length: int) -> int:
+    """Bits of the whole weights of a tile of so many events: their sum fits an int64."""
+    return 62 - length.bit_length()
+
+
 def fixed_point(factor: Doubles) -> Ints:
     """Relative weights as whole numbers, so large that the sum of all events of a tile still fits an int64.
 
     (B, V, H) in [0, 1] -> (B, V, H). With 64 events a unit is 2^-56 of the newest event, below what float64 resolves;
     with a million it is 2^-42.
     """
-    bits = 62 - int(factor.shape[-1]).bit_length()
-    whole = np.ldexp(factor, bits)
+    whole = np.ldexp(factor, whole_bits(factor.shape[-1]))
     return np.rint(whole, out=whole).astype(np.int64)
 
 
-def decayed_count(weights: Doubles, relative: RelativeWeights, as_of: Doubles, half_life_us: int | None) -> Doubles:
+def sum_of_range(whole: Ints, start: Ints, end: Ints) -> Ints:
+    """Exact sums of the weights that each view sees.
+
+        sum[b, v] = sum_{start[b, v] <= h < end[b, v]} whole[b, v, h]
+
+    whole (B, V or 1, H); start, end (B, V) -> (B, V)
+    """
+    sums = np.zeros((*whole.shape[:-1], whole.shape[-1] + 1), np.int64)
+    np.cumsum(whole, axis=-1, out=sums[..., 1:])
+    row = np.arange(0, sums.size, sums.shape[-1]).reshape(whole.shape[:2])
+    flat = sums.reshape(-1)
+    total: Ints = flat[row + end] - flat[row + start]
+    return total
+
+
+def decayed_count(total: Doubles, relative: RelativeWeights, as_of: Doubles, half_life_us: int | None) -> Doubles:
     """Absolute sum of weights.
 
         sum_h weight[h] 2^-((as_of - time[h]) / half_life)
 
-    weights (B, V, H), `relative` with its visibility; as_of (B, V) us from the origin of the times -> (B, V) float64; 0
-    where nothing is visible. Summed in float64: a count of a hundred would show the order of a float32 sum in its fifth
-    decimal.
+    total (B, V) sums of relative weights, as_of (B, V) us from the origin of the times -> (B, V) float64.
     """
-    total: Doubles = weight_sum(weights)
-    if relative.scale is not None:
-        total *= relative.scale
+    out = total.copy() if relative.scale is None else total * relative.scale
     if half_life_us is not None:
         undecayed = np.minimum((relative.reference - as_of) / half_life_us, 62)  # above only where nothing is visible
-        total *= np.exp2(undecayed)
-    return total
+        out *= np.exp2(undecayed)
+    return out
