@@ -18,7 +18,7 @@ from extembed_cli.kernels.statistics import (
     share_from,
     weighted_percentiles,
 )
-from extembed_cli.kernels.sums import product, sum_of_products, weight_sum
+from extembed_cli.kernels.sums import BLOCK, block_length, product, sum_of_products, sum_of_squares, weight_sum
 from extembed_cli.kernels.weights import decayed_count, fixed_point, relative_weights, sum_of_range
 
 DAY = 86_400_000_000
@@ -31,17 +31,19 @@ def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
-def gathered(vectors: np.ndarray) -> EventVectors:
+def gathered(vectors: np.ndarray, k: int = 0) -> EventVectors:
     """Event vectors (B, H, d) as rows of a table."""
     B, H, d = vectors.shape
-    return EventVectors(vectors.reshape(-1, d), np.arange(B * H).reshape(B, H))
+    return EventVectors(vectors.reshape(-1, d), np.arange(B * H).reshape(B, H), k or H)
 
 
 def to_mean(weights: np.ndarray, *rest: Any) -> np.ndarray:
     """The cosine to the mean from weights (B, V, H) that are 0 where an event is not visible."""
     values, *others = rest
     with np.errstate(divide="ignore", invalid="ignore"):
-        return cosine_to_mean(weights, weights > 0, sum_of_products(weights.astype(np.float32), values), *others)
+        return cosine_to_mean(
+            weights, weights > 0, sum_of_products(weights.astype(np.float32), values, weights.shape[2]), *others
+        )
 
 
 def tile(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -125,7 +127,7 @@ def ranked_weights(
 ) -> tuple[Ranked, np.ndarray, np.ndarray]:
     """The sorted visible cosines, the cumulative weights (B, V, H) in their order, and their sums."""
     visible = weights > 0 if visible is None else visible
-    ranked, whole = rank(values, visible), fixed_point(weights)
+    ranked, whole = rank(values, ~visible), fixed_point(weights)
     return ranked, cumulative_weights(ranked, whole), (whole * visible).sum(-1)
 
 
@@ -165,7 +167,7 @@ def test_whole_weights_of_any_history_fit_an_int64_and_keep_its_old_events() -> 
         assert fixed_point(np.full((1, 1, length), 2.0**-40)).min() > 0
     rng = np.random.default_rng(9)
     weights = rng.random((1, 1, 50))
-    np.testing.assert_allclose(fixed_point(weights) / fixed_point(np.ones((1, 1, 50))), weights, rtol=0, atol=2.0**-54)
+    np.testing.assert_allclose(fixed_point(weights) / fixed_point(np.ones((1, 1, 50))), weights, rtol=0, atol=2.0**-49)
 
 
 @pytest.mark.parametrize("rows", [1, 4])
@@ -186,10 +188,12 @@ def test_sums_minimum_and_maximum(shape: tuple[int, int, int], one_view: bool) -
     if one_view:
         visible, newest = visible[:, :1], newest[:, :1]
     weights = (relative_weights(times, newest, visible, 20 * DAY).factor * visible).astype(np.float32)
-    np.testing.assert_allclose(weight_sum(weights), weights.sum(-1, dtype=np.float64), rtol=FLOAT32_SUM)
+    np.testing.assert_allclose(
+        weight_sum(weights, weights.shape[2]), weights.sum(-1, dtype=np.float64), rtol=FLOAT32_SUM
+    )
     exact = (weights.astype(np.float64) * values).sum(-1)
-    np.testing.assert_allclose(sum_of_products(weights, values), exact, atol=FLOAT32_SUM * shape[2])
-    ranked = rank(values, visible)
+    np.testing.assert_allclose(sum_of_products(weights, values, weights.shape[2]), exact, atol=FLOAT32_SUM * shape[2])
+    ranked = rank(values, ~visible)
     low, high = (
         ranked.values(np.zeros(shape[:2], np.int64)),
         ranked.values(np.broadcast_to(visible.sum(-1) - 1, shape[:2])),
@@ -254,13 +258,42 @@ def test_a_mean_that_nearly_cancels_does_not_depend_on_padding() -> None:
 
 
 def test_long_sums_of_like_terms_do_not_drift() -> None:
-    length = 100_000
+    length = 102_400
     values = np.full((1, 2, length), 0.3, np.float32)
-    weights = np.full((1, 2, length), 0.7, np.float32)
-    np.testing.assert_allclose(sum_of_products(weights, values) / weight_sum(weights), 0.3, atol=1e-6)
-    np.testing.assert_allclose(weight_sum(weights), length * np.float64(np.float32(0.7)), rtol=5e-6)
-    events = np.full((1, length, 2), 0.6, np.float32)
-    np.testing.assert_allclose(product(weights, events), length * 0.42, rtol=5e-6)
+    for views in (1, 2):
+        k = block_length(length, views)
+        weights = np.full((1, views, length), 0.7, np.float32)
+        mean = sum_of_products(weights, values, k) / weight_sum(weights, k)
+        np.testing.assert_allclose(mean, np.full((1, 2), 0.3), atol=1e-6)
+        np.testing.assert_allclose(weight_sum(weights, k), length * np.float64(np.float32(0.7)), rtol=5e-6)
+        np.testing.assert_allclose(sum_of_squares(weights, k), length * 0.49, rtol=5e-6)
+        events = np.full((1, length // k, k, 2), 0.6, np.float32)
+        np.testing.assert_allclose(product(weights, events), length * 0.42, rtol=5e-6)
+
+
+@pytest.mark.parametrize("dim", [8, 64, 200])
+def test_more_events_that_nobody_sees_change_no_byte(dim: int) -> None:
+    rng = np.random.default_rng(13)
+    q, v = unit(rng, 2, 5, dim), unit(rng, 2, 320, dim)
+    single = rng.random((2, 5, 320)).astype(np.float32)
+    single[..., 50:] = 0
+    found = []
+    for length in (64, 128, 320):
+        events, weights = gathered(v[:, :length], BLOCK), single[..., :length]
+        made = cosines(q, events)
+        made[..., 50:] = 0
+        vectors = next(iter(events.blocks()))[1]
+        sums = [
+            made[..., :64],
+            weight_sum(weights, BLOCK),
+            sum_of_squares(weights, BLOCK),
+            sum_of_products(weights, made, BLOCK),
+            sum_of_products(weights[:, :1], made, BLOCK),
+            product(weights, vectors),
+            to_mean(weights, made, q, events),
+        ]
+        found.append([each.tobytes() for each in sums])
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.5, 1.0])
@@ -297,7 +330,7 @@ def test_every_candidate_that_sees_something_is_in_exactly_one_tile() -> None:
     start = np.repeat(last - events, asked)
     times = np.concatenate([np.sort(rng.integers(0, n // 20 + 1, n)) for n in asked])
     ends = start + seen
-    made = [make() for make in batches(tiles(indptr, start, ends, times), dim=16)]
+    made = [make() for make in batches(tiles(indptr, start, ends, events, times), dim=16)]
     found = np.concatenate([b.candidates[b.is_candidate] for b in made])
     assert len(found) == len(set(found.tolist()))
     assert set(np.flatnonzero(seen)) <= set(found.tolist())
@@ -324,7 +357,7 @@ def test_a_long_history_is_gathered_in_blocks(monkeypatch: pytest.MonkeyPatch) -
     found = []
     for events_at_a_time in (8192, 16):
         monkeypatch.setattr(cosines_module, "_EVENTS", events_at_a_time)
-        events = gathered(v)
+        events = gathered(v, 2)
         made = cosines(q, events)
         decide(made, 1.0, q, events)
         found.append((made, to_mean(weights, made, q, events)))

@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from conftest import run_spec, timestamps, vectors
 from hypothesis import HealthCheck, given, settings
 
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000
-ADDED_EVENTS = 1e-6  # events added after the as-of time may move the padded shape, and so the last bits
 EXAMPLES = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SPEC = """interactions = {interactions}
@@ -182,12 +182,56 @@ def test_changing_events_at_or_after_the_as_of_time_changes_no_byte(world: Small
 
 @settings(EXAMPLES, max_examples=60)
 @given(WORLDS, st.integers(0, 60), st.lists(EVENT, min_size=1, max_size=60))
-def test_adding_events_after_the_as_of_time_moves_nothing(world: Small, hour: int, more: list[tuple[int, ...]]) -> None:
+def test_adding_events_after_the_as_of_time_changes_no_byte(
+    world: Small, hour: int, more: list[tuple[int, ...]]
+) -> None:
     future = [*world.events, *((u, i, max(h, hour), r, w) for u, i, h, r, w in more)]
     rows = [at <= hour for _, _, at in world.candidates]
-    one, other = world.features().filter(rows), replace(world, events=future).features().filter(rows)
-    for name in one.columns:
-        assert one[name].is_null().equals(other[name].is_null()), name
-        np.testing.assert_allclose(
-            other[name].to_numpy(), one[name].to_numpy(), rtol=0, atol=ADDED_EVENTS, err_msg=name
+    one, other = world.features(), replace(world, events=future).features()
+    same_bytes(one.filter(rows), other.filter(rows))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("half_life", ["2h", "20d"])
+def test_what_happens_later_changes_no_byte_of_long_histories(tmp_path: Path, half_life: str, weighted: bool) -> None:
+    """Candidates before and after, in tiles together; 60 dimensions, hundreds of events, some without a vector."""
+    rng = np.random.default_rng(3)
+    users, hour = 6, 400
+    table = {"item_id": np.arange(50), "embedding": vectors(rng.standard_normal((50, 60)))}
+    pq.write_table(pa.table(table), tmp_path / "text.parquet")
+    asked = {
+        "user_id": np.repeat(np.arange(users), 45),
+        "item_id": rng.integers(0, 50, users * 45),
+        "timestamp": timestamps(START + np.sort(rng.integers(0, 800, (users, 45))).ravel() * HOUR),
+        "row": np.arange(users * 45),
+    }
+    pq.write_table(pa.table(asked), tmp_path / "candidates.parquet")
+    rows = np.array(asked["timestamp"].cast(pa.int64())) <= START + hour * HOUR
+
+    def features(events: np.ndarray) -> pl.DataFrame:
+        columns = dict(zip(("user_id", "item_id", "rating", "weight"), events[:, :4].T, strict=True))
+        columns["timestamp"] = timestamps(START + events[:, 4] * HOUR)
+        pq.write_table(pa.table(columns), tmp_path / "interactions.parquet")
+        spec = SPEC.format(
+            interactions='"interactions.parquet"', candidates='"candidates.parquet"', text='"text.parquet"'
         )
+        spec = spec.replace('weight = "weight"\n', "") if not weighted else spec
+        (tmp_path / "spec.toml").write_text(spec + AGGREGATE.replace('"6h"', f'"{half_life}"'))
+        return run_spec(tmp_path / "spec.toml").sort("row").drop("row", "timestamp").filter(rows)
+
+    def drawn(number: int, low: int, high: int) -> np.ndarray:
+        return np.stack(
+            [
+                rng.integers(0, users, number),
+                rng.integers(0, 60, number),
+                rng.integers(1, 6, number),
+                rng.integers(1, 4, number),
+                rng.integers(low, high, number),
+            ],
+            axis=1,
+        )
+
+    past = drawn(1200, 0, hour)
+    found = features(past)
+    for number in (1, 300, 2000):
+        same_bytes(found, features(np.concatenate([past, drawn(number, hour, 800)])))

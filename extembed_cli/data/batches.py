@@ -18,9 +18,8 @@ Bools = NDArray[np.bool_]
 
 TILE_COSINES = 2**17  # cosines of one batch: its tensors then stay near the processor's cache
 TILE_FLOATS = 2**21  # vector elements gathered for one batch
-# Candidates of a tile: of one as-of time they share all that they see. Of several, the first sees less than the last,
-# and what it does not see is computed for nothing; requests of so many candidates are tiles of their own.
-_MOST_CANDIDATES, _MOST_OF_SEVERAL_TIMES, _ONE_REQUEST = 64, 16, 8
+_MOST_CANDIDATES = 64  # of a tile
+_ONE_REQUEST = 8  # candidates of one as-of time are a tile of their own from here on: all that it computes, they see
 # A few candidates share a long history, where their cosines are not too many.
 _FEWEST_CANDIDATES, LARGE_TILE_COSINES = 4, 2**20
 
@@ -88,10 +87,12 @@ class Tiles:
     """1 where all candidates have one as-of time, else C"""
 
 
-def tiles(indptr: Ints, start: Ints, end: Ints, times: Ints) -> Tiles:
+def tiles(indptr: Ints, start: Ints, end: Ints, lengths: Ints, times: Ints) -> Tiles:
     """Cut each user's candidates, ordered by time, into tiles.
 
-    indptr (U+1) candidates of users; start, end (Q) the events that each candidate sees; times (Q) their as-of times.
+    indptr (U+1) candidates of users; start, end (Q) the events that each candidate sees; lengths (U) the number of each
+    user's events, seen or not, which says how many candidates a tile may have; times (Q) the as-of times.
+
     A tile reaches from the first event that its first candidate sees to the last event that its last one sees; tiles in
     which nobody sees an event are left out.
     """
@@ -103,10 +104,9 @@ def tiles(indptr: Ints, start: Ints, end: Ints, times: Ints) -> Tiles:
     begins = np.append(True, (np.diff(owner[request]) != 0) | large[1:] | large[:-1])
     first = request[begins]  # of runs of candidates to cut: a large request, or small ones of a user side by side
     asked = np.diff(np.append(first, len(owner)))
-    length = padded(np.maximum(1, end[first + asked - 1] - start[first]))
+    length = padded(np.maximum(1, lengths[owner[first]]))
     fewest = np.clip(LARGE_TILE_COSINES // length, 1, _FEWEST_CANDIDATES)
-    one_time = times[first] == times[first + asked - 1]
-    most = np.clip(TILE_COSINES // length, fewest, np.where(one_time, _MOST_CANDIDATES, _MOST_OF_SEVERAL_TIMES))
+    most = np.clip(TILE_COSINES // length, fewest, _MOST_CANDIDATES)
     pieces = -(-asked // most)
     run = np.repeat(np.arange(len(first)), pieces)
     piece = np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)

@@ -23,6 +23,7 @@ from extembed_cli.kernels.sums import sum_of_products
 from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_label
 from extembed_cli.watch import Cost
 
+Ints = NDArray[np.int64]
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
 
 
@@ -125,9 +126,9 @@ class Group:
     counters: list[Statistic] = field(default_factory=list)
     tables: dict[str, ByHalfLife] = field(default_factory=dict)
 
-    def tiles(self, candidates: Candidates) -> Tiles:
-        """The candidates that see anything, with what they see."""
-        return tiles(candidates.indptr, self.seen.start, self.seen.end, candidates.times)
+    def tiles(self, candidates: Candidates, lengths: Ints) -> Tiles:
+        """The candidates that see anything, with what they see; lengths (U) of the users' whole histories."""
+        return tiles(candidates.indptr, self.seen.start, self.seen.end, lengths, candidates.times)
 
 
 def grouped(
@@ -163,7 +164,7 @@ def expected_cosines(spec: Spec, history: History, candidates: Candidates) -> tu
     everything = np.ones(len(history.times), np.bool_)
     cosines = weighted = 0
     for group in grouped(statistics, seen, lambda table: everything):
-        cut = group.tiles(candidates)
+        cut = group.tiles(candidates, np.diff(history.indptr))
         each = int((cut.C * cut.H).sum())
         cosines += each * len(group.tables)
         weighted += each * sum(len(by_half_life) - (None in by_half_life) for by_half_life in group.tables.values())
@@ -219,9 +220,10 @@ class AggregateShard:
         for table, by_half_life in group.tables.items():
             matrix, batch = self.embeddings[table], tensors.batch
             began = time.perf_counter()
-            event_slots = np.where(batch.is_event, self.slots[table][tensors.events], matrix.missing)
+            event_slots = np.where(tensors.is_event, self.slots[table][tensors.events], matrix.missing)
             asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
-            vectors, events = matrix.vectors.take(asked_slots, axis=0), cos.EventVectors(matrix.vectors, event_slots)
+            vectors = matrix.vectors.take(asked_slots, axis=0)
+            events = cos.EventVectors(matrix.vectors, event_slots, tensors.block)
             gathered = time.perf_counter()
             values = cos.cosines(vectors, events)
             thresholds = _thresholds(by_half_life)
@@ -263,9 +265,9 @@ class _Cosines:
         self.events = events
         self.visible = tensors.visible
         self.count = np.broadcast_to(tensors.count, candidates.shape[:2])
-        self.ranked = stats.rank(values, self.visible)
+        self.ranked = stats.rank(values[..., : tensors.length], tensors.hidden[..., : tensors.length])
         self.at_or_above = {threshold: self.ranked.at_or_above(threshold) for threshold in thresholds}
-        np.copyto(values, 0, where=~self.visible)
+        np.copyto(values, 0, where=tensors.hidden)
         self.values = values
 
     def extremes(self, statistics: list[Statistic]) -> Iterator[tuple[Statistic, NDArray[np.float32]]]:
@@ -288,7 +290,7 @@ class _Cosines:
             yield from zip(percentiles, stats.weighted_percentiles(self.ranked, cumulative, total, wanted), strict=True)
             for s in shares:
                 yield s, stats.share_from(self.ranked, cumulative, total, self.at_or_above[s.argument or 0.0])
-        weighted = sum_of_products(weights.single, self.values)
+        weighted = sum_of_products(weights.single, self.values, self.events.k)
         for s in statistics:
             if s.kind == "cos_mean":
                 yield s, cos.clipped(weighted / weights.total)

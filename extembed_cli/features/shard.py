@@ -291,7 +291,7 @@ def _aggregate_tasks(
 
     for group in shard.groups:
         longest = max((shared.embeddings[table].vectors.shape[1] for table in group.tables), default=1)
-        for make in batches(group.tiles(candidates), longest):
+        for make in batches(group.tiles(candidates, np.diff(history.indptr)), longest):
             yield partial(run, group, make)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from extembed_cli.data.batches import Batch
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.visibility import Seen
+from extembed_cli.kernels.sums import block_length
 from extembed_cli.kernels.weights import (
     RelativeWeights,
     decayed_count,
@@ -26,9 +27,10 @@ Ints = NDArray[np.int64]
 class Weights:
     """Weights of one half-life in the forms that statistics need; arbitrary where not visible."""
 
-    def __init__(self, relative: RelativeWeights, start: Ints, end: Ints) -> None:
+    def __init__(self, relative: RelativeWeights, start: Ints, end: Ints, length: int) -> None:
         self.relative = relative
         self._range = start, end
+        self._length = length
 
     @cached_property
     def single(self) -> NDArray[np.float32]:
@@ -37,8 +39,8 @@ class Weights:
 
     @cached_property
     def whole(self) -> Ints:
-        """(B, V or 1, H)"""
-        return fixed_point(self.relative.factor)
+        """(B, V or 1, H), H without the padding of the last block"""
+        return fixed_point(self.relative.factor[..., : self._length])
 
     @cached_property
     def whole_total(self) -> Ints:
@@ -59,7 +61,13 @@ class Tensors:
 
     def __init__(self, history: History, candidates: Candidates, seen: Seen, batch: Batch) -> None:
         self.batch = batch
-        self.events = seen.events[batch.events]
+        self.length = batch.events.shape[1]
+        """H without the padding of the last block"""
+        self.block = block_length(self.length, batch.views.shape[1])
+        positions = batch.first_event + np.arange(self.length + -self.length % self.block)
+        last = batch.events[:, -1:]
+        self.is_event = positions <= last
+        self.events = seen.events[np.minimum(positions, last)]
         """(B, H) positions in the shard's events; padding repeats the tile's last"""
         times, views = history.times[self.events], batch.views
         self.origin = times[:, :1]
@@ -70,6 +78,11 @@ class Tensors:
         self.start, self.end = seen.start[views] - batch.first_event, seen.end[views] - batch.first_event
         """(B, V) the events of the tile that each view sees: those in [start, end)"""
         self._weights: dict[str, Weights] = {}
+
+    @cached_property
+    def hidden(self) -> NDArray[np.bool_]:
+        """(B, V, H) the others, and padding."""
+        return ~self.visible
 
     @cached_property
     def visible(self) -> NDArray[np.bool_]:
@@ -101,7 +114,7 @@ class Tensors:
                 self.event_weights,
                 self.as_of.max(axis=1),
             )
-            self._weights[half_life] = Weights(relative, self.start, self.end)
+            self._weights[half_life] = Weights(relative, self.start, self.end, self.length)
         return self._weights[half_life]
 
     def decayed_count(self, half_life: str) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.kernels.sums import added, product, weight_sum
+from extembed_cli.kernels.sums import blocked, product, sum_of_squares, weight_sum
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -16,7 +16,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _DIMS = 64  # dimensions summed in one product
-_EVENTS = 8192  # of a history gathered at a time
+_EVENTS = 8192  # of a history gathered at a time, a whole number of blocks
 _NEAR = np.float32(2e-6)  # a cosine closer to a threshold than this is not decided in float32
 _TIE = 1.5e-7  # how far the cosine of two stored vectors may be from that of the vectors they stand for
 _PAIRS = 2**20  # vector elements computed again in float64 at a time
@@ -29,16 +29,17 @@ _CANCELLED_QUADRATURE, _CANCELLED_SUM = 0.1, 0.01
 class EventVectors:
     """The vectors of the events of a batch: gathered once, or, where a history is long, so many events at a time.
 
-    table (n, d), rows of norm 1 or 0; slots (B, H) rows of it.
+    table (n, d), rows of norm 1 or 0; slots (B, H) rows of it; k the events of a block (`sums`), a divisor of H.
     """
 
-    def __init__(self, table: Floats, slots: NDArray[np.integer[Any]]) -> None:
+    def __init__(self, table: Floats, slots: NDArray[np.integer[Any]], k: int) -> None:
         self.table = table
         self.slots = slots
+        self.k = k
         self._all = self._gather(slice(None)) if slots.shape[1] <= _EVENTS else None
 
     def blocks(self) -> Iterator[tuple[slice, Floats]]:
-        """Slices of the events and their vectors (B, h, d)."""
+        """Slices of the events and their vectors (B, n, k, d)."""
         H = self.slots.shape[1]
         for low in range(0, H, _EVENTS):
             at = slice(low, min(low + _EVENTS, H))
@@ -49,7 +50,8 @@ class EventVectors:
         return self.table.take(self.slots[b, h], axis=0)
 
     def _gather(self, at: slice) -> Floats:
-        return self.table.take(self.slots[:, at], axis=0)
+        slots = self.slots[:, at]
+        return self.table.take(slots.reshape(len(slots), -1, self.k), axis=0)
 
 
 def cosines(candidates: Floats, events: EventVectors) -> Floats:
@@ -58,18 +60,19 @@ def cosines(candidates: Floats, events: EventVectors) -> Floats:
         c[b, c, h] = q[b, c] . v[b, h]
 
     candidates (B, C, d), rows of norm 1 or 0 -> (B, C, H) float32, off by at most 4e-7.
-    Stacked products: the bits of a tile depend on its own (C, H, d), not on its batch mates. They run over a few
-    dimensions at a time: one long float32 sum would be off by 1e-6, and differ by as much between padded shapes.
+    Stacked products: the bits of a block depend on its own (C, k, d), not on other blocks or batch mates. They run over
+    a few dimensions at a time: one long float32 sum would be off by 1e-6.
     """
     out = np.empty((*candidates.shape[:2], events.slots.shape[1]), np.float32)
     for at, vectors in events.blocks():
-        block = out[..., at]
-        for k in range(0, candidates.shape[-1], _DIMS):
-            some, others = candidates[..., k : k + _DIMS], vectors[..., k : k + _DIMS].transpose(0, 2, 1)
-            if k:
-                block += np.matmul(some, others)
+        part = blocked(out[..., at], events.k)
+        for low in range(0, candidates.shape[-1], _DIMS):
+            dims = slice(low, low + _DIMS)
+            some, others = candidates[:, None, :, dims], vectors[..., dims].transpose(0, 1, 3, 2)
+            if low:
+                part += np.matmul(some, others)
             else:
-                np.matmul(some, others, out=block)
+                np.matmul(some, others, out=part)
     return out
 
 
@@ -99,7 +102,7 @@ def decide(cosines: Floats, threshold: float, candidates: Floats, events: EventV
 
 
 def cosine_to_mean(
-    factor: Doubles, visible: Bools, weighted: Doubles, candidates: Floats, events: EventVectors
+    factor: Doubles, visible: Bools, weighted: Floats, candidates: Floats, events: EventVectors
 ) -> Floats:
     """Cosine of the candidate with the weighted mean of its visible event vectors.
 
@@ -110,9 +113,10 @@ def cosine_to_mean(
     the cosine does not change. Means that nearly cancel are computed again in float64.
     """
     single = factor.astype(np.float32) * visible
-    mean = added(product(single[..., at], vectors) for at, vectors in events.blocks())
+    parts = [product(single[..., at], vectors) for at, vectors in events.blocks()]
+    mean = parts[0] if len(parts) == 1 else np.sum(parts, axis=0, dtype=np.float64)
     norm = np.sqrt(np.einsum("bvd,bvd->bv", mean, mean))
-    total, quadrature = weight_sum(single), np.sqrt(np.einsum("bvh,bvh->bv", single, single))
+    total, quadrature = weight_sum(single, events.k), np.sqrt(sum_of_squares(single, events.k))
     out = np.where(total > 0, weighted / norm, np.nan)
     cancelled = (norm < _CANCELLED_QUADRATURE * quadrature) | (norm < _CANCELLED_SUM * total)
     if cancelled.any():
@@ -120,7 +124,8 @@ def cosine_to_mean(
         exact = np.zeros((len(tiles), *mean.shape[1:]))
         for at, vectors in events.blocks():
             for index, tile in enumerate(tiles):
-                exact[index] += (factor[tile][:, at] * visible[tile][:, at]) @ _unit(vectors[tile])
+                rows = _unit(vectors[tile].reshape(-1, vectors.shape[-1]))
+                exact[index] += (factor[tile][:, at] * visible[tile][:, at]) @ rows
         for direction, tile in zip(exact, tiles, strict=True):
             length = np.sqrt(np.einsum("vd,vd->v", direction, direction))
             along = np.einsum("cd,cd->c", np.broadcast_to(direction, candidates[tile].shape), _unit(candidates[tile]))

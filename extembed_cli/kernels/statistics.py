@@ -53,14 +53,14 @@ class Ranked(NamedTuple):
         return first
 
 
-def rank(cosines: Floats, visible: Bools) -> Ranked:
+def rank(cosines: Floats, hidden: Bools) -> Ranked:
     """Sort the visible cosines of each candidate; equal ones in order of their events.
 
-    cosines (B, C, H), visible (B, V, H). One sort serves every half-life and statistic.
+    cosines (B, C, H), hidden (B, V, H) where a view does not see the event. One sort serves every half-life.
     """
     B, C, H = cosines.shape
     keys = cosines.astype(np.float64)
-    np.copyto(keys, _HIDDEN, where=~visible)
+    np.copyto(keys, _HIDDEN, where=hidden)
     bits = keys.view(np.int64)
     bits |= np.arange(H)
     keys.sort(axis=-1)

@@ -57,7 +57,7 @@ def relative_weights(
     elif latest is None or weights is not None or newest.shape[1] == 1:
         out, reference = _decay(times, newest, half_life_us), newest
     else:
-        farthest = half_life_us * (62 - _LEAST_BITS - int(times.shape[1]).bit_length())
+        farthest = half_life_us * (whole_bits(times.shape[1]) - _LEAST_BITS)
         short = latest - np.where(visible.any(axis=-1), newest, latest[:, None]).min(axis=1) <= farthest
         one = latest[:, None]
         out, reference = _decay(times, one, half_life_us), np.where(short[:, None], one, newest)
@@ -81,15 +81,14 @@ def _decay(times: Doubles, reference: Doubles, half_life_us: int) -> Doubles:
 
 
 def whole_bits(length: int) -> int:
-    """Bits of the whole weights of a tile of so many events: their sum fits an int64."""
-    return 62 - length.bit_length()
+    """Bits of the whole weights of a tile of so many events: their sum fits an int64. The same up to 8,191 events."""
+    return 62 - max(13, length.bit_length())
 
 
 def fixed_point(factor: Doubles) -> Ints:
     """Relative weights as whole numbers, so large that the sum of all events of a tile still fits an int64.
 
-    (B, V, H) in [0, 1] -> (B, V, H). With 64 events a unit is 2^-56 of the newest event, below what float64 resolves;
-    with a million it is 2^-42.
+    (B, V, H) in [0, 1] -> (B, V, H). A unit is 2^-49 of the newest event, with a million events 2^-42.
     """
     whole = np.ldexp(factor, whole_bits(factor.shape[-1]))
     return np.rint(whole, out=whole).astype(np.int64)
