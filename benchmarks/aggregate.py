@@ -48,8 +48,8 @@ def shown(results: Results, title: str, costs: dict[str, list[Cost]]) -> None:
         times = "" if name == "extembed" else f"  {ratio(found, base):.2f}x"
         print(f"  {name:12} {median(found)}{times}", flush=True)
         results.setdefault(title, {})[name] = {
-            **median(found)._asdict(),
-            **({} if name == "extembed" else {"times_extembed": ratio(found, base)}),
+            **{what: round(value, 3) for what, value in median(found)._asdict().items()},
+            **({} if name == "extembed" else {"times_extembed": round(ratio(found, base), 3)}),
         }
 
 

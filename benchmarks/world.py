@@ -31,7 +31,8 @@ class Size:
     def name(self) -> str:
         """What it is, for tables."""
         n, m = self.users * self.events, self.users * self.candidates
-        return f"{n / 1e6:g} M x {m / 1e6:g} M, histories of {self.events}, d = {self.dim}"
+        times = ", as-of times of their own" if self.spread else ""
+        return f"{n / 1e6:g} M x {m / 1e6:g} M, histories of {self.events}, d = {self.dim}{times}"
 
     def write(self, folder: Path, seed: int = 0) -> None:
         """Write interactions, candidates and item vectors as Parquet."""
