@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
-from conftest import World
+from conftest import World, timestamps, vectors
 
 from extembed_cli.data.histories import Shard
 from extembed_cli.data.inputs import Loaded
@@ -21,6 +22,7 @@ from extembed_cli.plan import Layout
 from extembed_cli.sample import write_sample
 from extembed_cli.spec_loading import load_spec
 
+DAY, START = 86_400_000_000, 1_700_000_000_000_000
 Ran = tuple[dict[str, bytes], dict[str, Any]]
 CUTS = [
     (2, Layout()),
@@ -66,6 +68,36 @@ def one(sample: Path) -> Ran:
 @pytest.mark.parametrize(("workers", "cut"), CUTS)
 def test_workers_shards_and_files_change_no_byte(sample: Path, one: Ran, workers: int, cut: Layout) -> None:
     same(one, ran(sample, workers, cut))
+
+
+def test_batch_mates_change_no_byte(tmp_path: Path) -> None:
+    """Histories of a day and of a year beside each other, each user's rows as if the others were not there."""
+    rng = np.random.default_rng(5)
+    made, users, each = World(tmp_path), 60, 40
+    span = np.where(np.arange(users) % 2, 1, 365)[:, None] * DAY
+    rows = {
+        "interactions": START + rng.integers(0, DAY, (users, each)) * (span // DAY),
+        "candidates": START + (span * rng.uniform(0.2, 1.1, (users, each))).astype(np.int64),
+    }
+    for name, times in rows.items():
+        made.write(
+            name,
+            {
+                "user_id": np.repeat(np.arange(users), each),
+                "item_id": rng.integers(0, 90, users * each),
+                "timestamp": timestamps(times.ravel()),
+            },
+        )
+    made.write("text", {"item_id": np.arange(80), "embedding": vectors(rng.standard_normal((80, 48)))})
+    spec = made.spec('[[aggregate]]\nhalf_lives = ["5d"]\npercentiles = [50]\nthresholds = [0.1]\n[[dual]]\n')
+    together = ran(spec, 1, Layout())
+    for shards in (3, 40):
+        same(together, ran(spec, 2, Layout(shards=shards)))
+    whole, asked = made.output(), made.table("candidates")
+    for user in range(8):
+        made.write("candidates", asked.filter(pa.compute.equal(asked["user_id"], user)))
+        ran(spec, 1, Layout())
+        assert made.output().equals(whole.filter(whole["user_id"] == user), null_equal=True)
 
 
 @pytest.mark.parametrize("user", ["int16", "string", "dictionary", "binary", "uint64", "large uint64"])

@@ -271,6 +271,16 @@ def test_long_sums_of_like_terms_do_not_drift() -> None:
         np.testing.assert_allclose(product(weights, events), length * 0.42, rtol=5e-6)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 64), (1, 64, 192), (7, 2, 64)])
+def test_one_row_of_weights_for_all_views_is_summed_as_one_of_each(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(14)
+    values = rng.uniform(-1, 1, shape).astype(np.float32)
+    one = rng.random((shape[0], 1, shape[2])).astype(np.float32)
+    each = np.repeat(one, shape[1], axis=1)
+    shared = sum_of_products(np.broadcast_to(one, shape), values, BLOCK)
+    assert shared.tobytes() == sum_of_products(each, values, BLOCK).tobytes()
+
+
 @pytest.mark.parametrize("dim", [8, 64, 200])
 def test_more_events_that_nobody_sees_change_no_byte(dim: int) -> None:
     rng = np.random.default_rng(13)

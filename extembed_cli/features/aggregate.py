@@ -290,7 +290,9 @@ class _Cosines:
             yield from zip(percentiles, stats.weighted_percentiles(self.ranked, cumulative, total, wanted), strict=True)
             for s in shares:
                 yield s, stats.share_from(self.ranked, cumulative, total, self.at_or_above[s.argument or 0.0])
-        weighted = sum_of_products(weights.single, self.values, self.events.k)
+        # Of all views even where one row serves them: batch mates decide whether it does, and not how a sum is taken.
+        single = np.broadcast_to(weights.single, self.visible.shape)
+        weighted = sum_of_products(single, self.values, self.events.k)
         for s in statistics:
             if s.kind == "cos_mean":
                 yield s, cos.clipped(weighted / weights.total)
