@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,13 +113,35 @@ def test_other_options_are_another_entry(cached: World) -> None:
     run(cached, "text", "tags")
 
 
-def test_an_entry_that_was_damaged_is_made_again(cached: World) -> None:
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "about.json is gone": lambda folder: (folder / "about.json").unlink(),
+    "about.json is torn": lambda folder: (folder / "about.json").write_text("{"),
+    "about.json is another's": lambda folder: (folder / "about.json").write_text("{}"),
+    "no vectors": lambda folder: (folder / "vectors.f32").unlink(),
+    "short vectors": lambda folder: os.truncate(folder / "vectors.f32", 100),
+    "a bit of the vectors": lambda folder: flip(folder / "vectors.f32"),
+    "a bit of the ids": lambda folder: flip(folder / "ids.arrow"),
+    "empty ids": lambda folder: os.truncate(folder / "ids.arrow", 0),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_entry_that_was_damaged_is_made_again(cached: World, damage: str) -> None:
     run(cached)
+    made = (cached.folder / "out.parquet").read_bytes()
     for folder in (cached.folder / "cache").iterdir():
         if folder.is_dir():
-            (folder / "about.json").unlink()
+            DAMAGES[damage](folder)
     run(cached)
+    assert (cached.folder / "out.parquet").read_bytes() == made
     run(cached, "text", "tags")
+    assert (cached.folder / "out.parquet").read_bytes() == made
 
 
 def test_errors_in_a_table_are_told_and_nothing_is_kept(cached: World) -> None:

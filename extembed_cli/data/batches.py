@@ -18,6 +18,8 @@ Bools = NDArray[np.bool_]
 
 TILE_COSINES = 2**17  # cosines of one batch: its tensors then stay near the processor's cache
 TILE_FLOATS = 2**21  # vector elements gathered for one batch
+# Events of a block: short enough not to pad much, and of one float32 sum at most.
+_SHORTEST_BLOCK, BLOCK, _LONGEST_BLOCK = 4, 64, 1024
 _MOST_CANDIDATES = 64  # of a tile
 _ONE_REQUEST = 8  # candidates of one as-of time are a tile of their own from here on: all that it computes, they see
 # A few candidates share a long history, where their cosines are not too many.
@@ -42,7 +44,11 @@ def padded(lengths: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class Batch:
-    """B tiles of C candidates and H events each, as positions into a shard's candidates and events."""
+    """B tiles of C candidates and H events each, as positions into a shard's candidates and events.
+
+    H is a whole number of blocks of K events: what sums over events goes block by block, so that further blocks of
+    events that count for nothing change no bit.
+    """
 
     candidates: Ints
     """(B, C) positions; padding repeats the tile's last."""
@@ -56,6 +62,10 @@ class Batch:
     """(B, 1) position of the tile's first event."""
     views: Ints
     """(B, V) candidates that stand for those who see the same: the first where all have one as-of time, else each."""
+    block: int
+    """K"""
+    length: int
+    """H without the padding of the last block"""
 
     @property
     def cosines(self) -> int:
@@ -70,6 +80,8 @@ class Batch:
             is_event=self.is_event[chosen],
             first_event=self.first_event[chosen],
             views=self.views[chosen],
+            block=self.block,
+            length=self.length,
         )
 
 
@@ -85,6 +97,13 @@ class Tiles:
     H: Ints
     V: Ints
     """1 where all candidates have one as-of time, else C"""
+    K: Ints
+    """Events of a block."""
+
+    @property
+    def cosines(self) -> Ints:
+        """Cosines of each, with all padding."""
+        return self.C * (-(-self.H // self.K) * self.K)
 
 
 def tiles(indptr: Ints, start: Ints, end: Ints, lengths: Ints, times: Ints) -> Tiles:
@@ -98,7 +117,7 @@ def tiles(indptr: Ints, start: Ints, end: Ints, lengths: Ints, times: Ints) -> T
     """
     owner = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     if not len(owner):
-        return Tiles(*[owner] * 7)
+        return Tiles(*[owner] * 8)
     request = np.append(0, np.flatnonzero((np.diff(owner) != 0) | (np.diff(times) != 0)) + 1)
     large = np.diff(np.append(request, len(owner))) >= _ONE_REQUEST
     begins = np.append(True, (np.diff(owner[request]) != 0) | large[1:] | large[:-1])
@@ -115,6 +134,11 @@ def tiles(indptr: Ints, start: Ints, end: Ints, lengths: Ints, times: Ints) -> T
     low, high = start[first_candidate], end[last_candidate - 1]
     C = padded(last_candidate - first_candidate)
     one_time = times[first_candidate] == times[last_candidate - 1]
+    H = padded(np.maximum(1, high - low))
+    # What the first candidate sees is everybody's past. Blocks of about that many events do not pad much.
+    all_see = np.maximum(1, end[first_candidate] - low)
+    K = np.clip(2 ** np.ceil(np.log2(all_see)).astype(np.int64), _SHORTEST_BLOCK, BLOCK)
+    K = np.where(one_time, np.where(H <= _LONGEST_BLOCK, H, BLOCK), K)
     seen = high > low
     return Tiles(
         first=first_candidate[seen],
@@ -122,8 +146,9 @@ def tiles(indptr: Ints, start: Ints, end: Ints, lengths: Ints, times: Ints) -> T
         low=low[seen],
         high=high[seen],
         C=C[seen],
-        H=padded((high - low)[seen]),
+        H=H[seen],
         V=np.where(one_time, 1, C)[seen],
+        K=K[seen],
     )
 
 
@@ -132,18 +157,20 @@ def batches(tiles: Tiles, dim: int, floats: int = TILE_FLOATS) -> Iterator[Calla
 
     dim is the longest vector gathered for them, floats how many of its elements a batch may have.
     """
-    order = np.lexsort((tiles.V, tiles.C, tiles.H))[::-1]
-    change = np.diff(tiles.H[order]) | np.diff(tiles.C[order]) | np.diff(tiles.V[order])
-    for group in np.split(order, np.flatnonzero(change) + 1) if len(order) else []:
-        C, H, V = (int(lengths[group[0]]) for lengths in (tiles.C, tiles.H, tiles.V))
-        size = max(1, min(TILE_COSINES // (C * H), floats // (max(C, H) * dim)))
+    order = np.lexsort((tiles.K, tiles.V, tiles.C, tiles.H))[::-1]
+    shape = (tiles.C, tiles.H, tiles.V, tiles.K)
+    change = np.flatnonzero(np.any([np.diff(lengths[order]) != 0 for lengths in shape], axis=0))
+    for group in np.split(order, change + 1) if len(order) else []:
+        C, H, V, K = (int(lengths[group[0]]) for lengths in shape)
+        computed = -(-H // K) * K
+        size = max(1, min(TILE_COSINES // (C * computed), floats // (max(C, computed) * dim)))
         for at in range(0, len(group), size):
-            yield partial(_batch, tiles, group[at : at + size], C, H, V)
+            yield partial(_batch, tiles, group[at : at + size], C, H, V, K)
 
 
-def _batch(tiles: Tiles, chosen: Ints, C: int, H: int, V: int) -> Batch:
+def _batch(tiles: Tiles, chosen: Ints, C: int, H: int, V: int, K: int) -> Batch:
     candidates = tiles.first[chosen, None] + np.arange(C)
-    events = tiles.low[chosen, None] + np.arange(H)
+    events = tiles.low[chosen, None] + np.arange(-(-H // K) * K)
     last, high = tiles.last[chosen, None], tiles.high[chosen, None]
     candidates, is_candidate = np.minimum(candidates, last - 1), candidates < last
     return Batch(
@@ -153,4 +180,6 @@ def _batch(tiles: Tiles, chosen: Ints, C: int, H: int, V: int) -> Batch:
         is_event=events < high,
         first_event=tiles.low[chosen, None],
         views=candidates[:, :V],
+        block=K,
+        length=H,
     )

@@ -1,7 +1,8 @@
 """Embedding tables kept as matrices, so that the next run need not read them: `--cache DIR`.
 
 An entry is a folder named by a digest of what the matrix is made of: the content of the table's files and the options.
-It gets its name when it is complete and is never written to again, so runs can share a cache. A note by the table's
+It gets its name when it is complete and is never written to again, so runs can share a cache; whoever opens it compares
+checksums first, and makes it again where they differ. A note by the table's
 paths says which state of the files (inode, size, times of change) had which content: files that have not changed are
 not read to know their digest.
 """
@@ -15,6 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from extembed_cli.mapping import Mapping
 from extembed_cli.spec import Spec
 
 _DAY = 86_400
+_BLOCK = 2**22  # bytes read at a time
 _IDS, _VECTORS, _ABOUT = "ids.arrow", "vectors.f32", "about.json"
 
 
@@ -92,7 +95,7 @@ class VectorCache:
     def _open(self, name: str) -> TableVectors | None:
         folder = self.folder / self._key(name)
         about = _read(folder / _ABOUT)
-        if about is None:
+        if about is None or about.get("checksums") != _checksums(folder):
             return None
         table = ipc.map_table(folder / _IDS)
         mapped = np.memmap(folder / _VECTORS, np.float32, "r", shape=tuple(about["shape"]))
@@ -130,10 +133,23 @@ def _complete(folder: Path, made: TableVectors) -> None:
     """Write what else belongs to an entry beside its vectors, and bring all of it to the disk."""
     table = ipc.to_arrow(made.ids.to_frame("id")).append_column("norm", pa.array(made.norms[:-1]))
     ipc.write_table(folder / _IDS, table)
-    _write(folder / _ABOUT, {"shape": list(made.vectors.shape), "report": made.report})
+    about = {"shape": list(made.vectors.shape), "report": made.report, "checksums": _checksums(folder)}
+    _write(folder / _ABOUT, about)
     for path in folder.iterdir():
         with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of the files of an entry, of those that can be read."""
+    found = {}
+    for name in (_IDS, _VECTORS):
+        with suppress(OSError), (folder / name).open("rb") as file:
+            checksum = 0
+            while block := file.read(_BLOCK):
+                checksum = zlib.crc32(block, checksum)
+            found[name] = checksum
+    return found
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

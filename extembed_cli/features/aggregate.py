@@ -165,7 +165,7 @@ def expected_cosines(spec: Spec, history: History, candidates: Candidates) -> tu
     cosines = weighted = 0
     for group in grouped(statistics, seen, lambda table: everything):
         cut = group.tiles(candidates, np.diff(history.indptr))
-        each = int((cut.C * cut.H).sum())
+        each = int(cut.cosines.sum())
         cosines += each * len(group.tables)
         weighted += each * sum(len(by_half_life) - (None in by_half_life) for by_half_life in group.tables.values())
     return cosines, weighted
@@ -220,10 +220,10 @@ class AggregateShard:
         for table, by_half_life in group.tables.items():
             matrix, batch = self.embeddings[table], tensors.batch
             began = time.perf_counter()
-            event_slots = np.where(tensors.is_event, self.slots[table][tensors.events], matrix.missing)
+            event_slots = np.where(batch.is_event, self.slots[table][tensors.events], matrix.missing)
             asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
             vectors = matrix.vectors.take(asked_slots, axis=0)
-            events = cos.EventVectors(matrix.vectors, event_slots, tensors.block)
+            events = cos.EventVectors(matrix.vectors, event_slots, batch.block)
             gathered = time.perf_counter()
             values = cos.cosines(vectors, events)
             thresholds = _thresholds(by_half_life)
@@ -265,7 +265,8 @@ class _Cosines:
         self.events = events
         self.visible = tensors.visible
         self.count = np.broadcast_to(tensors.count, candidates.shape[:2])
-        self.ranked = stats.rank(values[..., : tensors.length], tensors.hidden[..., : tensors.length])
+        length = tensors.batch.length
+        self.ranked = stats.rank(values[..., :length], tensors.hidden[..., :length])
         self.at_or_above = {threshold: self.ranked.at_or_above(threshold) for threshold in thresholds}
         np.copyto(values, 0, where=tensors.hidden)
         self.values = values

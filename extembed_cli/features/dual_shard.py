@@ -127,7 +127,7 @@ class DualShard:
         first, last = first[filled], last[filled]
         low, high = self.start[first], self.end[first]
         C = padded(last - first)
-        tiles = Tiles(first, last, low, high, C, high - low, C)
+        tiles = Tiles(first, last, low, high, C, high - low, C, high - low)
         for make in batches(tiles, self.dim, _BATCH_FLOATS):
             yield partial(self._solve_systems, make)
 
@@ -144,7 +144,8 @@ class DualShard:
         seen = end > begin
         first, last, begin, end = first[seen], last[seen], begin[seen], end[seen]
         C = padded(last - first)
-        tiles = Tiles(first, last, begin, end, C, -(-(end - begin) // BLOCK) * BLOCK, C)
+        H = -(-(end - begin) // BLOCK) * BLOCK
+        tiles = Tiles(first, last, begin, end, C, H, C, H)
         return batches(tiles, self.segment, _BATCH_FLOATS)
 
     # --- solving them ---

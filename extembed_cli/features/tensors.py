@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from extembed_cli.data.batches import Batch
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.visibility import Seen
-from extembed_cli.kernels.sums import block_length
 from extembed_cli.kernels.weights import (
     RelativeWeights,
     decayed_count,
@@ -61,13 +60,7 @@ class Tensors:
 
     def __init__(self, history: History, candidates: Candidates, seen: Seen, batch: Batch) -> None:
         self.batch = batch
-        self.length = batch.events.shape[1]
-        """H without the padding of the last block"""
-        self.block = block_length(self.length, batch.views.shape[1])
-        positions = batch.first_event + np.arange(self.length + -self.length % self.block)
-        last = batch.events[:, -1:]
-        self.is_event = positions <= last
-        self.events = seen.events[np.minimum(positions, last)]
+        self.events = seen.events[batch.events]
         """(B, H) positions in the shard's events; padding repeats the tile's last"""
         times, views = history.times[self.events], batch.views
         self.origin = times[:, :1]
@@ -114,7 +107,7 @@ class Tensors:
                 self.event_weights,
                 self.as_of.max(axis=1),
             )
-            self._weights[half_life] = Weights(relative, self.start, self.end, self.length)
+            self._weights[half_life] = Weights(relative, self.start, self.end, self.batch.length)
         return self._weights[half_life]
 
     def decayed_count(self, half_life: str) -> NDArray[np.float64]:

@@ -14,14 +14,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-BLOCK = 64
-_LONGEST = 1024  # events of one float32 sum
-
-
-def block_length(events: int, views: int) -> int:
-    """Events of a block. What one view sees is nobody else's business, and one block if it is not too long."""
-    return events if views == 1 and events <= _LONGEST else BLOCK
-
 
 def blocked(values: NDArray[Any], k: int) -> NDArray[Any]:
     """(B, C, H) -> (B, n, C, k), a view."""

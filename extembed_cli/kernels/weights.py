@@ -48,8 +48,9 @@ def relative_weights(
     weights  (B, H)    positive, or None = 1; the scale is then the power of two above the largest weighted event, so
                        that any range of weights fits float32
     latest   (B)       us from the same origin: a moment that no view is later than. Where the newest events of all
-                       views are so near to it that their weights can be relative to that one moment, they are: 2^x is
-                       then taken H times instead of V x H times. No event after an as-of time decides it.
+                       views are so near to it that their weights can be relative to one moment, they are: 2^x is then
+                       taken H times instead of V x H times. That moment is whole half-lives from the first event, so
+                       that weights that are powers of two stay so. No event after an as-of time decides it.
     returns  float64, because events of one session differ by 1e-7 in weight, and that decides a percentile.
     """
     if half_life_us is None:
@@ -58,8 +59,8 @@ def relative_weights(
         out, reference = _decay(times, newest, half_life_us), newest
     else:
         farthest = half_life_us * (whole_bits(times.shape[1]) - _LEAST_BITS)
-        short = latest - np.where(visible.any(axis=-1), newest, latest[:, None]).min(axis=1) <= farthest
-        one = latest[:, None]
+        one = times[:, :1] + np.ceil((latest[:, None] - times[:, :1]) / half_life_us) * half_life_us
+        short = (one - np.where(visible.any(axis=-1), newest, one)).max(axis=1) <= farthest
         out, reference = _decay(times, one, half_life_us), np.where(short[:, None], one, newest)
         if not short.all():
             out = np.repeat(out, newest.shape[1], axis=1)
