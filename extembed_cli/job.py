@@ -35,14 +35,14 @@ from extembed_cli.data.output import (
 )
 from extembed_cli.data.partition import Partition
 from extembed_cli.data.parts import Vectors
-from extembed_cli.data.scratch import Scratch, scratch
+from extembed_cli.data.scratch import FINISHED, Scratch, scratch
 from extembed_cli.engines import local
 from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.dual import vector_files
 from extembed_cli.features.shard import Shared, output_columns, prepare
 from extembed_cli.mapping import Mapping
 from extembed_cli.memory import give_back
-from extembed_cli.plan import Layout, Work, layout, plan, sample, work
+from extembed_cli.plan import Layout, Work, check_longest, layout, plan, sample, work
 from extembed_cli.report import computed, doubts
 from extembed_cli.spec import Spec
 from extembed_cli.watch import Watch
@@ -186,6 +186,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         cut = Layout(**place.cut) if place else cut
         mapped = stack.enter_context(local.threads(options.workers))
         loaded = load(spec, watch, opened, problems, cut, place, cache)
+        check_longest(spec, loaded, options.workers, options.memory)
         shared, made = _compute(spec, watch, loaded, cut, place, cache, mapped, steps)
         watch.expect(loaded.asked.rows)
         with watch.timing("write") as cost:
@@ -264,24 +265,26 @@ def _scratch(
 ) -> Iterator[Scratch | None]:
     """The job's scratch folder, where it needs one, with what a killed run of the same job left."""
     output = Path(spec.outputs[0])
-    job: dict[str, Any] = {}
-    if cut.on_disk:
+
+    def job() -> dict[str, Any]:
         files = [group.user_vectors is not None for group in spec.dual]
-        job = {
+        return {
             "another spec": [spec.meaning(), files],
             "other inputs": digests.result(),
             "another version": _versions(),
         }
+
     with scratch(
         options.scratch or output.parent,
         output,
         job,
-        asdict(cut) if cut.on_disk else None,
+        asdict(cut),
+        needed=cut.on_disk,
         fits=lambda old: old["shards"] >= cut.shards and old["mapped"] >= cut.mapped,
         fresh=options.fresh,
         note=watch.note,
     ) as place:
-        finished = len(list(place.folder.glob("shard-*.json"))) if place else 0
+        finished = len(list(place.folder.glob(FINISHED))) if place else 0
         if place and finished:
             watch.note(f"{output}: going on from {finished:,} of {place.cut['shards']:,} shards of a killed run")
         yield place

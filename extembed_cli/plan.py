@@ -110,6 +110,25 @@ def layout(spec: Spec, inputs: Inputs, workers: int, memory: int | None, *, cach
     return Layout(shards, reading, mapped)
 
 
+def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) -> None:
+    """Refuse a job whose longest history does not fit into the memory: a user cannot be cut into shards."""
+    longest = loaded.partition.longest
+    if memory is None or longest <= TILE_COSINES:
+        return
+    fixed = sum(fixed_needs(spec, loaded.inputs, workers).values())
+    limits = [spec.history(name).max_events for group in spec.aggregate for name in spec.histories_of(group)]
+    tile = min(longest, max((limit or longest for limit in limits), default=0))
+    need = (
+        fixed + longest * _event_bytes(spec, loaded.inputs) + workers * max(0, tile - TILE_COSINES) * _BYTES_PER_COSINE
+    )
+    if need > memory:
+        raise ResourceError(
+            f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB with {workers} workers, "
+            f"and the job may use {memory / 2**20:,.0f} MiB. Raise --memory, lower --workers, leave the user out, or "
+            "set max_events in all histories"
+        )
+
+
 def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     """Bytes by purpose that a job needs however its users are cut."""
     ids = sum(table.rows for table in inputs.embeddings.values())
@@ -128,16 +147,24 @@ def _candidate_bytes(inputs: Inputs) -> int:
     return 0 if inputs.candidates is None else 2 * max(part.row_bytes for part in inputs.candidates.parts)
 
 
+def _text_bytes(spec: Spec, inputs: Inputs) -> int:
+    """Bytes of a user id that is no number."""
+    users = inputs.interactions.schema.field(spec.column("interactions", "user"))
+    return 0 if id_kind(users.type) == "integer" else _BYTES_PER_TEXT_ID
+
+
+def _event_bytes(spec: Spec, inputs: Inputs) -> int:
+    """Bytes of an event while its shard is computed."""
+    expressions = (spec.weight is not None) + len(spec.histories) + len({group.target for group in spec.dual})
+    return _BYTES_PER_EVENT + _text_bytes(spec, inputs) + _BYTES_PER_EXPRESSION * expressions
+
+
 def _row_bytes_of_all(spec: Spec, inputs: Inputs) -> int:
     """Bytes of all events and candidates while they are computed, and of their features."""
-    users = inputs.interactions.schema.field(spec.column("interactions", "user"))
-    text = 0 if id_kind(users.type) == "integer" else _BYTES_PER_TEXT_ID
-    expressions = (spec.weight is not None) + len(spec.histories) + len({group.target for group in spec.dual})
-    event = _BYTES_PER_EVENT + text + _BYTES_PER_EXPRESSION * expressions
-    total = inputs.interactions.rows * event
+    total = inputs.interactions.rows * _event_bytes(spec, inputs)
     if inputs.candidates is not None:
         features = _BYTES_PER_FEATURE * len(output_columns(spec))
-        total += inputs.candidates.rows * (_BYTES_PER_CANDIDATE + text + features)
+        total += inputs.candidates.rows * (_BYTES_PER_CANDIDATE + _text_bytes(spec, inputs) + features)
     return total
 
 

@@ -100,6 +100,26 @@ def test_a_user_with_a_million_events(tmp_path: Path, command: list[str]) -> Non
     assert report["rows_out"] == len(candidates)
 
 
+def test_short_histories_of_many_users(tmp_path: Path) -> None:
+    """One event and two candidates at times of their own: tiles of the smallest shape."""
+    users = np.arange(100_000)
+    write(tmp_path, users, np.repeat(users, 2), dim=128)
+    cost, _ = run(tmp_path, AGGREGATE, 300)
+    assert cost.anonymous_mib <= 300 * SLACK, str(cost)
+
+
+def test_a_history_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """A user cannot be cut into shards."""
+    write(tmp_path, np.zeros(400_000, np.int64), np.zeros(10, np.int64), dim=8)
+    flags = ["-i", tmp_path / "interactions.parquet", "-c", tmp_path / "candidates.parquet"]
+    flags += ["-e", f"text={tmp_path / 'items.parquet'}", "-o", tmp_path / "out.parquet", "--workers", "2"]
+    done = extembed("aggregate", *flags, "--memory", "240MiB")
+    done.failed(5, "one user has about 400,000 interactions", "may use 240 MiB", "max_events")
+    assert not list(tmp_path.glob(".*"))
+    extembed("aggregate", *flags, "--memory", "240MiB", "--max-events", "1000").ok()
+    extembed("aggregate", *flags, "--memory", "400MiB").ok()
+
+
 def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None:
     write(tmp_path, np.arange(100), np.arange(100), dim=4, items=50)
     flags = ["-i", tmp_path / "interactions.parquet", "-c", tmp_path / "candidates.parquet"]

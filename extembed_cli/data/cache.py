@@ -47,8 +47,9 @@ class VectorCache:
         self.tables = tables
         make_folder(folder, "matrices", "--cache")
         for leftover in folder.glob(".new-*"):  # of a run that was killed; no table takes a day to read
-            if time.time() - leftover.stat().st_mtime > _DAY:
-                shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(FileNotFoundError):  # or of one that has just finished
+                if time.time() - leftover.stat().st_mtime > _DAY:
+                    shutil.rmtree(leftover, ignore_errors=True)
         self.digests = {name: self._digest(table) for name, table in tables.items()}
         """What the run report says of the content of each table."""
         self._found = {name: found for name in tables if (found := self._open(name)) is not None}
@@ -97,8 +98,11 @@ class VectorCache:
         about = _read(folder / _ABOUT)
         if about is None or about.get("checksums") != _checksums(folder):
             return None
-        table = ipc.map_table(folder / _IDS)
-        mapped = np.memmap(folder / _VECTORS, np.float32, "r", shape=tuple(about["shape"]))
+        try:
+            table = ipc.map_table(folder / _IDS)
+            mapped = np.memmap(folder / _VECTORS, np.float32, "r", shape=tuple(about["shape"]))
+        except OSError:  # another run has just removed it, with what its files held before
+            return None
         vectors: NDArray[np.float32] = np.asarray(mapped)
         norms = np.append(ipc.whole(table["norm"]).to_numpy(), 0)
         return TableVectors(ipc.from_arrow(table.select(["id"]))["id"], vectors, norms, about["report"])

@@ -226,6 +226,7 @@ def read_keys(
         _read_logs(spec, opened, partition, rows, problems, log, asked, progress)
         if scratch is not None and not problems.errors:
             partition.keep_vocabulary()
+            opened.complete(spec).check_unchanged()  # what is kept has to be of what the digests are of
             scratch.write_json(_KEYS, {"log": asdict(log), "asked": asdict(asked)})
     ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():

@@ -7,6 +7,7 @@ A user's shard is a hash of the id, so a log is cut up batch by batch, and all t
 
 from __future__ import annotations
 
+import resource
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from extembed_cli.data import ipc, keys
 from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.errors import ResourceError
 from extembed_cli.watch import Watch
 
 Kind = Literal["candidates", "events"]
@@ -26,6 +28,8 @@ Kind = Literal["candidates", "events"]
 # Of the filter of users. Who is not asked about but shares a slot with somebody who is, is kept, and joins nothing.
 _SLOTS = 2**22
 _VOCABULARY = "vocabulary.arrow"
+_BUCKETS = 2**16  # of users, in which their events are counted
+_OTHER_FILES = 100
 
 
 class Partition:
@@ -43,11 +47,17 @@ class Partition:
         self.vocabulary = Vocabulary()
         self._frames: dict[Kind, list[pl.DataFrame]] = defaultdict(list)
         self._asked = None if all_users else np.zeros(_SLOTS, np.bool_)
+        self._events = np.zeros(_BUCKETS, np.int64)
+
+    @property
+    def longest(self) -> int:
+        """Events of the user with most of them, or a little more: users share buckets. 0 where shards were reopened."""
+        return int(self._events.max())
 
     @contextmanager
     def adding(self, kind: Kind) -> Iterator[Callable[[pl.DataFrame], None]]:
         """A function that puts a frame where its users belong."""
-        streams = None if self.folder is None else _Streams(self.folder, kind)
+        streams = None if self.folder is None else _Streams(self.folder, kind, self.shards)
 
         def add(frame: pl.DataFrame) -> None:
             with self.watch.timing("shard") as cost:
@@ -63,6 +73,8 @@ class Partition:
                 else:
                     kept = self._asked[slots]
                     frame, hashes = frame.filter(pl.Series(kept)), hashes[kept]
+            if kind == "events":
+                self._events += np.bincount((hashes % _BUCKETS).astype(np.int64), minlength=_BUCKETS)
             shard = (hashes // _SLOTS % self.shards).astype(np.int64)
             if streams is None:
                 frame = frame if self.shards == 1 else frame.filter(pl.Series(shard == 0))
@@ -106,11 +118,23 @@ class Partition:
         return frame.with_columns(self.vocabulary.nums(frame["item"]).alias("item"))
 
 
+def _allow_open_files(number: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number:
+        if hard != resource.RLIM_INFINITY and hard < number:
+            raise ResourceError(
+                f"the job needs {number:,} open files for its shards, and the system allows {hard:,}. Raise --memory, "
+                "or the limit (ulimit -n)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+
+
 class _Streams:
     """One Arrow IPC stream for each shard of a kind, uncompressed; another one where the type of ids changes."""
 
-    def __init__(self, folder: Path, kind: Kind) -> None:
+    def __init__(self, folder: Path, kind: Kind, shards: int) -> None:
         self.folder, self.kind = folder, kind
+        _allow_open_files(shards + _OTHER_FILES)
         for leftover in folder.glob(f"{kind}-*.arrow"):  # of a run that was killed in the middle of this
             leftover.unlink()
         self.writers: dict[int, tuple[pa.ipc.RecordBatchStreamWriter, pa.OSFile]] = {}

@@ -19,6 +19,8 @@ from numpy.typing import DTypeLike, NDArray
 from extembed_cli.errors import DISK_FULL, SpecError
 
 _JOB = "job.json"
+FINISHED = "shard-*.json"
+"""The last file of each shard that is finished."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,10 @@ class Scratch:
 def scratch(
     parent: Path,
     output: Path,
-    job: dict[str, Any],
-    cut: dict[str, Any] | None,
+    job: Callable[[], dict[str, Any]],
+    cut: dict[str, Any],
     *,
+    needed: bool,
     fits: Callable[[dict[str, Any]], bool],
     fresh: bool,
     note: Callable[[str], None],
@@ -54,21 +57,24 @@ def scratch(
     """The folder in `parent` for the job that writes `output`; removed at the end, however it ends.
 
     `job` says what is computed, by what another job would be of ("other inputs"). What a killed run left is gone on
-    from where all of it is the same and `fits` agrees with how it was cut; else it is removed, with a note why. No
-    folder (None) where `cut` is None.
+    from where all of it is the same and `fits` agrees with how it was cut; else it is removed, with a note why. A job
+    that would fit into memory (not `needed`) has no folder (None), unless it can go on from one with finished shards.
     Nobody else uses it: the job holds its output.
     """
     folder = parent / f".extembed-{hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:12]}"
-    wanted = {aspect: _digest(value) for aspect, value in job.items()}
-    old = _read(folder / _JOB)
+    old = None
+    wanted = {aspect: _digest(value) for aspect, value in job().items()} if needed or folder.exists() else {}
     if folder.exists():
+        old = _read(folder / _JOB)
         why = _why_not(old, wanted, fits, fresh)
-        if cut is None or why:
-            if why and not fresh:
+        if why is None and not needed and not any(folder.glob(FINISHED)):
+            why = "it had finished nothing"
+        if why:
+            if not fresh:
                 note(f"{output}: what a killed run left is of no use: {why}. Starting over")
             shutil.rmtree(folder)
             old = None
-    if cut is None:
+    if old is None and not needed:
         yield None
         return
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import time
 from pathlib import Path
 
@@ -181,13 +182,38 @@ def test_smaller_shards_than_needed_are_gone_on_from(big: World) -> None:
     assert json.loads((big.folder / "out.parquet.run.json").read_text())["resumed_shards"] == 3
 
 
-def test_a_job_that_fits_now_removes_what_is_left(big: World) -> None:
+def test_a_job_that_fits_now_goes_on_all_the_same(big: World) -> None:
     wanted, _ = clean(big)
     killed(big)
     with drive("run", str(big.folder / "spec.toml")) as run:
-        run.end().ok()
+        assert f"going on from 3 of {SHARDS} shards" in run.end().ok().err
     assert not list(big.folder.glob(".*"))
-    assert bytes_of(big)["out.parquet"] == wanted["out.parquet"]
+    assert bytes_of(big) == wanted
+
+
+def test_a_job_that_fits_now_begins_anew_where_nothing_was_finished(big: World) -> None:
+    wanted, _ = clean(big)
+    with start(big, faults=(Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2),)) as run:
+        assert run.end().code == KILLED
+    with drive("run", str(big.folder / "spec.toml")) as run:
+        assert "it had finished nothing. Starting over" in run.end().ok().err
+    assert not list(big.folder.glob(".*"))
+    assert bytes_of(big) == wanted
+
+
+def test_more_shards_than_files_may_be_open(big: World) -> None:
+    """The soft limit is raised; the hard one is told."""
+    wanted, _ = clean(big)
+    for limits, code in (((40, 1000), 0), ((40, 60), 5)):
+        with drive(
+            "run", str(big.folder / "spec.toml"), shards=20,
+            preexec_fn=lambda limits=limits: resource.setrlimit(resource.RLIMIT_NOFILE, limits),
+        ) as run:  # fmt: skip
+            ran = run.end()
+        assert ran.code == code, ran.err
+        assert not list(big.folder.glob(".*"))
+        assert bytes_of(big) == wanted
+    ran.failed(5, "open files", "ulimit -n")
 
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
