@@ -182,7 +182,7 @@ def test_tiles_of_short_histories_keep_to_their_size() -> None:
         end = start + np.tile(np.linspace(1, events, asked).astype(np.int64), users)
         times = np.tile(np.arange(asked), users)
         cut = tiles(indptr, start, end, np.full(users, events), times)
-        assert (cut.cosines <= cut.C * np.maximum(4, 2 * cut.H)).all()
+        assert (cut.cosines <= cut.C * np.maximum(4, 4 * cut.H)).all()
         for make in batches(cut, dim=128):
             batch = make()
             assert batch.cosines <= TILE_COSINES

@@ -137,7 +137,7 @@ def tiles(indptr: Ints, start: Ints, end: Ints, lengths: Ints, times: Ints) -> T
     H = padded(np.maximum(1, high - low))
     # What the first candidate sees is everybody's past. Blocks of about that many events do not pad much.
     all_see = np.maximum(1, end[first_candidate] - low)
-    K = np.clip(2 ** np.ceil(np.log2(all_see)).astype(np.int64), _SHORTEST_BLOCK, BLOCK)
+    K = np.clip(2 ** np.ceil(np.log2(2 * all_see)).astype(np.int64), _SHORTEST_BLOCK, BLOCK)
     K = np.where(one_time, np.where(H <= _LONGEST_BLOCK, H, BLOCK), K)
     seen = high > low
     return Tiles(
