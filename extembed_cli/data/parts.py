@@ -117,13 +117,16 @@ class ShardMade:
 
     @classmethod
     def load(cls, scratch: Scratch, index: int) -> ShardMade | None:
-        """What `save` wrote; None where the shard was not finished."""
+        """What `save` wrote; None where the shard was not finished, or its files are torn: the power went off."""
         about = scratch.read_json(f"shard-{index:04d}.json")
         if about is None:
             return None
         files = (scratch.folder / f"vectors-{number}-{index:04d}.arrow" for number in range(about["vectors"]))
-        features = FeaturePart.load(scratch.folder / f"features-{index:04d}.arrow")
-        return cls(features, [VectorPart.load(path) for path in files], about)
+        try:
+            features = FeaturePart.load(scratch.folder / f"features-{index:04d}.arrow")
+            return cls(features, [VectorPart.load(path) for path in files], about)
+        except (pa.ArrowException, OSError):
+            return None
 
 
 class Vectors:

@@ -130,6 +130,17 @@ def killed(world: World) -> None:
     assert len(list(world.folder.glob(".extembed-*/shard-*.json"))) == 3
 
 
+def test_a_shard_whose_files_are_torn_is_made_again(big: World) -> None:
+    """The power went off: a name is there, and nothing behind it."""
+    wanted, _ = clean(big)
+    killed(big)
+    for number, name in enumerate(("features-*.arrow", "vectors-*.arrow")):
+        path = sorted(big.folder.glob(f".extembed-*/{name}"))[number]
+        path.write_bytes(b"")
+    assert finish(big)[1] == 1
+    assert bytes_of(big) == wanted
+
+
 def test_another_spec_starts_over(big: World) -> None:
     killed(big)
     said, found = finish(big, "--set", 'aggregate.0.half_lives=["9d"]')
