@@ -88,26 +88,22 @@ def layout(spec: Spec, inputs: Inputs, workers: int, memory: int | None, *, cach
     vectors = _matrix_bytes(spec, inputs, cached)
     fixed = fixed_needs(spec, inputs, workers)
     free = memory - sum(fixed.values())
-    least = min(_FEWEST_ROWS_READ, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW
+    smallest = -(-rows // _MOST_SHARDS)  # shard
+    least = min(_FEWEST_ROWS_READ, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW + smallest
     if free < least:
         listed = ", ".join(f"{what} {size / 2**20:,.0f}" for what, size in fixed.items())
+        minimum = -(-(memory - free + least) // 2**20)
         raise ResourceError(
-            f"the job needs at least {(memory - free + least) / 2**20:,.0f} MiB ({listed}, rows {least / 2**20:,.0f}) "
+            f"the job needs at least {minimum:,} MiB ({listed}, rows {least / 2**20:,.0f}) "
             f"and may use {memory / 2**20:,.0f} MiB. Raise --memory or lower --workers"
         )
-    reading = min(_MOST_ROWS_READ, max(_FEWEST_ROWS_READ, free // 4 // _BYTES_PER_READ_ROW))
+    reading = min(_MOST_ROWS_READ, max(_FEWEST_ROWS_READ, min(free // 4, free - smallest) // _BYTES_PER_READ_ROW))
     read = min(reading, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW
     if rows + vectors + read <= free:
         return Layout(rows=reading)
-    mapped = vectors > free // 3
+    mapped = vectors > free // 3 or free - vectors - read < smallest
     room = (free if mapped else free - vectors) - read
-    shards = -(-rows // max(1, room))
-    if shards > _MOST_SHARDS:
-        raise ResourceError(
-            f"the job would take {shards:,} shards of users in {memory / 2**20:,.0f} MiB, more than {_MOST_SHARDS:,}. "
-            f"Raise --memory to {(memory - free + rows // _MOST_SHARDS * 2) / 2**20:,.0f} MiB or more"
-        )
-    return Layout(shards, reading, mapped)
+    return Layout(-(-rows // room), reading, mapped)
 
 
 def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) -> None:
