@@ -72,11 +72,5 @@ def dual(
         "time_unit": time_unit,
         "dual": [group],
     }
-    execute(
-        spec_from_flags(data, overrides or ()),
-        console.run_options(workers, memory, wait, scratch, cache, fresh),
-        dry_run,
-        json,
-        quiet,
-        verbose,
-    )
+    how = console.run_options(workers, memory, wait, scratch, cache, fresh)
+    execute(spec_from_flags(data, overrides or ()), how, dry_run, json, quiet, verbose)

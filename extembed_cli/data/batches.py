@@ -71,19 +71,6 @@ class Batch:
     def cosines(self) -> int:
         return int(self.candidates.size * self.events.shape[1])
 
-    def take(self, chosen: Ints) -> Batch:
-        """Some of the tiles."""
-        return Batch(
-            candidates=self.candidates[chosen],
-            is_candidate=self.is_candidate[chosen],
-            events=self.events[chosen],
-            is_event=self.is_event[chosen],
-            first_event=self.first_event[chosen],
-            views=self.views[chosen],
-            block=self.block,
-            length=self.length,
-        )
-
 
 @dataclass(frozen=True)
 class Tiles:

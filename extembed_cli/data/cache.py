@@ -2,9 +2,8 @@
 
 An entry is a folder named by a digest of what the matrix is made of: the content of the table's files and the options.
 It gets its name when it is complete and is never written to again, so runs can share a cache; whoever opens it compares
-checksums first, and makes it again where they differ. A note by the table's
-paths says which state of the files (inode, size, times of change) had which content: files that have not changed are
-not read to know their digest.
+checksums first, and makes it again where they differ. A note by the table's paths says which state of the files (inode,
+size, times of change) had which content: files that have not changed are not read to know their digest.
 """
 
 from __future__ import annotations
