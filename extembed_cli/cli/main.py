@@ -10,7 +10,7 @@ import typer
 
 import extembed_cli
 from extembed_cli import signals
-from extembed_cli.cli import aggregate, check, columns, console, dual, run, sample
+from extembed_cli.cli import aggregate, check, columns, console, dual, evaluate, run, sample
 from extembed_cli.errors import DISK_FULL, ExtembedError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE
@@ -22,7 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run.run, aggregate.aggregate, dual.dual, check.check, columns.columns, sample.sample):
+for command in (
+    run.run,
+    aggregate.aggregate,
+    dual.dual,
+    evaluate.evaluate,
+    check.check,
+    columns.columns,
+    sample.sample,
+):
     app.command()(command)
 
 

@@ -1,0 +1,63 @@
+"""Are text vectors worth it on MovieLens 100K? Features of techniques 1 and 2, and their ladder.
+
+Usage: python benchmarks/evaluate.py FOLDER OUT, with interactions.parquet (user_id, item_id, rating, timestamp) and
+item_minilm.parquet (item_id, embedding) in FOLDER. Candidates are all ratings but the first tenth by time, the label is
+rating >= 4, and the ranker's own columns are count and mean rating of user and item over what came before. Writes
+OUT/candidates.parquet, spec.toml, features.parquet and report/.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+from dual_defaults import as_of_means
+
+SPEC = """
+interactions = "interactions.parquet"
+candidates   = "candidates.parquet"
+output       = "features.parquet"
+
+[embeddings.text]
+path = "item_minilm.parquet"
+
+[histories.liked]
+where = "rating >= 4"
+
+[histories.disliked]
+where = "rating <= 3"
+
+[[aggregate]]
+half_lives  = ["30d", "none"]
+percentiles = [10, 50, 90]
+thresholds  = [0.3, 0.5]
+
+[[dual]]
+histories = ["all"]
+target    = "CASE WHEN rating >= 4 THEN 1.0 ELSE -1.0 END"
+half_life = "30d"
+"""
+
+
+def main() -> None:
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    out.mkdir(parents=True, exist_ok=True)
+    log = as_of_means(pl.read_parquet(folder / "interactions.parquet").sort("timestamp", maintain_order=True))
+    log.write_parquet(out / "interactions.parquet")
+    asked = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8))
+    asked.drop("rating").write_parquet(out / "candidates.parquet")
+    vectors = (folder / "item_minilm.parquet").absolute()
+    (out / "spec.toml").write_text(SPEC.strip().replace("item_minilm.parquet", str(vectors)) + "\n")
+    extembed = [sys.executable, "-m", "extembed_cli"]
+    subprocess.run([*extembed, "run", "spec.toml"], cwd=out, check=True)
+    baseline = [
+        flag for name in ("user_count", "user_mean", "item_count", "item_mean") for flag in ("--baseline", name)
+    ]
+    judge = [*extembed, "evaluate", "features.parquet", "--label", "label", *baseline, "-o", "report"]
+    subprocess.run([*judge, *sys.argv[3:]], cwd=out, check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What features bring to a ranker: the ladder, its controls, and a report of both."""

@@ -1,0 +1,97 @@
+"""Controls that keep the ladder honest: what must add nothing, and what is too good to be true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from extembed_cli.evaluate.feature_file import FeatureFile
+from extembed_cli.evaluate.ladder import Step
+from extembed_cli.evaluate.report import Control
+from extembed_cli.evaluate.single import Single
+
+IMPLAUSIBLE = 0.95  # AUC of one column that hardly any honest feature has
+
+
+def permuted(steps: Sequence[Step]) -> Iterator[Control]:
+    """The added columns with their rows in another order: nothing is left in them that could gain anything."""
+    for step in steps:
+        if step.control is not None:
+            low, high = step.control.low, step.control.high
+            passed = not low > 0
+            text = f"its columns permuted add {step.control.value:+.4f}, between {low:+.4f} and {high:+.4f}"
+            if not passed:
+                text += ": more than nothing, so do not trust smaller gains than this"
+            yield Control(
+                control="permuted",
+                subject=step.name,
+                passed=passed,
+                value=step.control.value,
+                ci=(low, high),
+                text=text,
+            )
+
+
+def single_features(singles: Sequence[Single]) -> Iterator[Control]:
+    """Columns that nearly tell the label by themselves; the worst of all others otherwise, to show what was found."""
+    judged = [(max(one.auc.value, 1 - one.auc.value), one) for one in singles if one.auc is not None]
+    suspects = [(strength, one) for strength, one in judged if _surely(strength, one)]
+    for strength, one in suspects or sorted(judged, key=lambda pair: -pair[0])[:1]:
+        assert one.auc is not None
+        text = f"by itself it ranks with an AUC of {one.auc.value:.4f}"
+        passed = not _surely(strength, one)
+        if not passed:
+            text += (
+                f": implausibly strong (above {IMPLAUSIBLE:g} or below {1 - IMPLAUSIBLE:.2g}). Does it know the label? "
+                "Look for events at the row's time or later, a label that is part of the log, a wrong time_unit or lag"
+            )
+        yield Control(
+            control="single feature",
+            subject=one.name,
+            passed=passed,
+            value=one.auc.value,
+            ci=(one.auc.low, one.auc.high),
+            text=text,
+        )
+
+
+def _surely(strength: float, one: Single) -> bool:
+    """Implausibly strong, and not by the luck of a few rows."""
+    assert one.auc is not None
+    return strength >= IMPLAUSIBLE and strength - one.auc.half_width >= 0.9
+
+
+def own_history(file: FeatureFile) -> Iterator[Control]:
+    """Candidates that the run report counts in their own visible history."""
+    if file.run is None:
+        return
+    count, rows = int(file.run.get("candidates_in_own_history") or 0), file.table.rows
+    text = f"{count:,} of {rows:,} candidates stand in the history that they see"
+    if count:
+        text += (
+            ": if the log repeats items (exposures, listening) that is so; if candidates are the log's own events, "
+            "they see their own label"
+        )
+    yield Control(
+        control="own history",
+        subject=file.table.label,
+        passed=count == 0,
+        value=count / max(1, rows),
+        ci=None,
+        text=text,
+    )
+
+
+def training_end(file: FeatureFile, left_out: int) -> Iterator[Control]:
+    """Rows that a neural model may have been trained on."""
+    if file.trained_until_us is None:
+        return
+    moment = datetime.fromtimestamp(file.trained_until_us / 1e6, UTC).isoformat(timespec="seconds")
+    yield Control(
+        control="neural training end",
+        subject="neural",
+        passed=True,
+        value=None,
+        ci=None,
+        text=f"the neural model was trained on rows up to {moment}; {left_out:,} such rows are left out",
+    )

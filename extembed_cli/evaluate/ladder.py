@@ -1,0 +1,93 @@
+"""The ladder: rankers on ever more columns, what each step adds, and controls of the same size that may add nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extembed_cli.evaluate.bootstrap import Interval
+from extembed_cli.evaluate.judge import Judge, Measured
+from extembed_cli.evaluate.ranker import Ranked, Train
+
+Doubles = NDArray[np.float64]
+
+KEEP, NOT_WORTH_IT, CANNOT_TELL = "keep", "not worth it", "cannot tell"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rung of the ladder."""
+
+    name: str
+    columns: list[str]
+    """All columns so far."""
+    measured: Measured
+    fits: list[Ranked]
+    """By seed."""
+    gain: Interval | None
+    """Over the step before; None for the first."""
+    control: Interval | None
+    """What its columns gained over the step before, permuted."""
+    over_control: Interval | None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Column -> its share of what the ranker gained, the mean over seeds."""
+        shares = [fit.gain / max(fit.gain.sum(), 1e-300) for fit in self.fits]
+        return dict(zip(self.columns, np.mean(shares, axis=0).tolist(), strict=True))
+
+
+def climb(
+    steps: dict[str, list[str]],
+    train: Train,
+    judge: Judge,
+) -> Iterator[Step]:
+    """Train and measure the steps one after another."""
+    columns: list[str] = []
+    before: Measured | None = None
+    for name, added in steps.items():
+        columns = [*columns, *added]
+        fits, *permuted = train(columns, [] if before is None else added)
+        measured = judge.measure([each.scores for each in fits])
+        gain = control = over = None
+        if before is not None:
+            blind = judge.measure([each.scores for each in permuted[0]])
+            gain, control, over = measured.over(before), blind.over(before), measured.over(blind)
+        yield Step(name, columns, measured, fits, gain, control, over)
+        before = measured
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do with a step."""
+
+    word: str
+    reason: str
+    more_rows: int | None = None
+    """Test rows that are missing to tell."""
+
+
+def verdict(gain: Interval, over_control: Interval, rows: int, least: float) -> Verdict:
+    """Keep what surely gains, at least `least` and more than its columns permuted; drop what surely gains less.
+
+    Where neither is sure, the interval has to shrink: its width goes with the root of the number of rows.
+    """
+    between = f"between {gain.low:+.4f} and {gain.high:+.4f}"
+    if gain.low > 0 and over_control.low > 0 and gain.value >= least:
+        return Verdict(KEEP, f"adds {gain.value:+.4f}, {between}")
+    if gain.high < least:
+        return Verdict(NOT_WORTH_IT, f"adds {gain.high:+.4f} at most, less than {least:g}")
+    if not math.isfinite(gain.half_width + over_control.half_width):
+        return Verdict(CANNOT_TELL, "adds an amount that no resample of the users defines")
+    if gain.value < least:
+        aim, width = max(gain.value, least - gain.value), gain.half_width
+    else:
+        aim, width = max(least, min(gain.value, over_control.value)), max(gain.half_width, over_control.half_width)
+    more = math.ceil(rows * max((width / aim) ** 2 - 1, 0.1))
+    return Verdict(
+        CANNOT_TELL, f"adds {gain.value:+.4f}, {between}; to tell would take about {more:,} more test rows", more
+    )

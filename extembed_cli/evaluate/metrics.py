@@ -1,0 +1,141 @@
+"""Ranking metrics, each with weights per row, so that a bootstrap over users is only another set of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_CLIP = 1e-15
+
+
+class RankedScores:
+    """Scores sorted once, for AUCs under many sets of weights.
+
+    scores (n); labels (n) of 0 and 1; users (n), the number of the user of each row: weights are of users.
+    """
+
+    def __init__(self, scores: Floats, labels: NDArray[np.bool_], users: Ints) -> None:
+        order = np.argsort(scores, kind="stable")
+        self.users = users[order]
+        self.labels = labels[order].astype(np.float64)
+        ordered = scores[order]
+        self.ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+        """Where each run of equal scores ends."""
+
+    def auc(self, weights: Doubles) -> float:
+        """The chance that a positive scores above a negative, ties counting half; NaN where a class has no weight.
+
+            AUC = Σ_+ w (W_-(below) + ½ W_-(equal)) / (W_+ W_-)
+
+        weights (U) of users. As scikit-learn's `roc_auc_score(sample_weight=weights[users])`.
+        """
+        w = weights[self.users]
+        positive = w * self.labels
+        negatives = np.cumsum(w - positive)
+        if len(self.ends) == len(w):  # no ties: a row has one label
+            below = positive @ negatives
+            total = positive.sum() * negatives[-1]
+        else:
+            positives = np.cumsum(positive)[self.ends]
+            negatives = negatives[self.ends]
+            middle = negatives - np.diff(negatives, prepend=0) / 2
+            below = np.diff(positives, prepend=0) @ middle
+            total = positives[-1] * negatives[-1]
+        return float(below / total) if total > 0 else float("nan")
+
+
+def auc(scores: Floats, labels: NDArray[np.bool_]) -> float:
+    """The AUC of scores (n) for labels (n); NaN where one class is missing."""
+    return RankedScores(scores, labels, np.zeros(len(scores), np.int64)).auc(np.ones(1))
+
+
+def log_losses(chances: Floats, labels: NDArray[np.bool_]) -> Doubles:
+    """−ln of the chance given to what came true: (n), (n) -> (n). Their mean is scikit-learn's `log_loss`."""
+    chances = np.clip(chances.astype(np.float64), _CLIP, 1 - _CLIP)
+    return -np.where(labels, np.log(chances), np.log1p(-chances))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows of requests side by side: rows (n) in order of groups, those of group g at [start[g], start[g + 1])."""
+
+    rows: Ints
+    start: Ints
+
+    @classmethod
+    def of(cls, keys: Ints) -> Groups:
+        """From the group of each row."""
+        rows = np.argsort(keys, kind="stable")
+        change = np.flatnonzero(np.diff(keys[rows])) + 1
+        return cls(rows, np.concatenate([[0], change, [len(rows)]]))
+
+    @property
+    def sizes(self) -> Ints:
+        return np.diff(self.start)
+
+    @property
+    def owner(self) -> Ints:
+        """(n) the group of each of `rows`."""
+        return np.repeat(np.arange(len(self.start) - 1), self.sizes)
+
+    def ranks(self, scores: Floats) -> tuple[Ints, Ints]:
+        """Rows by group and falling score, equal scores in order of rows, and the rank of each from 0."""
+        order = np.lexsort((-scores[self.rows], self.owner))
+        return self.rows[order], np.arange(len(order)) - self.start[:-1][self.owner]
+
+
+def group_aucs(scores: Floats, labels: NDArray[np.bool_], groups: Groups) -> Doubles:
+    """The AUC inside each group; NaN where all labels are alike: (n), (n) -> (G).
+
+    GAUC is the mean over groups, weighted by their rows as Alibaba's DIN does (arXiv:1706.06978, §6.3).
+    """
+    owner, values, positive = groups.owner, scores[groups.rows], labels[groups.rows]
+    order = np.lexsort((values, owner))
+    values, positive = values[order], positive[order]
+    starts = np.append(True, (np.diff(values) != 0) | (np.diff(owner) != 0))
+    tie = np.cumsum(starts) - 1
+    place = np.arange(len(values), dtype=np.float64)
+    mean_place = (np.bincount(tie, place) / np.bincount(tie))[tie] - groups.start[:-1][owner] + 1
+    G = len(groups.start) - 1
+    n = groups.sizes.astype(np.float64)
+    plus = np.bincount(owner, positive, G)
+    rank_sum = np.bincount(owner, mean_place * positive, G)
+    pairs = plus * (n - plus)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(pairs > 0, (rank_sum - plus * (plus + 1) / 2) / pairs, np.nan)
+
+
+def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Doubles:
+    """nDCG of the first `most` of each group; NaN where no row has a gain: (n), (n) -> (G).
+
+        DCG = Σ_{rank < most} gain / log2(rank + 2),  nDCG = DCG / DCG of the best order
+
+    Gains as they are given: for graded labels 2^label − 1 is usual (Burges et al. 2005), which LightGBM learns too.
+    """
+    G = len(groups.start) - 1
+    discount = 1 / np.log2(np.arange(2, most + 2))
+
+    def dcg(by: Doubles) -> Doubles:
+        rows, ranks = groups.ranks(by)
+        first = ranks < most
+        gained = gains[rows[first]] * discount[ranks[first]]
+        return np.bincount(groups.owner[first], gained, G).astype(np.float64)
+
+    best = dcg(gains)
+    with np.errstate(invalid="ignore"):
+        return np.where(best > 0, dcg(scores) / best, np.nan)
+
+
+def reciprocal_ranks(scores: Floats, relevant: NDArray[np.bool_], groups: Groups) -> Doubles:
+    """1 / rank of the first relevant row of each group, from 1; NaN where there is none: (n), (n) -> (G)."""
+    rows, ranks = groups.ranks(scores)
+    out = np.full(len(groups.start) - 1, np.nan)
+    found = np.flatnonzero(relevant[rows])[::-1]  # of several the first in order is written last
+    out[groups.owner[found]] = 1 / (ranks[found] + 1.0)
+    return out

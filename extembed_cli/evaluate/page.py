@@ -1,0 +1,125 @@
+"""The report as one HTML file that needs nothing else: charts, tables beside them, and the spec it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+from string import Template
+
+import altair as alt
+import vl_convert
+
+from extembed_cli.evaluate.charts import Figure, figures
+from extembed_cli.evaluate.report import Data, Report
+
+
+def page(report: Report) -> str:
+    """The whole page. Every text from data is escaped, in HTML as in the scripts."""
+    shown = figures(report)
+    specs = {f"{figure.name}-{i}": panel.spec for figure in shown for i, panel in enumerate(figure.panels)}
+    template = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(f"{report.data.features}: are the embeddings worth it?"),
+        summary=escape(report.summary),
+        facts=_facts(report.data),
+        verdicts=_verdicts(report),
+        warnings=_list("warnings", report.warnings),
+        figures="\n".join(map(_figure, shown)),
+        short_list=_short_list(report),
+        controls=_controls(report),
+        spec=escape(json.dumps(report.spec, indent=2, ensure_ascii=False)),
+        settings=escape(json.dumps(report.settings.model_dump(), indent=2)),
+        version=escape(report.version),
+        library=_library(),
+        specs=_script_json(specs),
+    )
+
+
+@cache
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, of the version that the charts are written in."""
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    script = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]
+    return script.replace("</script", "<\\/script")
+
+
+def _script_json(data: object) -> str:
+    """JSON that can stand in a script element: nothing in it can end that, or open a comment."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _facts(data: Data) -> str:
+    rows = f"{data.train_rows:,} train, {data.early_stopping_rows:,} early stopping, {data.test_rows:,} test"
+    facts = {
+        "rows": f"{data.rows:,}: {rows}",
+        "test": f"{data.test_users:,} users, from {data.test_from}",
+        "label": f"{data.label}, above 0 in {data.positive_share['test'] or 0:.1%} of the test rows",
+        "requests by": data.group or "",
+        "your columns": ", ".join(data.baseline),
+        "left out": ", ".join(f"{count:,} {why}" for why, count in data.left_out.items()),
+    }
+    return "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)
+
+
+def _verdicts(report: Report) -> str:
+    rows = [
+        f'<li class="{(rung.verdict or "first").replace(" ", "-")}"><b>{escape(rung.step)}</b> '
+        f"<span>{escape(rung.verdict or 'the start')}</span> {escape(rung.reason or f'{rung.metric} {rung.value:.4f}')}"
+        + (f" <small>{rung.seconds:,.1f} s</small>" if rung.seconds is not None else "")
+        + "</li>"
+        for rung in report.ladder
+    ]
+    return "".join(rows)
+
+
+def _list(name: str, texts: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f'<ul class="{name}">{items}</ul>' if items else ""
+
+
+def _figure(figure: Figure) -> str:
+    panels = "".join(
+        f'<div class="panel">{f"<h3>{escape(panel.title)}</h3>" if panel.title else ""}'
+        f'<div class="chart" id="{figure.name}-{i}"></div></div>'
+        for i, panel in enumerate(figure.panels)
+    )
+    return (
+        f"<section><h2>{escape(figure.title)}</h2><p>{escape(figure.caption)}</p>"
+        f'<figure><div class="panels" role="img" aria-label="{escape(figure.alternative)}">{panels}</div></figure>'
+        f"<details><summary>As a table</summary>{_table(figure.headings, figure.rows)}</details></section>"
+    )
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _short_list(report: Report) -> str:
+    short = report.short_list
+    if short is None:
+        return "<p>The steps after the first gain nothing on these rows, so there is nothing to shorten.</p>"
+    added = sum(rung.columns for rung in report.ladder[1:])
+    columns = "".join(f"<li><code>{escape(name)}</code></li>" for name in short.columns)
+    return (
+        f"<p>{len(short.columns)} of {added} columns keep {short.kept:.0%} of the gain over the step "
+        f"{escape(report.ladder[0].step)}, on the test rows.</p><ol>{columns}</ol>"
+    )
+
+
+def _controls(report: Report) -> str:
+    rows = [
+        f'<li class="{"keep" if control.passed else "cannot-tell"}"><b>{escape(control.control)}</b> '
+        f"<span>{'passed' if control.passed else 'look at it'}</span> <code>{escape(control.subject)}</code>: "
+        f"{escape(control.text)}</li>"
+        for control in report.controls
+    ]
+    return f'<ul class="verdicts">{"".join(rows)}</ul>'

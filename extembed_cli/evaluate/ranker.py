@@ -1,0 +1,120 @@
+"""A gradient-boosted ranker (LightGBM) on some of the columns, as a team would train one overnight."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extembed_cli import signals
+from extembed_cli.evaluate.metrics import Groups
+from extembed_cli.evaluate.rows import Rows
+from extembed_cli.evaluate.split import Split
+
+Doubles = NDArray[np.float64]
+
+_ROUNDS, _PATIENCE = 2000, 50
+_PARAMETERS: dict[str, Any] = {
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 50,
+    "feature_fraction": 0.8,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 1.0,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbosity": -1,
+}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What one ranker made of the rows."""
+
+    scores: Doubles
+    """(n) of the test rows: chances, or scores of lambdarank"""
+    valid: Doubles
+    """(n) of the rows for early stopping"""
+    gain: Doubles
+    """(F) what each column took off the loss"""
+
+
+class Train(Protocol):
+    """A ranker for each seed on some columns; with `permuted` ones, as many again with the rows of those shuffled."""
+
+    def __call__(self, columns: Sequence[str], permuted: Sequence[str] = (), /) -> list[list[Ranked]]: ...
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """How rankers are trained."""
+
+    threads: int
+    listwise: bool = False
+    """lambdarank over requests, instead of a binary loss"""
+
+    def fit(self, split: Split, columns: Sequence[str], seed: int, permuted: Collection[str] = ()) -> Ranked:
+        """Train with early stopping, and score. The rows of `permuted` columns are shuffled inside each part."""
+        import lightgbm  # noqa: PLC0415  an extra, and slow to import
+
+        rng = np.random.default_rng(seed)
+        train, valid, test = (_matrix(part, columns, permuted, rng) for part in (split.train, split.valid, split.test))
+        learned = self._data(split.train, train, columns)
+        parameters = {
+            **_PARAMETERS,
+            "objective": "lambdarank" if self.listwise else "binary",
+            "metric": "ndcg" if self.listwise else "binary_logloss",
+            "seed": seed,
+            "num_threads": self.threads,
+        }
+        if self.listwise:
+            parameters |= {"eval_at": [10], "lambdarank_truncation_level": 20}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = lightgbm.train(
+                parameters,
+                learned,
+                _ROUNDS,
+                valid_sets=[self._data(split.valid, valid, columns, learned)],
+                callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False), lambda _: signals.check()],
+            )
+        scores, stopped = (
+            np.asarray(model.predict(each, num_threads=self.threads), np.float64) for each in (test, valid)
+        )
+        gain = model.feature_importance("gain", iteration=model.best_iteration)
+        return Ranked(scores, stopped, np.asarray(gain, np.float64))
+
+    def _data(
+        self,
+        rows: Rows,
+        values: NDArray[np.float32],
+        columns: Sequence[str],
+        reference: Any = None,
+    ) -> Any:
+        """Rows as LightGBM takes them: those of a request side by side."""
+        import lightgbm  # noqa: PLC0415
+
+        labels, sizes = rows.labels, None
+        if self.listwise and rows.groups is not None:
+            groups = Groups.of(rows.groups)
+            values, labels, sizes = values[groups.rows], labels[groups.rows], groups.sizes
+        categories = [place for place, name in enumerate(columns) if name in rows.categories]
+        return lightgbm.Dataset(
+            values, labels, group=sizes, reference=reference, categorical_feature=categories or "auto"
+        )
+
+
+def _matrix(
+    rows: Rows, columns: Sequence[str], permuted: Collection[str], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = rows.values[:, rows.places(columns)]
+    shuffled = [place for place, name in enumerate(columns) if name in permuted]
+    if shuffled:
+        order = rng.permutation(len(rows))  # one for all: what columns have to do with each other stays
+        values[:, shuffled] = values[order][:, shuffled]
+    return values

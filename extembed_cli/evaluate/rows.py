@@ -1,0 +1,188 @@
+"""Rows of a feature file as arrays: features, labels, times, users, requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import types
+
+from extembed_cli.data import keys
+from extembed_cli.errors import DataError, Problems, ResourceError, listing
+from extembed_cli.evaluate.feature_file import FeatureFile
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Doubles = NDArray[np.float64]
+
+NO_TIME = np.iinfo(np.int64).min
+_MOST_GRADES = 30  # the gains that LightGBM knows: 2^grade - 1
+_COPIES = 2.5  # of the features: ours, that of one ranker, and its bins
+
+
+@dataclass(frozen=True)
+class Roled:
+    """What the rows are, but for the features: all rows of the file, in its order."""
+
+    labels: Doubles
+    """(n) NaN = null"""
+    times: Ints
+    """(n) µs UTC; NO_TIME = null"""
+    users: Ints
+    """(n) a number for each user"""
+    groups: Ints | None
+    """(n) a number for each request"""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a feature file, in its order."""
+
+    names: list[str]
+    values: NDArray[np.float32]
+    """(n, F); NaN = null. Text columns are codes."""
+    categories: frozenset[str]
+    """Names of the columns that are codes."""
+    labels: Doubles
+    users: Ints
+    groups: Ints | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def relevant(self) -> Bools:
+        """Rows with a label above 0."""
+        return self.labels > 0
+
+    def take(self, rows: Ints | Bools) -> Rows:
+        """Some of the rows."""
+        groups = None if self.groups is None else self.groups[rows]
+        values = np.asfortranarray(self.values[rows])
+        return Rows(self.names, values, self.categories, self.labels[rows], self.users[rows], groups)
+
+    def places(self, names: Sequence[str]) -> list[int]:
+        """Where columns stand in `values`."""
+        known = {name: place for place, name in enumerate(self.names)}
+        return [known[name] for name in names]
+
+    def column(self, name: str) -> NDArray[np.float32]:
+        """(n) the values of one column."""
+        values: NDArray[np.float32] = self.values[:, self.names.index(name)]
+        return values
+
+
+def read_roles(file: FeatureFile) -> Roled:
+    """Labels, times, users and requests of all rows; labels are checked."""
+    roles = file.roles
+    assert roles.time is not None and roles.user is not None
+    where = str(file.table.parts[0].path)
+    read = list(dict.fromkeys(roles.columns().values()))
+    table = pa.concat_tables(
+        (each for part in file.table.parts for each in part.tables(read, 131_072)), promote_options="permissive"
+    )
+    problems = Problems()
+    with problems.collect():
+        labels = _numbers(table[roles.label], f"{where}: label `{roles.label}`")
+        _check_labels(labels, roles.label, graded=roles.group is not None)
+    with problems.collect():
+        keys.check_time_type(file.table, roles.time, roles.time_unit)
+        times = keys.times_us(table[roles.time], roles.time_unit, f"{where}: column `{roles.time}`")
+    for what, name in {"user": roles.user, "group": roles.group}.items():
+        with problems.collect():
+            if name is not None and keys.id_kind(table[name].type) is None:
+                raise DataError(f"{where}: --{what} {name}: is {table[name].type}; ids are integers, text or binary")
+    problems.raise_any()
+    groups = None if roles.group is None else _codes(table[roles.group])
+    return Roled(labels, times.fill_null(NO_TIME).to_numpy(), _codes(table[roles.user]), groups)
+
+
+def _check_labels(labels: Doubles, name: str, graded: bool) -> None:
+    values = np.unique(labels[~np.isnan(labels)])
+    if graded:
+        if ((values < 0) | (values != np.floor(values)) | (values > _MOST_GRADES)).any():
+            raise DataError(
+                f"--label {name}: has the values {_shown(values)}; requests are ranked by grades, whole numbers from 0 "
+                f"to {_MOST_GRADES}"
+            )
+    elif not np.isin(values, [0, 1]).all():
+        raise DataError(
+            f"--label {name}: has the values {_shown(values)}; it has to be 0 or 1. Make such a column before the run "
+            "(rating >= 4, say), or rank requests by a graded label with --group"
+        )
+
+
+def _shown(values: Doubles) -> str:
+    return listing(f"{value:g}" for value in values)
+
+
+def read_rows(
+    file: FeatureFile, roled: Roled, kept: Bools, memory: int | None, progress: Callable[[int], None]
+) -> Rows:
+    """The columns of the ladder, of the rows that are kept."""
+    names, n = file.columns, int(np.count_nonzero(kept))
+    needed = int(_COPIES * n * len(names) * 4)
+    if memory is not None and needed > memory:
+        raise ResourceError(
+            f"{n:,} rows of {len(names)} columns take about {needed / 2**30:.1f} GiB; {memory / 2**30:.1f} GiB may be "
+            f"used. Take part of the users with --max-rows {int(n * memory / needed * 0.9)}"
+        )
+    kinds = {name: file.table.schema.field(name).type for name in names}
+    _check_types(file, kinds)
+    texts = {name: place for place, name in enumerate(names) if _is_text(kinds[name])}
+    values = np.empty((n, len(names)), np.float32, order="F")
+    coded: dict[str, list[pa.Array]] = {name: [] for name in texts}
+    row = done = 0
+    for part in file.table.parts:
+        for table in part.tables(names, 131_072):
+            mine = kept[row : row + len(table)]
+            count = int(np.count_nonzero(mine))
+            for place, name in enumerate(names):
+                if name in texts:
+                    coded[name] += table[name].filter(pa.array(mine)).cast(pa.large_string()).chunks
+                else:
+                    values[done : done + count, place] = _numbers(table[name], name)[mine]
+            row += len(table)
+            done += count
+            progress(len(table))
+    for name, place in texts.items():
+        values[:, place] = _codes(pa.chunked_array(coded[name], pa.large_string()))
+    groups = None if roled.groups is None else roled.groups[kept]
+    return Rows(names, values, frozenset(texts), roled.labels[kept], roled.users[kept], groups)
+
+
+def _check_types(file: FeatureFile, kinds: dict[str, pa.DataType]) -> None:
+    wrong = [f"`{name}` ({kind})" for name, kind in kinds.items() if not (_is_number(kind) or _is_text(kind))]
+    if wrong:
+        raise DataError(
+            f"{file.table.parts[0].path}: a ranker learns from numbers, booleans and text, not from {listing(wrong)}. "
+            "Match less with --baseline, or cast them before the run"
+        )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return keys.id_kind(kind) == "text"
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)
+    ) or types.is_null(kind)
+
+
+def _numbers(column: pa.ChunkedArray, where: str) -> Doubles:
+    """Numbers as float64, null as NaN."""
+    if not _is_number(column.type):
+        raise DataError(f"{where}: is {column.type}; a number or a boolean is needed")
+    series = pl.from_arrow(column)
+    assert isinstance(series, pl.Series)
+    return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def _codes(column: pa.ChunkedArray) -> Ints:
+    """A number for each distinct value from 1, in order of values; 0 = null."""
+    return keys.ids(column).rank("dense").fill_null(0).cast(pl.Int64).to_numpy()

@@ -1,0 +1,451 @@
+"""`extembed evaluate` from outside: the ladder, its controls, its files, and its errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, Ran, extembed
+from evaluation_world import make_features
+
+from extembed_cli.errors import DataError
+from extembed_cli.evaluate.evaluation import Question, evaluate
+from extembed_cli.evaluate.feature_file import Roles
+from extembed_cli.evaluate.report import Report
+from extembed_cli.watch import Watch
+
+QUICK = ("--seeds", "1", "--resamples", "100", "--workers", "1")
+OWN = ("--baseline", "popularity", "--baseline", "kind")
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with features that help."""
+    return make_features(tmp_path_factory.mktemp("world"), seed=1, signal=1.5)
+
+
+@pytest.fixture(scope="module")
+def found(features: Path) -> Report:
+    """Its evaluation as the command would do it."""
+    return judged(features, baseline=("popularity", "kind"))
+
+
+def judged(features: Path, baseline: tuple[str, ...] = ("popularity",), **how: Any) -> Report:
+    roles = Roles("label", baseline=baseline, group=how.pop("group", None))
+    return evaluate(Question(str(features), roles, **{"resamples": 200, **how}), 1, None, Watch())
+
+
+def rung(report: Report, step: str) -> Any:
+    return next(each for each in report.ladder if each.step == step)
+
+
+def control(report: Report, name: str, subject: str | None = None) -> Any:
+    return next(c for c in report.controls if c.control == name and subject in {None, c.subject})
+
+
+# --- the answer --------------------------------------------------------------------------------------
+
+
+def test_a_planted_signal_is_found(found: Report) -> None:
+    assert [each.step for each in found.ladder] == ["baseline", "counters", "aggregate", "dual"]
+    assert rung(found, "aggregate").verdict == "keep"
+    assert rung(found, "aggregate").delta > 0.02
+    assert rung(found, "baseline").verdict is None
+    assert "help this ranker: keep aggregate" in found.summary
+    assert all(each.passed for each in found.controls if each.control == "permuted")
+    strongest = found.strongest_feature
+    assert strongest is not None
+    assert "text__" in strongest
+
+
+def test_the_gain_is_the_difference_of_the_values(found: Report) -> None:
+    for before, after in zip(found.ladder, found.ladder[1:], strict=False):
+        assert after.delta == pytest.approx(after.value - before.value, abs=1e-12)
+        assert after.delta_ci[0] < after.delta < after.delta_ci[1]
+        assert after.metrics["auc"] == after.value
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.soak) for s in range(1, 20))])
+def test_vectors_without_a_signal_are_not_worth_it(tmp_path: Path, seed: int) -> None:
+    """Random vectors; popularity and the user's rate are in the baseline and in the counters.
+
+    Every one of the 20 seeds has to be called right here; the rule allows for one that is not.
+    """
+    path = make_features(tmp_path, seed, signal=0.0, users=300, each=70)
+    report = judged(path, min_gain=0.01)
+    assert rung(report, "counters").verdict == "keep"
+    for step in ("aggregate", "dual"):
+        told = rung(report, step)
+        assert told.verdict == "not worth it", told
+        assert not (told.delta_ci[0] > 0 and told.delta >= 0.001), told
+    assert report.summary == "The embeddings are not worth it for this ranker."
+
+
+def test_requests_are_ranked_by_ndcg(features: Path) -> None:
+    report = judged(features, group="request", seeds=1)
+    for each in report.ladder:
+        assert each.metric == "ndcg@10"
+        assert each.value == each.metrics["ndcg@10"]
+        assert set(each.metrics) == {"auc", "gauc", "ndcg@10", "mrr"}
+    assert rung(report, "aggregate").delta > 0
+    assert report.data.left_out["alone in their request"] > 0
+
+
+def test_graded_labels_are_ranked_too(features: Path) -> None:
+    roles = Roles("grade", group="request", baseline=("popularity",))
+    report = evaluate(Question(str(features), roles, seeds=1, resamples=100), 1, None, Watch())
+    assert 0 < rung(report, "aggregate").value < 1
+
+
+# --- the split ---------------------------------------------------------------------------------------
+
+
+def test_the_last_fifth_of_all_rows_is_the_test(features: Path, found: Report) -> None:
+    rows = pl.read_parquet(features)
+    cutoff = rows["timestamp"].sort()[len(rows) - round(0.2 * len(rows))]
+    assert found.data.test_from == cutoff.isoformat() + "+00:00"
+    assert found.data.test_rows == (rows["timestamp"] >= cutoff).sum()
+    assert found.data.train_rows + found.data.early_stopping_rows + found.data.test_rows == len(rows)
+
+
+def test_it_is_decided_before_anything_is_left_out(features: Path, found: Report, tmp_path: Path) -> None:
+    """Late rows without a label, and early ones left out by a flag, move no row into the test."""
+    rows = pl.read_parquet(features)
+    late = rows["timestamp"] > rows["timestamp"].quantile(0.9)
+    copied = altered(features, tmp_path, label=rows["label"].set(late, None))
+    middle = rows["timestamp"].quantile(0.4)
+    report = judged(copied, from_time=middle.isoformat(), gap="1d", seeds=1, resamples=100)
+    assert report.data.test_from == found.data.test_from
+    assert report.data.left_out == {
+        "without a label": late.sum(),
+        "before --from": (rows["timestamp"] < middle).sum(),
+        "in the gap before the test rows": len(rows)
+        - late.sum()
+        - (rows["timestamp"] < middle).sum()
+        - report.data.train_rows
+        - report.data.early_stopping_rows
+        - report.data.test_rows,
+    }
+    assert report.data.left_out["in the gap before the test rows"] > 0
+
+
+def test_equal_times_stay_together(features: Path, tmp_path: Path) -> None:
+    """Days instead of seconds: the day at which the test begins is whole in it."""
+    days = pl.read_parquet(features)["timestamp"].dt.truncate("7d")
+    report = judged(altered(features, tmp_path, timestamp=days), seeds=1, resamples=100)
+    cutoff = days.sort()[len(days) - round(0.2 * len(days))]
+    assert report.data.test_rows == (days >= cutoff).sum() > 0.2 * len(days)
+
+
+def test_rows_that_a_neural_model_has_seen_are_left_out(features: Path, found: Report, tmp_path: Path) -> None:
+    rows = pl.read_parquet(features)
+    until = rows["timestamp"].quantile(0.45)
+    copied = altered(features, tmp_path, neural_score=pl.Series(np.zeros(len(rows), np.float32)))
+    add_columns(copied, name="neural_score", technique="neural", trained_until=until.isoformat())
+    report = judged(copied, seeds=1, resamples=100)
+    seen = int((rows["timestamp"] <= until).sum())
+    assert report.data.left_out == {"that the neural model may have been trained on": seen}
+    assert report.data.test_from == found.data.test_from
+    assert report.ladder[-1].step == "neural"
+    assert f"{seen:,} rows are left out" in "\n".join(report.warnings)
+    assert control(report, "neural training end").passed
+
+
+def test_a_sample_of_users_keeps_them_whole(features: Path, found: Report) -> None:
+    report = judged(features, max_rows=3000, seeds=1, resamples=100)
+    left = report.data.left_out["of users left out by --max-rows"]
+    assert 2500 < report.data.rows - left <= 3000
+    assert (report.data.rows - left) % 60 == 0  # every user has 60 rows
+    assert report.data.test_from == found.data.test_from
+
+
+# --- controls and columns ----------------------------------------------------------------------------
+
+
+def test_a_column_that_knows_the_label_raises_the_alarm(features: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(features)
+    leak = rows["label"] + pl.Series(np.random.default_rng(0).normal(0, 0.2, len(rows)))
+    report = judged(altered(features, tmp_path, leak=leak.cast(pl.Float32)), baseline=("leak",), seeds=1, resamples=100)
+    alarm = control(report, "single feature", "leak")
+    assert not alarm.passed
+    assert "implausibly strong" in alarm.text
+    assert any("leak" in message for message in report.warnings)
+
+
+def test_honest_columns_raise_none(found: Report) -> None:
+    assert control(found, "single feature").passed
+    assert not [message for message in found.warnings if "implausibly" in message]
+
+
+def test_candidates_in_their_own_history_raise_the_alarm(features: Path, tmp_path: Path) -> None:
+    copied = altered(features, tmp_path)
+    report = json.loads((features.parent / "features.parquet.run.json").read_text())
+    assert report["candidates_in_own_history"] == 0
+    (tmp_path / "features.parquet.run.json").write_text(json.dumps({**report, "candidates_in_own_history": 12}))
+    found = judged(copied, seeds=1, resamples=100)
+    assert not control(found, "own history").passed
+    assert "12 of 7,200 candidates" in control(found, "own history").text
+
+
+def test_seconds_come_from_the_run_report_of_this_very_file(features: Path, found: Report, tmp_path: Path) -> None:
+    assert rung(found, "aggregate").seconds > 0
+    assert rung(found, "baseline").seconds is None
+    copied = altered(features, tmp_path)
+    (tmp_path / "features.parquet.run.json").write_text(json.dumps({"rows_out": 3, "column_names": []}))
+    report = judged(copied, seeds=1, resamples=100)
+    assert [each.seconds for each in report.ladder] == [None] * 4
+    assert not [c for c in report.controls if c.control == "own history"]
+
+
+def test_each_column_is_described(features: Path, found: Report) -> None:
+    rows = pl.read_parquet(features)
+    test = rows.filter(
+        pl.col("timestamp") >= pl.lit(found.data.test_from).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)
+    )
+    by_name = {each.name: each for each in found.features}
+    assert set(by_name) == set(rows.columns) - {"user_id", "item_id", "timestamp", "label", "grade", "request"}
+    one = by_name["text__disliked__cos_max"]
+    assert one.coverage == pytest.approx(test["text__disliked__cos_max"].is_not_null().mean())
+    assert one.meaning.startswith("largest c over visible events")
+    assert one.auc_ci[0] < one.auc < one.auc_ci[1]
+    assert 0 <= one.drift < 0.5
+    assert by_name["kind"].auc is None  # text has no order
+    assert by_name[found.strongest_feature].correlation == pytest.approx(1)
+    assert sum(each.gain_share for each in found.features) == pytest.approx(1)
+    shares = [each.gain_share for each in found.features]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_the_short_list_keeps_the_gain_with_fewer_columns(features: Path, found: Report) -> None:
+    short = found.short_list
+    assert short is not None
+    assert 0 < len(short.columns) < sum(each.columns for each in found.ladder[1:])
+    assert short.kept >= 0.95
+    assert {each.name for each in found.features if each.in_short_list} == set(short.columns)
+    gained = short.value - found.ladder[0].value
+    assert gained == pytest.approx(short.kept * (found.ladder[-1].value - found.ladder[0].value))
+
+
+def test_gains_by_length_of_history_cover_the_test_rows(found: Report) -> None:
+    assert found.history_length_of == ["liked__count", "disliked__count"]
+    assert sum(each.rows for each in found.by_history_length) == found.data.test_rows
+    assert {each.events for each in found.by_history_length} <= {"0", "1–5", "6–20", "21–100", "> 100"}
+    long = next(each for each in found.by_history_length if each.events == "21–100")
+    assert long.gains["aggregate"] > 0
+
+
+def test_distributions_are_of_the_cosines_that_rank_best(features: Path, found: Report) -> None:
+    assert 0 < len(found.distributions) <= 4
+    for each in found.distributions:
+        assert "cos_" in each.name
+        assert sum(each.positives) == pytest.approx(1)
+        assert sum(each.negatives) == pytest.approx(1)
+        assert len(each.edges) == len(each.positives) + 1
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+def run(features: Path, folder: Path, *args: str, label: str = "label") -> Ran:
+    return extembed("evaluate", features, "--label", label, "-o", folder / "report", *QUICK, *args)
+
+
+def test_the_command_writes_both_files_and_shows_the_ladder(features: Path, tmp_path: Path) -> None:
+    done = run(features, tmp_path, *OWN).ok()
+    assert re.search(
+        r"^aggregate +\d+ +0\.\d{4} +\+0\.\d{4} +\+0\.\d{4} to \+0\.\d{4} .* keep *$", done.out, re.MULTILINE
+    )
+    assert "The embeddings help this ranker" in done.err
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json"]
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    steps = {"step", "metric", "value", "delta", "delta_ci", "metrics", "seconds", "verdict"}
+    assert all(steps <= set(each) for each in report["ladder"])
+    assert report["ladder"][0]["delta"] is None
+
+
+def test_the_report_keeps_to_its_schema(features: Path, found: Report) -> None:
+    import jsonschema
+
+    schema = json.loads((ROOT / "docs" / "report.schema.json").read_text())
+    written = json.loads(found.model_dump_json())
+    jsonschema.validate(written, schema)
+    written["ladder"][0]["verdict"] = "perhaps"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(written, schema)
+
+
+def test_the_same_report_on_any_number_of_workers(features: Path, tmp_path: Path) -> None:
+    done = [
+        run(
+            features, tmp_path / str(n), "--baseline", "popularity", "--json", "-q", "--seeds", "2", "--workers", str(n)
+        )
+        for n in (1, 4)
+    ]
+    assert done[0].ok().out == done[1].ok().out
+    assert not done[0].err
+    assert (tmp_path / "1/report/report.json").read_bytes() == (tmp_path / "4/report/report.json").read_bytes()
+    assert (tmp_path / "1/report/report.html").read_bytes() == (tmp_path / "4/report/report.html").read_bytes()
+
+
+def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -> None:
+    extembed("run", features.parent / "spec.toml", "-o", tmp_path / "parts", "-q").ok()
+    done = run(tmp_path / "parts", tmp_path, "--baseline", "popularity", "--json").ok()
+    alone = run(features, tmp_path / "other", "--baseline", "popularity", "--json").ok()
+    assert [each["value"] for each in done.json["ladder"]] == [each["value"] for each in alone.json["ladder"]]
+    assert done.json["ladder"][2]["seconds"] > 0
+
+
+# --- what cannot be evaluated ------------------------------------------------------------------------
+
+
+def altered(features: Path, folder: Path, **columns: pl.Series) -> Path:
+    """A copy of the file with other or more columns, its metadata kept."""
+    table = pq.read_table(features)
+    for name, values in columns.items():
+        array = values.to_arrow()
+        if name in table.column_names:
+            table = table.set_column(table.column_names.index(name), name, array)
+        else:
+            table = table.append_column(name, array)
+    path = folder / "features.parquet"
+    pq.write_table(table, path)
+    return path
+
+
+def add_columns(path: Path, **column: str) -> None:
+    """Say in a file's metadata that a column is a feature."""
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"extembed"])
+    about["columns"].append({"meaning": "", "dtype": "Float32", **column})
+    pq.write_table(table.replace_schema_metadata({b"extembed": json.dumps(about)}), path)
+
+
+BAD: dict[str, tuple[Callable[[pl.DataFrame], dict[str, pl.Series]], tuple[str, ...], tuple[str, ...]]] = {
+    "not 0 or 1": (lambda f: {"label": f["label"] * 2 + 1}, (), ("has the values 1, 3", "0 or 1", "--group")),
+    "text": (lambda f: {"label": f["label"].cast(pl.String)}, (), ("label `label`", "a number or a boolean")),
+    "one class": (lambda f: {"label": f["label"] * 0}, (), ("all", "labels of the training rows are 0")),
+    "one class in the test": (
+        lambda f: {"label": f["label"].set(f["timestamp"] > f["timestamp"].quantile(0.79), 1)},
+        (),
+        ("labels of the test rows are 1",),
+    ),
+    "half grades": (lambda f: {"label": f["label"] / 2}, ("--group", "request"), ("grades, whole numbers",)),
+    "no labels": (
+        lambda f: {"label": f["label"].set(f["label"] >= 0, None)},
+        (),
+        ("no rows are left", "without a label"),
+    ),
+    "one time": (
+        lambda f: {"timestamp": pl.repeat(f["timestamp"][0], len(f), eager=True)},
+        (),
+        ("no rows are left for training", "1 times"),
+    ),
+    "all before --from": (lambda f: {}, ("--from", "2030-01-01"), ("no rows are left", "before --from")),
+    "groups of one": (
+        lambda f: {"row": pl.Series(range(len(f)))},
+        ("--group", "row"),
+        ("--group: every request has a single row",),
+    ),
+    "list as baseline": (
+        lambda f: {"vector": pl.Series([[1.0, 2.0]] * len(f))},
+        ("--baseline", "vector"),
+        ("not from `vector`",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_is_told(features: Path, tmp_path: Path, case: str) -> None:
+    columns, flags, told = BAD[case]
+    copied = altered(features, tmp_path, **columns(pl.read_parquet(features)))
+    run(copied, tmp_path, *flags).failed(1, *told)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--label", "labl"), "--label labl: "),
+        (("--label", "text__liked__cos_max"), "is a feature"),
+        (("--time", "when"), "--time when: "),
+        (("--group", "requst"), "did you mean `request`?"),
+        (("--baseline", "popularty"), "did you mean `popularity`?"),
+        (("--baseline", "label"), "matches only label"),
+        (("--ranker", "catboost"), "lightgbm"),
+        (("--gap", "1 day"), "is not a duration"),
+        (("--from", "yesterday"), "ISO 8601"),
+        (("--test-fraction", "1.5"), "--test-fraction"),
+    ],
+)
+def test_wrong_flags_are_told(features: Path, tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
+    run(features, tmp_path, *flags).failed(2, told)
+
+
+def test_a_file_without_metadata_or_features_is_told(features: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.parquet"
+    pl.read_parquet(features).write_parquet(plain)
+    run(plain, tmp_path).failed(3, "no readable `extembed` metadata", "pass through")
+    table = pq.read_table(features)
+    kept = [name for name in table.column_names if "__" not in name]
+    pq.write_table(table.select(kept), plain)
+    run(plain, tmp_path).failed(1, "has no feature columns")
+    run(tmp_path / "nothing.parquet", tmp_path).failed(3, "no such file")
+
+
+def test_too_little_memory_is_told_with_a_number_of_rows(features: Path, tmp_path: Path) -> None:
+    done = run(features, tmp_path, "--memory", "1MiB").failed(5, "--max-rows")
+    (rows,) = re.findall(r"--max-rows (\d+)", done.err)
+    run(features, tmp_path, "--memory", "1MiB", "--max-rows", rows).ok()
+
+
+def test_the_old_report_stays_when_an_evaluation_fails(features: Path, tmp_path: Path) -> None:
+    run(features, tmp_path, *OWN).ok()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
+    run(altered(features, tmp_path, label=pl.Series([0] * 7200)), tmp_path).failed(1)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
+
+
+def test_problems_are_told_together(features: Path) -> None:
+    question = Question(str(features), Roles("labl", time="when", baseline=("popularty",)))
+    with pytest.raises(Exception, match=r"(?s)--label labl.*--time when.*--baseline popularty"):
+        evaluate(question, 1, None, Watch())
+
+
+def test_users_without_an_id_and_rows_without_a_time_do_not_stop_it(features: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(features)
+    some = pl.Series(np.arange(len(rows)) % 50 == 0)
+    copied = altered(
+        features, tmp_path, user_id=rows["user_id"].set(some, None), timestamp=rows["timestamp"].set(some, None)
+    )
+    report = judged(copied, seeds=1, resamples=100)
+    assert report.data.left_out == {"without a time": some.sum()}
+
+
+def test_the_extra_is_named_where_it_is_missing(features: Path, tmp_path: Path) -> None:
+    for module in ("lightgbm", "altair", "vl_convert"):
+        blocked = tmp_path / module
+        blocked.mkdir()
+        (blocked / f"{module}.py").write_text("raise ImportError")
+        done = extembed(
+            "evaluate", features, "--label", "label", "-o", tmp_path / "r", env={"PYTHONPATH": str(blocked)}
+        )
+        done.failed(2, "pip install 'extembed[evaluate]'")
+        shutil.rmtree(blocked)
+    assert not (tmp_path / "r").exists()
+
+
+def test_integer_and_date_times_are_understood(features: Path, tmp_path: Path) -> None:
+    days = pl.read_parquet(features)["timestamp"].dt.date()
+    report = judged(altered(features, tmp_path, timestamp=days), seeds=1, resamples=100)
+    assert report.data.test_from.endswith("T00:00:00+00:00")
+    counted = altered(features, tmp_path, timestamp=pl.read_parquet(features)["timestamp"].cast(pl.Int64))
+    with pytest.raises(DataError, match="time_unit"):
+        judged(counted)
