@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from conftest import ROOT, World, timestamps
 
@@ -27,7 +28,9 @@ def folder(world: World) -> Path:
     world.write("events/2026-01", log.slice(0, 300))
     world.write("events/2026-02", log.slice(300))
     asked = world.table("candidates")
-    world.write("candidates", asked.append_column("customer", asked.column("user_id")))
+    popularity = pa.array(np.arange(len(asked)) % 7)
+    asked = asked.append_column("customer", asked.column("user_id")).append_column("popularity", popularity)
+    world.write("candidates", asked.append_column("item_price", popularity))
     world.write("item_text", world.table("text"))
     (spec,) = blocks("toml")
     (world.folder / "spec.toml").write_text(spec)
@@ -49,7 +52,7 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_every_command_of_the_readme_runs(folder: Path) -> None:
     commands = [block for block in blocks("sh") if "extembed" in block]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for block in commands:
         done = shell(block, folder)
         assert done.returncode == 0, done.stderr

@@ -163,14 +163,23 @@ def _cost_text(cost: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
+def costs(watch: Watch) -> None:
+    """What each stage took."""
+    _stages({name: cost.report() for name, cost in watch.costs.items()})
+
+
+def _stages(stages: dict[str, Any]) -> None:
+    for stage, cost in stages.items():
+        say(f"  {stage:10} {_cost_text(cost)}")
+
+
 def summary(report: dict[str, Any], verbose: int) -> None:
     """The closing lines of a run."""
     inputs = report["inputs"]
     for reason, count in inputs["interactions"]["dropped"].items():
         say(f"dropped {count:,} interactions: {reason}")
     if verbose:
-        for stage, cost in report["stages"].items():
-            say(f"  {stage:10} {_cost_text(cost)}")
+        _stages(report["stages"])
         for technique, seconds in report["seconds_by_technique"].items():
             say(f"  of which {technique:10} {seconds:8.3f} s per worker")
     coverage = ", ".join(f"{name} {coverage_text(t['coverage'])}" for name, t in inputs["embeddings"].items())

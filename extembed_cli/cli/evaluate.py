@@ -134,6 +134,8 @@ def evaluate(
         console.result(report.model_dump_json(indent=2))
     elif not quiet:
         _show(report)
+    if verbose and not quiet:
+        console.costs(watch)
     if not quiet:
         for message in report.warnings:
             console.say(f"warning: {message}")
@@ -145,25 +147,29 @@ def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from extembed_cli.evaluate.report import TITLES
+
     metric = report.ladder[0].metric
     table = Table("step", box=None, pad_edge=False)
-    for heading in ("columns", metric, "gain", "95 % interval", "permuted", "seconds"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+    for heading in (TITLES[metric], "gain", "95 % interval", "permuted", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     permuted = {control.subject: control.value for control in report.controls if control.control == "permuted"}
     for rung in report.ladder:
         table.add_row(
             rung.step,
-            str(rung.columns),
             _number(rung.value),
             _number(rung.delta, "+.4f"),
             _interval(rung),
             _number(permuted.get(rung.step), "+.4f"),
             _number(rung.seconds, ",.1f"),
-            "" if rung.verdict is None else f"{rung.verdict}{_more(rung)}",
+            rung.verdict or "",
         )
-    out = Console(width=None if Console().is_terminal else 120, highlight=False)
+    out = Console(highlight=False)
     out.print(table, markup=False)
+    for rung in report.ladder:
+        if rung.more_rows is not None:
+            out.print(f"{rung.step}: {rung.reason}", markup=False)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
@@ -175,7 +181,3 @@ def _interval(rung: Rung) -> str:
         return ""
     low, high = rung.delta_ci
     return f"{low:+.4f} to {high:+.4f}"
-
-
-def _more(rung: Rung) -> str:
-    return "" if rung.more_rows is None else f": {rung.more_rows:,} more test rows"

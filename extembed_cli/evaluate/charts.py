@@ -10,13 +10,12 @@ from typing import Any
 import altair as alt
 
 from extembed_cli.evaluate.feature_file import BASELINE, TECHNIQUES
-from extembed_cli.evaluate.report import Distribution, Report
+from extembed_cli.evaluate.report import TITLES, Distribution, Report
 
 _STEPS = [BASELINE, *TECHNIQUES]
 _COLOURS = ["#8a8f98", "#b07d2b", "#2f7de1", "#d1495b", "#2a9d78"]  # readable on white and on near black
 _POSITIVE, _NEGATIVE, _PERMUTED = "#2f7de1", "#d9822b", "#8a8f98"
 _MOST_FEATURES = 20
-_TITLES = {"auc": "AUC", "ndcg@10": "nDCG@10"}
 _ROW = 22  # pixels
 _GAIN = "gain over the step before"
 
@@ -85,7 +84,7 @@ def _panel(chart: Any, height: int, title: str = "") -> Panel:
 
 
 def _ladder(report: Report) -> Figure:
-    metric = _TITLES[report.ladder[0].metric]
+    metric = TITLES[report.ladder[0].metric]
     rows = [{"step": rung.step, "value": rung.value, **_bounds(rung.value_ci)} for rung in report.ladder]
     steps = [rung.step for rung in report.ladder]
     y = alt.Y("step:N", sort=steps, title=None)

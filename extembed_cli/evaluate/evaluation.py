@@ -23,6 +23,7 @@ from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, climb, verdict
 from extembed_cli.evaluate.lengths import Bucket, by_length, count_columns
 from extembed_cli.evaluate.ranker import Ranked, Ranker
 from extembed_cli.evaluate.report import (
+    TITLES,
     Chosen,
     Control,
     Data,
@@ -224,10 +225,9 @@ def _summary(ladder: Sequence[Rung]) -> str:
         return "There is nothing to compare with: name your own columns with --baseline."
     kept = [rung for rung in steps if rung.verdict == KEEP]
     if kept:
-        names = ", ".join(f"{rung.step} ({rung.metric.upper()} {rung.delta:+.4f})" for rung in kept)
-        others = [rung.step for rung in steps if rung.verdict not in {KEEP, None}]
-        rest = f" Beyond that, {' and '.join(others)}: see the verdicts." if others else ""
-        return f"The embeddings help this ranker: keep {names}.{rest}"
+        names = ", ".join(f"{rung.step} ({TITLES[rung.metric]} {rung.delta:+.4f})" for rung in kept)
+        others = "".join(f" {rung.step}: {rung.verdict}." for rung in steps if rung.verdict not in {KEEP, None})
+        return f"The embeddings help this ranker: keep {names}.{others}"
     if any(rung.verdict == CANNOT_TELL for rung in steps):
         return "These rows cannot tell yet whether the embeddings help this ranker."
     return "The embeddings are not worth it for this ranker."

@@ -81,7 +81,8 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
                 raise SpecError(f"{flag} {name}: {path} has no such column{did_you_mean(name, table.names)}")
             if name in features:
                 raise SpecError(f"{flag} {name}: is a feature, made by extembed; name a column of your own")
-    steps = {BASELINE: _baseline(roles, table.names, {*features, *roles.columns().values()}, problems)}
+    taken = {*features, *roles.columns().values()}
+    steps = {BASELINE: _baseline(roles, table.names, taken, named.get("item", "item_id"), problems)}
     for technique in TECHNIQUES:
         steps[technique] = [name for name, column in features.items() if column["technique"] == technique]
     with problems.collect():
@@ -116,15 +117,15 @@ def _metadata(path: str, table: Table) -> dict[str, Any]:
     return made
 
 
-def _baseline(roles: Roles, names: list[str], taken: set[str], problems: Problems) -> list[str]:
-    """The columns that the globs match, but for features, label, ids and times."""
+def _baseline(roles: Roles, names: list[str], taken: set[str], item: str, problems: Problems) -> list[str]:
+    """The columns that the globs match, but for features, label, user and time; the item's id only by its own name."""
     free = [name for name in names if name not in taken]
     found: dict[str, None] = {}
     for glob in roles.baseline:
-        matched = fnmatch.filter(free, glob)
+        matched = [name for name in fnmatch.filter(free, glob) if name != item or glob == item]
         with problems.collect():
             if not matched and fnmatch.filter(sorted(taken), glob):
-                raise SpecError(f"--baseline {glob}: matches only label, ids, time or features, which are no baseline")
+                raise SpecError(f"--baseline {glob}: matches only label, user, time or features, which are no baseline")
             if not matched:
                 raise SpecError(f"--baseline {glob}: matches no column{did_you_mean(glob, free)}")
         found |= dict.fromkeys(matched)

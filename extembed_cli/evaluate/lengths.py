@@ -22,6 +22,7 @@ BUCKETS: dict[str, tuple[int, float]] = {
     "> 100": (101, float("inf")),
 }
 """Name -> fewest and most visible events."""
+FEWEST_USERS = 10  # with fewer, resamples of them say nothing
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Bucket:
     rows: int
     users: int
     gains: dict[str, Interval | None]
-    """Step -> its gain over the step before on these rows alone; None where it is not defined."""
+    """Step -> its gain over the step before on these rows alone; None where it is not defined or there
+    are too few users for an interval."""
 
 
 def count_columns(names: Sequence[str]) -> list[str]:
@@ -58,10 +60,13 @@ def by_length(test: Rows, judge: Judge, steps: Sequence[Step]) -> list[Bucket]:
 
 
 def _bucket(name: str, rows: NDArray[np.bool_], of: Rows, judge: Judge, steps: Sequence[Step]) -> Bucket:
+    users = len(np.unique(of.users))
+    if users < FEWEST_USERS:
+        return Bucket(name, len(of), users, {step.name: None for step in steps[1:]})
     inside = judge.of(of)
     measured = [inside.measure([fit.scores[rows] for fit in step.fits]) for step in steps]
     gains = {
         step.name: after.over(before) if np.isfinite(after.value) else None
         for step, before, after in zip(steps[1:], measured, measured[1:], strict=False)
     }
-    return Bucket(name, len(of), len(np.unique(of.users)), gains)
+    return Bucket(name, len(of), users, gains)

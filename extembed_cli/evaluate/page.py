@@ -13,7 +13,7 @@ import altair as alt
 import vl_convert
 
 from extembed_cli.evaluate.charts import Figure, figures
-from extembed_cli.evaluate.report import Data, Report
+from extembed_cli.evaluate.report import TITLES, Data, Report, Rung
 
 
 def page(report: Report) -> str:
@@ -66,14 +66,16 @@ def _facts(data: Data) -> str:
 
 
 def _verdicts(report: Report) -> str:
-    rows = [
-        f'<li class="{(rung.verdict or "first").replace(" ", "-")}"><b>{escape(rung.step)}</b> '
-        f"<span>{escape(rung.verdict or 'the start')}</span> {escape(rung.reason or f'{rung.metric} {rung.value:.4f}')}"
-        + (f" <small>{rung.seconds:,.1f} s</small>" if rung.seconds is not None else "")
-        + "</li>"
-        for rung in report.ladder
-    ]
-    return "".join(rows)
+    return "".join(map(_verdict, report.ladder))
+
+
+def _verdict(rung: Rung) -> str:
+    word, reason = rung.verdict or "the start", rung.reason or f"{TITLES[rung.metric]} {rung.value:.4f}"
+    seconds = f" <small>computed in {rung.seconds:,.1f} s</small>" if rung.seconds is not None else ""
+    return (
+        f'<li class="{word.replace(" ", "-")}"><b>{escape(rung.step)}</b> <span>{escape(word)}</span> '
+        f"{escape(reason)}{seconds}</li>"
+    )
 
 
 def _list(name: str, texts: Sequence[str]) -> str:

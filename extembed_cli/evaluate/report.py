@@ -18,6 +18,8 @@ Bounds = Annotated[
     tuple[Number, Number] | None,
     Field(description="Lower and upper bound of a 95 % interval."),
 ]
+TITLES = {"auc": "AUC", "ndcg@10": "nDCG@10"}
+"""How people write the metrics."""
 StepName = Literal["baseline", "counters", "aggregate", "dual", "neural"]
 
 
