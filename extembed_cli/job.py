@@ -223,6 +223,7 @@ def _compute(
     tables = loaded.inputs.embeddings
     if place:
         give_back()
+    watch.expect(0)
     with watch.timing("vectors") as cost:
         folder = place.folder if place and cut.mapped else None
         shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, mapped, folder, cache)

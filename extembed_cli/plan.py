@@ -22,6 +22,7 @@ from extembed_cli.spec import Spec
 _SECONDS_PER_COSINE, _SECONDS_PER_WEIGHTED_COSINE = 20e-9, 20e-9
 _SECONDS_PER_ROW = 1e-6
 _SECONDS_PER_PRODUCT = 1.5e-10
+_SECONDS_PER_SHARD = 0.2
 _BYTES_FOR_LIBRARIES = 120 * 2**20
 _BYTES_PER_EVENT, _BYTES_PER_EXPRESSION = 90, 16
 _BYTES_PER_CANDIDATE, _BYTES_PER_FEATURE = 130, 10
@@ -95,7 +96,7 @@ def layout(spec: Spec, inputs: Inputs, workers: int, memory: int | None, *, cach
         minimum = -(-(memory - free + least) // 2**20)
         raise ResourceError(
             f"the job needs at least {minimum:,} MiB ({listed}, rows {least / 2**20:,.0f}) "
-            f"and may use {memory / 2**20:,.0f} MiB. Raise --memory or lower --workers"
+            f"and may use {memory / 2**20:,.0f} MiB. Raise --memory{' or lower --workers' if workers > 1 else ''}"
         )
     reading = min(_MOST_ROWS_READ, max(_FEWEST_ROWS_READ, min(free // 4, free - smallest) // _BYTES_PER_READ_ROW))
     read = min(reading, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW
@@ -118,10 +119,11 @@ def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) 
         fixed + longest * _event_bytes(spec, loaded.inputs) + workers * max(0, tile - TILE_COSINES) * _BYTES_PER_COSINE
     )
     if need > memory:
+        fewer = "lower --workers, " if workers > 1 else ""
         raise ResourceError(
-            f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB with {workers} workers, "
-            f"and the job may use {memory / 2**20:,.0f} MiB. Raise --memory, lower --workers, leave the user out, or "
-            "set max_events in all histories"
+            f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB on {_threads(workers)}, "
+            f"and the job may use {memory / 2**20:,.0f} MiB. Raise --memory, {fewer}"
+            "leave the user out, or set max_events in all histories"
         )
 
 
@@ -132,10 +134,14 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     tile = TILE_COSINES * _BYTES_PER_COSINE if spec.aggregate else 0
     return {
         "libraries": _BYTES_FOR_LIBRARIES,
-        f"tiles of {workers} workers": workers * (tile + 8 * TILE_FLOATS),
+        f"tiles of {_threads(workers)}": workers * (tile + 8 * TILE_FLOATS),
         "item ids": ids * _BYTES_PER_ID,
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }
+
+
+def _threads(workers: int) -> str:
+    return f"{workers} worker{'s' if workers > 1 else ''}"
 
 
 def _candidate_bytes(inputs: Inputs) -> int:
@@ -210,7 +216,9 @@ def plan(spec: Spec, loaded: Loaded, totals: Totals, shard: Shard, cut: Layout, 
         "cosines": of * cosines,
         "systems": of * sum(work.systems for work in works),
         "estimated_memory_bytes": memory_needed(spec, loaded.inputs, cut, workers),
-        "estimated_seconds": round(1 + rows * _SECONDS_PER_ROW + of * threaded / workers, 1),
+        "estimated_seconds": round(
+            1 + rows * _SECONDS_PER_ROW + of * threaded / workers + (cut.shards - 1) * _SECONDS_PER_SHARD, 1
+        ),
     }
 
 

@@ -31,6 +31,8 @@ FLAGS = {
     "dual": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --user-vectors --regularization "
     "--unobserved-weight --scaling --half-life --target --loss --bias --sd --refit-every --history NAME=WHERE --center "
     "--no-center --as-of --lag --window --max-events --weight --time-unit --set --dry-run " + COMMON,
+    "evaluate": "FEATURES.parquet --label --output -o --time --user --group --time-unit --baseline --test-fraction --gap "
+    "--from --max-rows --ranker --seed --seeds --resamples --min-gain " + COMMON,
     "check": "SPEC.toml --set --json -q -v",
     "columns": "SPEC.toml --set --json",
     "sample": "DIR --seed",
@@ -89,6 +91,8 @@ def test_the_script_and_the_module_are_one_program() -> None:
         (["run", "spec.tml"], ["spec.tml: no such spec file", "extembed sample DIR"]),
         (["run", "spec.toml", "--workers", "0"], ["--workers", "greater than or equal to 1"]),
         (["run", "spec.toml", "--memory", "lots"], ["--memory lots", "such as `4GiB`"]),
+        (["run", "spec.toml", "--memory", "100"], ["--memory 100", "a unit"]),
+        (["run", "spec.toml", "--memory", ""], ["a number and a unit"]),
         (["run", "spec.toml", "--set", "lag"], ["--set lag: write KEY=VALUE", "such as"]),
         (["run", "spec.toml", "--set", "aggregate.0.half_live=1"], ["aggregate.0.half_live", "`half_lives`"]),
         (["aggregate", *INPUTS], ["no output", "-o OUT"]),
@@ -284,7 +288,7 @@ def test_a_terminal_gets_a_bar(world: World, env: dict[str, str], coloured: bool
     assert (code, out) == (0, "")
     assert "━" in err and "rows" in err
     assert bool(re.search(r"\x1b\[[0-9;]*[34]\d(;[0-9]+)*m", err)) == coloured
-    assert err.splitlines()[-1].endswith("MiB") and "300 rows" in err.splitlines()[-1]
+    assert err.splitlines()[-1].endswith("MiB resident") and "300 rows" in err.splitlines()[-1]
 
 
 def test_quiet_and_dumb_terminals_get_no_bar(world: World) -> None:

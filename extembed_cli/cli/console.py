@@ -47,14 +47,14 @@ def run_options(
     from extembed_cli.job import RunOptions
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = _size(memory) if memory else _free_memory()
+    allowed = _free_memory() if memory is None else _size(memory)
     return RunOptions(workers or cores, allowed, wait, scratch=scratch, cache=cache, fresh=fresh)
 
 
 def _size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise SpecError(f"--memory {text}: not a size; write a number and a unit, such as `4GiB` or `500MB`")
+    if not match or not (match[2] or match[3]):
+        raise SpecError(f"--memory {text}: not a size; write a number and a unit, such as `4GiB`, `4G` or `500MB`")
     base = 1000 if match[3] and match[3].lower() == "b" else 1024
     return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
 
@@ -133,6 +133,7 @@ class _Bar:
 
     def expect(self, rows: int) -> None:
         self.rows, self.expected, self.since = 0.0, rows, time.monotonic()
+        self.progress.update(self.task, rows="")
 
     def moved(self, rows: float, work: float) -> None:
         signals.check()
@@ -199,5 +200,5 @@ def summary(report: dict[str, Any], verbose: int) -> None:
     made = (
         f"{report['output']}: {report['rows_out']:,} rows, {report['columns']} features" if report["output"] else "done"
     )
-    parts.append(f"peak memory {report['peak_memory_bytes'] / 2**20:,.0f} MiB")
+    parts.append(f"at most {report['peak_memory_bytes'] / 2**20:,.0f} MiB resident")
     say(f"{made} in {report['seconds']:.1f} s; {'; '.join(parts)}")

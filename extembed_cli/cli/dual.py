@@ -7,6 +7,7 @@ from typing import Any
 from extembed_cli.cli import console, options
 from extembed_cli.cli.aggregate import inputs
 from extembed_cli.cli.run import execute
+from extembed_cli.errors import SpecError
 
 
 def dual(
@@ -51,8 +52,12 @@ def dual(
     """
     from extembed_cli.spec_loading import spec_from_flags
 
+    if half_life and len(half_life) > 1:
+        raise SpecError(
+            f"--half-life {' --half-life '.join(half_life)}: a fit has one; write several [[dual]] groups in a spec"
+        )
     group: dict[str, Any] = {
-        "half_life": half_life,
+        "half_life": half_life[0] if half_life else None,
         "target": target,
         "regularization": regularization,
         "unobserved_weight": unobserved_weight,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from typing import Annotated, NoReturn
@@ -65,7 +66,13 @@ def main() -> NoReturn:
         sys.exit(141)
     except OSError as error:
         if error.errno in DISK_FULL:
-            _fail(f"no space left: {error}. The old output is untouched; free some disk and run again", 5, error)
+            limit = " (a limit on the size of files: ulimit -f)" if error.errno == errno.EFBIG else ""
+            _fail(
+                f"no space left for what is written{limit}: {error}. The old output is untouched; make room on the "
+                "disks of the output and of --scratch, and run again",
+                5,
+                error,
+            )
         _fail(f"{error}", 3, error)
     except SystemExit:
         raise

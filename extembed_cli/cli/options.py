@@ -138,7 +138,7 @@ Scaling: TypeAlias = Annotated[
     ),
 ]
 DualHalfLife: TypeAlias = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--half-life",
         metavar="DURATION",
@@ -237,7 +237,8 @@ Memory: TypeAlias = Annotated[
     typer.Option(
         "--memory",
         metavar="SIZE",
-        help="Keep to this much, such as `4GiB`; what does not fit waits on disk.  [default: 75 % of free]",
+        help="Keep to this much: `4GiB` and `4G` count in 1024s, `4GB` in 1000s; what does not fit waits on disk.  "
+        "[default: 75 % of free]",
         rich_help_panel=_RUN,
     ),
 ]

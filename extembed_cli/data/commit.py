@@ -33,7 +33,7 @@ def locked(output: Path, wait: float) -> Iterator[None]:
     except OSError as error:
         raise SpecError(f"{output}: the folder cannot be made: {error.strerror}") from None
     if not os.access(output.parent, os.W_OK):
-        raise SpecError(f"{output}: no permission to write in this folder")
+        raise SpecError(f"{output}: no permission to write in this folder; name another output, or allow it (chmod)")
     lock = FileLock(output.with_name(f".{output.name}.lock"))
     try:
         lock.acquire(timeout=wait)

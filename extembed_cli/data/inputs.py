@@ -219,15 +219,14 @@ def read_keys(
     """
     log, asked = Log(), Asked()
     kept = scratch.read_json(_KEYS) if scratch is not None else None
-    if kept is not None:
+    if kept is not None and partition.reopen(kept["files"]):
         log, asked = Log(**kept["log"]), Asked(**kept["asked"])
-        partition.reopen()
     else:
         _read_logs(spec, opened, partition, rows, problems, log, asked, progress)
         if scratch is not None and not problems.errors:
-            partition.keep_vocabulary()
+            files = partition.keep()
             opened.complete(spec).check_unchanged()  # what is kept has to be of what the digests are of
-            scratch.write_json(_KEYS, {"log": asdict(log), "asked": asdict(asked)})
+            scratch.write_json(_KEYS, {"files": files, "log": asdict(log), "asked": asdict(asked)})
     ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():
         with problems.collect():

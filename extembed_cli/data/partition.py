@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from extembed_cli.data import ipc, keys
 from extembed_cli.data.vocabulary import Vocabulary
-from extembed_cli.errors import ResourceError
+from extembed_cli.errors import InputError, ResourceError
 from extembed_cli.watch import Watch
 
 Kind = Literal["candidates", "events"]
@@ -92,15 +92,27 @@ class Partition:
                 streams.close()
                 self.watch.cost("shard").add(bytes=streams.bytes)
 
-    def keep_vocabulary(self) -> None:
-        """Write the vocabulary beside the shards."""
+    def keep(self) -> dict[str, int]:
+        """Write the vocabulary beside the shards; the bytes of all files, by name."""
         assert self.folder is not None
         ipc.write_table(self.folder / _VOCABULARY, ipc.to_arrow(self.vocabulary.frame))
+        return self._sizes()
 
-    def reopen(self) -> None:
-        """Take up shards and vocabulary that an earlier run wrote."""
+    def reopen(self, kept: dict[str, int]) -> bool:
+        """Take up shards and vocabulary that an earlier run kept; False where a file is missing or torn."""
         assert self.folder is not None
-        self.vocabulary = Vocabulary(ipc.from_arrow(ipc.map_table(self.folder / _VOCABULARY)))
+        if self._sizes() != kept:
+            return False
+        try:
+            self.vocabulary = Vocabulary(ipc.from_arrow(ipc.map_table(self.folder / _VOCABULARY)))
+        except (pa.ArrowException, OSError):
+            return False
+        return True
+
+    def _sizes(self) -> dict[str, int]:
+        assert self.folder is not None
+        paths = [path for kind in get_args(Kind) for path in self.folder.glob(f"{kind}-*.arrow")]
+        return {path.name: path.stat().st_size for path in sorted([*paths, *self.folder.glob(_VOCABULARY)])}
 
     def frame(self, kind: Kind, shard: int) -> pl.DataFrame | None:
         """The rows of a shard, their users in one type; None where there are none."""
@@ -108,7 +120,7 @@ class Partition:
             frames = self._frames[kind] if shard == 0 else []
         else:
             paths = sorted(self.folder.glob(f"{kind}-{shard:04d}-*.arrow"))
-            frames = [ipc.from_arrow(pa.ipc.open_stream(pa.memory_map(str(path))).read_all()) for path in paths]
+            frames = [_read(path) for path in paths]
         if not frames:
             return None
         users = keys.same_type(*(frame["user"] for frame in frames))
@@ -116,6 +128,13 @@ class Partition:
 
     def _numbered(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(self.vocabulary.nums(frame["item"]).alias("item"))
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return ipc.from_arrow(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: a file of our own is damaged ({error}). Run again with --fresh") from error
 
 
 def _allow_open_files(number: int) -> None:

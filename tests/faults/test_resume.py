@@ -141,6 +141,28 @@ def test_a_shard_whose_files_are_torn_is_made_again(big: World) -> None:
     assert bytes_of(big) == wanted
 
 
+@pytest.mark.parametrize("name", ["events-0001-*.arrow", "candidates-0000-*.arrow", "vocabulary.arrow"])
+@pytest.mark.parametrize("how", ["cut short", "missing"])
+def test_logs_that_are_torn_are_read_again(big: World, name: str, how: str) -> None:
+    wanted, _ = clean(big)
+    killed(big)
+    (path,) = big.folder.glob(f".extembed-*/{name}")
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-8])
+    assert finish(big)[1] == 3
+    assert bytes_of(big) == wanted
+
+
+def test_a_log_that_is_damaged_inside_is_told_with_its_name(big: World) -> None:
+    killed(big)
+    for path in big.folder.glob(".extembed-*/events-*.arrow"):
+        path.write_bytes(bytes(path.stat().st_size))
+    with start(big) as run:
+        run.end().failed(3, ".extembed-", "events-", "--fresh")
+
+
 def test_another_spec_starts_over(big: World) -> None:
     killed(big)
     said, found = finish(big, "--set", 'aggregate.0.half_lives=["9d"]')
