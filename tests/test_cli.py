@@ -31,8 +31,8 @@ FLAGS = {
     "dual": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --user-vectors --regularization "
     "--unobserved-weight --scaling --half-life --target --loss --bias --sd --refit-every --history NAME=WHERE --center "
     "--no-center --as-of --lag --window --max-events --weight --time-unit --set --dry-run " + COMMON,
-    "evaluate": "FEATURES.parquet --label --output -o --time --user --group --time-unit --baseline --test-fraction --gap "
-    "--from --max-rows --ranker --seed --seeds --resamples --min-gain " + COMMON,
+    "evaluate": "FEATURES.parquet --label --output -o --time --user --group --time-unit --baseline --test-fraction "
+    "--gap --from --max-rows --ranker --seed --seeds --resamples --min-gain " + COMMON,
     "check": "SPEC.toml --set --json -q -v",
     "columns": "SPEC.toml --set --json",
     "sample": "DIR --seed",

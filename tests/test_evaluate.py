@@ -307,6 +307,23 @@ def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -
     assert done.json["ladder"][2]["seconds"] > 0
 
 
+def test_features_of_several_runs_are_one_ladder(features: Path, tmp_path: Path) -> None:
+    """What one run made are candidates of the next, and still known as what they are."""
+    folder = features.parent
+    extembed(
+        "aggregate", "-i", folder / "interactions.parquet", "-c", folder / "candidates.parquet",
+        "-e", f"text={folder / 'text.parquet'}", "--history", "liked=liked", "-o", tmp_path / "first.parquet",
+    ).ok()  # fmt: skip
+    extembed(
+        "dual", "-i", folder / "interactions.parquet", "-c", tmp_path / "first.parquet",
+        "-e", f"text={folder / 'text.parquet'}", "--history", "liked=liked", "-o", tmp_path / "second.parquet",
+    ).ok()  # fmt: skip
+    report = judged(tmp_path / "second.parquet", seeds=1, resamples=100)
+    assert [each.step for each in report.ladder] == ["baseline", "counters", "aggregate", "dual"]
+    assert rung(report, "aggregate").seconds is None  # the report beside the file is of the second run
+    assert rung(report, "dual").seconds is not None
+
+
 # --- what cannot be evaluated ------------------------------------------------------------------------
 
 

@@ -90,6 +90,7 @@ def write_features(
     """
     features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
     kept = candidates.schema.metadata or {}
+    metadata = {**metadata, "columns": [*_made_before(candidates), *metadata["columns"]]}
     schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: _json(metadata)})
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -110,6 +111,15 @@ def write_features(
         return file_digest(path)
     with _ahead(batches()) as made:
         return _write_directory(stage, output, schema, made, candidates.schema.names)
+
+
+def _made_before(candidates: Table) -> list[dict[str, Any]]:
+    """Columns that an earlier run made: features of one technique are candidates of the next."""
+    try:
+        about = json.loads((candidates.schema.metadata or {})[METADATA_KEY])
+        return [column for column in about["columns"] if column["name"] in candidates.schema.names]
+    except (KeyError, TypeError, ValueError):
+        return []
 
 
 def write_user_vectors(

@@ -137,7 +137,7 @@ def _run_report(path: Path, features: list[str], rows: int) -> dict[str, Any] | 
     try:
         text = path.with_name(f"{path.name}.run.json").read_text(encoding="utf-8")
         report: dict[str, Any] = json.loads(text)
-        same = report["rows_out"] == rows and report["column_names"] == features
+        same = report["rows_out"] == rows and report["column_names"] == features[-len(report["column_names"]) :]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return report if same else None
