@@ -33,7 +33,7 @@ target = "CASE WHEN liked THEN 1.0 ELSE -1.0 END"
 
 
 def make_features(
-    folder: Path, seed: int, signal: float, users: int = 120, items: int = 600, each: int = 60, dim: int = 16
+    folder: Path, seed: int, signal: float, users: int = 100, items: int = 600, each: int = 50, dim: int = 16
 ) -> Path:
     """Write the world and run its spec; the feature file. Nobody meets an item twice: repeats would be a signal.
 

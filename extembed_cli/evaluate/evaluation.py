@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
 
@@ -13,7 +14,7 @@ import numpy as np
 import extembed_cli
 from extembed_cli.data.commit import locked, staged, writing
 from extembed_cli.engines import local
-from extembed_cli.errors import Problems, SpecError
+from extembed_cli.errors import Problems, SpecError, listing
 from extembed_cli.evaluate import controls
 from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.distributions import distributions
@@ -298,17 +299,16 @@ def _warnings(checks: Sequence[Control], found: Found) -> list[str]:
 
 def report_job(question: Question, output: Path, threads: int, memory: int | None, wait: float, watch: Watch) -> Report:
     """Evaluate, and write report.json and report.html into a folder, both or none."""
-    try:
-        import lightgbm  # noqa: F401, PLC0415  needed much later: told now
-
-        from extembed_cli.evaluate.page import page  # noqa: PLC0415  altair is slow to import
-    except ImportError:
-        raise SpecError("`extembed evaluate` needs LightGBM and altair: pip install 'extembed[evaluate]'") from None
+    missing = [name for name in ("lightgbm", "altair", "vl_convert") if find_spec(name) is None]
+    if missing:
+        raise SpecError(f"`extembed evaluate` needs {listing(missing)}: pip install 'extembed[evaluate]'")
     if output.exists() and not output.is_dir():
         raise SpecError(f"{output}: is a file; the report is a folder with report.json and report.html")
     with locked(output, wait), staged() as stage:
         report = evaluate(question, threads, memory, watch)
         with watch.timing("page"), writing(output):
+            from extembed_cli.evaluate.page import page  # noqa: PLC0415  altair is slow to import
+
             text = page(report)
             output.mkdir(exist_ok=True)
             stage.json(output / "report.json", report.model_dump(mode="json"))
