@@ -35,7 +35,7 @@ from extembed_cli.evaluate.report import (
     Settings,
     StepName,
 )
-from extembed_cli.evaluate.rows import Rows, read_roles, read_rows
+from extembed_cli.evaluate.rows import RANKER_BYTES, VALUE_BYTES, Rows, read_roles, read_rows
 from extembed_cli.evaluate.shortlist import ShortList, short_list, sizes
 from extembed_cli.evaluate.single import Single, correlations, judge_columns
 from extembed_cli.evaluate.split import NEURAL_ROWS, Cut, Plan, Split, plan_split, split_rows
@@ -89,9 +89,13 @@ def evaluate(question: Question, threads: int, memory: int | None, watch: Watch)
         roled = read_roles(file)
         plan = plan_split(roled, cut, file.trained_until_us)
         rows = read_rows(file, roled, plan.kept, memory, lambda n: watch.moved(n, 0))
-    split = split_rows(rows, plan)
+        values = rows.values.size
+        split = split_rows(rows, plan)
+        del rows
     listwise = question.roles.group is not None
-    at_once = min(threads, len(seeds))
+    at_once = min(threads, 2 * len(seeds))
+    if memory is not None:
+        at_once = max(1, min(at_once, (memory - VALUE_BYTES * values) // (RANKER_BYTES * values)))
     ranker = Ranker(max(1, threads // at_once), listwise)
     judge = Judge(split.test, question.resamples, question.seed, listwise)
 

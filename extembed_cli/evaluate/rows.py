@@ -21,7 +21,8 @@ Doubles = NDArray[np.float64]
 
 NO_TIME = np.iinfo(np.int64).min
 _MOST_GRADES = 30  # the gains that LightGBM knows: 2^grade - 1
-_COPIES = 2.5  # of the features: ours, that of one ranker, and its bins
+VALUE_BYTES = 4
+RANKER_BYTES = 6  # of a value in each ranker that is trained: its copy and its bins
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def read_rows(
 ) -> Rows:
     """The columns of the ladder, of the rows that are kept."""
     names, n = file.columns, int(np.count_nonzero(kept))
-    needed = int(_COPIES * n * len(names) * 4)
+    needed = n * len(names) * (VALUE_BYTES + RANKER_BYTES)
     if memory is not None and needed > memory:
         raise ResourceError(
             f"{n:,} rows of {len(names)} columns take about {needed / 2**30:.1f} GiB; {memory / 2**30:.1f} GiB may be "
