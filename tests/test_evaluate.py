@@ -431,6 +431,52 @@ def test_the_old_report_stays_when_an_evaluation_fails(features: Path, tmp_path:
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
 
 
+def few(features: Path, folder: Path, rows: pl.Expr) -> Path:
+    """A copy of some rows of the file."""
+    table = pq.read_table(features)
+    kept = pl.read_parquet(features).select(rows).to_series().to_arrow()
+    path = folder / "features.parquet"
+    pq.write_table(table.filter(kept), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(pl.col("user_id") < 5, "the test rows are of 5 users"), (pl.int_range(pl.len()) % 30 == 0, "learns nothing")],
+    ids=["few users", "few rows"],
+)
+def test_too_little_data_cannot_tell(features: Path, tmp_path: Path, rows: pl.Expr, told: str) -> None:
+    report = judged(few(features, tmp_path, rows), seeds=1, resamples=100)
+    for each in report.ladder[1:]:
+        assert each.verdict == "cannot tell"
+        assert told in each.reason
+    assert report.summary == "These rows cannot tell yet whether the embeddings help this ranker."
+
+
+def test_a_file_without_rows_is_told(features: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no rows"):
+        judged(few(features, tmp_path, pl.col("user_id") < 0))
+
+
+def test_columns_of_any_kind_can_be_the_baseline(features: Path, tmp_path: Path) -> None:
+    n = len(pl.read_parquet(features))
+    odd = {
+        "endless": pl.Series(np.where(np.arange(n) % 5 == 0, np.inf, 1.0)),
+        "constant": pl.Series(np.zeros(n)),
+        "nothing": pl.Series([None] * n, dtype=pl.Null),
+        "coded": pl.Series(np.array(["a", "b"])[np.arange(n) % 2]).cast(pl.Categorical),
+        "exact": pl.Series(np.arange(n)).cast(pl.Decimal(25, 2)),
+        "flag": pl.Series(np.arange(n) % 3 == 0),
+    }
+    report = judged(altered(features, tmp_path, **odd), baseline=tuple(odd), seeds=1, resamples=100)
+    by_name = {each.name: each for each in report.features}
+    assert by_name["nothing"].coverage == 0
+    assert by_name["nothing"].auc is None
+    assert by_name["constant"].auc == by_name["constant"].auc_ci[0] == 0.5
+    assert by_name["coded"].auc is None
+    assert 0 < by_name["endless"].auc < 1
+
+
 def test_problems_are_told_together(features: Path) -> None:
     question = Question(str(features), Roles("labl", time="when", baseline=("popularty",)))
     with pytest.raises(Exception, match=r"(?s)--label labl.*--time when.*--baseline popularty"):

@@ -15,6 +15,8 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 LEVEL = 0.95
+FEWEST_USERS = 10
+"""With fewer, resamples of them say little of how users differ."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.distributions import distributions
 from extembed_cli.evaluate.feature_file import BASELINE, COUNTERS, FeatureFile, Roles, open_features
 from extembed_cli.evaluate.judge import Judge
-from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, climb, verdict
+from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, Verdict, climb, verdict
 from extembed_cli.evaluate.lengths import Bucket, by_length, count_columns
 from extembed_cli.evaluate.ranker import Ranked, Ranker
 from extembed_cli.evaluate.report import (
@@ -203,7 +203,10 @@ def _bounds(interval: Interval | None) -> tuple[float, float] | None:
 def _rung(step: Step, found: Found, judge: Judge, least: float) -> Rung:
     told = None
     if step.gain is not None and step.over_control is not None:
-        told = verdict(step.gain, step.over_control, len(found.split.test), least)
+        test = found.split.test
+        told = verdict(step.gain, step.over_control, len(test), judge.users.number, least)
+        if not step.learned:
+            told = Verdict(CANNOT_TELL, f"the ranker learns nothing from {len(found.split.train):,} training rows")
     seconds = None if found.file.run is None else found.file.run.get("seconds_by_technique", {}).get(step.name)
     return Rung(
         step=cast(StepName, step.name),

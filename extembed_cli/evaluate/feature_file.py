@@ -65,6 +65,8 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
     """Open a feature file and find its columns; problems name the file and the flag."""
     table = open_table("features", path)
     made = _metadata(path, table)
+    if table.rows == 0:
+        raise DataError(f"{path}: has no rows")
     named = made["spec"].get("columns", {})
     named = {**named, **named.get("candidates", {})}
     roles = replace(

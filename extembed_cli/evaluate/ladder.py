@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.evaluate.bootstrap import Interval
+from extembed_cli.evaluate.bootstrap import FEWEST_USERS, Interval
 from extembed_cli.evaluate.judge import Judge, Measured
 from extembed_cli.evaluate.ranker import Ranked, Train
 
@@ -33,6 +33,11 @@ class Step:
     control: Interval | None
     """What its columns gained over the step before, permuted."""
     over_control: Interval | None
+
+    @property
+    def learned(self) -> bool:
+        """Whether its rankers tell any rows apart: with too few to learn from, they do not."""
+        return any(np.ptp(fit.scores) > 0 for fit in self.fits)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -71,11 +76,15 @@ class Verdict:
     """Test rows that are missing to tell."""
 
 
-def verdict(gain: Interval, over_control: Interval, rows: int, least: float) -> Verdict:
+def verdict(gain: Interval, over_control: Interval, rows: int, users: int, least: float) -> Verdict:
     """Keep what surely gains, at least `least` and more than its columns permuted; drop what surely gains less.
 
-    Where neither is sure, the interval has to shrink: its width goes with the root of the number of rows.
+    Where neither is sure, the interval has to shrink: its width goes with the root of the number of rows. Few users
+    have no interval worth the name.
     """
+    if users < FEWEST_USERS:
+        more = math.ceil(rows * (FEWEST_USERS / users - 1))
+        return Verdict(CANNOT_TELL, f"the test rows are of {users} users; it takes {FEWEST_USERS} at least", more)
     between = f"between {gain.low:+.4f} and {gain.high:+.4f}"
     if gain.low > 0 and over_control.low > 0 and gain.value >= least:
         return Verdict(KEEP, f"adds {gain.value:+.4f}, {between}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.evaluate.bootstrap import Interval
+from extembed_cli.evaluate.bootstrap import FEWEST_USERS, Interval
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import Step
 from extembed_cli.evaluate.rows import Rows
@@ -22,7 +22,6 @@ BUCKETS: dict[str, tuple[int, float]] = {
     "> 100": (101, float("inf")),
 }
 """Name -> fewest and most visible events."""
-FEWEST_USERS = 10  # with fewer, resamples of them say nothing
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class RankedScores:
         self.users = users[order]
         self.labels = labels[order].astype(np.float64)
         ordered = scores[order]
-        self.ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+        self.ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
         """Where each run of equal scores ends."""
 
     def auc(self, weights: Doubles) -> float:

@@ -63,7 +63,7 @@ def clustered_auc(values: Floats, relevant: Bools, users: Ints) -> Interval | No
         return None
     order = np.argsort(values, kind="stable")
     ordered, positive = values[order], relevant[order]
-    tie = np.cumsum(np.append(True, np.diff(ordered) != 0)) - 1
+    tie = np.cumsum(np.append(True, ordered[1:] != ordered[:-1])) - 1
     per_tie = np.bincount(tie, ~positive).astype(np.float64), np.bincount(tie, positive).astype(np.float64)
     lower, higher = (np.cumsum(each) - each / 2 for each in per_tie)  # of each class at or below, ties half
     beaten = np.where(positive, lower[tie] / minus, 1 - higher[tie] / plus)

@@ -68,8 +68,6 @@ def plan_split(roled: Roled, cut: Cut, trained_until_us: int | None) -> Plan:
     the time at which they begin. `trained_until_us`: rows up to it have been seen by a neural model.
     """
     n = len(roled.times)
-    if n == 0:
-        raise DataError("the feature file has no rows")
     first = n - max(1, round(cut.test_fraction * n))
     cutoff = int(np.partition(roled.times, first)[first])
     test = roled.times >= cutoff
