@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,41 @@ def test_graded_labels_are_ranked_too(features: Path) -> None:
     assert 0 < rung(report, "aggregate").value < 1
 
 
+def test_rows_that_tie_are_not_ranked_by_their_place_in_the_file(features: Path, tmp_path: Path) -> None:
+    """Counters are the same for all rows of a user's request: positives first in the file must not help them."""
+    table = pq.read_table(features)
+    order = pl.read_parquet(features).with_row_index().sort("request", pl.col("label") * -1)["index"].to_arrow()
+    pq.write_table(table.take(order), tmp_path / "features.parquet")
+    report = judged(tmp_path / "features.parquet", group="request", baseline=(), seeds=1, resamples=100)
+    assert report.ladder[0].value < 0.9  # 1.0 if the order of the file counted
+    assert rung(report, "aggregate").delta > 0
+
+
+def test_the_planted_signal_of_the_sample_is_found(tmp_path: Path) -> None:
+    extembed("run", ROOT / "sample_data" / "spec.toml", "-q", "-o", tmp_path / "features.parquet").ok()
+    for group in (None, "request_id"):
+        report = judged(tmp_path / "features.parquet", group=group, max_rows=12_000, seeds=1)
+        assert rung(report, "aggregate").verdict == "keep"
+        assert rung(report, "aggregate").delta > 0.05
+
+
+def test_requests_that_are_null_or_stand_on_both_sides_are_told(features: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(features)
+    some = pl.Series(np.arange(len(rows)) % 4 == 0)
+    wide = (rows["user_id"] % 20).set(some, None)
+    report = judged(altered(features, tmp_path, wide=wide), group="wide", seeds=1, resamples=100)
+    assert report.data.left_out["without a request"] == some.sum()
+    assert any("20 requests have rows before the test and in it" in message for message in report.warnings)
+
+
+def test_a_neural_column_of_unknown_training_is_told(features: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(features)
+    copied = altered(features, tmp_path, neural_score=pl.Series(np.zeros(len(rows), np.float32)))
+    add_columns(copied, name="neural_score", technique="neural")
+    report = judged(copied, seeds=1, resamples=100)
+    assert not control(report, "neural training end").passed
+
+
 # --- the split ---------------------------------------------------------------------------------------
 
 
@@ -184,6 +220,17 @@ def test_a_column_that_knows_the_label_raises_the_alarm(features: Path, tmp_path
     assert any("leak" in message for message in report.warnings)
 
 
+@pytest.mark.parametrize("leak", ["null for negatives", "text"])
+def test_a_leak_that_has_no_order_raises_the_alarm(features: Path, tmp_path: Path, leak: str) -> None:
+    label = pl.read_parquet(features)["label"]
+    rng = np.random.default_rng(0)
+    values = pl.Series(rng.standard_normal(len(label))).set(label == 0, None)
+    if leak == "text":
+        values = pl.Series(np.array(["no", "yes"])[label.to_numpy()])
+    report = judged(altered(features, tmp_path, leak=values), baseline=("leak",), seeds=1, resamples=100)
+    assert not control(report, "single feature", "leak").passed
+
+
 def test_honest_columns_raise_none(found: Report) -> None:
     assert control(found, "single feature").passed
     assert not [message for message in found.warnings if "implausibly" in message]
@@ -206,7 +253,19 @@ def test_seconds_come_from_the_run_report_of_this_very_file(features: Path, foun
     (tmp_path / "features.parquet.run.json").write_text(json.dumps({"rows_out": 3, "column_names": []}))
     report = judged(copied, seeds=1, resamples=100)
     assert [each.seconds for each in report.ladder] == [None] * 4
-    assert not [c for c in report.controls if c.control == "own history"]
+    assert "not checked" in control(report, "own history").text
+    of_another = {**json.loads((features.parent / "features.parquet.run.json").read_text()), "digests": {}}
+    (tmp_path / "features.parquet.run.json").write_text(json.dumps(of_another))
+    assert rung(judged(copied, seeds=1, resamples=100), "aggregate").seconds is None
+
+
+def test_a_column_that_was_dropped_does_not_hide_the_run_report(features: Path, tmp_path: Path) -> None:
+    table = pq.read_table(features).drop_columns(["text__liked__cos_min"])
+    pq.write_table(table, tmp_path / "features.parquet")
+    shutil.copy(features.parent / "features.parquet.run.json", tmp_path)
+    report = judged(tmp_path / "features.parquet", seeds=1, resamples=100)
+    assert rung(report, "aggregate").seconds is not None
+    assert "text__liked__cos_min" not in {each.name for each in report.features}
 
 
 def test_each_column_is_described(features: Path, found: Report) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from extembed_cli.evaluate import metrics
 from extembed_cli.evaluate.bootstrap import Interval, Users, mean_over_seeds
+from extembed_cli.evaluate.ladder import Verdict, verdict
 from extembed_cli.evaluate.single import clustered_auc, drift
 
 EXACT = 1e-12  # sums of float64 in another order
@@ -101,6 +104,63 @@ def test_metrics_of_requests_are_those_of_scikit_learn(requests: tuple[np.ndarra
         assert aucs[group] == pytest.approx(roc_auc_score(grades[mine] > 0, scores[mine]), abs=EXACT)
         if mine.sum() > 1:
             assert ndcgs[group] == pytest.approx(ndcg_score([grades[mine]], [scores[mine]], k=10), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ties_share_their_places(seed: int) -> None:
+    """nDCG as scikit-learn has it; the reciprocal rank as the mean over all orders of equal scores."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 7))
+    scores, grades = rng.integers(0, 3, n) / 2, rng.integers(0, 3, n).astype(np.float64)
+    grades[0] = 1
+    groups = metrics.Groups.of(np.zeros(n, np.int64))
+    ours = metrics.ndcgs(scores, grades, groups, most=3)[0]
+    assert ours == pytest.approx(ndcg_score([grades], [scores], k=3), abs=EXACT)
+    found = []
+    for order in itertools.permutations(range(n)):
+        ranked = np.array(order)[np.argsort(-scores[list(order)], kind="stable")]
+        found.append(1 / (1 + np.flatnonzero(grades[ranked] > 0)[0]))
+    ours = metrics.reciprocal_ranks(scores, grades > 0, groups)[0]
+    assert ours == pytest.approx(np.mean(found), abs=EXACT)
+
+
+# --- verdicts ----------------------------------------------------------------------------------------
+
+
+CASES = {
+    "sure": ((0.02, 0.01, 0.03), (0.02, 0.01, 0.03), "keep"),
+    "sure, but smaller than asked for": ((0.0005, 0.0002, 0.0008), (0.001, 0.0005, 0.002), "not worth it"),
+    "harm": ((-0.02, -0.03, -0.01), (-0.02, -0.03, -0.01), "not worth it"),
+    "wide": ((0.01, -0.01, 0.03), (0.01, -0.01, 0.03), "cannot tell"),
+    "wide around nothing": ((0.0, -0.01, 0.01), (0.0, -0.01, 0.01), "cannot tell"),
+    "no better than permuted": ((0.01, 0.005, 0.015), (-0.001, -0.006, 0.004), "cannot tell"),
+    "unsure over permuted": ((0.01, 0.005, 0.015), (0.004, -0.001, 0.009), "cannot tell"),
+    "a little below what is asked for": ((0.0009, 0.0004, 0.0014), (0.001, 0.0002, 0.002), "cannot tell"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_verdicts(case: str) -> None:
+    gain, over, word = CASES[case]
+    told = verdict(Interval(*gain), Interval(*over), 10_000, 100, 0.001)
+    assert told.word == word
+    assert (told.more_rows is None) == (word != "cannot tell" or case == "no better than permuted")
+    if case.endswith("permuted"):
+        assert "over its columns permuted" in told.reason
+    assert verdict(Interval(*gain), Interval(*over), 10_000, 5, 0.001).word == "cannot tell"
+
+
+@given(st.floats(-0.02, 0.05), st.floats(1e-5, 0.05), st.floats(1e-5, 0.05), st.sampled_from([0.0, 0.001, 0.01]))
+def test_as_many_rows_as_are_told_do_decide(value: float, low: float, high: float, least: float) -> None:
+    def at(rows: int) -> Verdict:
+        shrink = (10_000 / rows) ** 0.5
+        gain = Interval(value, value - low * shrink, value + high * shrink)
+        return verdict(gain, gain, rows, 100, least)
+
+    told = at(10_000)
+    if told.more_rows is not None:
+        assert told.word == "cannot tell"
+        assert at(10_000 + told.more_rows).word != "cannot tell"
 
 
 def test_ties_inside_a_request_count_half_in_its_auc() -> None:

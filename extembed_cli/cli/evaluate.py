@@ -150,7 +150,8 @@ def _show(report: Report) -> None:
     from extembed_cli.evaluate.report import TITLES
 
     metric = report.ladder[0].metric
-    table = Table("step", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("step", no_wrap=True, min_width=9)
     for heading in (TITLES[metric], "gain", "95 % interval", "permuted", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)

@@ -53,7 +53,7 @@ class Users:
 
     def counts(self) -> Iterator[Doubles]:
         """How many times each user was drawn: (U), for each resample. The same at every call."""
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng([self.seed, 3])
         for _ in range(self.resamples):
             yield np.bincount(rng.integers(0, self.number, self.number), minlength=self.number).astype(np.float64)
 
@@ -76,6 +76,6 @@ def mean_over_seeds(samples: Doubles, seed: int) -> Doubles:
     The same draw for the same shape and seed: differences of two sides stay paired.
     """
     S, R = samples.shape
-    drawn = np.random.default_rng(seed).integers(0, S, (S, R))
+    drawn = np.random.default_rng([seed, 2]).integers(0, S, (S, R))
     mean: Doubles = np.take_along_axis(samples, drawn, 0).mean(0)
     return mean

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from extembed_cli.evaluate.feature_file import FeatureFile
+from extembed_cli.evaluate.bootstrap import Interval
+from extembed_cli.evaluate.feature_file import NEURAL, FeatureFile
 from extembed_cli.evaluate.ladder import Step
 from extembed_cli.evaluate.report import Control
 from extembed_cli.evaluate.single import Single
@@ -33,37 +34,41 @@ def permuted(steps: Sequence[Step]) -> Iterator[Control]:
 
 
 def single_features(singles: Sequence[Single]) -> Iterator[Control]:
-    """Columns that nearly tell the label by themselves; the worst of all others otherwise, to show what was found."""
-    judged = [(max(one.auc.value, 1 - one.auc.value), one) for one in singles if one.auc is not None]
-    suspects = [(strength, one) for strength, one in judged if _surely(strength, one)]
-    for strength, one in suspects or sorted(judged, key=lambda pair: -pair[0])[:1]:
-        assert one.auc is not None
-        text = f"by itself it ranks with an AUC of {one.auc.value:.4f}"
-        passed = not _surely(strength, one)
+    """Columns that nearly tell the label by themselves; the strongest otherwise, to show what was found."""
+    judged = [
+        (name, what, auc)
+        for single in singles
+        for name, what, auc in (
+            (single.name, "by itself it ranks", single.auc),
+            (single.name, "whether it is known (or, for text, its value) ranks", single.knowing),
+        )
+        if auc is not None
+    ]
+    judged.sort(key=lambda each: -abs(each[2].value - 0.5))
+    for name, what, auc in [each for each in judged if _implausible(each[2])] or judged[:1]:
+        text = f"{what} with an AUC of {auc.value:.4f}"
+        passed = not _implausible(auc)
         if not passed:
             text += (
                 f": implausibly strong (above {IMPLAUSIBLE:g} or below {1 - IMPLAUSIBLE:.2g}). Does it know the label? "
                 "Look for events at the row's time or later, a label that is part of the log, a wrong time_unit or lag"
             )
         yield Control(
-            control="single feature",
-            subject=one.name,
-            passed=passed,
-            value=one.auc.value,
-            ci=(one.auc.low, one.auc.high),
-            text=text,
+            control="single feature", subject=name, passed=passed, value=auc.value, ci=(auc.low, auc.high), text=text
         )
 
 
-def _surely(strength: float, one: Single) -> bool:
-    """Implausibly strong, and not by the luck of a few rows."""
-    assert one.auc is not None
-    return strength >= IMPLAUSIBLE and strength - one.auc.half_width >= 0.9
+def _implausible(auc: Interval) -> bool:
+    """Too strong, and not by the luck of a few rows."""
+    strength = max(auc.value, 1 - auc.value)
+    return strength >= IMPLAUSIBLE and not strength - auc.half_width < 0.9
 
 
 def own_history(file: FeatureFile) -> Iterator[Control]:
     """Candidates that the run report counts in their own visible history."""
     if file.run is None:
+        text = "not checked: the run report of this file is not beside it"
+        yield Control(control="own history", subject="features", passed=True, value=None, ci=None, text=text)
         return
     count, rows = int(file.run.get("candidates_in_own_history") or 0), file.table.rows
     text = f"{count:,} of {rows:,} candidates stand in the history that they see"
@@ -84,12 +89,15 @@ def own_history(file: FeatureFile) -> Iterator[Control]:
 
 def training_end(file: FeatureFile, left_out: int) -> Iterator[Control]:
     """Rows that a neural model may have been trained on."""
+    if NEURAL in file.steps and file.trained_until_us is None:
+        text = "the file does not say until when the model was trained: rows that it has seen may be judged by it"
+        yield Control(control="neural training end", subject=NEURAL, passed=False, value=None, ci=None, text=text)
     if file.trained_until_us is None:
         return
     moment = datetime.fromtimestamp(file.trained_until_us / 1e6, UTC).isoformat(timespec="seconds")
     yield Control(
         control="neural training end",
-        subject="neural",
+        subject=NEURAL,
         passed=True,
         value=None,
         ci=None,

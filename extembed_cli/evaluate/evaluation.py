@@ -121,7 +121,7 @@ def evaluate(question: Question, threads: int, memory: int | None, watch: Watch)
             short = short_list(split, steps, train, judge) if len(steps) > 1 else None
         with watch.timing("columns"):
             singles = judge_columns(split)
-            buckets = by_length(split.test, judge, steps)
+            buckets = by_length(split.test, file.steps.get(COUNTERS, []), judge, steps)
     found = Found(file, plan, split, steps, singles, short, buckets)
     return _report(question, found, list(seeds), judge)
 
@@ -176,7 +176,7 @@ def _report(question: Question, found: Found, seeds: list[int], judge: Judge) ->
         features=_features(found, strongest),
         strongest_feature=strongest,
         controls=checks,
-        history_length_of=count_columns(found.split.test.names),
+        history_length_of=count_columns(found.file.steps.get(COUNTERS, [])),
         by_history_length=[
             HistoryLength(
                 events=bucket.events,
@@ -216,6 +216,7 @@ def _rung(step: Step, found: Found, judge: Judge, least: float) -> Rung:
         value_ci=_bounds(step.measured.interval),
         delta=step.gain.value if step.gain else None,
         delta_ci=_bounds(step.gain),
+        over_permuted_ci=_bounds(step.over_control),
         metrics=step.measured.values,
         seconds=seconds,
         verdict=cast(Literal["keep", "not worth it", "cannot tell"], told.word) if told else None,
@@ -299,6 +300,11 @@ def _warnings(checks: Sequence[Control], found: Found) -> list[str]:
     rows = found.plan.left_out.get(NEURAL_ROWS, 0)
     if rows:
         told.append(f"{rows:,} rows are left out: the neural model may have been trained on them")
+    if found.plan.spanning:
+        told.append(
+            f"{found.plan.spanning:,} requests have rows before the test and in it. Is --group the column that the "
+            "rows of one request share?"
+        )
     if BASELINE not in found.file.steps:
         told.append("no --baseline: what your ranker already knows may be credited to the features. Name its columns")
     return told
@@ -317,7 +323,7 @@ def report_job(question: Question, output: Path, threads: int, memory: int | Non
             from extembed_cli.evaluate.page import page  # noqa: PLC0415  altair is slow to import
 
             text = page(report)
-            output.mkdir(exist_ok=True)
+            stage.folder(output)
             stage.json(output / "report.json", report.model_dump(mode="json"))
             stage.temporary(output / "report.html").write_text(text, encoding="utf-8")
             stage.commit()

@@ -16,6 +16,7 @@ from extembed_cli.spec import time_us
 BASELINE = "baseline"
 COUNTERS = "counters"
 NEURAL = "neural"
+_COLUMN = {"name", "technique", "meaning"}
 TECHNIQUES = (COUNTERS, "aggregate", "dual", NEURAL)
 """Steps of the ladder after the baseline, in order of cost."""
 
@@ -97,7 +98,7 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
         {step: columns for step, columns in steps.items() if columns},
         {name: column["meaning"] for name, column in features.items()},
         made["spec"],
-        _run_report(Path(path), list(features), table.rows),
+        _run_report(Path(path), made, table.rows),
         max(trained, default=None),
         roles,
     )
@@ -107,10 +108,9 @@ def _metadata(path: str, table: Table) -> dict[str, Any]:
     stored = (table.schema.metadata or {}).get(METADATA_KEY)
     try:
         made: dict[str, Any] = json.loads(stored or b"")
-        assert isinstance(made["spec"], dict) and all(
-            {"name", "technique", "meaning"} <= set(c) for c in made["columns"]
-        )
-    except (ValueError, KeyError, TypeError, AssertionError):
+        if not isinstance(made["spec"], dict) or not all(set(column) >= _COLUMN for column in made["columns"]):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             f"{path}: has no readable `extembed` metadata, so its feature columns are not known. Evaluate the file "
             "that `extembed run` wrote; most tools that copy a Parquet file leave its metadata out (join your own "
@@ -124,7 +124,7 @@ def _baseline(roles: Roles, names: list[str], taken: set[str], item: str, proble
     free = [name for name in names if name not in taken]
     found: dict[str, None] = {}
     for glob in roles.baseline:
-        matched = [name for name in fnmatch.filter(free, glob) if name != item or glob == item]
+        matched = [glob] if glob in free else [name for name in fnmatch.filter(free, glob) if name != item]
         with problems.collect():
             if not matched and fnmatch.filter(sorted(taken), glob):
                 raise SpecError(f"--baseline {glob}: matches only label, user, time or features, which are no baseline")
@@ -134,12 +134,14 @@ def _baseline(roles: Roles, names: list[str], taken: set[str], item: str, proble
     return list(found)
 
 
-def _run_report(path: Path, features: list[str], rows: int) -> dict[str, Any] | None:
-    """The report beside the file, where it is of the same run by what it says of rows and columns."""
+def _run_report(path: Path, made: dict[str, Any], rows: int) -> dict[str, Any] | None:
+    """The report beside the file, where it is of the same run: of the same spec, inputs, columns and rows."""
     try:
         text = path.with_name(f"{path.name}.run.json").read_text(encoding="utf-8")
         report: dict[str, Any] = json.loads(text)
-        same = report["rows_out"] == rows and report["column_names"] == features[-len(report["column_names"]) :]
+        names = report["column_names"]
+        last = [column["name"] for column in made["columns"]][-len(names) :]  # those before are of earlier runs
+        told = (report["rows_out"], report["spec"], report["digests"], names)
+        return report if told == (rows, made["spec"], made["inputs"], last) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return report if same else None

@@ -15,6 +15,7 @@ from extembed_cli.evaluate.ranker import Ranked, Train
 
 Doubles = NDArray[np.float64]
 
+_MARGIN = 1.05  # so that the rows that are told do decide
 KEEP, NOT_WORTH_IT, CANNOT_TELL = "keep", "not worth it", "cannot tell"
 
 
@@ -85,18 +86,23 @@ def verdict(gain: Interval, over_control: Interval, rows: int, users: int, least
     if users < FEWEST_USERS:
         more = math.ceil(rows * (FEWEST_USERS / users - 1))
         return Verdict(CANNOT_TELL, f"the test rows are of {users} users; it takes {FEWEST_USERS} at least", more)
-    between = f"between {gain.low:+.4f} and {gain.high:+.4f}"
+    adds = f"adds {gain.value:+.4f}, between {gain.low:+.4f} and {gain.high:+.4f}"
     if gain.low > 0 and over_control.low > 0 and gain.value >= least:
-        return Verdict(KEEP, f"adds {gain.value:+.4f}, {between}")
+        return Verdict(KEEP, adds)
     if gain.high < least:
         return Verdict(NOT_WORTH_IT, f"adds {gain.high:+.4f} at most, less than {least:g}")
-    if not math.isfinite(gain.half_width + over_control.half_width):
-        return Verdict(CANNOT_TELL, "adds an amount that no resample of the users defines")
     if gain.value < least:
-        aim, width = max(gain.value, least - gain.value), gain.half_width
+        shrink = (gain.high - gain.value) / (least - gain.value)
     else:
-        aim, width = max(least, min(gain.value, over_control.value)), max(gain.half_width, over_control.half_width)
-    more = math.ceil(rows * max((width / aim) ** 2 - 1, 0.1))
-    return Verdict(
-        CANNOT_TELL, f"adds {gain.value:+.4f}, {between}; to tell would take about {more:,} more test rows", more
-    )
+        if gain.low > 0:
+            adds += f", but over its columns permuted between {over_control.low:+.4f} and {over_control.high:+.4f}"
+        shrink = max(_excess(gain), _excess(over_control))
+    if not math.isfinite(shrink):
+        return Verdict(CANNOT_TELL, f"{adds}; more rows like these would not tell")
+    more = max(1, math.ceil(rows * (_MARGIN * shrink**2 - 1)))
+    return Verdict(CANNOT_TELL, f"{adds}; to tell would take about {more:,} more test rows", more)
+
+
+def _excess(interval: Interval) -> float:
+    """How many times too wide an interval is to lie above 0; infinite where its value does not."""
+    return (interval.value - interval.low) / interval.value if interval.value > 0 else math.inf

@@ -44,9 +44,9 @@ def count_columns(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.endswith("__count") and name.count("__") == 1]
 
 
-def by_length(test: Rows, judge: Judge, steps: Sequence[Step]) -> list[Bucket]:
+def by_length(test: Rows, counters: Sequence[str], judge: Judge, steps: Sequence[Step]) -> list[Bucket]:
     """Gains in each bucket that has rows; nothing where the file has no counters."""
-    counters = count_columns(test.names)
+    counters = count_columns(counters)
     if not counters:
         return []
     length = np.nansum([test.column(name) for name in counters], axis=0)

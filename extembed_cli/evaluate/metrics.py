@@ -84,10 +84,13 @@ class Groups:
         """(n) the group of each of `rows`."""
         return np.repeat(np.arange(len(self.start) - 1), self.sizes)
 
-    def ranks(self, scores: Floats) -> tuple[Ints, Ints]:
-        """Rows by group and falling score, equal scores in order of rows, and the rank of each from 0."""
-        order = np.lexsort((-scores[self.rows], self.owner))
-        return self.rows[order], np.arange(len(order)) - self.start[:-1][self.owner]
+    def ranked(self, scores: Floats) -> tuple[Ints, Ints, Ints]:
+        """Rows by group and falling score, the rank of each from 0, and the number of its tie: of equal scores."""
+        values, owner = scores[self.rows], self.owner
+        order = np.lexsort((-values, owner))
+        ordered = values[order]
+        changes = (ordered[1:] != ordered[:-1]) | (owner[1:] != owner[:-1])
+        return self.rows[order], np.arange(len(order)) - self.start[:-1][owner], np.cumsum(np.append(False, changes))
 
 
 def group_aucs(scores: Floats, labels: NDArray[np.bool_], groups: Groups) -> Doubles:
@@ -116,16 +119,17 @@ def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Do
 
         DCG = Σ_{rank < most} gain / log2(rank + 2),  nDCG = DCG / DCG of the best order
 
-    Gains as they are given: for graded labels 2^label − 1 is usual (Burges et al. 2005), which LightGBM learns too.
+    Rows of equal scores share their gains, as if in every order: no order of the file makes a ranking. So does
+    scikit-learn's `ndcg_score`. Gains as they are given: for graded labels 2^label − 1 is usual (Burges et al. 2005).
     """
     G = len(groups.start) - 1
     discount = 1 / np.log2(np.arange(2, most + 2))
 
     def dcg(by: Doubles) -> Doubles:
-        rows, ranks = groups.ranks(by)
+        rows, ranks, tie = groups.ranked(by)
+        shared = (np.bincount(tie, gains[rows]) / np.bincount(tie))[tie]
         first = ranks < most
-        gained = gains[rows[first]] * discount[ranks[first]]
-        return np.bincount(groups.owner[first], gained, G).astype(np.float64)
+        return np.bincount(groups.owner[first], shared[first] * discount[ranks[first]], G).astype(np.float64)
 
     best = dcg(gains)
     with np.errstate(invalid="ignore"):
@@ -133,9 +137,28 @@ def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Do
 
 
 def reciprocal_ranks(scores: Floats, relevant: NDArray[np.bool_], groups: Groups) -> Doubles:
-    """1 / rank of the first relevant row of each group, from 1; NaN where there is none: (n), (n) -> (G)."""
-    rows, ranks = groups.ranks(scores)
+    """1 / rank of the first relevant row of each group, from 1; NaN where there is none: (n), (n) -> (G).
+
+    Where it ties with others, the mean over all their orders: the first of r relevant among m equal rows is the j-th
+    with probability r/(m−j+1) · Π_{i<j} (m−r−i+1)/(m−i+1).
+    """
+    rows, ranks, tie = groups.ranked(scores)
     out = np.full(len(groups.start) - 1, np.nan)
     found = np.flatnonzero(relevant[rows])[::-1]  # of several the first in order is written last
-    out[groups.owner[found]] = 1 / (ranks[found] + 1.0)
+    first = np.full(len(out), -1)
+    first[groups.owner[found]] = found
+    known = np.flatnonzero(first >= 0)
+    if not len(known):
+        return out
+    begin = np.append(0, np.flatnonzero(np.diff(tie)) + 1)
+    mine = tie[first[known]]
+    m = np.bincount(tie)[mine].astype(np.float64)
+    r = np.bincount(tie, relevant[rows])[mine]
+    above = ranks[begin[mine]]
+    mean, left = np.zeros(len(known)), np.ones(len(known))
+    for j in range(1, int((m - r).max()) + 2):
+        hit = left * np.minimum(1.0, r / np.maximum(m - j + 1, 1))
+        mean += hit / (above + j)
+        left = left - hit
+    out[known] = mean
     return out

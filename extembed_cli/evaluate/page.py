@@ -108,12 +108,13 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _short_list(report: Report) -> str:
     short = report.short_list
     if short is None:
-        return "<p>The steps after the first gain nothing on these rows, so there is nothing to shorten.</p>"
+        return "<p>The steps after the first do not gain on test and early stopping rows alike: nothing to shorten.</p>"
     added = sum(rung.columns for rung in report.ladder[1:])
     columns = "".join(f"<li><code>{escape(name)}</code></li>" for name in short.columns)
+    first = escape(report.ladder[0].step)
     return (
         f"<p>{len(short.columns)} of {added} columns keep {short.kept:.0%} of the gain over the step "
-        f"{escape(report.ladder[0].step)}, on the test rows.</p><ol>{columns}</ol>"
+        f"{first} on the test rows, which had a say in where the list ends.</p><ol>{columns}</ol>"
     )
 
 

@@ -65,7 +65,7 @@ class Ranker:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import lightgbm  # noqa: PLC0415  an extra, and slow to import
 
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng([seed, 4])
         train, valid, test = (_matrix(part, columns, permuted, rng) for part in (split.train, split.valid, split.test))
         learned = self._data(split.train, train, columns)
         parameters = {

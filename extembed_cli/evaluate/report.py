@@ -81,6 +81,8 @@ class Rung(_Part):
     delta: Number
     """Gain over the step before; null for the first."""
     delta_ci: Bounds
+    over_permuted_ci: Bounds
+    """Of the gain over a ranker with the same columns permuted."""
     metrics: dict[str, Number]
     """auc and log_loss; with requests auc, gauc, ndcg@10, mrr. Means over seeds."""
     seconds: Number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ Doubles = NDArray[np.float64]
 NO_TIME = np.iinfo(np.int64).min
 _MOST_GRADES = 30  # the gains that LightGBM knows: 2^grade - 1
 VALUE_BYTES = 4
-RANKER_BYTES = 6  # of a value in each ranker that is trained: its copy and its bins
+RANKER_BYTES = 18  # of a value in each ranker that is trained: its copy, LightGBM's, its bins (measured)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Roled:
     users: Ints
     """(n) a number for each user"""
     groups: Ints | None
-    """(n) a number for each request"""
+    """(n) a number for each request; 0 = null"""
 
 
 @dataclass(frozen=True)
@@ -83,23 +83,25 @@ def read_roles(file: FeatureFile) -> Roled:
     assert roles.time is not None and roles.user is not None
     where = str(file.table.parts[0].path)
     read = list(dict.fromkeys(roles.columns().values()))
-    table = pa.concat_tables(
-        (each for part in file.table.parts for each in part.tables(read, 131_072)), promote_options="permissive"
-    )
+    parts = [pa.concat_tables(part.tables(read, 131_072)) for part in file.table.parts if part.rows]
     problems = Problems()
     with problems.collect():
-        labels = _numbers(table[roles.label], f"{where}: label `{roles.label}`")
+        labels = np.concatenate([_numbers(part[roles.label], f"{where}: label `{roles.label}`") for part in parts])
         _check_labels(labels, roles.label, graded=roles.group is not None)
     with problems.collect():
         keys.check_time_type(file.table, roles.time, roles.time_unit)
-        times = keys.times_us(table[roles.time], roles.time_unit, f"{where}: column `{roles.time}`")
+        times = [keys.times_us(part[roles.time], roles.time_unit, f"{where}: `{roles.time}`") for part in parts]
     for what, name in {"user": roles.user, "group": roles.group}.items():
         with problems.collect():
-            if name is not None and keys.id_kind(table[name].type) is None:
-                raise DataError(f"{where}: --{what} {name}: is {table[name].type}; ids are integers, text or binary")
+            if name is not None:
+                keys.check_id_kinds(what, [(file.table, name)])
     problems.raise_any()
-    groups = None if roles.group is None else _codes(table[roles.group])
-    return Roled(labels, times.fill_null(NO_TIME).to_numpy(), _codes(table[roles.user]), groups)
+    return Roled(
+        labels,
+        np.concatenate([each.fill_null(NO_TIME).to_numpy() for each in times]),
+        _codes(part[roles.user] for part in parts),
+        None if roles.group is None else _codes(part[roles.group] for part in parts),
+    )
 
 
 def _check_labels(labels: Doubles, name: str, graded: bool) -> None:
@@ -144,14 +146,15 @@ def read_rows(
             count = int(np.count_nonzero(mine))
             for place, name in enumerate(names):
                 if name in texts:
-                    coded[name] += table[name].filter(pa.array(mine)).cast(pa.large_string()).chunks
+                    coded[name] += table[name].cast(pa.large_string()).filter(pa.array(mine)).chunks
                 else:
                     values[done : done + count, place] = _numbers(table[name], name)[mine]
             row += len(table)
             done += count
             progress(len(table))
     for name, place in texts.items():
-        values[:, place] = _codes(pa.chunked_array(coded[name], pa.large_string()))
+        codes = _codes([pa.chunked_array(coded[name], pa.large_string())])
+        values[:, place] = np.where(codes == 0, np.nan, codes)
     groups = None if roled.groups is None else roled.groups[kept]
     return Rows(names, values, frozenset(texts), roled.labels[kept], roled.users[kept], groups)
 
@@ -171,7 +174,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(
-        types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)
+        types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal128(kind)
     ) or types.is_null(kind)
 
 
@@ -184,6 +187,7 @@ def _numbers(column: pa.ChunkedArray, where: str) -> Doubles:
     return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
-def _codes(column: pa.ChunkedArray) -> Ints:
-    """A number for each distinct value from 1, in order of values; 0 = null."""
-    return keys.ids(column).rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
+def _codes(columns: Iterable[pa.ChunkedArray]) -> Ints:
+    """A number for each distinct value of all columns from 1, in order of values; 0 = null."""
+    values = pl.concat(keys.same_type(*map(keys.ids, columns)))
+    return values.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()

@@ -43,7 +43,7 @@ def short_list(
     """The first of ever longer lists, by share of what the last ranker gained, that keeps enough of the gain.
 
     It has to keep it on the rows for early stopping, too: chosen on the test rows alone, it would be luck in part.
-    None where the steps after the first gain nothing on either.
+    None where the steps after the first do not gain on both.
     """
     first, last = steps[0], steps[-1]
     judges = (judge.of(split.valid), judge)

@@ -27,24 +27,38 @@ class Single:
     coverage: float
     """Share of the test rows where it is not null."""
     auc: Interval | None
-    """Of the column as the score, where it is known; None where one class is missing or it is constant."""
+    """Of the column as the score, where it is known; None where one class is missing, or for text."""
+    knowing: Interval | None
+    """Whether it is known as a score, for columns with nulls; text: the training rows' mean label of each value."""
     drift: float | None
     """Kolmogorov-Smirnov distance of its values between training and test rows: 0 = the same, 1 = apart."""
 
 
 def judge_columns(split: Split) -> list[Single]:
-    """All columns of the rows; columns of codes have no order, so neither AUC nor drift."""
+    """All columns of the rows; text has no order, so neither AUC nor drift."""
+    test = split.test
     found = []
     for name in split.test.names:
         values = split.test.column(name)
         known = ~np.isnan(values)
         coverage = float(known.mean())
-        if name in split.test.categories:
-            found.append(Single(name, coverage, None, None))
+        if name in test.categories:
+            found.append(Single(name, coverage, None, _by_value(split, name), None))
             continue
-        auc = clustered_auc(values[known], split.test.relevant[known], split.test.users[known])
-        found.append(Single(name, coverage, auc, drift(split.train.column(name), values)))
+        auc = clustered_auc(values[known], test.relevant[known], test.users[known])
+        knowing = None if known.all() else clustered_auc(known.astype(np.float32), test.relevant, test.users)
+        found.append(Single(name, coverage, auc, knowing, drift(split.train.column(name), values)))
     return found
+
+
+def _by_value(split: Split, name: str) -> Interval | None:
+    """The AUC of a text column whose values stand for the mean label that they have in the training rows."""
+    codes, test = (np.nan_to_num(part.column(name)).astype(np.int64) for part in (split.train, split.test))
+    size = int(max(codes.max(), test.max())) + 1
+    rows = np.bincount(codes, minlength=size)
+    mean = split.train.relevant.mean()
+    means = (np.bincount(codes, split.train.relevant, size) + mean) / (rows + 1)
+    return clustered_auc(means[test].astype(np.float32), split.test.relevant, split.test.users)
 
 
 def clustered_auc(values: Floats, relevant: Bools, users: Ints) -> Interval | None:
@@ -54,7 +68,7 @@ def clustered_auc(values: Floats, relevant: Bools, users: Ints) -> Interval | No
 
     where the deviation of a row is the share of the other class that it beats, less the AUC. None for one class.
     Source: Obuchowski, Nonparametric analysis of clustered ROC curve data, Biometrics 53, 1997; for one row per user
-    it is DeLong's. values, relevant, users (n); the bounds are kept in [0, 1].
+    it is DeLong's. One user has no interval (NaN). values, relevant, users (n); the bounds are kept in [0, 1].
     """
     n = len(values)
     plus = int(np.count_nonzero(relevant))
@@ -71,7 +85,9 @@ def clustered_auc(values: Floats, relevant: Bools, users: Ints) -> Interval | No
     part = (beaten - auc) / np.where(positive, plus, minus)
     _, owner = np.unique(users[order], return_inverse=True)
     sums = np.bincount(owner, part)
-    spread = _Z * np.sqrt((sums**2).sum() * len(sums) / max(1, len(sums) - 1))
+    if len(sums) < 2:
+        return Interval(auc, float("nan"), float("nan"))
+    spread = _Z * np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1))
     return Interval(auc, max(0.0, auc - spread), min(1.0, auc + spread))
 
 

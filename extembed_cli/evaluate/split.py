@@ -28,6 +28,8 @@ class Plan:
     """(n) among the kept"""
     left_out: dict[str, int] = field(default_factory=dict)
     """Rows by why they are in none of the parts."""
+    spanning: int = 0
+    """Requests with rows before the test and in it."""
 
     def leave(self, rows: Bools, why: str) -> None:
         """Leave rows out."""
@@ -82,6 +84,8 @@ def plan_split(roled: Roled, cut: Cut, trained_until_us: int | None) -> Plan:
     if cut.max_rows is not None:
         plan.leave(~_sampled(roled.users, plan.kept, cut.max_rows, cut.seed), "of users left out by --max-rows")
     if roled.groups is not None:
+        plan.leave(roled.groups == 0, "without a request")
+        plan.spanning = _spanning(roled.groups, plan)
         sizes = np.bincount(roled.groups[plan.kept & test], minlength=int(roled.groups.max()) + 1)
         if plan.kept.any() and not (sizes > 1).any():
             raise DataError(
@@ -96,12 +100,19 @@ def plan_split(roled: Roled, cut: Cut, trained_until_us: int | None) -> Plan:
     return plan
 
 
+def _spanning(groups: Ints, plan: Plan) -> int:
+    before, after = (np.unique(groups[plan.kept & side]) for side in (~plan.test, plan.test))
+    return len(np.intersect1d(before, after))
+
+
 def _sampled(users: Ints, kept: Bools, most: int, seed: int) -> Bools:
-    """Rows of users in a random order, up to so many rows."""
+    """Rows of users in a random order, up to so many rows; who has more than there is room for is passed over."""
     sizes = np.bincount(users[kept], minlength=int(users.max()) + 1)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    taken = np.zeros(len(sizes), np.bool_)
-    taken[order[np.cumsum(sizes[order]) <= most]] = True
+    taken, room = np.zeros(len(sizes), np.bool_), most
+    for user in np.random.default_rng([seed, 1]).permutation(len(sizes)).tolist():
+        if sizes[user] <= room:
+            taken[user] = True
+            room -= int(sizes[user])
     sampled: Bools = taken[users]
     return sampled
 
