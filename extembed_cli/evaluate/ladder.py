@@ -15,6 +15,7 @@ from extembed_cli.evaluate.ranker import Ranked, Train
 
 Doubles = NDArray[np.float64]
 
+_HOPELESS = 1000.0  # times too wide an interval is: a million times the rows
 _MARGIN = 1.05  # so that the rows that are told do decide
 KEEP, NOT_WORTH_IT, CANNOT_TELL = "keep", "not worth it", "cannot tell"
 
@@ -97,7 +98,7 @@ def verdict(gain: Interval, over_control: Interval, rows: int, users: int, least
         if gain.low > 0:
             adds += f", but over its columns permuted between {over_control.low:+.4f} and {over_control.high:+.4f}"
         shrink = max(_excess(gain), _excess(over_control))
-    if not math.isfinite(shrink):
+    if not shrink < _HOPELESS:
         return Verdict(CANNOT_TELL, f"{adds}; more rows like these would not tell")
     more = max(1, math.ceil(rows * (_MARGIN * shrink**2 - 1)))
     return Verdict(CANNOT_TELL, f"{adds}; to tell would take about {more:,} more test rows", more)
