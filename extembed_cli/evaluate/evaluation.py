@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,7 +105,7 @@ def evaluate(question: Question, threads: int, memory: int | None, watch: Watch)
     watch.total(rankers)
     watch.expect(rankers * len(split.train))
 
-    with local.threads(at_once) as mapped:
+    with warnings.catch_warnings(action="ignore"), local.threads(at_once) as mapped:  # LightGBM's, of parameters
 
         def train(columns: Sequence[str], permuted: Sequence[str] = ()) -> list[list[Ranked]]:
             sides = [(), permuted] if permuted else [()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,15 +76,13 @@ class Ranker:
         }
         if self.listwise:
             parameters |= {"eval_at": [10], "lambdarank_truncation_level": 20}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = lightgbm.train(
-                parameters,
-                learned,
-                _ROUNDS,
-                valid_sets=[self._data(split.valid, valid, columns, learned)],
-                callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False), lambda _: signals.check()],
-            )
+        model = lightgbm.train(
+            parameters,
+            learned,
+            _ROUNDS,
+            valid_sets=[self._data(split.valid, valid, columns, learned)],
+            callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False), lambda _: signals.check()],
+        )
         scores, stopped = (
             np.asarray(model.predict(each, num_threads=self.threads), np.float64) for each in (test, valid)
         )
