@@ -213,7 +213,13 @@ def test_a_sample_of_users_keeps_them_whole(features: Path, found: Report) -> No
 def test_a_column_that_knows_the_label_raises_the_alarm(features: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(features)
     leak = rows["label"] + pl.Series(np.random.default_rng(0).normal(0, 0.2, len(rows)))
-    report = judged(altered(features, tmp_path, leak=leak.cast(pl.Float32)), baseline=("leak",), seeds=1, resamples=100)
+    report = judged(
+        altered(features, tmp_path, leak=leak.cast(pl.Float32)),
+        baseline=("leak",),
+        max_rows=1500,
+        seeds=1,
+        resamples=100,
+    )
     alarm = control(report, "single feature", "leak")
     assert not alarm.passed
     assert "implausibly strong" in alarm.text
@@ -227,7 +233,7 @@ def test_a_leak_that_has_no_order_raises_the_alarm(features: Path, tmp_path: Pat
     values = pl.Series(rng.standard_normal(len(label))).set(label == 0, None)
     if leak == "text":
         values = pl.Series(np.array(["no", "yes"])[label.to_numpy()])
-    report = judged(altered(features, tmp_path, leak=values), baseline=("leak",), seeds=1, resamples=100)
+    report = judged(altered(features, tmp_path, leak=values), baseline=("leak",), max_rows=1500, seeds=1, resamples=100)
     assert not control(report, "single feature", "leak").passed
 
 
@@ -343,17 +349,25 @@ def test_the_report_keeps_to_its_schema(features: Path, found: Report) -> None:
         jsonschema.validate(written, schema)
 
 
+def written(features: Path, folder: Path, threads: int = 1, **how: Any) -> dict[str, bytes]:
+    """Both files of a report, made in this process."""
+    question = Question(
+        str(features), Roles("label", baseline=("popularity",)), **{"seeds": 2, "resamples": 100, **how}
+    )
+    report_job(question, folder / "report", threads, None, 0, Watch())
+    return {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
+
+
 def test_the_same_report_on_any_number_of_workers(features: Path, tmp_path: Path) -> None:
-    done = [
-        run(
-            features, tmp_path / str(n), "--baseline", "popularity", "--json", "-q", "--seeds", "2", "--workers", str(n)
-        )
-        for n in (1, 4)
-    ]
-    assert done[0].ok().out == done[1].ok().out
-    assert not done[0].err
-    assert (tmp_path / "1/report/report.json").read_bytes() == (tmp_path / "4/report/report.json").read_bytes()
-    assert (tmp_path / "1/report/report.html").read_bytes() == (tmp_path / "4/report/report.html").read_bytes()
+    one, four = (written(features, tmp_path / str(threads), threads) for threads in (1, 4))
+    assert one == four
+    assert set(one) == {"report.json", "report.html"}
+
+
+def test_json_on_stdout_is_the_report(features: Path, tmp_path: Path) -> None:
+    done = run(features, tmp_path, "--baseline", "popularity", "--json", "-q").ok()
+    assert done.json == json.loads((tmp_path / "report" / "report.json").read_text())
+    assert not done.err
 
 
 def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -> None:
@@ -480,13 +494,16 @@ def test_a_file_without_metadata_or_features_is_told(features: Path, tmp_path: P
 def test_too_little_memory_is_told_with_a_number_of_rows(features: Path, tmp_path: Path) -> None:
     done = run(features, tmp_path, "--memory", "1MiB").failed(5, "--max-rows")
     (rows,) = re.findall(r"--max-rows (\d+)", done.err)
-    run(features, tmp_path, "--memory", "1MiB", "--max-rows", rows).ok()
+    report = evaluate(
+        Question(str(features), Roles("label"), max_rows=int(rows), seeds=1, resamples=100), 1, 2**20, Watch()
+    )
+    assert 0 < report.data.train_rows + report.data.early_stopping_rows + report.data.test_rows <= int(rows)
 
 
 def test_the_old_report_stays_when_an_evaluation_fails(features: Path, tmp_path: Path) -> None:
-    run(features, tmp_path, *OWN).ok()
-    before = {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()}
-    run(altered(features, tmp_path, label=pl.Series([0] * 5000)), tmp_path).failed(1)
+    before = written(features, tmp_path, seeds=1)
+    with pytest.raises(DataError):
+        written(altered(features, tmp_path, label=pl.Series([0] * 5000)), tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
 
 
