@@ -98,7 +98,9 @@ def evaluate(
     ] = 1000,
     min_gain: Annotated[
         float,
-        typer.Option("--min-gain", min=0, metavar="X", help="A smaller gain is not worth it.", rich_help_panel=_HOW),
+        typer.Option(
+            "--min-gain", min=0, max=1, metavar="X", help="A smaller gain is not worth it.", rich_help_panel=_HOW
+        ),
     ] = 0.001,
     workers: options.Workers = None,
     memory: options.Memory = None,
