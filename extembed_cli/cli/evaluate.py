@@ -157,14 +157,14 @@ def _show(report: Report) -> None:
     for heading in (TITLES[metric], "gain", "95 % interval", "permuted", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    permuted = {control.subject: control.value for control in report.controls if control.control == "permuted"}
+    permuted = report.permuted()
     for rung in report.ladder:
         table.add_row(
             rung.step,
             _number(rung.value),
             _number(rung.delta, "+.4f"),
             _interval(rung),
-            _number(permuted.get(rung.step), "+.4f"),
+            _number(permuted[rung.step].value if rung.step in permuted else None, "+.4f"),
             _number(rung.seconds, ",.1f"),
             rung.verdict or "",
         )

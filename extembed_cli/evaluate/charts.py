@@ -104,7 +104,7 @@ def _ladder(report: Report) -> Figure:
 
 
 def _gains(report: Report) -> Figure | None:
-    permuted = {control.subject: control for control in report.controls if control.control == "permuted"}
+    permuted = report.permuted()
     rungs = [rung for rung in report.ladder if rung.delta is not None]
     rows: list[dict[str, Any]] = []
     for rung in rungs:

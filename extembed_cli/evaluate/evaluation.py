@@ -23,7 +23,7 @@ from extembed_cli.evaluate.feature_file import BASELINE, COUNTERS, FeatureFile, 
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, Verdict, climb, verdict
 from extembed_cli.evaluate.lengths import Bucket, by_length, count_columns
-from extembed_cli.evaluate.ranker import Ranked, Ranker
+from extembed_cli.evaluate.ranker import Ranked, fit
 from extembed_cli.evaluate.report import (
     TITLES,
     Chosen,
@@ -93,12 +93,11 @@ def evaluate(question: Question, threads: int, memory: int | None, watch: Watch)
         values = rows.values.size
         split = split_rows(rows, plan)
         del rows
-    listwise = question.roles.group is not None
     at_once = min(threads, 2 * len(seeds))
     if memory is not None:
         at_once = max(1, min(at_once, (memory - VALUE_BYTES * values) // (RANKER_BYTES * values)))
-    ranker = Ranker(max(1, threads // at_once), listwise)
-    judge = Judge(split.test, question.resamples, question.seed, listwise)
+    each = max(1, threads // at_once)
+    judge = Judge(split.test, question.resamples, question.seed)
 
     added = sum(map(len, file.steps.values())) - len(next(iter(file.steps.values())))
     rankers = len(seeds) * (2 * len(file.steps) - 1 + (len(sizes(added)) - 1 if added else 0))
@@ -111,9 +110,9 @@ def evaluate(question: Question, threads: int, memory: int | None, watch: Watch)
             sides = [(), permuted] if permuted else [()]
             pieces = [(seed, side) for side in sides for seed in seeds]
             fits = []
-            for fit in mapped(lambda piece: ranker.fit(split, columns, *piece), pieces):
+            for made in mapped(lambda piece: fit(split, columns, *piece, threads=each), pieces):
                 watch.moved(len(split.train), 1)
-                fits.append(fit)
+                fits.append(made)
             return [fits[i : i + len(seeds)] for i in range(0, len(fits), len(seeds))]
 
         with watch.timing("ladder"):

@@ -39,25 +39,24 @@ class Measured:
 class Judge:
     """Measures scores of some rows. A request counts as a row of its user."""
 
-    def __init__(self, rows: Rows, resamples: int, seed: int, listwise: bool) -> None:
+    def __init__(self, rows: Rows, resamples: int, seed: int) -> None:
         self.rows = rows
-        self.listwise = listwise
         self.seed = seed
         self.resamples = resamples
         self.groups = None if rows.groups is None else metrics.Groups.of(rows.groups)
         users = rows.users
-        if listwise and self.groups is not None:
+        if self.groups is not None:
             users = users[self.groups.rows[self.groups.start[:-1]]]
         self.users = Users(users, resamples, seed)
 
     @property
     def metric(self) -> str:
         """The metric that the ladder is judged by."""
-        return "ndcg@10" if self.listwise else "auc"
+        return "ndcg@10" if self.rows.listwise else "auc"
 
     def of(self, rows: Rows) -> Judge:
         """The same for other rows."""
-        return Judge(rows, self.resamples, self.seed, self.listwise)
+        return Judge(rows, self.resamples, self.seed)
 
     def measure(self, rankings: Sequence[Doubles]) -> Measured:
         """Scores (n) of several seeds."""
@@ -68,12 +67,12 @@ class Judge:
 
     def value(self, rankings: Sequence[Doubles]) -> float:
         """Only the metric that the ladder is judged by."""
-        if self.listwise:
+        if self.rows.listwise:
             return float(np.mean([np.nanmean(self._ndcgs(scores)) for scores in rankings]))
         return float(np.mean([metrics.auc(scores, self.rows.relevant) for scores in rankings]))
 
     def _samples(self, scores: Doubles) -> Doubles:
-        if self.listwise:
+        if self.rows.listwise:
             return self.users.means(self._ndcgs(scores))
         ranked = metrics.RankedScores(scores, self.rows.relevant, self.users.of_row)
         return self.users.samples(ranked.auc)
@@ -85,7 +84,7 @@ class Judge:
     def _values(self, scores: Doubles) -> dict[str, float]:
         relevant = self.rows.relevant
         values = {"auc": metrics.auc(scores, relevant)}
-        if not self.listwise:  # scores of lambdarank are no chances
+        if not self.rows.listwise:  # scores of lambdarank are no chances
             values["log_loss"] = float(metrics.log_losses(scores, relevant).mean())
         if self.groups is not None:
             aucs = metrics.group_aucs(scores, relevant, self.groups)

@@ -1,4 +1,4 @@
-"""Ranking metrics, each with weights per row, so that a bootstrap over users is only another set of weights."""
+"""Ranking metrics. The AUC takes weights of users, so that a bootstrap over them is only another set of weights."""
 
 from __future__ import annotations
 
@@ -98,20 +98,16 @@ def group_aucs(scores: Floats, labels: NDArray[np.bool_], groups: Groups) -> Dou
 
     GAUC is the mean over groups, weighted by their rows as Alibaba's DIN does (arXiv:1706.06978, §6.3).
     """
-    owner, values, positive = groups.owner, scores[groups.rows], labels[groups.rows]
-    order = np.lexsort((values, owner))
-    values, positive = values[order], positive[order]
-    starts = np.append(True, (np.diff(values) != 0) | (np.diff(owner) != 0))
-    tie = np.cumsum(starts) - 1
-    place = np.arange(len(values), dtype=np.float64)
-    mean_place = (np.bincount(tie, place) / np.bincount(tie))[tie] - groups.start[:-1][owner] + 1
+    rows, ranks, tie = groups.ranked(scores)
+    owner, positive = groups.owner, labels[rows]
+    mean_rank = (np.bincount(tie, ranks) / np.bincount(tie))[tie]
     G = len(groups.start) - 1
     n = groups.sizes.astype(np.float64)
     plus = np.bincount(owner, positive, G)
-    rank_sum = np.bincount(owner, mean_place * positive, G)
+    from_below = np.bincount(owner, (n[owner] - mean_rank) * positive, G)
     pairs = plus * (n - plus)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(pairs > 0, (rank_sum - plus * (plus + 1) / 2) / pairs, np.nan)
+        return np.where(pairs > 0, (from_below - plus * (plus + 1) / 2) / pairs, np.nan)
 
 
 def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Doubles:

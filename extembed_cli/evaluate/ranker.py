@@ -30,6 +30,8 @@ _PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbosity": -1,
 }
+_BINARY = {"objective": "binary", "metric": "binary_logloss"}
+_LAMBDARANK = {"objective": "lambdarank", "metric": "ndcg", "eval_at": [10], "lambdarank_truncation_level": 20}
 
 
 @dataclass(frozen=True)
@@ -50,63 +52,41 @@ class Train(Protocol):
     def __call__(self, columns: Sequence[str], permuted: Sequence[str] = (), /) -> list[list[Ranked]]: ...
 
 
-@dataclass(frozen=True)
-class Ranker:
-    """How rankers are trained."""
+def fit(split: Split, columns: Sequence[str], seed: int, permuted: Collection[str] = (), *, threads: int) -> Ranked:
+    """Train with early stopping, and score. The rows of `permuted` columns are shuffled inside each part.
 
-    threads: int
-    listwise: bool = False
-    """lambdarank over requests, instead of a binary loss"""
+    The loss is binary, or, where rows have requests, lambdarank over those.
+    """
+    # Threads that wait by spinning take twenty times as long where others want the cores, too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import lightgbm  # noqa: PLC0415  an extra, and slow to import
 
-    def fit(self, split: Split, columns: Sequence[str], seed: int, permuted: Collection[str] = ()) -> Ranked:
-        """Train with early stopping, and score. The rows of `permuted` columns are shuffled inside each part."""
-        # Threads that wait by spinning take twenty times as long where others want the cores, too.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        import lightgbm  # noqa: PLC0415  an extra, and slow to import
+    rng = np.random.default_rng([seed, 4])
+    train, valid, test = (_matrix(part, columns, permuted, rng) for part in (split.train, split.valid, split.test))
+    categories = [place for place, name in enumerate(columns) if name in split.train.categories]
 
-        rng = np.random.default_rng([seed, 4])
-        train, valid, test = (_matrix(part, columns, permuted, rng) for part in (split.train, split.valid, split.test))
-        learned = self._data(split.train, train, columns)
-        parameters = {
-            **_PARAMETERS,
-            "objective": "lambdarank" if self.listwise else "binary",
-            "metric": "ndcg" if self.listwise else "binary_logloss",
-            "seed": seed,
-            "num_threads": self.threads,
-        }
-        if self.listwise:
-            parameters |= {"eval_at": [10], "lambdarank_truncation_level": 20}
-        model = lightgbm.train(
-            parameters,
-            learned,
-            _ROUNDS,
-            valid_sets=[self._data(split.valid, valid, columns, learned)],
-            callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False), lambda _: signals.check()],
-        )
-        scores, stopped = (
-            np.asarray(model.predict(each, num_threads=self.threads), np.float64) for each in (test, valid)
-        )
-        gain = model.feature_importance("gain", iteration=model.best_iteration)
-        return Ranked(scores, stopped, np.asarray(gain, np.float64))
-
-    def _data(
-        self,
-        rows: Rows,
-        values: NDArray[np.float32],
-        columns: Sequence[str],
-        reference: Any = None,
-    ) -> Any:
-        """Rows as LightGBM takes them: those of a request side by side."""
-        import lightgbm  # noqa: PLC0415
-
+    def dataset(rows: Rows, values: NDArray[np.float32], reference: Any = None) -> Any:
+        """As LightGBM takes it: the rows of a request side by side."""
         labels, sizes = rows.labels, None
-        if self.listwise and rows.groups is not None:
+        if rows.groups is not None:
             groups = Groups.of(rows.groups)
             values, labels, sizes = values[groups.rows], labels[groups.rows], groups.sizes
-        categories = [place for place, name in enumerate(columns) if name in rows.categories]
         return lightgbm.Dataset(
             values, labels, group=sizes, reference=reference, categorical_feature=categories or "auto"
         )
+
+    loss = _LAMBDARANK if split.train.listwise else _BINARY
+    learned = dataset(split.train, train)
+    model = lightgbm.train(
+        {**_PARAMETERS, **loss, "seed": seed, "num_threads": threads},
+        learned,
+        _ROUNDS,
+        valid_sets=[dataset(split.valid, valid, learned)],
+        callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False), lambda _: signals.check()],
+    )
+    scores, stopped = (np.asarray(model.predict(each, num_threads=threads), np.float64) for each in (test, valid))
+    gain = model.feature_importance("gain", iteration=model.best_iteration)
+    return Ranked(scores, stopped, np.asarray(gain, np.float64))
 
 
 def _matrix(

@@ -181,3 +181,7 @@ class Report(_Part):
     warnings: list[str]
     spec: dict[str, Any]
     """That made the features."""
+
+    def permuted(self) -> dict[str, Control]:
+        """Step -> its control of permuted columns."""
+        return {control.subject: control for control in self.controls if control.control == "permuted"}

@@ -56,6 +56,11 @@ class Rows:
         return len(self.labels)
 
     @property
+    def listwise(self) -> bool:
+        """Whether requests are ranked, rather than rows judged one by one."""
+        return self.groups is not None
+
+    @property
     def relevant(self) -> Bools:
         """Rows with a label above 0."""
         return self.labels > 0
@@ -148,7 +153,8 @@ def read_rows(
                 if name in texts:
                     coded[name] += table[name].cast(pa.large_string()).filter(pa.array(mine)).chunks
                 else:
-                    values[done : done + count, place] = _numbers(table[name], name)[mine]
+                    with np.errstate(over="ignore"):  # beyond float32: infinite
+                        values[done : done + count, place] = _numbers(table[name], name)[mine]
             row += len(table)
             done += count
             progress(len(table))

@@ -52,9 +52,6 @@ def short_list(
         scores = [fit.valid for fit in fits], [fit.scores for fit in fits]
         return [each.value(rankings) for each, rankings in zip(judges, scores, strict=True)]
 
-    def kept(fits: Sequence[Ranked]) -> list[float]:
-        return [(v - low) / (high - low) for v, low, high in zip(values(fits), lowest, highest, strict=True)]
-
     lowest, highest = values(first.fits), values(last.fits)
     if not all(low < high for low, high in zip(lowest, highest, strict=True)):
         return None
@@ -62,6 +59,8 @@ def short_list(
     ranked = sorted(added, key=lambda name: -last.shares[name])
     for size in sizes(len(ranked))[:-1]:
         (fits,) = train([*first.columns, *ranked[:size]])
-        if min(kept(fits)) >= SHARE:
-            return ShortList(ranked[:size], kept(fits)[1], values(fits)[1])
+        reached = values(fits)
+        kept = [(value - low) / (high - low) for value, low, high in zip(reached, lowest, highest, strict=True)]
+        if min(kept) >= SHARE:
+            return ShortList(ranked[:size], kept[1], reached[1])
     return ShortList(ranked, 1.0, highest[1])

@@ -38,8 +38,8 @@ def judge_columns(split: Split) -> list[Single]:
     """All columns of the rows; text has no order, so neither AUC nor drift."""
     test = split.test
     found = []
-    for name in split.test.names:
-        values = split.test.column(name)
+    for name in test.names:
+        values = test.column(name)
         known = ~np.isnan(values)
         coverage = float(known.mean())
         if name in test.categories:
