@@ -18,8 +18,9 @@ from conftest import ROOT, Ran, extembed
 from evaluation_world import make_features
 
 from extembed_cli.errors import DataError, SpecError
-from extembed_cli.evaluate.evaluation import Question, evaluate, report_job
+from extembed_cli.evaluate.evaluation import evaluate, report_job
 from extembed_cli.evaluate.feature_file import Roles
+from extembed_cli.evaluate.findings import Question
 from extembed_cli.evaluate.report import Report
 from extembed_cli.watch import Watch
 

@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_world import make_features
 
-from extembed_cli.evaluate.evaluation import Question, evaluate
+from extembed_cli.evaluate.evaluation import evaluate
 from extembed_cli.evaluate.feature_file import Roles
+from extembed_cli.evaluate.findings import Question
 from extembed_cli.evaluate.page import page
 from extembed_cli.watch import Watch
 

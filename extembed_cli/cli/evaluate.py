@@ -113,8 +113,9 @@ def evaluate(
 
     Example:  extembed evaluate features.parquet --label clicked --baseline 'item_*' --baseline popularity -o report
     """
-    from extembed_cli.evaluate.evaluation import Question, report_job
+    from extembed_cli.evaluate.evaluation import report_job
     from extembed_cli.evaluate.feature_file import Roles
+    from extembed_cli.evaluate.findings import Question
 
     question = Question(
         features,

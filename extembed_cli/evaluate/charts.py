@@ -87,6 +87,7 @@ def _ladder(report: Report) -> Figure:
     metric = TITLES[report.ladder[0].metric]
     rows = [{"step": rung.step, "value": rung.value, **_bounds(rung.value_ci)} for rung in report.ladder]
     steps = [rung.step for rung in report.ladder]
+    others = [name for name in report.ladder[0].metrics if name != report.ladder[0].metric]
     y = alt.Y("step:N", sort=steps, title=None)
     base = _chart(rows).encode(y=y, color=_step_colour(steps))
     bars, points = _intervals(base, metric, "step")
@@ -95,9 +96,14 @@ def _ladder(report: Report) -> Figure:
         f"The ladder: {metric} on the test rows",
         "Each step has the columns of all steps above it. Bars are 95 % intervals.",
         [_panel(bars + points, 2 * _ROW * len(rows))],
-        ["step", metric, "95 % interval", *report.ladder[0].metrics],
+        ["step", metric, "95 % interval", *others],
         [
-            [rung.step, _number(rung.value), _interval(rung.value_ci), *map(_number, rung.metrics.values())]
+            [
+                rung.step,
+                _number(rung.value),
+                _interval(rung.value_ci),
+                *(_number(rung.metrics[name]) for name in others),
+            ]
             for rung in report.ladder
         ],
     )
@@ -143,7 +149,7 @@ def _gains(report: Report) -> Figure | None:
 
 def _intervals(base: Any, title: str, *names: str) -> tuple[Any, Any]:
     """A line from low to high, and a point at the value."""
-    x = alt.X("low:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
+    x = alt.X("low:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6, format=".4~f"))
     tooltips = _tooltips(*names, "value", "low", "high")
     return (
         base.mark_rule(strokeWidth=3).encode(x=x, x2=alt.X2("high:Q"), tooltip=tooltips),

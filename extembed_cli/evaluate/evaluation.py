@@ -4,77 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
 
-import numpy as np
-
-import extembed_cli
 from extembed_cli.data.commit import locked, staged, writing
 from extembed_cli.engines import local
 from extembed_cli.errors import Problems, SpecError, listing
-from extembed_cli.evaluate import controls
-from extembed_cli.evaluate.bootstrap import Interval
-from extembed_cli.evaluate.distributions import distributions
-from extembed_cli.evaluate.feature_file import BASELINE, COUNTERS, FeatureFile, Roles, open_features
+from extembed_cli.evaluate.feature_file import COUNTERS, open_features
+from extembed_cli.evaluate.findings import Found, Question, report_of
 from extembed_cli.evaluate.judge import Judge
-from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, Verdict, climb, verdict
-from extembed_cli.evaluate.lengths import Bucket, by_length, count_columns
+from extembed_cli.evaluate.ladder import climb
+from extembed_cli.evaluate.lengths import by_length
 from extembed_cli.evaluate.ranker import Ranked, fit
-from extembed_cli.evaluate.report import (
-    TITLES,
-    Chosen,
-    Control,
-    Data,
-    Feature,
-    HistoryLength,
-    Report,
-    Rung,
-    Settings,
-    StepName,
-)
-from extembed_cli.evaluate.rows import RANKER_BYTES, VALUE_BYTES, Rows, read_roles, read_rows
-from extembed_cli.evaluate.shortlist import ShortList, short_list, sizes
-from extembed_cli.evaluate.single import Single, correlations, judge_columns
-from extembed_cli.evaluate.split import NEURAL_ROWS, Cut, Plan, Split, plan_split, split_rows
+from extembed_cli.evaluate.report import Report
+from extembed_cli.evaluate.rows import RANKER_BYTES, VALUE_BYTES, read_roles, read_rows
+from extembed_cli.evaluate.shortlist import short_list, sizes
+from extembed_cli.evaluate.single import judge_columns
+from extembed_cli.evaluate.split import Cut, plan_split, split_rows
 from extembed_cli.spec import duration_us, time_us
 from extembed_cli.watch import Watch
-
-
-@dataclass(frozen=True)
-class Question:
-    """What to evaluate, and how."""
-
-    features: str
-    roles: Roles
-    test_fraction: float = 0.2
-    gap: str = "0s"
-    """Rows so shortly before the test rows are left out."""
-    from_time: str | None = None
-    """Rows before it are left out."""
-    max_rows: int | None = None
-    ranker: str = "lightgbm"
-    seed: int = 0
-    seeds: int = 3
-    resamples: int = 1000
-    min_gain: float = 0.001
-    """A gain that is surely smaller is not worth it."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the parts of an evaluation found, before it is told."""
-
-    file: FeatureFile
-    plan: Plan
-    split: Split
-    steps: list[Step]
-    singles: list[Single]
-    short: ShortList | None
-    buckets: list[Bucket]
 
 
 def evaluate(question: Question, threads: int, memory: int | None, watch: Watch) -> Report:
@@ -123,7 +71,7 @@ def evaluate(question: Question, threads: int, memory: int | None, watch: Watch)
             singles = judge_columns(split)
             buckets = by_length(split.test, file.steps.get(COUNTERS, []), judge, steps)
     found = Found(file, plan, split, steps, singles, short, buckets)
-    return _report(question, found, list(seeds), judge)
+    return report_of(question, found, list(seeds), judge)
 
 
 def _cut(question: Question) -> Cut:
@@ -147,167 +95,6 @@ def _cut(question: Question) -> Cut:
             ) from None
     problems.raise_any()
     return Cut(question.test_fraction, gap, start, question.max_rows, question.seed)
-
-
-def _report(question: Question, found: Found, seeds: list[int], judge: Judge) -> Report:
-    checks = [
-        *controls.permuted(found.steps),
-        *controls.single_features(found.singles),
-        *controls.own_history(found.file),
-        *controls.training_end(found.file, found.plan.left_out.get(NEURAL_ROWS, 0)),
-    ]
-    ladder = [_rung(step, found, judge, question.min_gain) for step in found.steps]
-    strongest = _strongest(found)
-    return Report(
-        version=extembed_cli.__version__,
-        summary=_summary(ladder),
-        data=_data(question, found),
-        settings=Settings(
-            ranker=question.ranker,
-            test_fraction=question.test_fraction,
-            gap=question.gap,
-            from_time=question.from_time,
-            max_rows=question.max_rows,
-            seeds=seeds,
-            resamples=question.resamples,
-            min_gain=question.min_gain,
-        ),
-        ladder=ladder,
-        features=_features(found, strongest),
-        strongest_feature=strongest,
-        controls=checks,
-        history_length_of=count_columns(found.file.steps.get(COUNTERS, [])),
-        by_history_length=[
-            HistoryLength(
-                events=bucket.events,
-                rows=bucket.rows,
-                users=bucket.users,
-                gains={step: gain.value if gain else None for step, gain in bucket.gains.items()},
-                gains_ci={step: _bounds(gain) for step, gain in bucket.gains.items()},
-            )
-            for bucket in found.buckets
-        ],
-        short_list=Chosen(columns=found.short.columns, value=found.short.value, kept=found.short.kept)
-        if found.short
-        else None,
-        distributions=distributions(found.split.test, found.singles, found.file),
-        warnings=_warnings(checks, found),
-        spec=found.file.spec,
-    )
-
-
-def _bounds(interval: Interval | None) -> tuple[float, float] | None:
-    return None if interval is None else (interval.low, interval.high)
-
-
-def _rung(step: Step, found: Found, judge: Judge, least: float) -> Rung:
-    told = None
-    if step.gain is not None and step.over_control is not None:
-        test = found.split.test
-        told = verdict(step.gain, step.over_control, len(test), judge.users.number, least)
-        if not step.learned:
-            told = Verdict(CANNOT_TELL, f"the ranker learns nothing from {len(found.split.train):,} training rows")
-    seconds = None if found.file.run is None else found.file.run.get("seconds_by_technique", {}).get(step.name)
-    return Rung(
-        step=cast(StepName, step.name),
-        columns=len(found.file.steps[step.name]),
-        metric=cast(Literal["auc", "ndcg@10"], judge.metric),
-        value=step.measured.value,
-        value_ci=_bounds(step.measured.interval),
-        delta=step.gain.value if step.gain else None,
-        delta_ci=_bounds(step.gain),
-        over_permuted_ci=_bounds(step.over_control),
-        metrics=step.measured.values,
-        seconds=seconds,
-        verdict=cast(Literal["keep", "not worth it", "cannot tell"], told.word) if told else None,
-        reason=told.reason if told else None,
-        more_rows=told.more_rows if told else None,
-    )
-
-
-def _summary(ladder: Sequence[Rung]) -> str:
-    """The answer in a sentence or two: what embeddings bring, beyond counters."""
-    steps = [rung for rung in ladder if rung.step not in {BASELINE, COUNTERS}]
-    if not steps:
-        return "The file has counters only: there is nothing of the embeddings to judge."
-    if all(rung.verdict is None for rung in steps):
-        return "There is nothing to compare with: name your own columns with --baseline."
-    kept = [rung for rung in steps if rung.verdict == KEEP]
-    if kept:
-        names = ", ".join(f"{rung.step} ({TITLES[rung.metric]} {rung.delta:+.4f})" for rung in kept)
-        others = "".join(f" {rung.step}: {rung.verdict}." for rung in steps if rung.verdict not in {KEEP, None})
-        return f"The embeddings help this ranker: keep {names}.{others}"
-    if any(rung.verdict == CANNOT_TELL for rung in steps):
-        return "These rows cannot tell yet whether the embeddings help this ranker."
-    return "The embeddings are not worth it for this ranker."
-
-
-def _data(question: Question, found: Found) -> Data:
-    roles, plan, split = found.file.roles, found.plan, found.split
-    assert roles.time is not None and roles.user is not None
-    parts: dict[str, Rows] = {"train": split.train, "early_stopping": split.valid, "test": split.test}
-    return Data(
-        features=question.features,
-        label=roles.label,
-        time=roles.time,
-        user=roles.user,
-        group=roles.group,
-        baseline=found.file.steps.get(BASELINE, []),
-        rows=len(plan.kept),
-        train_rows=len(split.train),
-        early_stopping_rows=len(split.valid),
-        test_rows=len(split.test),
-        test_users=len(np.unique(split.test.users)),
-        test_from=datetime.fromtimestamp(plan.cutoff_us / 1e6, UTC).isoformat(),
-        positive_share={name: float(part.relevant.mean()) for name, part in parts.items()},
-        left_out=plan.left_out,
-    )
-
-
-def _strongest(found: Found) -> str | None:
-    """The feature, not of the baseline, that ranks best by itself."""
-    own = set(found.file.steps.get(BASELINE, []))
-    judged = [one for one in found.singles if one.auc is not None and one.name not in own]
-    best = max(judged, key=lambda one: abs(one.auc.value - 0.5) if one.auc else 0.0, default=None)
-    return best.name if best else None
-
-
-def _features(found: Found, strongest: str | None) -> list[Feature]:
-    shares = found.steps[-1].shares
-    related = correlations(found.split.test, strongest) if strongest else {}
-    step_of = {name: step for step, names in found.file.steps.items() for name in names}
-    short = set(found.short.columns) if found.short else set()
-    features = [
-        Feature(
-            name=one.name,
-            step=cast(StepName, step_of[one.name]),
-            meaning=found.file.meanings.get(one.name),
-            coverage=one.coverage,
-            auc=one.auc.value if one.auc else None,
-            auc_ci=_bounds(one.auc),
-            gain_share=shares[one.name],
-            drift=one.drift,
-            correlation=related.get(one.name),
-            in_short_list=one.name in short,
-        )
-        for one in found.singles
-    ]
-    return sorted(features, key=lambda feature: -feature.gain_share)
-
-
-def _warnings(checks: Sequence[Control], found: Found) -> list[str]:
-    told = [f"{check.subject}: {check.text}" for check in checks if not check.passed]
-    rows = found.plan.left_out.get(NEURAL_ROWS, 0)
-    if rows:
-        told.append(f"{rows:,} rows are left out: the neural model may have been trained on them")
-    if found.plan.spanning:
-        told.append(
-            f"{found.plan.spanning:,} requests have rows before the test and in it. Is --group the column that the "
-            "rows of one request share?"
-        )
-    if BASELINE not in found.file.steps:
-        told.append("no --baseline: what your ranker already knows may be credited to the features. Name its columns")
-    return told
 
 
 def report_job(question: Question, output: Path, threads: int, memory: int | None, wait: float, watch: Watch) -> Report:

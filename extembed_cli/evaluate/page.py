@@ -113,7 +113,7 @@ def _short_list(report: Report) -> str:
     columns = "".join(f"<li><code>{escape(name)}</code></li>" for name in short.columns)
     first = escape(report.ladder[0].step)
     return (
-        f"<p>{len(short.columns)} of {added} columns keep {short.kept:.0%} of the gain over the step "
+        f"<p>{len(short.columns)} of {added} columns keep {short.kept:.1%} of the gain over the step "
         f"{first} on the test rows, which had a say in where the list ends.</p><ol>{columns}</ol>"
     )
 
