@@ -124,7 +124,7 @@ def test_rows_that_tie_are_not_ranked_by_their_place_in_the_file(features: Path,
 @pytest.mark.parametrize("group", [None, pytest.param("request_id", marks=pytest.mark.soak)])
 def test_the_planted_signal_of_the_sample_is_found(tmp_path: Path, group: str | None) -> None:
     extembed("run", ROOT / "sample_data" / "spec.toml", "-q", "-o", tmp_path / "features.parquet").ok()
-    report = judged(tmp_path / "features.parquet", group=group, max_rows=8_000, seeds=1)
+    report = judged(tmp_path / "features.parquet", group=group, max_rows=6_000, seeds=1)
     assert rung(report, "aggregate").verdict == "keep"
     assert rung(report, "aggregate").delta > 0.05
 
@@ -353,7 +353,7 @@ def test_the_report_keeps_to_its_schema(features: Path, found: Report) -> None:
 def written(features: Path, folder: Path, threads: int = 1, **how: Any) -> dict[str, bytes]:
     """Both files of a report, made in this process."""
     question = Question(
-        str(features), Roles("label", baseline=("popularity",)), **{"seeds": 2, "resamples": 100, **how}
+        str(features), Roles("label", baseline=("popularity",)), **{"seeds": 1, "resamples": 100, **how}
     )
     report_job(question, folder / "report", threads, None, 0, Watch())
     return {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
@@ -502,7 +502,7 @@ def test_too_little_memory_is_told_with_a_number_of_rows(features: Path, tmp_pat
 
 
 def test_the_old_report_stays_when_an_evaluation_fails(features: Path, tmp_path: Path) -> None:
-    before = written(features, tmp_path, seeds=1)
+    before = written(features, tmp_path)
     with pytest.raises(DataError):
         written(altered(features, tmp_path, label=pl.Series([0] * 5000)), tmp_path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
