@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from extembed_cli import memory
@@ -12,7 +11,7 @@ from extembed_cli.data.inputs import report as input_report
 from extembed_cli.engines.local import Made
 from extembed_cli.errors import listing
 from extembed_cli.features.shard import Shared
-from extembed_cli.spec import Spec
+from extembed_cli.spec import Spec, time_text
 from extembed_cli.watch import Cost
 
 _INSIDE = ("gather", "cosines", "statistics", "solve")  # stages of `compute`
@@ -56,7 +55,7 @@ def doubts(loaded: Loaded, made: Made) -> Iterator[str]:
         )
     for path, parts in made.vectors.items():
         if not any(len(part.users) for part in parts):
-            moment = datetime.fromtimestamp(loaded.vectors_as_of / 1e6, UTC).isoformat(timespec="seconds")
+            moment = time_text(loaded.vectors_as_of)
             yield f"{path}: no user has an event to fit before {moment}, so it is empty. Are as_of and lag right?"
     if solves.residual > _RESIDUAL:
         yield (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -58,6 +58,11 @@ def time_us(text: str) -> int:
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def time_text(us: int) -> str:
+    """ISO 8601 UTC of microseconds since 1970."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
 
 
 def threshold_label(threshold: float) -> str:

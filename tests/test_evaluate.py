@@ -20,11 +20,13 @@ from evaluation_world import make_features
 from extembed_cli.errors import DataError, SpecError
 from extembed_cli.evaluate.evaluation import evaluate, report_job
 from extembed_cli.evaluate.feature_file import Roles
-from extembed_cli.evaluate.findings import Question
 from extembed_cli.evaluate.report import Report
+from extembed_cli.evaluate.settings import Settings
 from extembed_cli.watch import Watch
 
 QUICK = ("--seeds", "1", "--resamples", "100", "--workers", "1")
+ONCE: dict[str, Any] = {"seeds": (0,), "resamples": 100}
+FAST = Settings(**ONCE)
 OWN = ("--baseline", "popularity", "--baseline", "kind")
 
 
@@ -42,7 +44,7 @@ def found(features: Path) -> Report:
 
 def judged(features: Path, baseline: tuple[str, ...] = ("popularity",), **how: Any) -> Report:
     roles = Roles("label", baseline=baseline, group=how.pop("group", None))
-    return evaluate(Question(str(features), roles, **{"resamples": 200, **how}), 1, None, Watch())
+    return evaluate(str(features), roles, Settings(**{"resamples": 200, **how}), 1, None, Watch())
 
 
 def rung(report: Report, step: str) -> Any:
@@ -96,7 +98,7 @@ def test_nearly_all_worlds_without_a_signal_are_called_right(tmp_path: Path) -> 
 
 
 def test_requests_are_ranked_by_ndcg(features: Path) -> None:
-    report = judged(features, group="request", seeds=1)
+    report = judged(features, group="request", seeds=(0,))
     for each in report.ladder:
         assert each.metric == "ndcg@10"
         assert each.value == each.metrics["ndcg@10"]
@@ -107,7 +109,7 @@ def test_requests_are_ranked_by_ndcg(features: Path) -> None:
 
 def test_graded_labels_are_ranked_too(features: Path) -> None:
     roles = Roles("grade", group="request", baseline=("popularity",))
-    report = evaluate(Question(str(features), roles, seeds=1, resamples=100), 1, None, Watch())
+    report = evaluate(str(features), roles, FAST, 1, None, Watch())
     assert 0 < rung(report, "aggregate").value < 1
 
 
@@ -116,7 +118,7 @@ def test_rows_that_tie_are_not_ranked_by_their_place_in_the_file(features: Path,
     table = pq.read_table(features)
     order = pl.read_parquet(features).with_row_index().sort("request", pl.col("label") * -1)["index"].to_arrow()
     pq.write_table(table.take(order), tmp_path / "features.parquet")
-    report = judged(tmp_path / "features.parquet", group="request", baseline=(), seeds=1, resamples=100)
+    report = judged(tmp_path / "features.parquet", group="request", baseline=(), **ONCE)
     assert report.ladder[0].value < 0.9  # 1.0 if the order of the file counted
     assert rung(report, "aggregate").delta > 0
 
@@ -124,7 +126,7 @@ def test_rows_that_tie_are_not_ranked_by_their_place_in_the_file(features: Path,
 @pytest.mark.parametrize("group", [None, pytest.param("request_id", marks=pytest.mark.soak)])
 def test_the_planted_signal_of_the_sample_is_found(tmp_path: Path, group: str | None) -> None:
     extembed("run", ROOT / "sample_data" / "spec.toml", "-q", "-o", tmp_path / "features.parquet").ok()
-    report = judged(tmp_path / "features.parquet", group=group, max_rows=6_000, seeds=1)
+    report = judged(tmp_path / "features.parquet", group=group, max_rows=6_000, seeds=(0,))
     assert rung(report, "aggregate").verdict == "keep"
     assert rung(report, "aggregate").delta > 0.05
 
@@ -133,7 +135,7 @@ def test_requests_that_are_null_or_stand_on_both_sides_are_told(features: Path, 
     rows = pl.read_parquet(features)
     some = pl.Series(np.arange(len(rows)) % 4 == 0)
     wide = (rows["user_id"] % 20).set(some, None)
-    report = judged(altered(features, tmp_path, wide=wide), group="wide", seeds=1, resamples=100)
+    report = judged(altered(features, tmp_path, wide=wide), group="wide", **ONCE)
     assert report.data.left_out["without a request"] == some.sum()
     assert any("20 requests have rows before the test and in it" in message for message in report.warnings)
 
@@ -142,7 +144,7 @@ def test_a_neural_column_of_unknown_training_is_told(features: Path, tmp_path: P
     rows = pl.read_parquet(features)
     copied = altered(features, tmp_path, neural_score=pl.Series(np.zeros(len(rows), np.float32)))
     add_columns(copied, name="neural_score", technique="neural")
-    report = judged(copied, seeds=1, resamples=100)
+    report = judged(copied, **ONCE)
     assert not control(report, "neural training end").passed
 
 
@@ -163,7 +165,7 @@ def test_it_is_decided_before_anything_is_left_out(features: Path, found: Report
     late = rows["timestamp"] > rows["timestamp"].quantile(0.9)
     copied = altered(features, tmp_path, label=rows["label"].set(late, None))
     middle = rows["timestamp"].quantile(0.4)
-    report = judged(copied, from_time=middle.isoformat(), gap="1d", seeds=1, resamples=100)
+    report = judged(copied, from_time=middle.isoformat(), gap="1d", **ONCE)
     assert report.data.test_from == found.data.test_from
     assert report.data.left_out == {
         "without a label": late.sum(),
@@ -181,7 +183,7 @@ def test_it_is_decided_before_anything_is_left_out(features: Path, found: Report
 def test_equal_times_stay_together(features: Path, tmp_path: Path) -> None:
     """Days instead of seconds: the day at which the test begins is whole in it."""
     days = pl.read_parquet(features)["timestamp"].dt.truncate("7d")
-    report = judged(altered(features, tmp_path, timestamp=days), seeds=1, resamples=100)
+    report = judged(altered(features, tmp_path, timestamp=days), **ONCE)
     cutoff = days.sort()[len(days) - round(0.2 * len(days))]
     assert report.data.test_rows == (days >= cutoff).sum() > 0.2 * len(days)
 
@@ -191,7 +193,7 @@ def test_rows_that_a_neural_model_has_seen_are_left_out(features: Path, found: R
     until = rows["timestamp"].quantile(0.45)
     copied = altered(features, tmp_path, neural_score=pl.Series(np.zeros(len(rows), np.float32)))
     add_columns(copied, name="neural_score", technique="neural", trained_until=until.isoformat())
-    report = judged(copied, seeds=1, resamples=100)
+    report = judged(copied, **ONCE)
     seen = int((rows["timestamp"] <= until).sum())
     assert report.data.left_out == {"that the neural model may have been trained on": seen}
     assert report.data.test_from == found.data.test_from
@@ -201,7 +203,7 @@ def test_rows_that_a_neural_model_has_seen_are_left_out(features: Path, found: R
 
 
 def test_a_sample_of_users_keeps_them_whole(features: Path, found: Report) -> None:
-    report = judged(features, max_rows=2500, seeds=1, resamples=100)
+    report = judged(features, max_rows=2500, **ONCE)
     left = report.data.left_out["of users left out by --max-rows"]
     assert 2400 < report.data.rows - left <= 2500
     assert (report.data.rows - left) % 50 == 0  # every user has 50 rows
@@ -218,13 +220,24 @@ def test_a_column_that_knows_the_label_raises_the_alarm(features: Path, tmp_path
         altered(features, tmp_path, leak=leak.cast(pl.Float32)),
         baseline=("leak",),
         max_rows=1500,
-        seeds=1,
-        resamples=100,
+        **ONCE,
     )
     alarm = control(report, "single feature", "leak")
     assert not alarm.passed
     assert "implausibly strong" in alarm.text
     assert any("leak" in message for message in report.warnings)
+    assert report.summary.startswith("No answer yet: leak, baseline may know the label")
+
+
+def test_a_leak_that_only_the_ranker_sees_raises_the_alarm(features: Path, tmp_path: Path) -> None:
+    """Positives in the middle, negatives at both ends: no order of the column shows it."""
+    label = pl.read_parquet(features)["label"].to_numpy()
+    side = np.random.default_rng(0).choice([-1.0, 1.0], len(label))
+    leak = pl.Series(np.where(label == 1, 0.1, 1.0) * side)
+    report = judged(altered(features, tmp_path, leak=leak), baseline=("leak",), max_rows=1500, **ONCE)
+    assert control(report, "single feature").passed
+    assert not control(report, "whole step", "baseline").passed
+    assert report.summary.startswith("No answer yet: baseline may know the label")
 
 
 @pytest.mark.parametrize("leak", ["null for negatives", "text"])
@@ -234,7 +247,9 @@ def test_a_leak_that_has_no_order_raises_the_alarm(features: Path, tmp_path: Pat
     values = pl.Series(rng.standard_normal(len(label))).set(label == 0, None)
     if leak == "text":
         values = pl.Series(np.array(["no", "yes"])[label.to_numpy()])
-    report = judged(altered(features, tmp_path, leak=values), baseline=("leak",), max_rows=1500, seeds=1, resamples=100)
+    report = judged(
+        altered(features, tmp_path, leak=values), baseline=("leak",), max_rows=1500, seeds=(0,), resamples=100
+    )
     assert not control(report, "single feature", "leak").passed
 
 
@@ -248,7 +263,7 @@ def test_candidates_in_their_own_history_raise_the_alarm(features: Path, tmp_pat
     report = json.loads((features.parent / "features.parquet.run.json").read_text())
     assert report["candidates_in_own_history"] == 0
     (tmp_path / "features.parquet.run.json").write_text(json.dumps({**report, "candidates_in_own_history": 12}))
-    found = judged(copied, seeds=1, resamples=100)
+    found = judged(copied, **ONCE)
     assert not control(found, "own history").passed
     assert "12 of 5,000 candidates" in control(found, "own history").text
 
@@ -258,19 +273,19 @@ def test_seconds_come_from_the_run_report_of_this_very_file(features: Path, foun
     assert rung(found, "baseline").seconds is None
     copied = altered(features, tmp_path)
     (tmp_path / "features.parquet.run.json").write_text(json.dumps({"rows_out": 3, "column_names": []}))
-    report = judged(copied, seeds=1, resamples=100)
+    report = judged(copied, **ONCE)
     assert [each.seconds for each in report.ladder] == [None] * 4
     assert "not checked" in control(report, "own history").text
     of_another = {**json.loads((features.parent / "features.parquet.run.json").read_text()), "digests": {}}
     (tmp_path / "features.parquet.run.json").write_text(json.dumps(of_another))
-    assert rung(judged(copied, seeds=1, resamples=100), "aggregate").seconds is None
+    assert rung(judged(copied, **ONCE), "aggregate").seconds is None
 
 
 def test_a_column_that_was_dropped_does_not_hide_the_run_report(features: Path, tmp_path: Path) -> None:
     table = pq.read_table(features).drop_columns(["text__liked__cos_min"])
     pq.write_table(table, tmp_path / "features.parquet")
     shutil.copy(features.parent / "features.parquet.run.json", tmp_path)
-    report = judged(tmp_path / "features.parquet", seeds=1, resamples=100)
+    report = judged(tmp_path / "features.parquet", **ONCE)
     assert rung(report, "aggregate").seconds is not None
     assert "text__liked__cos_min" not in {each.name for each in report.features}
 
@@ -350,12 +365,10 @@ def test_the_report_keeps_to_its_schema(features: Path, found: Report) -> None:
         jsonschema.validate(written, schema)
 
 
-def written(features: Path, folder: Path, threads: int = 1, **how: Any) -> dict[str, bytes]:
+def written(features: Path, folder: Path, threads: int = 1) -> dict[str, bytes]:
     """Both files of a report, made in this process."""
-    question = Question(
-        str(features), Roles("label", baseline=("popularity",)), **{"seeds": 1, "resamples": 100, **how}
-    )
-    report_job(question, folder / "report", threads, None, 0, Watch())
+    roles = Roles("label", baseline=("popularity",))
+    report_job(str(features), roles, FAST, folder / "report", threads, None, 0, Watch())
     return {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
 
 
@@ -373,9 +386,11 @@ def test_json_on_stdout_is_the_report(features: Path, tmp_path: Path) -> None:
 
 def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -> None:
     extembed("run", features.parent / "spec.toml", "-o", tmp_path / "parts", "-q").ok()
-    parts, alone = (judged(path, seeds=1, resamples=100) for path in (tmp_path / "parts", features))
+    parts, alone = (judged(path, **ONCE) for path in (tmp_path / "parts", features))
     assert [each.value for each in parts.ladder] == [each.value for each in alone.ladder]
     assert rung(parts, "aggregate").seconds > 0
+    globbed = judged(tmp_path / "parts" / "*.parquet", **ONCE)
+    assert rung(globbed, "aggregate").seconds == rung(parts, "aggregate").seconds
 
 
 def test_features_of_several_runs_are_one_ladder(features: Path, tmp_path: Path) -> None:
@@ -389,7 +404,7 @@ def test_features_of_several_runs_are_one_ladder(features: Path, tmp_path: Path)
         "dual", "-i", folder / "interactions.parquet", "-c", tmp_path / "first.parquet",
         "-e", f"text={folder / 'text.parquet'}", "--history", "liked=liked", "-o", tmp_path / "second.parquet",
     ).ok()  # fmt: skip
-    report = judged(tmp_path / "second.parquet", seeds=1, resamples=100)
+    report = judged(tmp_path / "second.parquet", **ONCE)
     assert [each.step for each in report.ladder] == ["baseline", "counters", "aggregate", "dual"]
     assert rung(report, "aggregate").seconds is None  # the report beside the file is of the second run
     assert rung(report, "dual").seconds is not None
@@ -430,6 +445,17 @@ BAD: dict[str, tuple[Callable[[pl.DataFrame], dict[str, pl.Series]], tuple[str, 
         ("labels of the test rows are 1",),
     ),
     "half grades": (lambda f: {"label": f["label"] / 2}, ("--group", "request"), ("grades, whole numbers",)),
+    "newest rows without labels": (
+        lambda f: {"label": f["label"].set(f["timestamp"] > f["timestamp"].quantile(0.75), None)},
+        (),
+        ("no rows are left for test", "leave rows without a label out of the file"),
+    ),
+    "too few of --max-rows": (lambda f: {}, ("--max-rows", "3"), ("no rows are left", "raise --max-rows")),
+    "no times": (
+        lambda f: {"timestamp": f["timestamp"].set(f["label"] >= 0, None)},
+        (),
+        ("--time: 5,000 of 5,000 rows have no time",),
+    ),
     "no labels": (
         lambda f: {"label": f["label"].set(f["label"] >= 0, None)},
         (),
@@ -449,7 +475,7 @@ BAD: dict[str, tuple[Callable[[pl.DataFrame], dict[str, pl.Series]], tuple[str, 
     "list as baseline": (
         lambda f: {"vector": pl.Series([[1.0, 2.0]] * len(f))},
         ("--baseline", "vector"),
-        ("not from `vector`",),
+        ("--baseline vector: is", "numbers, booleans and text"),
     ),
 }
 
@@ -493,11 +519,10 @@ def test_a_file_without_metadata_or_features_is_told(features: Path, tmp_path: P
 
 
 def test_too_little_memory_is_told_with_a_number_of_rows(features: Path, tmp_path: Path) -> None:
-    done = run(features, tmp_path, "--memory", "1MiB").failed(5, "--max-rows")
+    done = run(features, tmp_path, "--memory", "321MiB").failed(5, "Raise --memory, or take", "--max-rows")
     (rows,) = re.findall(r"--max-rows (\d+)", done.err)
-    report = evaluate(
-        Question(str(features), Roles("label"), max_rows=int(rows), seeds=1, resamples=100), 1, 2**20, Watch()
-    )
+    settings = FAST.model_copy(update={"max_rows": int(rows)})
+    report = evaluate(str(features), Roles("label"), settings, 1, 321 * 2**20, Watch())
     assert 0 < report.data.train_rows + report.data.early_stopping_rows + report.data.test_rows <= int(rows)
 
 
@@ -523,7 +548,7 @@ def few(features: Path, folder: Path, rows: pl.Expr) -> Path:
     ids=["few users", "few rows"],
 )
 def test_too_little_data_cannot_tell(features: Path, tmp_path: Path, rows: pl.Expr, told: str) -> None:
-    report = judged(few(features, tmp_path, rows), seeds=1, resamples=100)
+    report = judged(few(features, tmp_path, rows), **ONCE)
     for each in report.ladder[1:]:
         assert each.verdict == "cannot tell"
         assert told in each.reason
@@ -545,7 +570,7 @@ def test_columns_of_any_kind_can_be_the_baseline(features: Path, tmp_path: Path)
         "exact": pl.Series(np.arange(n)).cast(pl.Decimal(25, 2)),
         "flag": pl.Series(np.arange(n) % 3 == 0),
     }
-    report = judged(altered(features, tmp_path, **odd), baseline=tuple(odd), seeds=1, resamples=100)
+    report = judged(altered(features, tmp_path, **odd), baseline=tuple(odd), **ONCE)
     by_name = {each.name: each for each in report.features}
     assert by_name["nothing"].coverage == 0
     assert by_name["nothing"].auc is None
@@ -554,10 +579,49 @@ def test_columns_of_any_kind_can_be_the_baseline(features: Path, tmp_path: Path)
     assert 0 < by_name["endless"].auc < 1
 
 
+@pytest.mark.parametrize("far", [lambda x: 1e15 + x, lambda x: 1e300 * x], ids=["large", "beyond float32"])
+def test_a_number_that_float32_does_not_hold_ranks_as_well(
+    features: Path, tmp_path: Path, far: Callable[[pl.Series], pl.Series]
+) -> None:
+    """A baseline that is read badly would be credited to the embeddings."""
+    values = (pl.read_parquet(features)["popularity"] * 1000).round()
+    copied = altered(features, tmp_path, near=values, far=far(values))
+    report = judged(copied, baseline=("near", "far"), **ONCE)
+    by_name = {each.name: each for each in report.features}
+    assert by_name["far"].auc == by_name["near"].auc != 0.5
+    assert by_name["far"].drift == by_name["near"].drift
+
+
+def test_a_wildcard_leaves_out_what_no_ranker_learns_from(features: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(features)
+    odd = {"vector": pl.Series([[1.0, 2.0]] * len(rows)), "day": rows["timestamp"].dt.date()}
+    report = judged(altered(features, tmp_path, **odd), baseline=("*",), **ONCE)
+    assert report.data.baseline == ["popularity", "kind", "grade", "request"]
+    assert any("`day` (date32[day])" in message and "`vector`" in message for message in report.warnings)
+
+
+def test_times_of_another_unit_are_doubted(features: Path, tmp_path: Path) -> None:
+    seconds = pl.read_parquet(features)["timestamp"].dt.epoch("s") + 1_700_000_000
+    copied = altered(features, tmp_path, timestamp=seconds)
+    for unit, doubted in {"us": True, "s": False}.items():
+        report = evaluate(str(copied), Roles("label", time_unit=unit), FAST, 1, None, Watch())
+        assert any(f"Is --time-unit {unit} right?" in message for message in report.warnings) is doubted
+
+
+def test_a_folder_that_takes_no_files_is_told_at_once(features: Path) -> None:
+    extembed("evaluate", features, "--label", "label", "-o", "/proc/report").failed(2, "/proc/report: no")
+
+
+def test_files_of_a_killed_run_are_removed(features: Path, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / ".report.html.123.tmp").touch()
+    assert set(written(features, tmp_path)) == {"report.json", "report.html"}
+
+
 def test_problems_are_told_together(features: Path) -> None:
-    question = Question(str(features), Roles("labl", time="when", baseline=("popularty",)))
+    roles = Roles("labl", time="when", baseline=("popularty",))
     with pytest.raises(Exception, match=r"(?s)--label labl.*--time when.*--baseline popularty"):
-        evaluate(question, 1, None, Watch())
+        evaluate(str(features), roles, FAST, 1, None, Watch())
 
 
 def test_users_without_an_id_and_rows_without_a_time_do_not_stop_it(features: Path, tmp_path: Path) -> None:
@@ -566,7 +630,7 @@ def test_users_without_an_id_and_rows_without_a_time_do_not_stop_it(features: Pa
     copied = altered(
         features, tmp_path, user_id=rows["user_id"].set(some, None), timestamp=rows["timestamp"].set(some, None)
     )
-    report = judged(copied, seeds=1, resamples=100)
+    report = judged(copied, **ONCE)
     assert report.data.left_out == {"without a time": some.sum()}
 
 
@@ -575,15 +639,14 @@ def test_the_extra_is_named_where_it_is_missing(
     features: Path, tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
-    question = Question(str(features), Roles("label"))
     with pytest.raises(SpecError, match=rf"needs {module}: pip install 'extembed\[evaluate\]'"):
-        report_job(question, tmp_path / "report", 1, None, 0, Watch())
+        report_job(str(features), Roles("label"), FAST, tmp_path / "report", 1, None, 0, Watch())
     assert not (tmp_path / "report").exists()
 
 
 def test_integer_and_date_times_are_understood(features: Path, tmp_path: Path) -> None:
     days = pl.read_parquet(features)["timestamp"].dt.date()
-    report = judged(altered(features, tmp_path, timestamp=days), seeds=1, resamples=100)
+    report = judged(altered(features, tmp_path, timestamp=days), **ONCE)
     assert report.data.test_from.endswith("T00:00:00+00:00")
     counted = altered(features, tmp_path, timestamp=pl.read_parquet(features)["timestamp"].cast(pl.Int64))
     with pytest.raises(DataError, match="time_unit"):

@@ -19,8 +19,8 @@ from evaluation_world import make_features
 
 from extembed_cli.evaluate.evaluation import evaluate
 from extembed_cli.evaluate.feature_file import Roles
-from extembed_cli.evaluate.findings import Question
 from extembed_cli.evaluate.page import page
+from extembed_cli.evaluate.settings import Settings
 from extembed_cli.watch import Watch
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -40,7 +40,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = pl.Series(np.random.default_rng(0).standard_normal(len(table))).to_arrow()
     pq.write_table(table.append_column(HOSTILE, noise).append_column("${x} $spec", noise), path)
     roles = Roles("label", baseline=("popularity", "*img*", "*spec*"))
-    report = evaluate(Question(str(path), roles, seeds=1, resamples=100), 1, None, Watch())
+    report = evaluate(str(path), roles, Settings(seeds=(0,), resamples=100), 1, None, Watch())
     page_path = folder / "report.html"
     page_path.write_text(page(report), encoding="utf-8")
     return page_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = "Columns"
 _HOW = "How to evaluate"
+_PIPED = 160  # columns: what reads a pipe has no width, and a row is a line
 
 
 def evaluate(
@@ -103,7 +105,7 @@ def evaluate(
         ),
     ] = 0.001,
     workers: options.Workers = None,
-    memory: options.Memory = None,
+    memory: options.MemoryAlone = None,
     wait: options.Wait = 0,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -115,24 +117,22 @@ def evaluate(
     """
     from extembed_cli.evaluate.evaluation import report_job
     from extembed_cli.evaluate.feature_file import Roles
-    from extembed_cli.evaluate.findings import Question
+    from extembed_cli.evaluate.settings import Settings
 
-    question = Question(
-        features,
-        Roles(label, time, user, group, tuple(baseline or ()), time_unit),
+    roles = Roles(label, time, user, group, tuple(baseline or ()), time_unit)
+    settings = Settings(
         test_fraction=test_fraction,
         gap=gap,
         from_time=from_time,
         max_rows=max_rows,
         ranker=ranker,
-        seed=seed,
-        seeds=seeds,
+        seeds=tuple(range(seed, seed + seeds)),
         resamples=resamples,
         min_gain=min_gain,
     )
     how = console.run_options(workers, memory, wait, None, None, False)
     with console.watching(quiet, verbose) as watch:
-        report = report_job(question, output, how.workers, how.memory, wait, watch)
+        report = report_job(features, roles, settings, output, how.workers, how.memory, wait, watch)
     if json:
         console.result(report.model_dump_json(indent=2))
     elif not quiet:
@@ -169,7 +169,7 @@ def _show(report: Report) -> None:
             _number(rung.seconds, ",.1f"),
             rung.verdict or "",
         )
-    out = Console(highlight=False)
+    out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPED)
     out.print(table, markup=False)
     for rung in report.ladder:
         if rung.more_rows is not None:

@@ -242,6 +242,15 @@ Memory: TypeAlias = Annotated[
         rich_help_panel=_RUN,
     ),
 ]
+MemoryAlone: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Keep to this much: `4GiB` and `4G` count in 1024s, `4GB` in 1000s.  [default: 75 % of free]",
+        rich_help_panel=_RUN,
+    ),
+]
 Scratch: TypeAlias = Annotated[
     Path | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -32,8 +33,7 @@ def locked(output: Path, wait: float) -> Iterator[None]:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SpecError(f"{output}: the folder cannot be made: {error.strerror}") from None
-    if not os.access(output.parent, os.W_OK):
-        raise SpecError(f"{output}: no permission to write in this folder; name another output, or allow it (chmod)")
+    _check_makes_files(output)
     lock = FileLock(output.with_name(f".{output.name}.lock"))
     try:
         lock.acquire(timeout=wait)
@@ -46,14 +46,27 @@ def locked(output: Path, wait: float) -> Iterator[None]:
             raise
         raise SpecError(f"{output}: its lock {lock.lock_file} cannot be made: {error.strerror}") from None
     try:
-        for leftover in matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.\d+\.tmp"):
-            with suppress(OSError):
-                leftover.unlink()
+        remove_leftovers(output)
         yield
     finally:
         with suppress(OSError):
             Path(lock.lock_file).unlink()
         lock.release()
+
+
+def _check_makes_files(output: Path) -> None:
+    """In /proc no file can be made whatever its mode says, and filelock would wait for one that holds the lock."""
+    probe = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        why = "no permission to write" if error.errno in {errno.EACCES, errno.EPERM} else "no file can be made"
+        raise SpecError(
+            f"{output}: {why} in this folder ({error.strerror}); name another output, or allow it (chmod)"
+        ) from None
 
 
 @contextmanager
@@ -120,6 +133,13 @@ def staged() -> Iterator[Staged]:
         for folder in stage.folders:
             with suppress(OSError):
                 folder.rmdir()
+
+
+def remove_leftovers(output: Path) -> None:
+    """Remove the temporary files of runs that were killed; the output has to be locked."""
+    for leftover in matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.\d+\.tmp"):
+        with suppress(OSError):
+            leftover.unlink()
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:

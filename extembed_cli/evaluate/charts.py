@@ -9,13 +9,15 @@ from typing import Any
 
 import altair as alt
 
+from extembed_cli.evaluate.bootstrap import FEWEST_USERS
 from extembed_cli.evaluate.feature_file import BASELINE, TECHNIQUES
 from extembed_cli.evaluate.report import TITLES, Distribution, Report
 
 _STEPS = [BASELINE, *TECHNIQUES]
 _COLOURS = ["#8a8f98", "#b07d2b", "#2f7de1", "#d1495b", "#2a9d78"]  # readable on white and on near black
 _POSITIVE, _NEGATIVE, _PERMUTED = "#2f7de1", "#d9822b", "#8a8f98"
-_MOST_FEATURES = 20
+_MOST_FEATURES, _MOST_TOLD = 20, 6
+_SHORTENED = "slice(datum.label, 0, 7) + '…' + slice(datum.label, 8 - letters)"  # what differs is mostly the end
 _ROW = 22  # pixels
 _GAIN = "gain over the step before"
 
@@ -42,8 +44,11 @@ class Figure:
 
     @property
     def alternative(self) -> str:
-        """One sentence for a screen reader; the table has the rest."""
-        return f"{self.title}. {self.caption} {len(self.rows)} rows are in the table below the chart."
+        """For a screen reader: what the chart says first; the table has the rest."""
+        heading = self.headings[-1 if self.name == "lengths" else 1]
+        first = "; ".join(f"{row[0]}, {heading} {row[self.headings.index(heading)]}" for row in self.rows[:_MOST_TOLD])
+        more = len(self.rows) - _MOST_TOLD
+        return f"{self.title}: {first}{f'; and {more} more' if more > 0 else ''}. The table below has all of it."
 
 
 def figures(report: Report) -> list[Figure]:
@@ -174,11 +179,14 @@ def _features(report: Report) -> Figure:
     ]
     steps = [step for step in _STEPS if any(one.step == step for one in shown)]
     colour = _step_colour(steps, alt.Legend(title=None, orient="top"))
+    letters = alt.param(name="letters", value=60)  # that there is room for: the page sets fewer on a phone
+    labels = f"length(datum.label) > letters ? {_SHORTENED} : datum.label"
     bars = (
         _chart(rows)
         .mark_bar()
+        .add_params(letters)
         .encode(
-            y=alt.Y("feature:N", sort=[one.name for one in shown], title=None),
+            y=alt.Y("feature:N", sort=[one.name for one in shown], title=None, axis=alt.Axis(labelExpr=labels)),
             x=alt.X("share:Q", title="share of the gain", axis=alt.Axis(format="%", tickCount=6)),
             color=colour,
             tooltip=_tooltips("feature", "step", "share", "auc", "low", "high"),
@@ -277,7 +285,8 @@ def _lengths(report: Report) -> Figure:
     return Figure(
         "lengths",
         "For whom it pays: gain by length of the history",
-        "Gains over the step before among test rows whose users had so many visible events.",
+        "Gains over the step before among test rows whose users had so many visible events: the sum of "
+        f"{', '.join(report.history_length_of)}. Bands of fewer than {FEWEST_USERS} users have no interval.",
         [panel(step) for step in steps],
         ["visible events", "rows", "users", *(f"{step}, 95 % interval" for step in steps)],
         [
@@ -286,7 +295,9 @@ def _lengths(report: Report) -> Figure:
                 f"{bucket.rows:,}",
                 f"{bucket.users:,}",
                 *(
-                    f"{_number(bucket.gains[step], '+.4f')} ({_interval(bucket.gains_ci[step], '+.4f')})"
+                    "too few users"
+                    if bucket.users < FEWEST_USERS
+                    else f"{_number(bucket.gains[step], '+.4f')} ({_interval(bucket.gains_ci[step], '+.4f')})"
                     for step in steps
                 ),
             ]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 
 from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.feature_file import NEURAL, FeatureFile
 from extembed_cli.evaluate.ladder import Step
 from extembed_cli.evaluate.report import Control
 from extembed_cli.evaluate.single import Single
+from extembed_cli.spec import time_text
 
-IMPLAUSIBLE = 0.95  # AUC of one column that hardly any honest feature has
+IMPLAUSIBLE = 0.95  # AUC that hardly any honest feature or ranker of what people like has
+FEATURE, STEP = "single feature", "whole step"
+_LEAK = (
+    f"implausibly strong (above {IMPLAUSIBLE:g} or below {1 - IMPLAUSIBLE:.2g}). Does it know the label? Look for "
+    "events at the row's time or later, a label that is part of the log, a wrong time_unit or lag"
+)
 
 
 def permuted(steps: Sequence[Step]) -> Iterator[Control]:
@@ -49,13 +54,24 @@ def single_features(singles: Sequence[Single]) -> Iterator[Control]:
         text = f"{what} with an AUC of {auc.value:.4f}"
         passed = not _implausible(auc)
         if not passed:
-            text += (
-                f": implausibly strong (above {IMPLAUSIBLE:g} or below {1 - IMPLAUSIBLE:.2g}). Does it know the label? "
-                "Look for events at the row's time or later, a label that is part of the log, a wrong time_unit or lag"
+            text += f": {_LEAK}"
+        yield Control(control=FEATURE, subject=name, passed=passed, value=auc.value, ci=(auc.low, auc.high), text=text)
+
+
+def whole_steps(steps: Sequence[Step]) -> Iterator[Control]:
+    """The first step whose ranker nearly tells the label: it sees what no single order of a column shows."""
+    for step in steps:
+        auc = step.measured.values["auc"]
+        if auc >= IMPLAUSIBLE:
+            yield Control(
+                control=STEP,
+                subject=step.name,
+                passed=False,
+                value=auc,
+                ci=None,
+                text=f"with its columns the ranker reaches an AUC of {auc:.4f}: {_LEAK}",
             )
-        yield Control(
-            control="single feature", subject=name, passed=passed, value=auc.value, ci=(auc.low, auc.high), text=text
-        )
+            return
 
 
 def _implausible(auc: Interval) -> bool:
@@ -94,12 +110,12 @@ def training_end(file: FeatureFile, left_out: int) -> Iterator[Control]:
         yield Control(control="neural training end", subject=NEURAL, passed=False, value=None, ci=None, text=text)
     if file.trained_until_us is None:
         return
-    moment = datetime.fromtimestamp(file.trained_until_us / 1e6, UTC).isoformat(timespec="seconds")
     yield Control(
         control="neural training end",
         subject=NEURAL,
         passed=True,
         value=None,
         ci=None,
-        text=f"the neural model was trained on rows up to {moment}; {left_out:,} such rows are left out",
+        text=f"the neural model was trained on rows up to {time_text(file.trained_until_us)}; {left_out:,} such rows "
+        "are left out",
     )

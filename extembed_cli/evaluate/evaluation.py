@@ -7,45 +7,41 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from extembed_cli.data.commit import locked, staged, writing
+from extembed_cli.data.commit import locked, remove_leftovers, staged, writing
 from extembed_cli.engines import local
-from extembed_cli.errors import Problems, SpecError, listing
-from extembed_cli.evaluate.feature_file import COUNTERS, open_features
-from extembed_cli.evaluate.findings import Found, Question, report_of
+from extembed_cli.errors import SpecError, listing
+from extembed_cli.evaluate.feature_file import COUNTERS, Roles, open_features
+from extembed_cli.evaluate.findings import Found, report_of
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import climb
 from extembed_cli.evaluate.lengths import by_length
 from extembed_cli.evaluate.ranker import Ranked, fit
 from extembed_cli.evaluate.report import Report
-from extembed_cli.evaluate.rows import RANKER_BYTES, VALUE_BYTES, read_roles, read_rows
+from extembed_cli.evaluate.rows import rankers_at_once, read_roles, read_rows
+from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import short_list, sizes
 from extembed_cli.evaluate.single import judge_columns
-from extembed_cli.evaluate.split import Cut, plan_split, split_rows
-from extembed_cli.spec import duration_us, time_us
+from extembed_cli.evaluate.split import plan_split, split_rows
 from extembed_cli.watch import Watch
 
 
-def evaluate(question: Question, threads: int, memory: int | None, watch: Watch) -> Report:
+def evaluate(features: str, roles: Roles, settings: Settings, threads: int, memory: int | None, watch: Watch) -> Report:
     """Measure what the features of a file bring to a ranker. Neither threads nor memory change the report."""
-    if question.ranker != "lightgbm":
-        raise SpecError(f"--ranker {question.ranker}: this version trains `lightgbm` only")
-    seeds = range(question.seed, question.seed + question.seeds)
-    cut = _cut(question)
+    settings.check()
+    seeds = settings.seeds
     with watch.timing("check"):
-        file = open_features(question.features, question.roles)
+        file = open_features(features, roles)
     with watch.timing("read"):
         watch.expect(file.table.rows)
         roled = read_roles(file)
-        plan = plan_split(roled, cut, file.trained_until_us)
+        plan = plan_split(roled, settings, file.trained_until_us)
         rows = read_rows(file, roled, plan.kept, memory, lambda n: watch.moved(n, 0))
         values = rows.values.size
         split = split_rows(rows, plan)
         del rows
-    at_once = min(threads, 2 * len(seeds))
-    if memory is not None:
-        at_once = max(1, min(at_once, (memory - VALUE_BYTES * values) // (RANKER_BYTES * values)))
+    at_once = min(threads, 2 * len(seeds), rankers_at_once(values, memory))
     each = max(1, threads // at_once)
-    judge = Judge(split.test, question.resamples, question.seed)
+    judge = Judge(split.test, settings.resamples, settings.seed)
 
     added = sum(map(len, file.steps.values())) - len(next(iter(file.steps.values())))
     rankers = len(seeds) * (2 * len(file.steps) - 1 + (len(sizes(added)) - 1 if added else 0))
@@ -71,33 +67,19 @@ def evaluate(question: Question, threads: int, memory: int | None, watch: Watch)
             singles = judge_columns(split)
             buckets = by_length(split.test, file.steps.get(COUNTERS, []), judge, steps)
     found = Found(file, plan, split, steps, singles, short, buckets)
-    return report_of(question, found, list(seeds), judge)
+    return report_of(settings, found, judge)
 
 
-def _cut(question: Question) -> Cut:
-    """The split that is asked for, its flags checked."""
-    problems = Problems()
-    with problems.collect():
-        if not 0 < question.test_fraction < 1:
-            raise SpecError(f"--test-fraction {question.test_fraction:g}: has to be between 0 and 1, such as 0.2")
-    gap, start = 0, None
-    with problems.collect():
-        try:
-            gap = duration_us(question.gap)
-        except ValueError as error:
-            raise SpecError(f"--gap: {error}") from None
-    with problems.collect():
-        try:
-            start = None if question.from_time is None else time_us(question.from_time)
-        except ValueError:
-            raise SpecError(
-                f"--from {question.from_time}: is not an ISO 8601 time, such as `2026-01-31T06:00:00`"
-            ) from None
-    problems.raise_any()
-    return Cut(question.test_fraction, gap, start, question.max_rows, question.seed)
-
-
-def report_job(question: Question, output: Path, threads: int, memory: int | None, wait: float, watch: Watch) -> Report:
+def report_job(
+    features: str,
+    roles: Roles,
+    settings: Settings,
+    output: Path,
+    threads: int,
+    memory: int | None,
+    wait: float,
+    watch: Watch,
+) -> Report:
     """Evaluate, and write report.json and report.html into a folder, both or none."""
     missing = [name for name in ("lightgbm", "altair", "vl_convert") if find_spec(name) is None]
     if missing:
@@ -105,12 +87,14 @@ def report_job(question: Question, output: Path, threads: int, memory: int | Non
     if output.exists() and not output.is_dir():
         raise SpecError(f"{output}: is a file; the report is a folder with report.json and report.html")
     with locked(output, wait), staged() as stage:
-        report = evaluate(question, threads, memory, watch)
+        report = evaluate(features, roles, settings, threads, memory, watch)
         with watch.timing("page"), writing(output):
             from extembed_cli.evaluate.page import page  # noqa: PLC0415  altair is slow to import
 
             text = page(report)
             stage.folder(output)
+            for name in ("report.json", "report.html"):
+                remove_leftovers(output / name)
             stage.json(output / "report.json", report.model_dump(mode="json"))
             stage.temporary(output / "report.html").write_text(text, encoding="utf-8")
             stage.commit()

@@ -10,7 +10,8 @@ from typing import Any
 
 from extembed_cli.data.output import METADATA_KEY
 from extembed_cli.data.tables import Table, open_table
-from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean
+from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
+from extembed_cli.evaluate.kinds import can_learn
 from extembed_cli.spec import time_us
 
 BASELINE = "baseline"
@@ -44,6 +45,8 @@ class Roles:
 class FeatureFile:
     """An output of `extembed run`, by its metadata."""
 
+    path: str
+    """As it was named."""
     table: Table
     steps: dict[str, list[str]]
     """Step -> its columns, in the order of the ladder; steps without columns are left out."""
@@ -55,6 +58,8 @@ class FeatureFile:
     trained_until_us: int | None
     """Newest row that a neural model of the file was trained on."""
     roles: Roles
+    not_learned: dict[str, str]
+    """Column that a baseline glob matches -> its type, from which no ranker learns."""
 
     @property
     def columns(self) -> list[str]:
@@ -85,7 +90,8 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
             if name in features:
                 raise SpecError(f"{flag} {name}: is a feature, made by extembed; name a column of your own")
     taken = {*features, *roles.columns().values()}
-    steps = {BASELINE: _baseline(roles, table.names, taken, named.get("item", "item_id"), problems)}
+    own, not_learned = _baseline(roles, table, taken, named.get("item", "item_id"), problems)
+    steps = {BASELINE: own}
     for technique in TECHNIQUES:
         steps[technique] = [name for name, column in features.items() if column["technique"] == technique]
     with problems.collect():
@@ -94,13 +100,15 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
     problems.raise_any()
     trained = [time_us(features[name]["trained_until"]) for name in steps[NEURAL] if "trained_until" in features[name]]
     return FeatureFile(
+        path,
         table,
         {step: columns for step, columns in steps.items() if columns},
         {name: column["meaning"] for name, column in features.items()},
         made["spec"],
-        _run_report(Path(path), made, table.rows),
+        _run_report(path, table, made),
         max(trained, default=None),
         roles,
+        not_learned,
     )
 
 
@@ -119,9 +127,15 @@ def _metadata(path: str, table: Table) -> dict[str, Any]:
     return made
 
 
-def _baseline(roles: Roles, names: list[str], taken: set[str], item: str, problems: Problems) -> list[str]:
-    """The columns that the globs match, but for features, label, user and time; the item's id only by its own name."""
-    free = [name for name in names if name not in taken]
+def _baseline(
+    roles: Roles, table: Table, taken: set[str], item: str, problems: Problems
+) -> tuple[list[str], dict[str, str]]:
+    """The columns that the globs match, but for features, label, user and time; the item's id only by its own name.
+
+    Dates, lists and the like that only a wildcard matches are left out: the second result, with their types.
+    """
+    free = [name for name in table.names if name not in taken]
+    kinds = {name: str(table.schema.field(name).type) for name in free if not can_learn(table.schema.field(name).type)}
     found: dict[str, None] = {}
     for glob in roles.baseline:
         matched = [glob] if glob in free else [name for name in fnmatch.filter(free, glob) if name != item]
@@ -130,18 +144,29 @@ def _baseline(roles: Roles, names: list[str], taken: set[str], item: str, proble
                 raise SpecError(f"--baseline {glob}: matches only label, user, time or features, which are no baseline")
             if not matched:
                 raise SpecError(f"--baseline {glob}: matches no column{did_you_mean(glob, free)}")
+            if matched and all(name in kinds for name in matched):
+                raise DataError(
+                    f"--baseline {glob}: is {listing({kinds[name] for name in matched})}; a ranker learns from "
+                    "numbers, booleans and text. Cast it before the run"
+                )
         found |= dict.fromkeys(matched)
-    return list(found)
+    return [name for name in found if name not in kinds], {name: kinds[name] for name in found if name in kinds}
 
 
-def _run_report(path: Path, made: dict[str, Any], rows: int) -> dict[str, Any] | None:
-    """The report beside the file, where it is of the same run: of the same spec, inputs, columns and rows."""
+def _run_report(path: str, table: Table, made: dict[str, Any]) -> dict[str, Any] | None:
+    """The report beside the file, where it is of the same run: of the same spec, inputs, columns and rows.
+
+    Parts that a glob names have theirs beside their folder.
+    """
+    output = Path(path)
+    if not output.exists() and len({part.path.parent for part in table.parts}) == 1:
+        output = table.parts[0].path.parent
     try:
-        text = path.with_name(f"{path.name}.run.json").read_text(encoding="utf-8")
+        text = output.with_name(f"{output.name}.run.json").read_text(encoding="utf-8")
         report: dict[str, Any] = json.loads(text)
         names = report["column_names"]
         last = [column["name"] for column in made["columns"]][-len(names) :]  # those before are of earlier runs
         told = (report["rows_out"], report["spec"], report["digests"], names)
-        return report if told == (rows, made["spec"], made["inputs"], last) else None
+        return report if told == (table.rows, made["spec"], made["inputs"], last) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal, cast
 
 import numpy as np
 
 import extembed_cli
+from extembed_cli.errors import listing
 from extembed_cli.evaluate import controls
 from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.distributions import distributions
-from extembed_cli.evaluate.feature_file import BASELINE, COUNTERS, FeatureFile, Roles
+from extembed_cli.evaluate.feature_file import BASELINE, COUNTERS, FeatureFile
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, Verdict, verdict
 from extembed_cli.evaluate.lengths import Bucket, count_columns
@@ -26,33 +26,14 @@ from extembed_cli.evaluate.report import (
     HistoryLength,
     Report,
     Rung,
-    Settings,
     StepName,
 )
 from extembed_cli.evaluate.rows import Rows
+from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import ShortList
 from extembed_cli.evaluate.single import Single, correlations
 from extembed_cli.evaluate.split import NEURAL_ROWS, Plan, Split
-
-
-@dataclass(frozen=True)
-class Question:
-    """What to evaluate, and how."""
-
-    features: str
-    roles: Roles
-    test_fraction: float = 0.2
-    gap: str = "0s"
-    """Rows so shortly before the test rows are left out."""
-    from_time: str | None = None
-    """Rows before it are left out."""
-    max_rows: int | None = None
-    ranker: str = "lightgbm"
-    seed: int = 0
-    seeds: int = 3
-    resamples: int = 1000
-    min_gain: float = 0.001
-    """A gain that is surely smaller is not worth it."""
+from extembed_cli.spec import DAY_US, time_text
 
 
 @dataclass(frozen=True)
@@ -68,30 +49,22 @@ class Found:
     buckets: list[Bucket]
 
 
-def report_of(question: Question, found: Found, seeds: list[int], judge: Judge) -> Report:
+def report_of(settings: Settings, found: Found, judge: Judge) -> Report:
     """The report of what was found."""
     checks = [
         *controls.permuted(found.steps),
         *controls.single_features(found.singles),
+        *controls.whole_steps(found.steps),
         *controls.own_history(found.file),
         *controls.training_end(found.file, found.plan.left_out.get(NEURAL_ROWS, 0)),
     ]
-    ladder = [_rung(step, found, judge, question.min_gain) for step in found.steps]
+    ladder = [_rung(step, found, judge, settings.min_gain) for step in found.steps]
     strongest = _strongest(found)
     return Report(
         version=extembed_cli.__version__,
-        summary=_summary(ladder),
-        data=_data(question, found),
-        settings=Settings(
-            ranker=question.ranker,
-            test_fraction=question.test_fraction,
-            gap=question.gap,
-            from_time=question.from_time,
-            max_rows=question.max_rows,
-            seeds=seeds,
-            resamples=question.resamples,
-            min_gain=question.min_gain,
-        ),
+        summary=_summary(ladder, checks),
+        data=_data(found),
+        settings=settings,
         ladder=ladder,
         features=_features(found, strongest),
         strongest_feature=strongest,
@@ -145,8 +118,13 @@ def _rung(step: Step, found: Found, judge: Judge, least: float) -> Rung:
     )
 
 
-def _summary(ladder: Sequence[Rung]) -> str:
-    """The answer in a sentence or two: what embeddings bring, beyond counters."""
+def _summary(ladder: Sequence[Rung], checks: Sequence[Control]) -> str:
+    """The answer in a sentence or two: what embeddings bring, beyond counters, unless the numbers cannot be meant."""
+    leaks = [
+        check.subject for check in checks if check.control in {controls.FEATURE, controls.STEP} and not check.passed
+    ]
+    if leaks:
+        return f"No answer yet: {listing(leaks)} may know the label, and then none of these numbers means anything."
     steps = [rung for rung in ladder if rung.step not in {BASELINE, COUNTERS}]
     if not steps:
         return "The file has counters only: there is nothing of the embeddings to judge."
@@ -162,12 +140,12 @@ def _summary(ladder: Sequence[Rung]) -> str:
     return "The embeddings are not worth it for this ranker."
 
 
-def _data(question: Question, found: Found) -> Data:
+def _data(found: Found) -> Data:
     roles, plan, split = found.file.roles, found.plan, found.split
     assert roles.time is not None and roles.user is not None
     parts: dict[str, Rows] = {"train": split.train, "early_stopping": split.valid, "test": split.test}
     return Data(
-        features=question.features,
+        features=found.file.path,
         label=roles.label,
         time=roles.time,
         user=roles.user,
@@ -178,7 +156,7 @@ def _data(question: Question, found: Found) -> Data:
         early_stopping_rows=len(split.valid),
         test_rows=len(split.test),
         test_users=len(np.unique(split.test.users)),
-        test_from=datetime.fromtimestamp(plan.cutoff_us / 1e6, UTC).isoformat(),
+        test_from=time_text(plan.cutoff_us),
         positive_share={name: float(part.relevant.mean()) for name, part in parts.items()},
         left_out=plan.left_out,
     )
@@ -220,11 +198,18 @@ def _warnings(checks: Sequence[Control], found: Found) -> list[str]:
     rows = found.plan.left_out.get(NEURAL_ROWS, 0)
     if rows:
         told.append(f"{rows:,} rows are left out: the neural model may have been trained on them")
+    if found.file.roles.time_unit and found.plan.cutoff_us < 365 * DAY_US:
+        told.append(
+            f"--time {found.file.roles.time}: most rows are of 1970. Is --time-unit {found.file.roles.time_unit} right?"
+        )
     if found.plan.spanning:
         told.append(
             f"{found.plan.spanning:,} requests have rows before the test and in it. Is --group the column that the "
             "rows of one request share?"
         )
+    if found.file.not_learned:
+        columns = listing(f"`{name}` ({kind})" for name, kind in found.file.not_learned.items())
+        told.append(f"--baseline matches {columns}, from which no ranker learns: left out")
     if BASELINE not in found.file.steps:
         told.append("no --baseline: what your ranker already knows may be credited to the features. Name its columns")
     return told

@@ -85,7 +85,7 @@ def verdict(gain: Interval, over_control: Interval, rows: int, users: int, least
     have no interval worth the name.
     """
     if users < FEWEST_USERS:
-        more = math.ceil(rows * (FEWEST_USERS / users - 1))
+        more = two_figures(max(1, rows * (FEWEST_USERS / users - 1)))
         return Verdict(CANNOT_TELL, f"the test rows are of {users} users; it takes {FEWEST_USERS} at least", more)
     adds = f"adds {gain.value:+.4f}, between {gain.low:+.4f} and {gain.high:+.4f}"
     if gain.low > 0 and over_control.low > 0 and gain.value >= least:
@@ -100,8 +100,14 @@ def verdict(gain: Interval, over_control: Interval, rows: int, users: int, least
         shrink = max(_excess(gain), _excess(over_control))
     if not shrink < _HOPELESS:
         return Verdict(CANNOT_TELL, f"{adds}; more rows like these would not tell")
-    more = max(1, math.ceil(rows * (_MARGIN * shrink**2 - 1)))
+    more = two_figures(max(1, rows * (_MARGIN * shrink**2 - 1)))
     return Verdict(CANNOT_TELL, f"{adds}; to tell would take about {more:,} more test rows", more)
+
+
+def two_figures(value: float) -> int:
+    """The next whole number up with at most two digits before its zeros: the rows that are missing are a guess."""
+    unit: int = 10 ** max(0, math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit
 
 
 def _excess(interval: Interval) -> float:

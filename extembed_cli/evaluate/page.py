@@ -113,8 +113,8 @@ def _short_list(report: Report) -> str:
     columns = "".join(f"<li><code>{escape(name)}</code></li>" for name in short.columns)
     first = escape(report.ladder[0].step)
     return (
-        f"<p>{len(short.columns)} of {added} columns keep {short.kept:.1%} of the gain over the step "
-        f"{first} on the test rows, which had a say in where the list ends.</p><ol>{columns}</ol>"
+        f"<p>Beside the columns of the step {first}, {len(short.columns)} of {added} columns keep {short.kept:.1%} of "
+        f"the gain over it on the test rows, which had a say in where the list ends.</p><ol>{columns}</ol>"
     )
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from extembed_cli.evaluate.settings import Settings
+
 
 def _known(value: object) -> object:
     """JSON has no NaN: null."""
@@ -51,22 +53,6 @@ class Data(_Part):
     """Share of labels above 0 in training, early stopping and test rows."""
     left_out: dict[str, int]
     """Rows by why they are in none of the parts."""
-
-
-class Settings(_Part):
-    """How it was evaluated."""
-
-    ranker: str
-    test_fraction: float
-    gap: str
-    from_time: str | None
-    max_rows: int | None
-    seeds: list[int]
-    """A ranker is trained for each; values are means over them."""
-    resamples: int
-    """Bootstrap resamples of the test rows' users (and of the seeds) behind each interval."""
-    min_gain: float
-    """A gain that is surely smaller is not worth it."""
 
 
 class Rung(_Part):
@@ -118,7 +104,7 @@ class Feature(_Part):
 class Control(_Part):
     """A check that the numbers mean what they say."""
 
-    control: Literal["permuted", "single feature", "own history", "neural training end"]
+    control: Literal["permuted", "single feature", "whole step", "own history", "neural training end"]
     subject: str
     """The step, column or file that it is of."""
     passed: bool

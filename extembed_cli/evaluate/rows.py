@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import types
 
 from extembed_cli.data import keys
 from extembed_cli.errors import DataError, Problems, ResourceError, listing
 from extembed_cli.evaluate.feature_file import FeatureFile
+from extembed_cli.evaluate.kinds import fits_float32, is_number, is_text
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -21,8 +22,9 @@ Doubles = NDArray[np.float64]
 
 NO_TIME = np.iinfo(np.int64).min
 _MOST_GRADES = 30  # the gains that LightGBM knows: 2^grade - 1
-VALUE_BYTES = 4
-RANKER_BYTES = 18  # of a value in each ranker that is trained: its copy, LightGBM's, its bins (measured)
+# What was measured: of this process, of a value, and of a value in each ranker (its copy, LightGBM's, its bins).
+_BYTES_FOR_LIBRARIES = 320 * 2**20
+_VALUE_BYTES, _RANKER_BYTES = 4, 18
 
 
 @dataclass(frozen=True)
@@ -133,17 +135,13 @@ def read_rows(
 ) -> Rows:
     """The columns of the ladder, of the rows that are kept."""
     names, n = file.columns, int(np.count_nonzero(kept))
-    needed = n * len(names) * (VALUE_BYTES + RANKER_BYTES)
-    if memory is not None and needed > memory:
-        raise ResourceError(
-            f"{n:,} rows of {len(names)} columns take about {needed / 2**30:.1f} GiB; {memory / 2**30:.1f} GiB may be "
-            f"used. Take part of the users with --max-rows {int(n * memory / needed * 0.9)}"
-        )
+    _check_memory(n, len(names), memory)
     kinds = {name: file.table.schema.field(name).type for name in names}
-    _check_types(file, kinds)
-    texts = {name: place for place, name in enumerate(names) if _is_text(kinds[name])}
+    texts = {name: place for place, name in enumerate(names) if is_text(kinds[name])}
+    wide = {name: place for place, name in enumerate(names) if not (is_text(kinds[name]) or fits_float32(kinds[name]))}
     values = np.empty((n, len(names)), np.float32, order="F")
     coded: dict[str, list[pa.Array]] = {name: [] for name in texts}
+    exact: dict[str, list[Doubles]] = {name: [] for name in wide}
     row = done = 0
     for part in file.table.parts:
         for table in part.tables(names, 131_072):
@@ -152,41 +150,54 @@ def read_rows(
             for place, name in enumerate(names):
                 if name in texts:
                     coded[name] += table[name].cast(pa.large_string()).filter(pa.array(mine)).chunks
+                elif name in wide:
+                    exact[name].append(_numbers(table[name], name)[mine])
                 else:
-                    with np.errstate(over="ignore"):  # beyond float32: infinite
-                        values[done : done + count, place] = _numbers(table[name], name)[mine]
+                    values[done : done + count, place] = _numbers(table[name], name)[mine]
             row += len(table)
             done += count
             progress(len(table))
     for name, place in texts.items():
         codes = _codes([pa.chunked_array(coded[name], pa.large_string())])
         values[:, place] = np.where(codes == 0, np.nan, codes)
+    for name, place in wide.items():
+        values[:, place] = _in_order(np.concatenate(exact.pop(name)))
     groups = None if roled.groups is None else roled.groups[kept]
     return Rows(names, values, frozenset(texts), roled.labels[kept], roled.users[kept], groups)
 
 
-def _check_types(file: FeatureFile, kinds: dict[str, pa.DataType]) -> None:
-    wrong = [f"`{name}` ({kind})" for name, kind in kinds.items() if not (_is_number(kind) or _is_text(kind))]
-    if wrong:
-        raise DataError(
-            f"{file.table.parts[0].path}: a ranker learns from numbers, booleans and text, not from {listing(wrong)}. "
-            "Match less with --baseline, or cast them before the run"
+def _check_memory(rows: int, columns: int, memory: int | None) -> None:
+    row = columns * (_VALUE_BYTES + _RANKER_BYTES)
+    needed = _BYTES_FOR_LIBRARIES + rows * row
+    if memory is not None and needed > memory:
+        fit = (memory - _BYTES_FOR_LIBRARIES) // row
+        fewer = f", or take part of the users with --max-rows {fit}" if fit > 0 else ""
+        raise ResourceError(
+            f"{rows:,} rows of {columns} columns need about {needed / 2**20:,.0f} MiB (libraries "
+            f"{_BYTES_FOR_LIBRARIES / 2**20:.0f}) and {memory / 2**20:,.0f} MiB may be used. Raise --memory{fewer}"
         )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return keys.id_kind(kind) == "text"
+def rankers_at_once(values: int, memory: int | None) -> int:
+    """How many rankers may be trained side by side on so many values, one at least."""
+    if memory is None:
+        return sys.maxsize
+    return max(1, (memory - _BYTES_FOR_LIBRARIES - _VALUE_BYTES * values) // (_RANKER_BYTES * values))
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal128(kind)
-    ) or types.is_null(kind)
+def _in_order(values: Doubles) -> NDArray[np.float32]:
+    """As float32 where that keeps values apart, else by their ranks: for trees, AUC and drift only the order counts."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    distinct, rank = np.unique(values, return_inverse=True)  # NaN is one value, the last
+    if len(np.unique(narrow)) == len(distinct):
+        return narrow
+    return np.where(np.isnan(values), np.float32(np.nan), rank.astype(np.float32))
 
 
 def _numbers(column: pa.ChunkedArray, where: str) -> Doubles:
     """Numbers as float64, null as NaN."""
-    if not _is_number(column.type):
+    if not is_number(column.type):
         raise DataError(f"{where}: is {column.type}; a number or a boolean is needed")
     series = pl.from_arrow(column)
     assert isinstance(series, pl.Series)

@@ -9,8 +9,21 @@ import numpy as np
 from extembed_cli.errors import DataError, listing
 from extembed_cli.evaluate.metrics import Groups
 from extembed_cli.evaluate.rows import NO_TIME, Bools, Ints, Roled, Rows
+from extembed_cli.evaluate.settings import Settings
+from extembed_cli.spec import time_text
 
 NEURAL_ROWS = "that the neural model may have been trained on"
+_UNTIMED, _UNLABELLED, _EARLY = "without a time", "without a label", "before --from"
+_GAP, _SAMPLED = "in the gap before the test rows", "of users left out by --max-rows"
+_UNASKED, _ALONE = "without a request", "alone in their request"
+_MORE_ROWS = {
+    _UNLABELLED: "leave rows without a label out of the file (the test rows are the last of all rows, with or without)",
+    _EARLY: "give an earlier --from",
+    NEURAL_ROWS: "train the neural model on fewer of them (`neural train --until`)",
+    _GAP: "give a shorter --gap",
+    _SAMPLED: "raise --max-rows",
+}
+"""What brings rows back, by why they are left out."""
 _VALID = 0.2  # of the rows before the test: the last of them are for early stopping
 _LONGEST_REQUEST = 10_000  # rows of one request that LightGBM ranks
 
@@ -49,42 +62,30 @@ class Split:
     test: Rows
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How the rows are split."""
-
-    test_fraction: float
-    gap_us: int = 0
-    """Rows so shortly before the test are left out."""
-    from_us: int | None = None
-    """Rows before this time are left out."""
-    max_rows: int | None = None
-    """About so many rows, of a sample of the users; None = all."""
-    seed: int = 0
-
-
-def plan_split(roled: Roled, cut: Cut, trained_until_us: int | None) -> Plan:
+def plan_split(roled: Roled, settings: Settings, trained_until_us: int | None) -> Plan:
     """Decide the split by time.
 
     The test rows are the last `test_fraction` of all rows of the file, whatever is left out afterwards, and all rows of
     the time at which they begin. `trained_until_us`: rows up to it have been seen by a neural model.
     """
     n = len(roled.times)
-    first = n - max(1, round(cut.test_fraction * n))
+    first = n - max(1, round(settings.test_fraction * n))
     cutoff = int(np.partition(roled.times, first)[first])
+    if cutoff == NO_TIME:
+        raise DataError(f"--time: {np.count_nonzero(roled.times == NO_TIME):,} of {n:,} rows have no time, so no split")
     test = roled.times >= cutoff
     plan = Plan(cutoff, np.ones(n, np.bool_), test, np.zeros(n, np.bool_))
-    plan.leave(roled.times == NO_TIME, "without a time")
-    plan.leave(np.isnan(roled.labels), "without a label")
-    if cut.from_us is not None:
-        plan.leave(roled.times < cut.from_us, "before --from")
+    plan.leave(roled.times == NO_TIME, _UNTIMED)
+    plan.leave(np.isnan(roled.labels), _UNLABELLED)
+    if settings.from_us is not None:
+        plan.leave(roled.times < settings.from_us, _EARLY)
     if trained_until_us is not None:
         plan.leave(roled.times <= trained_until_us, NEURAL_ROWS)
-    plan.leave(~test & (roled.times >= cutoff - cut.gap_us), "in the gap before the test rows")
-    if cut.max_rows is not None:
-        plan.leave(~_sampled(roled.users, plan.kept, cut.max_rows, cut.seed), "of users left out by --max-rows")
+    plan.leave(~test & (roled.times >= cutoff - settings.gap_us), _GAP)
+    if settings.max_rows is not None:
+        plan.leave(~_sampled(roled.users, plan.kept, settings.max_rows, settings.seed), _SAMPLED)
     if roled.groups is not None:
-        plan.leave(roled.groups == 0, "without a request")
+        plan.leave(roled.groups == 0, _UNASKED)
         plan.spanning = _spanning(roled.groups, plan)
         sizes = np.bincount(roled.groups[plan.kept & test], minlength=int(roled.groups.max()) + 1)
         if plan.kept.any() and not (sizes > 1).any():
@@ -92,7 +93,7 @@ def plan_split(roled: Roled, cut: Cut, trained_until_us: int | None) -> Plan:
                 "--group: every request has a single row among the test rows, so there is nothing to rank. Name the "
                 "column that the rows of one request share, or leave --group out to judge rows one by one"
             )
-        plan.leave(test & (sizes[roled.groups] == 1), "alone in their request")
+        plan.leave(test & (sizes[roled.groups] == 1), _ALONE)
     before = np.sort(roled.times[plan.kept & ~test])
     if len(before):
         plan.valid = ~test & (roled.times >= before[len(before) - max(1, round(_VALID * len(before)))])
@@ -133,10 +134,12 @@ def _check(roled: Roled, plan: Plan) -> None:
     empty = [name for name, part in parts.items() if not part.any()]
     if empty:
         left = [f"{count:,} {why}" for why, count in plan.left_out.items()]
+        fixes = [fix for why, fix in _MORE_ROWS.items() if why in plan.left_out]
+        fixes.append("change --test-fraction, or make features for more candidates")
         raise DataError(
             f"no rows are left for {listing(empty)} after the split by time; the file has {len(roled.times):,} rows at "
-            f"{len(np.unique(roled.times)):,} times{f', left out: {listing(left)}' if left else ''}. Change "
-            "--test-fraction, --from or --gap, or make features for more candidates"
+            f"{len(np.unique(roled.times)):,} times, the test rows are those from {time_text(plan.cutoff_us)} on"
+            f"{f', left out: {listing(left)}' if left else ''}. To have more, {', or '.join(fixes)}"
         )
     for name, part in parts.items():
         labels = roled.labels[part]
