@@ -116,6 +116,8 @@ def _explain(problem: Any, where: str) -> list[str]:
         return [_as_flag(line) for line in lines] if where == "flags" else lines
     if problem["type"] == "too_short":
         return [f"`{key}` needs at least one entry"]
+    if key in _GROUPS and isinstance(problem["input"], dict):
+        return [f"`[{key}]` is one table; groups are a list, so write `[[{key}]]`"]
     told = _KINDS.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
     return [f"`{key}`: {told}, got {problem['input']!r}"]
 

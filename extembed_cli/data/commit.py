@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from extembed_cli.errors import DISK_FULL, LockedError, ResourceError, SpecError
 
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -56,14 +58,12 @@ def locked(output: Path, wait: float) -> Iterator[None]:
 
 def _check_makes_files(output: Path) -> None:
     """In /proc no file can be made whatever its mode says, and filelock would wait for one that holds the lock."""
-    probe = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=output.parent).close()
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        why = "no permission to write" if error.errno in {errno.EACCES, errno.EPERM} else "no file can be made"
+        why = "no permission to write" if error.errno in _NOT_ALLOWED else "no file can be made"
         raise SpecError(
             f"{output}: {why} in this folder ({error.strerror}); name another output, or allow it (chmod)"
         ) from None
