@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
-from extembed_cli.evaluate import metrics
 from extembed_cli.evaluate.bootstrap import Interval, Users, mean_over_seeds
 from extembed_cli.evaluate.ladder import Verdict, verdict
 from extembed_cli.evaluate.single import clustered_auc, drift
+from extembed_cli.kernels import metrics
 
 EXACT = 1e-12  # sums of float64 in another order
 

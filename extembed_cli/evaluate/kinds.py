@@ -6,6 +6,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from extembed_cli.data import keys
+from extembed_cli.data.roles import is_number
 
 
 def can_learn(kind: pa.DataType) -> bool:
@@ -16,13 +17,6 @@ def can_learn(kind: pa.DataType) -> bool:
 def is_text(kind: pa.DataType) -> bool:
     """Text of any kind: a ranker takes its values as categories."""
     return keys.id_kind(kind) == "text"
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Numbers, booleans, and columns of nothing but nulls."""
-    return bool(
-        types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal128(kind)
-    ) or types.is_null(kind)
 
 
 def fits_float32(kind: pa.DataType) -> bool:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli import signals
-from extembed_cli.evaluate.metrics import Groups
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.evaluate.split import Split
+from extembed_cli.kernels.metrics import Groups
 
 Doubles = NDArray[np.float64]
 

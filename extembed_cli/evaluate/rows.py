@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from extembed_cli.data import keys
-from extembed_cli.errors import DataError, Problems, ResourceError, listing
+from extembed_cli.data.roles import codes, numbers, read_codes, read_labels, read_times
+from extembed_cli.errors import Problems, ResourceError
 from extembed_cli.evaluate.feature_file import FeatureFile
-from extembed_cli.evaluate.kinds import fits_float32, is_number, is_text
+from extembed_cli.evaluate.kinds import fits_float32, is_text
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Doubles = NDArray[np.float64]
 
-NO_TIME = np.iinfo(np.int64).min
-_MOST_GRADES = 30  # the gains that LightGBM knows: 2^grade - 1
 # What was measured: of this process, of a value, and of a value in each ranker (its copy, LightGBM's, its bins).
 _BYTES_FOR_LIBRARIES = 320 * 2**20
 _VALUE_BYTES, _RANKER_BYTES = 4, 18
@@ -86,48 +83,24 @@ class Rows:
 
 def read_roles(file: FeatureFile) -> Roled:
     """Labels, times, users and requests of all rows; labels are checked."""
-    roles = file.roles
-    assert roles.time is not None and roles.user is not None
-    where = str(file.table.parts[0].path)
-    read = list(dict.fromkeys(roles.columns().values()))
-    parts = [pa.concat_tables(part.tables(read, 131_072)) for part in file.table.parts if part.rows]
+    roles, table = file.roles, file.table
+    assert roles.time is not None
+    assert roles.user is not None
+    labels = times = users = groups = None
     problems = Problems()
     with problems.collect():
-        labels = np.concatenate([_numbers(part[roles.label], f"{where}: label `{roles.label}`") for part in parts])
-        _check_labels(labels, roles.label, graded=roles.group is not None)
+        labels = read_labels(table, roles.label, graded=roles.group is not None)
     with problems.collect():
-        keys.check_time_type(file.table, roles.time, roles.time_unit)
-        times = [keys.times_us(part[roles.time], roles.time_unit, f"{where}: `{roles.time}`") for part in parts]
-    for what, name in {"user": roles.user, "group": roles.group}.items():
-        with problems.collect():
-            if name is not None:
-                keys.check_id_kinds(what, [(file.table, name)])
+        times = read_times(table, roles.time, roles.time_unit)
+    with problems.collect():
+        users = read_codes(table, "user", roles.user)
+    with problems.collect():
+        groups = None if roles.group is None else read_codes(table, "group", roles.group)
     problems.raise_any()
-    return Roled(
-        labels,
-        np.concatenate([each.fill_null(NO_TIME).to_numpy() for each in times]),
-        _codes(part[roles.user] for part in parts),
-        None if roles.group is None else _codes(part[roles.group] for part in parts),
-    )
-
-
-def _check_labels(labels: Doubles, name: str, graded: bool) -> None:
-    values = np.unique(labels[~np.isnan(labels)])
-    if graded:
-        if ((values < 0) | (values != np.floor(values)) | (values > _MOST_GRADES)).any():
-            raise DataError(
-                f"--label {name}: has the values {_shown(values)}; requests are ranked by grades, whole numbers from 0 "
-                f"to {_MOST_GRADES}"
-            )
-    elif not np.isin(values, [0, 1]).all():
-        raise DataError(
-            f"--label {name}: has the values {_shown(values)}; it has to be 0 or 1. Make such a column before the run "
-            "(rating >= 4, say), or rank requests by a graded label with --group"
-        )
-
-
-def _shown(values: Doubles) -> str:
-    return listing(f"{value:g}" for value in values)
+    assert labels is not None
+    assert times is not None
+    assert users is not None
+    return Roled(labels, times, users, groups)
 
 
 def read_rows(
@@ -151,15 +124,15 @@ def read_rows(
                 if name in texts:
                     coded[name] += table[name].cast(pa.large_string()).filter(pa.array(mine)).chunks
                 elif name in wide:
-                    exact[name].append(_numbers(table[name], name)[mine])
+                    exact[name].append(numbers(table[name], name)[mine])
                 else:
-                    values[done : done + count, place] = _numbers(table[name], name)[mine]
+                    values[done : done + count, place] = numbers(table[name], name)[mine]
             row += len(table)
             done += count
             progress(len(table))
     for name, place in texts.items():
-        codes = _codes([pa.chunked_array(coded[name], pa.large_string())])
-        values[:, place] = np.where(codes == 0, np.nan, codes)
+        coded_values = codes([pa.chunked_array(coded[name], pa.large_string())])
+        values[:, place] = np.where(coded_values == 0, np.nan, coded_values)
     for name, place in wide.items():
         values[:, place] = _in_order(np.concatenate(exact.pop(name)))
     groups = None if roled.groups is None else roled.groups[kept]
@@ -193,18 +166,3 @@ def _in_order(values: Doubles) -> NDArray[np.float32]:
     if len(np.unique(narrow)) == len(distinct):
         return narrow
     return np.where(np.isnan(values), np.float32(np.nan), rank.astype(np.float32))
-
-
-def _numbers(column: pa.ChunkedArray, where: str) -> Doubles:
-    """Numbers as float64, null as NaN."""
-    if not is_number(column.type):
-        raise DataError(f"{where}: is {column.type}; a number or a boolean is needed")
-    series = pl.from_arrow(column)
-    assert isinstance(series, pl.Series)
-    return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-
-def _codes(columns: Iterable[pa.ChunkedArray]) -> Ints:
-    """A number for each distinct value of all columns from 1, in order of values; 0 = null."""
-    values = pl.concat(keys.same_type(*map(keys.ids, columns)))
-    return values.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()

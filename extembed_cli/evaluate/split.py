@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from extembed_cli.data.roles import NO_TIME
 from extembed_cli.errors import DataError, listing
-from extembed_cli.evaluate.metrics import Groups
-from extembed_cli.evaluate.rows import NO_TIME, Bools, Ints, Roled, Rows
+from extembed_cli.evaluate.rows import Bools, Ints, Roled, Rows
 from extembed_cli.evaluate.settings import Settings
+from extembed_cli.kernels.metrics import Groups
 from extembed_cli.spec import time_text
 
 NEURAL_ROWS = "that the neural model may have been trained on"
