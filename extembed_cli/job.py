@@ -31,14 +31,15 @@ from extembed_cli.data.output import (
     check_not_an_input,
     check_target,
     write_features,
-    write_user_vectors,
+    write_vectors,
 )
 from extembed_cli.data.partition import Partition
 from extembed_cli.data.parts import Vectors
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch
 from extembed_cli.engines import local
 from extembed_cli.errors import Problems, SpecError
-from extembed_cli.features.dual import vector_files
+from extembed_cli.features.neural import digests as model_digests
+from extembed_cli.features.neural import item_vectors
 from extembed_cli.features.shard import Shared, output_columns, prepare
 from extembed_cli.mapping import Mapping
 from extembed_cli.memory import give_back
@@ -103,7 +104,7 @@ def load(
     them is told too when something else is: a check wants all of it.
     """
     kept = scratch if cut.shards > 1 else None
-    partition = Partition(cut.shards, kept.folder if kept else None, watch, all_users=bool(vector_files(spec)))
+    partition = Partition(cut.shards, kept.folder if kept else None, watch, all_users=any(spec.user_vectors))
     watch.expect(sum(table.rows for table in (opened.interactions, opened.candidates) if table))
     with watch.timing("read") as cost:
         loaded = read_keys(
@@ -180,7 +181,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         steps = work(spec, inputs)
         watch.total(steps.total)
         cache = VectorCache(options.cache, spec, inputs.embeddings) if options.cache else None
-        digests = stack.enter_context(_digesting(inputs, cache.digests if cache else {}))
+        digests = stack.enter_context(digesting(inputs, cache.digests if cache else {}, model_digests(spec)))
         cut = options.cut or layout(spec, inputs, options.workers, options.memory, cached=cache is not None)
         place = stack.enter_context(_scratch(spec, options, cut, digests, watch))
         cut = Layout(**place.cut) if place else cut
@@ -268,7 +269,7 @@ def _scratch(
     output = Path(spec.outputs[0])
 
     def job() -> dict[str, Any]:
-        files = [group.user_vectors is not None for group in spec.dual]
+        files = [path is not None for path in spec.user_vectors]
         return {
             "another spec": [spec.meaning(), files],
             "other inputs": digests.result(),
@@ -325,9 +326,7 @@ def _write(
 ) -> dict[str, Any]:
     """Stage features and user vectors; the part of the report that describes them."""
     about = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
-    columns = [
-        {"name": c.name, "technique": c.technique, "dtype": c.dtype, "meaning": c.meaning} for c in shared.columns
-    ]
+    columns = [column.about for column in shared.columns]
     digest = None
     if loaded.inputs.candidates is not None and spec.output is not None:
         output = Path(spec.output)
@@ -346,16 +345,34 @@ def _write(
     for path, model in shared.vector_files.items():
         with writing(Path(path)):
             found = Vectors(made.vectors[path])
-            written = write_user_vectors(
+            written = write_vectors(
                 stage,
                 Path(path),
+                "user_id",
                 keys.as_stored(found.users, loaded.inputs.interactions, user_column),
-                mapped(model.basis.original, found.blocks(_VECTOR_ROWS)),
-                dim=model.dim - model.fit.bias,
-                with_bias=model.fit.bias,
-                metadata={**about, "as_of_us": loaded.vectors_as_of, "meaning": model.fit.meaning},
+                mapped(model.original, found.blocks(_VECTOR_ROWS)),
+                dim=model.dim - model.with_bias,
+                with_bias=model.with_bias,
+                metadata={**about, "as_of_us": loaded.vectors_as_of, "meaning": model.meaning},
             )
             vectors.append({"path": path, "rows": len(found.users), "sha256": written})
+    items = []
+    for path, scorer in item_vectors(spec, shared.scorers).items():
+        with writing(Path(path)):
+            having = np.any([shared.with_vector[name][:-1] for name in scorer.config.tables], axis=0)
+            ids = loaded.vocabulary.filter(pl.Series(having))
+            sources = [(loaded.inputs.embeddings[n], spec.embedding_column(n, "item")) for n in scorer.config.tables]
+            written = write_vectors(
+                stage,
+                Path(path),
+                "item_id",
+                keys.as_stored(ids, *sources[0]) if len(sources) == 1 else keys.narrowed(ids).to_arrow(),
+                iter([scorer.adapted.numpy()[:-1][having]]),
+                dim=scorer.config.architecture.dim,
+                with_bias=False,
+                metadata={**about, "meaning": "what a user's vector of the same model is multiplied with"},
+            )
+            items.append({"path": path, "rows": len(ids), "sha256": written})
     return {
         "version": about["version"],
         "output": spec.output,
@@ -365,17 +382,18 @@ def _write(
         "columns": len(columns),
         "column_names": [c["name"] for c in columns],
         "user_vectors": vectors,
+        "item_vectors": items,
         "digests": digests,
         "spec": about["spec"],
     }
 
 
 @contextmanager
-def _digesting(inputs: Inputs, known: dict[str, Any]) -> Iterator[Future[dict[str, Any]]]:
-    """Digests of all inputs, computed while the job runs; cut short when it ends, however it ends."""
+def digesting(inputs: Inputs, known: dict[str, Any], models: dict[str, Any]) -> Iterator[Future[dict[str, Any]]]:
+    """Digests of all inputs and models, computed while the job runs; cut short when it ends, however it ends."""
     stop = threading.Event()
     with ThreadPoolExecutor(1, "digest") as background:
         try:
-            yield background.submit(inputs.digests, stop, known)
+            yield background.submit(lambda: {**inputs.digests(stop, known), **models})
         finally:
             stop.set()

@@ -24,6 +24,9 @@ _SECONDS_PER_ROW = 1e-6
 _SECONDS_PER_PRODUCT = 1.5e-10
 _SECONDS_PER_SHARD = 0.2
 _BYTES_FOR_LIBRARIES = 120 * 2**20
+_BYTES_FOR_TORCH = 130 * 2**20
+_BYTES_PER_SCORED_BATCH = 48 * 2**20  # of events beside a candidate, in a worker
+_SECONDS_PER_SCORE = 30e-6
 _BYTES_PER_EVENT, _BYTES_PER_EXPRESSION = 90, 16
 _BYTES_PER_CANDIDATE, _BYTES_PER_FEATURE = 130, 10
 _BYTES_PER_TEXT_ID = 50
@@ -73,6 +76,7 @@ def work(spec: Spec, inputs: Inputs) -> Work:
     weighted = sum(len(spec.embeddings_of(g)) * len(spec.histories_of(g)) * len(g.half_lives) for g in spec.aggregate)
     compute = weighted * (_SECONDS_PER_CANDIDATE + _SECONDS_PER_EVENT * inputs.interactions.rows / max(1, asked))
     compute += sum(_SECONDS_PER_FIT[is_nested(spec, fit)] for fit in all_fits(spec))
+    compute += len(spec.neural) * _SECONDS_PER_SCORE
     read = (inputs.interactions.rows + asked) * Work.read
     return Work(compute, read + asked * (compute + Work.write))
 
@@ -132,8 +136,9 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     ids = sum(table.rows for table in inputs.embeddings.values())
     written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates else 0
     tile = TILE_COSINES * _BYTES_PER_COSINE if spec.aggregate else 0
+    tile += _BYTES_PER_SCORED_BATCH if spec.neural else 0
     return {
-        "libraries": _BYTES_FOR_LIBRARIES,
+        "libraries": _BYTES_FOR_LIBRARIES + (_BYTES_FOR_TORCH if spec.neural else 0),
         f"tiles of {_threads(workers)}": workers * (tile + 8 * TILE_FLOATS),
         "item ids": ids * _BYTES_PER_ID,
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
@@ -204,6 +209,7 @@ def plan(spec: Spec, loaded: Loaded, totals: Totals, shard: Shard, cut: Layout, 
     columns, of = output_columns(spec), loaded.partition.shards
     threaded = cosines * _SECONDS_PER_COSINE + weighted * _SECONDS_PER_WEIGHTED_COSINE
     threaded += sum(work.products for work in works) * _SECONDS_PER_PRODUCT
+    threaded += len(spec.neural) * len(asked.rows) * _SECONDS_PER_SCORE
     rows = loaded.asked.rows + loaded.log.rows
     return {
         "inputs": input_report(loaded, totals),

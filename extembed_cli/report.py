@@ -14,7 +14,7 @@ from extembed_cli.features.shard import Shared
 from extembed_cli.spec import Spec, time_text
 from extembed_cli.watch import Cost
 
-_INSIDE = ("gather", "cosines", "statistics", "solve")  # stages of `compute`
+_INSIDE = ("gather", "cosines", "statistics", "solve", "score")  # stages of `compute`
 _RESIDUAL = 1e-6  # of a dual fit; above it the run warns
 
 
@@ -52,6 +52,11 @@ def doubts(loaded: Loaded, made: Made) -> Iterator[str]:
         yield (
             f"{len(made.not_converged):,} users have a logistic fit with a gradient above 1e-6 "
             f"(user {listing(made.not_converged)}); raise `regularization`"
+        )
+    if made.done.trained_on:
+        yield (
+            f"{made.done.trained_on:,} of {made.totals.candidates:,} candidates are not newer than what a neural model "
+            "was trained on, which flatters their scores: do not train or test a ranker on them (`evaluate` does not)"
         )
     for path, parts in made.vectors.items():
         if not any(len(part.users) for part in parts):

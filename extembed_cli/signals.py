@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -21,6 +24,24 @@ def check() -> None:
     """End the program if a signal came before: an extension that runs Python may have swallowed its exception."""
     if _received:
         sys.exit(128 + _received[0])
+
+
+@contextmanager
+def deferred() -> Iterator[list[int]]:
+    """Signals that ask to stop wait until the block is done; it may look whether one came."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    # A mask would hold for this thread alone, and Python lets any other one take the signal for it.
+    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in _NUMBERS}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

@@ -261,6 +261,20 @@ class DualSpec(Frozen):
         return self
 
 
+class NeuralSpec(Frozen):
+    """Technique 3: the score of a model that `extembed neural train` made; it knows its own tables and histories."""
+
+    model: str
+    """Folder of the trained model."""
+    name: Name | None = None
+    """Goes into the column name: `neural_NAME_score`."""
+    user_vectors: str | None = None
+    """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction), of a
+    model whose state does not depend on the candidate."""
+    item_vectors: str | None = None
+    """Parquet file to write with the model's vectors of the items: a user's vector · an item's + bias is the score."""
+
+
 class Spec(Frozen):
     """One job: which features, from which interactions, candidates and embedding tables."""
 
@@ -291,6 +305,8 @@ class Spec(Frozen):
     """Groups of aggregate features."""
     dual: tuple[DualSpec, ...] = ()
     """Groups of dual features."""
+    neural: tuple[NeuralSpec, ...] = ()
+    """Trained models to score candidates with."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
@@ -302,8 +318,8 @@ class Spec(Frozen):
         for key, group in groups.items():
             found += _unknown(f"{key}.embeddings", group.embeddings, self.embeddings)
             found += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
-        if not self.aggregate and not self.dual:
-            found.append("nothing to compute: add an [[aggregate]] or a [[dual]] group")
+        if not self.aggregate and not self.dual and not self.neural:
+            found.append("nothing to compute: add an [[aggregate]], a [[dual]] or a [[neural]] group")
         found += self._wrong_user_vectors()
         if found:
             raise ValueError("\n".join(found))
@@ -312,9 +328,10 @@ class Spec(Frozen):
     def _wrong_user_vectors(self) -> list[str]:
         """What is wrong with the files of user vectors, and with having no candidates."""
         found = []
-        if self.candidates is None and (self.aggregate or any(group.user_vectors is None for group in self.dual)):
+        if self.candidates is None and (self.aggregate or None in self.user_vectors):
             found.append(
-                "`candidates` is missing: only [[dual]] groups that all have `user_vectors` can do without them"
+                "`candidates` is missing: only [[dual]] and [[neural]] groups that all have `user_vectors` can do "
+                "without them"
             )
         if self.candidates is None and self.output is not None:
             found.append("output: without `candidates` there are no features to write; leave it out")
@@ -326,6 +343,7 @@ class Spec(Frozen):
                 if len(names) > 1:
                     listed = ", ".join(names)
                     found.append(f"{key}: takes one {what}, and the group has {len(names)}: {listed}; name one of them")
+        for key, path in self._vector_paths():
             if not path.endswith(".parquet"):
                 found.append(f"{key}: `{path}` must end in .parquet")
             others = [normpath(output) for output in self.outputs]
@@ -336,11 +354,21 @@ class Spec(Frozen):
                 found.append(f"{key}: `{path}` is inside the output, whose readers would take it for a part of that")
         return found
 
+    def _vector_paths(self) -> list[tuple[str, str]]:
+        """Where vectors are written, by the keys that say so."""
+        named = [(f"dual.{i}.user_vectors", group.user_vectors) for i, group in enumerate(self.dual)]
+        for i, group in enumerate(self.neural):
+            named += [
+                (f"neural.{i}.user_vectors", group.user_vectors),
+                (f"neural.{i}.item_vectors", group.item_vectors),
+            ]
+        return [(key, path) for key, path in named if path is not None]
+
     @property
     def outputs(self) -> list[str]:
-        """The paths that a job writes: the features first, then user vectors."""
-        paths = (self.output, *(group.user_vectors for group in self.dual))
-        return [path for path in paths if path is not None]
+        """The paths that a job writes: the features first, then vectors."""
+        features = [] if self.output is None else [self.output]
+        return [*features, *(path for _, path in self._vector_paths())]
 
     @property
     def as_of_step_us(self) -> int:
@@ -350,6 +378,16 @@ class Spec(Frozen):
     def history(self, name: str) -> HistorySpec:
         """The history of that name; `all` exists without being written down."""
         return self.histories.get(name, HistorySpec())
+
+    @property
+    def user_vectors(self) -> list[str | None]:
+        """Where each group that has vectors of users writes them; None = nowhere."""
+        return [group.user_vectors for group in self.dual] + [group.user_vectors for group in self.neural]
+
+    @property
+    def all_items(self) -> bool:
+        """Whether the items of the embedding tables are of interest, touched by anybody or not."""
+        return any(group.item_vectors is not None for group in self.neural)
 
     def histories_of(self, group: AggregateSpec | DualSpec) -> tuple[str, ...]:
         """Names of the histories a group uses, each once."""
@@ -375,7 +413,8 @@ class Spec(Frozen):
         data["embeddings"] = {
             name: {k: v for k, v in table.items() if k != "path"} for name, table in data["embeddings"].items()
         }
-        data["dual"] = [{k: v for k, v in group.items() if k != "user_vectors"} for group in data["dual"]]
+        for groups in ("dual", "neural"):
+            data[groups] = [{k: v for k, v in group.items() if k not in _PATHS} for group in data[groups]]
         return data
 
 
@@ -386,4 +425,5 @@ def _unknown(key: str, used: tuple[str, ...] | None, known: Collection[str]) -> 
     return [f"{key}: nothing is named `{name}`{did_you_mean(name, known)}" for name in used or () if name not in known]
 
 
+_PATHS = {"model", "user_vectors", "item_vectors"}
 _DEFAULT_COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp", "embedding": "embedding"}

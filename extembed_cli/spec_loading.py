@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from extembed_cli.errors import SpecError, did_you_mean
 from extembed_cli.spec import Spec
 
-_GROUPS = {"aggregate", "dual"}  # lists of tables at the top of a spec
+_GROUPS = {"aggregate", "dual", "neural"}  # lists of tables at the top of a spec
 
 
 def load_spec(path: Path, overrides: Sequence[str] = (), output: str | None = None) -> Spec:
@@ -185,11 +185,13 @@ def _override(data: Any, override: str) -> None:
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     """Make the paths of a spec absolute, in place; what is not text is left for the checks to refuse."""
     holders = [(data, key) for key in ("interactions", "candidates", "output")]
-    groups = data.get("dual")
-    if isinstance(groups, dict):  # of an override, by number
-        groups = list(groups.values())
-    if isinstance(groups, list):
-        holders += [(group, "user_vectors") for group in groups if isinstance(group, dict)]
+    for name in ("dual", "neural"):
+        groups = data.get(name)
+        if isinstance(groups, dict):  # of an override, by number
+            groups = list(groups.values())
+        if isinstance(groups, list):
+            keys = ("model", "user_vectors", "item_vectors")
+            holders += [(group, key) for group in groups if isinstance(group, dict) for key in keys]
     tables = data.get("embeddings")
     if isinstance(tables, dict):
         holders += [(table, "path") for table in tables.values() if isinstance(table, dict)]

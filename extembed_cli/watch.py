@@ -44,6 +44,8 @@ class Watch:
     """The rows of the stages to come."""
     moved: Callable[[float, float], None] = lambda rows, work: None
     """Rows are done, and some of the work."""
+    detail: Callable[[str], None] = lambda text: None
+    """How the stage goes, in a few words."""
     warn: Callable[[str], None] = lambda message: None
     note: Callable[[str], None] = lambda message: None
     costs: dict[str, Cost] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from extembed_cli.spec import (
     EmbeddingSpec,
     HistorySpec,
     LogColumns,
+    NeuralSpec,
     Spec,
     TableColumns,
 )
@@ -62,14 +63,16 @@ def column_reference() -> str:
         name = column.name.replace("embedding__history", "{embedding}__{history}")
         meaning = column.meaning.replace("0.1 Σ", "w0 Σ").replace(f"{REGULARIZATION:g} ‖u‖²", "λ ‖u‖²").replace("`", "")
         lines.append(f"| `{name}` | {meaning.replace('y = 1', 'y = target')} | {column.dtype} |")
+    lines.append("| `neural_score` | the trained model's logit | Float32 |")
     return "\n".join(lines)
 
 
 def command_reference() -> str:
     """The help text of every command, as a terminal shows it."""
-    group = typer.main.get_command(app)
+    commands = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    commands |= {f"neural {name}": command for name, command in commands.pop("neural").commands.items()}
     blocks = []
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in commands.items():
         context = command.make_context(
             f"extembed {name}", [], resilient_parsing=True, help_option_names=["-h", "--help"]
         )
@@ -88,6 +91,7 @@ def spec_reference() -> str:
         "[histories.X]": HistorySpec,
         "[[aggregate]]": AggregateSpec,
         "[[dual]]": DualSpec,
+        "[[neural]]": NeuralSpec,
     }
     blocks = []
     for title, model in tables.items():

@@ -52,7 +52,7 @@ def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_every_command_of_the_readme_runs(folder: Path) -> None:
     commands = [block for block in blocks("sh") if "extembed" in block]
-    assert len(commands) == 5
+    assert len(commands) == 6
     for block in commands:
         done = shell(block, folder)
         assert done.returncode == 0, done.stderr

@@ -113,6 +113,7 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
         watch.warn = lambda message: console.print(f"warning: {message}", highlight=False, markup=False)
         watch.note = lambda message: console.print(message, highlight=False, markup=False)
         watch.stage, watch.total, watch.expect, watch.moved = shown.stage, shown.total, shown.expect, shown.moved
+        watch.detail = shown.detail
         yield watch
 
 
@@ -127,6 +128,9 @@ class _Bar:
     def stage(self, name: str) -> None:
         signals.check()
         self.progress.update(self.task, description=name)
+
+    def detail(self, text: str) -> None:
+        self.progress.update(self.task, description=text)
 
     def total(self, work: float) -> None:
         self.progress.update(self.task, total=work)

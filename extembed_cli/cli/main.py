@@ -11,7 +11,7 @@ import typer
 
 import extembed_cli
 from extembed_cli import signals
-from extembed_cli.cli import aggregate, check, columns, console, dual, evaluate, run, sample
+from extembed_cli.cli import aggregate, check, columns, console, dual, evaluate, neural, run, sample
 from extembed_cli.errors import DISK_FULL, ExtembedError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE
@@ -33,6 +33,7 @@ for command in (
     sample.sample,
 ):
     app.command()(command)
+app.add_typer(neural.app, name="neural")
 
 
 def _version(show: bool) -> None:

@@ -7,9 +7,7 @@ import hashlib
 import json
 import os
 import re
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,10 +15,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from extembed_cli import signals
 from extembed_cli.errors import DISK_FULL, LockedError, ResourceError, SpecError
 
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -111,7 +109,7 @@ class Staged:
         """Bring all bytes to the disk, then rename all files; nothing but a crash comes in between."""
         for path in self.files:
             _fsync(path)
-        with _without_signals():
+        with signals.deferred():
             for path, target in self.files.items():
                 path.replace(target)
                 _fsync(target.parent)  # a manifest must not reach the disk before the parts that it lists
@@ -159,21 +157,3 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _without_signals() -> Iterator[None]:
-    """Signals that ask to stop wait until the block is done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # A mask would hold for this thread alone, and Python lets any other one take the signal for it.
-    caught: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
-        if caught:
-            signal.raise_signal(caught[0])

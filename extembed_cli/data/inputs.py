@@ -237,6 +237,9 @@ def read_keys(
                 load_vectors(spec, name, opened.embeddings[name], found, None)
     if problems.errors:
         return None
+    if spec.all_items:
+        for found in ids.values():
+            partition.vocabulary.nums(found.ids)
     moment = vectors_as_of(spec, log)
     vocabulary = partition.vocabulary
     return Loaded(opened.complete(spec), log, asked, partition, vocabulary.ids, vocabulary.ranks, ids, moment)

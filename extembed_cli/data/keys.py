@@ -102,14 +102,14 @@ def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
     while types.is_dictionary(kind):
         kind = kind.value_type
     if kinds or types.is_null(kind):
-        return _narrowed(series).to_arrow()
+        return narrowed(series).to_arrow()
     if types.is_integer(kind):
         series = series.cast(pl.UInt64() if types.is_unsigned_integer(kind) else pl.Int64())
     array = series.to_arrow().cast(_storage(kind))
     return pa.ExtensionArray.from_storage(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
 
 
-def _narrowed(series: pl.Series) -> pl.Series:
+def narrowed(series: pl.Series) -> pl.Series:
     """Integers of 128 bits, which Arrow does not have, in the narrowest type that holds them."""
     if series.dtype != pl.Int128():
         return series

@@ -122,18 +122,22 @@ def _made_before(candidates: Table) -> list[dict[str, Any]]:
         return []
 
 
-def write_user_vectors(
+def write_vectors(
     stage: Staged,
     output: Path,
-    users: pa.Array,
+    key: str,
+    ids: pa.Array,
     vectors: Iterable[NDArray[np.floating[Any]]],
     *,
     dim: int,
     with_bias: bool,
     metadata: dict[str, Any],
 ) -> str:
-    """Write one vector per user from blocks of rows (n, dim), or (n, dim + 1) with a bias; SHA-256 of the file."""
-    fields = [pa.field("user_id", users.type), pa.field("embedding", pa.list_(pa.float32(), dim))]
+    """Write one vector per id, in a column `key`, from blocks of rows (n, dim), or (n, dim + 1) with a bias.
+
+    Returns the SHA-256 of the file.
+    """
+    fields = [pa.field(key, ids.type), pa.field("embedding", pa.list_(pa.float32(), dim))]
     fields += [pa.field("bias", pa.float32())] if with_bias else []
     schema = pa.schema(fields, metadata={METADATA_KEY: _json(metadata)})
     path = stage.temporary(output)
@@ -142,12 +146,12 @@ def write_user_vectors(
         row = 0
         for block in vectors:
             single = block.astype(np.float32)
-            arrays = [users[row : row + len(block)], pa.FixedSizeListArray.from_arrays(single[:, :dim].ravel(), dim)]
+            arrays = [ids[row : row + len(block)], pa.FixedSizeListArray.from_arrays(single[:, :dim].ravel(), dim)]
             arrays += [pa.array(single[:, dim])] if with_bias else []
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             row += len(block)
 
-    _write(path, schema, batches(), ["user_id"])
+    _write(path, schema, batches(), [key])
     return file_digest(path)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Dtype = Literal["UInt32", "Float32"]
-Technique = Literal["counters", "aggregate", "dual"]
+Technique = Literal["counters", "aggregate", "dual", "neural"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,11 @@ class Column:
     meaning: str
     statistic: Hashable
     """What it holds, apart from its name: the technique's own description."""
+    trained_until: str | None = None
+    """Time of the newest row that a model behind it has seen, ISO 8601: what is measured before that is flattered."""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """As the output's metadata has it."""
+        known = {"name": self.name, "technique": self.technique, "dtype": self.dtype, "meaning": self.meaning}
+        return known if self.trained_until is None else {**known, "trained_until": self.trained_until}

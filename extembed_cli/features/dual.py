@@ -144,6 +144,18 @@ class Model:
         """Unknowns of a vector, that of the bias included."""
         return len(self.basis.eigenvalues)
 
+    @property
+    def with_bias(self) -> bool:
+        return self.fit.bias
+
+    @property
+    def meaning(self) -> str:
+        return self.fit.meaning
+
+    def original(self, vectors: NDArray[np.float32]) -> Doubles:
+        """Vectors of users in the coordinates of the table."""
+        return self.basis.original(vectors)
+
     def prior(self, events: int) -> Doubles:
         """The diagonal of P = w0 Λ + λ (events + w0 N)^ν: (D)."""
         fit = self.fit

@@ -95,7 +95,8 @@ class DualShard:
         rows = len(asked.rows)
         self.score = np.full(rows, np.nan, np.float32)
         self.sd = np.full(rows if sd else 0, np.nan, np.float32)
-        self.vectors = np.full((rows, self.dim), np.nan, np.float32) if with_vectors else None
+        self.with_vectors = with_vectors
+        self.vectors = np.full((rows if with_vectors else 0, self.dim), np.nan, np.float32)
         """(U, D) in the coordinates of the basis; NaN where there is nothing to fit."""
 
         self.nested = is_nested(spec, fit)
@@ -179,7 +180,7 @@ class DualShard:
             solved = solve_squared(form, confidences, targets)
             done.residual = float(solved.error.max())
         vectors = _finite(form.vectors(solved.unknowns))
-        if self.vectors is not None:
+        if self.with_vectors:
             self.vectors[first] = vectors * scale
             return done
         step = max(1, _BATCH_FLOATS // (len(first) * self.dim))

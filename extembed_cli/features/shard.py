@@ -23,12 +23,13 @@ from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_vectors
 from extembed_cli.data.histories import Candidates, History, every_user
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, Problems, SpecError
-from extembed_cli.features import aggregate, dual
+from extembed_cli.features import aggregate, dual, neural
 from extembed_cli.features.aggregate import AggregateShard, Group, Values
 from extembed_cli.features.bases import Basis, gramian, make_basis
 from extembed_cli.features.columns import Column, Statistic, Technique
 from extembed_cli.features.dual import Estimate, Fit, Model
 from extembed_cli.features.dual_shard import DualShard, Solves
+from extembed_cli.features.neural import NeuralShard, Scorer, Trained
 from extembed_cli.features.visibility import in_own_history, visible, visible_end
 from extembed_cli.mapping import Mapping
 from extembed_cli.spec import Spec
@@ -39,12 +40,13 @@ _DTYPES = {"UInt32": np.uint32, "Float32": np.float32}
 
 @dataclass(frozen=True)
 class Shared:
-    """What all shards share: the columns to make, the vectors of the items by num, and the models to fit."""
+    """What all shards share: the columns to make, the vectors of the items by num, and the models to fit or to ask."""
 
     columns: list[Column]
     embeddings: dict[str, EmbeddingMatrix]
     models: dict[Fit, Model]
-    vector_files: dict[str, Model]
+    scorers: dict[Trained, Scorer]
+    vector_files: dict[str, Model | Scorer]
     """Models of which each user's vector is written, by path."""
 
     @property
@@ -60,6 +62,8 @@ class Done:
     rows: float = 0
     """Candidates (users, where only their vectors are made), divided among the passes over them."""
     cosines: int = 0
+    trained_on: int = 0
+    """Candidates that are not newer than what a neural model has seen."""
     solves: Solves = field(default_factory=Solves)
     seconds: dict[Technique, float] = field(default_factory=dict)
     """Thread seconds by technique."""
@@ -76,6 +80,7 @@ class Done:
         """Add what was done elsewhere."""
         self.rows += other.rows
         self.cosines += other.cosines
+        self.trained_on += other.trained_on
         self.solves.add(other.solves)
         for technique, seconds in other.seconds.items():
             self.seconds[technique] = self.seconds.get(technique, 0.0) + seconds
@@ -108,6 +113,7 @@ def output_columns(spec: Spec) -> list[Column]:
         return []
     groups = [aggregate.columns(spec, group) for group in spec.aggregate]
     groups += [dual.columns(spec, group) for group in spec.dual]
+    groups += [neural.columns(spec, group) for group in spec.neural]
     for columns in groups:
         for column in columns:
             known = found.setdefault(column.name, column)
@@ -152,8 +158,12 @@ def prepare(
                 embeddings[name] = matrix.of_used_items(folder)
             models |= made
     problems.raise_any()
-    vector_files = {path: models[fit] for path, fit in dual.vector_files(spec).items()}
-    return Shared(output_columns(spec), embeddings, models, vector_files)
+    scorers: dict[Trained, Scorer] = {}
+    for group in spec.neural:
+        scorers[neural.trained(group)] = neural.prepare_scorer(group, embeddings, vocabulary, mapped)
+    vector_files: dict[str, Model | Scorer] = {path: models[fit] for path, fit in dual.vector_files(spec).items()}
+    vector_files |= {path: scorers[trained] for path, trained in neural.vector_files(spec).items()}
+    return Shared(output_columns(spec), embeddings, models, scorers, vector_files)
 
 
 def _models(
@@ -209,8 +219,11 @@ def compute_shard(
     users = every_user(history, vectors_as_of)
     end = visible_end(spec, history, candidates)
     rows = len(candidates.rows) if shared.columns else len(users.rows)
-    share = 1 / max(1, bool(statistics) + len(fits) + len(shared.vector_files))  # of a pass over the candidates
+    asked = [s for s in wanted if isinstance(s, Trained)]
+    # Of a pass over the candidates.
+    share = 1 / max(1, bool(statistics) + len(fits) + len(asked) + len(shared.vector_files))
     shards: list[DualShard] = []
+    vectors: dict[str, NDArray[np.float32]] = {}
     repeats = 0
 
     def look_for_repeats() -> Done:
@@ -231,18 +244,32 @@ def compute_shard(
             shard = DualShard(spec, shared.models[fit], history, candidates, sd=Estimate("sd", fit) in estimates)
             found.update({Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd})
             yield from dual_tasks(shard)
-        for model in shared.vector_files.values():
-            yield from dual_tasks(DualShard(spec, model, history, users, with_vectors=True))
+        for trained in asked:
+            scored = NeuralShard(spec, shared.scorers[trained], history, candidates)
+            found[trained] = scored.score
+            yield from _neural_tasks(scored, share)
+        for path, model in shared.vector_files.items():
+            if isinstance(model, Scorer):
+                states = NeuralShard(spec, model, history, users, with_vectors=True)
+                yield from _neural_tasks(states, share * rows / max(1, len(users.rows)))
+                vectors[path] = states.vectors
+            else:
+                fitted = DualShard(spec, model, history, users, with_vectors=True)
+                yield from dual_tasks(fitted)
+                vectors[path] = fitted.vectors
 
     done = Done()
     for each in mapped(lambda task: task(), tasks()):
         progress(each.rows)
         done.add(each)
+    if asked:
+        until = max(shared.scorers[trained].trained_until_us for trained in asked)
+        done.trained_on = int(np.count_nonzero(candidates.times <= until))
     done.solves.systems = sum(shard.systems for shard in shards)
     progress(rows - done.rows)  # those that see no event are in no task
     return ShardFeatures(
         columns={c.name: found[c.statistic].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns},
-        vectors=dict(zip(shared.vector_files, (s.vectors for s in shards if s.vectors is not None), strict=True)),
+        vectors=vectors,
         in_own_history=repeats,
         not_converged=set().union(*(shard.not_converged for shard in shards)),
         done=done,
@@ -293,6 +320,18 @@ def _aggregate_tasks(
         longest = max((shared.embeddings[table].vectors.shape[1] for table in group.tables), default=1)
         for make in batches(group.tiles(candidates, np.diff(history.indptr)), longest):
             yield partial(run, group, make)
+
+
+def _neural_tasks(shard: NeuralShard, share: float) -> Iterator[Task]:
+    """Scores and vectors, batch by batch, into the shard's own arrays; a row counts as a `share` of one."""
+
+    def run(score: Callable[[], int]) -> Done:
+        began = time.perf_counter()
+        rows = score()
+        seconds = time.perf_counter() - began
+        return Done(rows=share * rows, seconds={"neural": seconds}, stages={"score": Cost(seconds, rows)})
+
+    return (partial(run, task) for task in shard.tasks())
 
 
 def _dual_tasks(shard: DualShard, share: float) -> Iterator[Task]:

@@ -82,7 +82,7 @@ def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
         (Fault("extembed_cli.data.parts:ShardMade.save", "before", 3), 2),
         (SAVED, 3),
         (Fault("extembed_cli.job:write_features"), SHARDS),
-        (Fault("extembed_cli.job:write_user_vectors", "after"), SHARDS),
+        (Fault("extembed_cli.job:write_vectors", "after"), SHARDS),
         (Fault("pathlib:Path.replace", "before", 4 + 3 * SHARDS), SHARDS),
     ],
     ids=lambda case: f"{case.when}-{case.at.partition(':')[2]}-{case.call}" if isinstance(case, Fault) else None,

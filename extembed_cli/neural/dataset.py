@@ -1,0 +1,167 @@
+"""What a model is trained on: labelled candidates of all shards with the events that each sees, in the input's order.
+
+Batches are drawn from all candidates, whichever shard they came in, so that they are the same for any memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extembed_cli.data.histories import Shard
+from extembed_cli.data.roles import NO_TIME
+from extembed_cli.data.scratch import zeros
+from extembed_cli.errors import DataError
+from extembed_cli.features.neural_rows import Examples, examples
+from extembed_cli.spec import Spec, time_text
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+VALID = 0.15  # of the candidates, the last by time, for early stopping
+_SORTED_BATCHES = 20  # sorted by length together: little padding, and still at random
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The rows of the candidate file: (n) each."""
+
+    labels: NDArray[np.float64]
+    """NaN = null"""
+    times: Ints
+    """us, not floored; NO_TIME = null"""
+    groups: Ints | None
+    """0 = null"""
+
+    def usable(self, until_us: int | None) -> tuple[Bools, dict[str, int]]:
+        """(n) which rows may be learned from, and how many may not, by why."""
+        left_out = {"without a time": self.times == NO_TIME, "without a label": np.isnan(self.labels)}
+        if until_us is not None:
+            left_out["from --until on"] = self.times >= until_us
+        if self.groups is not None:
+            left_out["without a request"] = self.groups == 0
+        kept, counts = np.ones(len(self.times), np.bool_), {}
+        for why, rows in left_out.items():
+            counts[why] = int(np.count_nonzero(kept & rows))
+            kept &= ~rows
+        return kept, {why: count for why, count in counts.items() if count}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Candidates to learn from, and candidates to stop by."""
+
+    seen: Examples
+    labels: NDArray[np.float32]
+    """(Q)"""
+    groups: Ints
+    """(Q) those of one number are ranked against each other"""
+    train: Ints
+    """Which of the candidates, in the order of the input."""
+    valid: Ints
+
+    def batches(self, seed: int, epoch: int, size: int, *, whole_groups: bool) -> list[Ints]:
+        """The candidates of each step of an epoch, the same at every call."""
+        rng = np.random.default_rng([seed, epoch])
+        if whole_groups:
+            return self._of_groups(rng, size)
+        order = rng.permutation(self.train)
+        lengths = self.seen.lengths
+        found: list[Ints] = []
+        for low in range(0, len(order), size * _SORTED_BATCHES):
+            part = order[low : low + size * _SORTED_BATCHES]
+            part = part[np.argsort(lengths[part], kind="stable")]
+            batches = [part[at : at + size] for at in range(0, len(part), size)]
+            found += [batches[i] for i in rng.permutation(len(batches))]
+        return found
+
+    def _of_groups(self, rng: np.random.Generator, size: int) -> list[Ints]:
+        """Whole groups, as many as reach the size."""
+        groups = self.groups[self.train]
+        order = rng.permutation(int(groups.max()) + 1)[groups]
+        rows = np.argsort(order, kind="stable")
+        ends = np.append(np.flatnonzero(np.diff(order[rows])) + 1, len(rows))
+        cuts = [0]
+        for end in ends.tolist():
+            if end - cuts[-1] >= size or end == len(rows):
+                cuts.append(end)
+        return [self.train[rows[low:high]] for low, high in pairwise(cuts) if high > low]
+
+
+def build(
+    spec: Spec,
+    histories: list[str],
+    max_events: int,
+    shards: Iterator[Shard],
+    labelled: Labelled,
+    usable: Bools,
+    events: int,
+    folder: Path | None,
+) -> tuple[Dataset, dict[str, int]]:
+    """The dataset of all shards, and how many candidates are for what.
+
+    `events` is how many there may be at most. With a folder the arrays are mapped files there.
+    """
+    n, H = int(np.count_nonzero(usable)), len(histories)
+    at = {name: zeros((n,), np.int64, folder) for name in ("rows", "times", "first", "end")}
+    starts, items = zeros((n, H), np.int64, folder), zeros((n,), np.int32, folder)
+    event_items, event_times = zeros((events,), np.int32, folder), zeros((events,), np.int64, folder)
+    members = zeros((events, H), np.bool_, folder)
+    q = e = 0
+    for shard in shards:
+        part = examples(spec, histories, max_events, shard.history, shard.asked)
+        kept = usable[part.rows] & (part.lengths > 0) & (part.items >= 0)
+        new, more = slice(q, q + int(np.count_nonzero(kept))), slice(e, e + len(part.event_items))
+        at["rows"][new], at["times"][new], items[new] = part.rows[kept], part.times[kept], part.items[kept]
+        at["first"][new], at["end"][new], starts[new] = e + part.first[kept], e + part.end[kept], e + part.starts[kept]
+        event_items[more], event_times[more], members[more] = part.event_items, part.event_times, part.members
+        q, e = new.stop, more.stop
+    seen = Examples(
+        rows=at["rows"][:q],
+        times=at["times"][:q],
+        items=items[:q],
+        first=at["first"][:q],
+        end=at["end"][:q],
+        starts=starts[:q],
+        event_items=event_items[:e],
+        event_times=event_times[:e],
+        members=members[:e],
+    )
+    train, valid = _split(seen.rows, labelled.times)
+    groups = np.arange(q) if labelled.groups is None else labelled.groups[seen.rows]
+    data = Dataset(seen, labelled.labels[seen.rows].astype(np.float32), groups, train, valid)
+    _check(data)
+    return data, {"train": len(train), "early stopping": len(valid), "that see no event": n - q}
+
+
+def _split(rows: Ints, times: Ints) -> tuple[Ints, Ints]:
+    """Candidates in the order of the input: before the last slice by time, and that; equal times together."""
+    order = np.argsort(rows, kind="stable")
+    if not len(order):
+        return order, order
+    moments = times[rows[order]]
+    cut = np.sort(moments)[len(order) - max(1, round(VALID * len(order)))]
+    return order[moments < cut], order[moments >= cut]
+
+
+def _check(data: Dataset) -> None:
+    """Both parts need candidates of both kinds."""
+    for name, part in {"training": data.train, "early stopping": data.valid}.items():
+        labels = data.labels[part]
+        if not len(part):
+            raise DataError(
+                f"no candidates are left for {name}: those that can be learned from have a label and a visible event, "
+                "and are before --until, at more than one time. Are the inputs, --label and --until right?"
+            )
+        if (labels == labels[0]).all():
+            raise DataError(f"all {len(part):,} labels for {name} are {labels[0]:g}: there is nothing to learn")
+
+
+def newest(data: Dataset, labelled: Labelled) -> str:
+    """Time of the newest candidate of both parts."""
+    return time_text(int(labelled.times[data.seen.rows].max()))

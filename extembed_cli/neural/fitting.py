@@ -1,0 +1,194 @@
+"""The training loop: epochs of steps, early stopping, and a state that can be saved between any two steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from extembed_cli.features.neural import as_rows, fixed_batches
+from extembed_cli.kernels import metrics
+from extembed_cli.neural.config import TrainingSettings
+from extembed_cli.neural.dataset import Dataset
+from extembed_cli.neural.model import Items, Model
+
+Ints = NDArray[np.int64]
+
+_CLIP = 1.0  # of the gradient's norm
+
+
+@dataclass
+class Epoch:
+    """What one pass over the training candidates came to."""
+
+    epoch: int
+    loss: float
+    valid_loss: float
+    valid_auc: float
+    """With requests, inside them."""
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """Where a training stands: all of it that is no tensor."""
+
+    epoch: int = 0
+    step: int = 0
+    """Steps of this epoch that are done."""
+    loss: float = 0.0
+    """Their summed losses."""
+    rows: int = 0
+    seconds: float = 0.0
+    best: int = -1
+    """The epoch whose weights are kept."""
+
+    def begin(self) -> None:
+        """The next epoch."""
+        self.epoch, self.step, self.loss, self.rows, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
+
+
+class Fitting:
+    """A model, its optimizer, and where they stand."""
+
+    def __init__(
+        self, model: Model, data: Dataset, settings: TrainingSettings, items: Callable[[Ints], Items], all_items: int
+    ) -> None:
+        self.model, self.data, self.settings = model.to(settings.device), data, settings
+        self.items, self.all_items = items, all_items
+        decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+        self.parameters = [*decayed, *others]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.lr,
+        )
+        self.best = self._weights()
+        self.epochs: list[Epoch] = []
+        self.now = Progress()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the last ones brought nothing."""
+        done = len(self.epochs)
+        return done >= self.settings.epochs or (done > 0 and done - 1 - self.now.best >= self.settings.patience)
+
+    def run_epoch(self, moved: Callable[[int], None], stop: Callable[[], bool]) -> bool:
+        """Go on with the epoch, step by step, until it is done, or until it is to stop (False)."""
+        settings, data, now = self.settings, self.data, self.now
+        whole = settings.loss == "softmax"
+        batches = data.batches(settings.seed, now.epoch, settings.batch_size, whole_groups=whole)
+        self.model.train()
+        began, before = time.perf_counter(), now.seconds
+        for batch in batches[now.step :]:
+            now.loss += self._step(batch) * len(batch)
+            now.rows += len(batch)
+            now.step += 1
+            now.seconds = before + time.perf_counter() - began
+            moved(len(batch))
+            if stop():
+                return False
+        valid_loss, valid_auc = self._validate()
+        self.epochs.append(Epoch(now.epoch, now.loss / now.rows, valid_loss, valid_auc, round(now.seconds, 3)))
+        if self._is_best():
+            now.best, self.best = now.epoch, self._weights()
+        now.begin()
+        return True
+
+    def _is_best(self) -> bool:
+        ranked = [each.valid_auc if math.isfinite(each.valid_auc) else -each.valid_loss for each in self.epochs]
+        return ranked[-1] > max(ranked[:-1], default=-math.inf)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _step(self, batch: Ints) -> float:
+        seed = np.random.SeedSequence([self.settings.seed, self.now.epoch, self.now.step]).generate_state(1)[0]
+        torch.manual_seed(int(seed))  # what is dropped depends on the step alone, so that a training can go on anywhere
+        rows = self.data.seen.padded(batch, int(self.data.seen.lengths[batch].max()))
+        items, places = np.unique(np.append(rows.events.ravel(), rows.candidates), return_inverse=True)
+        adapted = self.model.adapter(self.items(items.astype(np.int64)).to(self.settings.device))
+        placed = as_rows(rows).at(torch.from_numpy(places)).to(self.settings.device)
+        labels = torch.from_numpy(self.data.labels[batch]).to(self.settings.device)
+        loss = self._loss(self.model(adapted, placed), labels, self.data.groups[batch])
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.parameters, _CLIP)
+        self.optimizer.step()
+        return loss.item()
+
+    def _loss(self, logits: Tensor, labels: Tensor, groups: Ints) -> Tensor:
+        if self.settings.loss == "bce":
+            return functional.binary_cross_entropy_with_logits(logits, (labels > 0).to(logits.dtype))
+        return softmax_loss(logits, labels, torch.from_numpy(groups).to(logits.device))
+
+    def _validate(self) -> tuple[float, float]:
+        """Loss and AUC on the last slice by time."""
+        chosen, data = self.data.valid, self.data
+        scores = np.empty(len(data.labels), np.float32)
+        self.model.eval()
+        with torch.inference_mode():
+            blocks = [np.arange(low, min(low + 4096, self.all_items)) for low in range(0, self.all_items, 4096)]
+            device = self.settings.device
+            adapted = torch.cat([self.model.adapter(self.items(block).to(device)) for block in blocks])
+            for batch, length in fixed_batches(chosen, data.seen.lengths):
+                rows = as_rows(data.seen.padded(batch, length)).to(device)
+                scores[batch] = self.model(adapted, rows).cpu().numpy()
+        labels, groups = data.labels[chosen], data.groups[chosen]
+        loss = float(self._loss(torch.from_numpy(scores[chosen]), torch.from_numpy(labels), groups))
+        if self.settings.loss == "bce":
+            return loss, metrics.auc(scores[chosen], labels > 0)
+        of = metrics.Groups.of(groups)
+        inside = metrics.group_aucs(scores[chosen], labels > 0, of)
+        known = np.isfinite(inside)
+        return loss, float(np.average(inside[known], weights=of.sizes[known])) if known.any() else math.nan
+
+    # --- a state that can be saved ---
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and the rest."""
+        tensors = {f"now.{name}": tensor for name, tensor in self._weights().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for place, parameter in enumerate(self.parameters):
+            for name, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{place}.{name}"] = value.detach().cpu().clone()
+        return tensors, {"now": asdict(self.now), "epochs": [asdict(epoch) for epoch in self.epochs]}
+
+    def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
+        """Go on from a state; raises what torch raises where it does not fit."""
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
+        for name, tensor in tensors.items():
+            part, _, inner = name.partition(".")
+            parts[part][inner] = tensor
+        self.model.load_state_dict(parts["now"])
+        self.best = parts["best"]
+        for name, tensor in parts["adam"].items():
+            place, _, inner = name.partition(".")
+            parameter = self.parameters[int(place)]
+            kept = tensor if inner == "step" else tensor.to(parameter.device)
+            self.optimizer.state[parameter][inner] = kept
+        self.now = Progress(**rest["now"])
+        self.epochs = [Epoch(**epoch) for epoch in rest["epochs"]]
+
+
+def softmax_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+    """−Σ y log softmax(logits) / Σ y inside each group, the mean over groups that have a label above 0.
+
+    logits, labels, groups (B).
+    """
+    _, group = torch.unique(groups, return_inverse=True)  # (B)
+    G = int(group.max()) + 1
+    highest = torch.full((G,), -math.inf, device=logits.device).scatter_reduce(0, group, logits.detach(), "amax")
+    total = torch.zeros(G, device=logits.device).index_add(0, group, torch.exp(logits - highest[group]))
+    log_chance = logits - highest[group] - torch.log(total)[group]
+    gains = torch.zeros(G, device=logits.device).index_add(0, group, labels)
+    weight = labels / gains.clamp_min(1e-9)[group]
+    return -(weight * log_chance).sum() / (gains > 0).sum().clamp_min(1)

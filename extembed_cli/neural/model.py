@@ -1,0 +1,286 @@
+"""The model, all of it: it reads a user's history as frozen item embeddings, and scores a candidate.
+
+    item   x = W LN(v) [+ id]                v: the item's vectors of all tables side by side; learned where it has none
+    event  e = Σ_h (x ∘ g_h + b_h) + a       over the histories h that it is in; a: of the bucket of its log age
+    state  u = encoder(e_1 ... e_L)          what the user is after at this moment [, given the candidate]
+    logit    = u·x/√D + w·x + w'·u + b       x of the candidate; where u knows it: u·x/√D + MLP([x, u, x ∘ u])
+
+Sources: decayed means are technique 1. GRU: Hidasi et al., Session-based recommendations with recurrent neural
+networks, 2016. Attention: Zhou et al., Deep interest network, 2018. Transformer: Xia et al., TransAct, 2023. Hashed
+ids: Weinberger et al., Feature hashing, 2009. Ids hidden in training, so that new items work: Volkovs et al.,
+DropoutNet, 2017.
+
+B rows, L events (the newest last, then padding), D dim, H histories, V length of the vectors, T tables.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from extembed_cli.neural.config import AGE_BUCKETS, Architecture
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is known of N items before anything is learned."""
+
+    vectors: Tensor
+    """(N, V) float32: their vectors of all tables side by side; zero where there is none"""
+    known: Tensor
+    """(N, T) bool: whether a table has them"""
+    buckets: Tensor
+    """(N) int64: hashes of their ids"""
+
+    def to(self, device: str) -> Items:
+        """The same on another device."""
+        return Items(self.vectors.to(device), self.known.to(device), self.buckets.to(device))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Candidates and the events that each sees, as places among some items."""
+
+    candidates: Tensor
+    """(B) int64"""
+    events: Tensor
+    """(B, L) int64; anything in the padding"""
+    members: Tensor
+    """(B, L, H) bool: which histories an event is in; none in the padding"""
+    ages: Tensor
+    """(B, L) float64: seconds from the event to the as-of time"""
+
+    @property
+    def visible(self) -> Tensor:
+        """(B, L) bool"""
+        return self.members.any(2)
+
+    def at(self, places: Tensor) -> Rows:
+        """The same among other items: places (B L + B) of the events, then of the candidates."""
+        events = places[: self.events.numel()].view_as(self.events)
+        return Rows(places[self.events.numel() :], events, self.members, self.ages)
+
+    def to(self, device: str) -> Rows:
+        """The same on another device."""
+        parts = (self.candidates, self.events, self.members, self.ages)
+        return Rows(*(part.to(device) for part in parts))
+
+
+class Adapter(nn.Module):
+    """Frozen vectors to the model's own space."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.widths = list(a.widths)
+        width = sum(a.widths)
+        self.missing = nn.Parameter(torch.zeros(width))  # the vector of what has none
+        self.mean, self.whitening = None, None
+        if a.whiten:  # of the tables, not learned
+            self.mean = nn.Parameter(torch.zeros(width), requires_grad=False)
+            self.whitening = nn.Parameter(torch.eye(width), requires_grad=False)
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, a.dim)
+        self.ids = nn.Embedding(a.id_buckets, a.dim) if a.id_buckets else None
+        self.id_dropout = a.id_dropout
+        if self.ids is not None:
+            nn.init.zeros_(self.ids.weight)  # an id that was never seen adds nothing
+
+    def set_whitening(self, mean: Tensor, whitening: Tensor) -> None:
+        """What makes the vectors of the tables uncorrelated, of variance 1: (v − mean) W."""
+        assert self.mean is not None
+        assert self.whitening is not None
+        self.mean.data.copy_(mean)
+        self.whitening.data.copy_(whitening)
+
+    def forward(self, items: Items) -> Tensor:
+        known = items.known.repeat_interleave(torch.tensor(self.widths, device=items.known.device), dim=1)  # (N, V)
+        v = torch.where(known, items.vectors, self.missing)  # (N, V)
+        if self.mean is not None and self.whitening is not None:
+            v = (v - self.mean) @ self.whitening  # (N, V)
+        x: Tensor = self.linear(self.norm(v))  # (N, D)
+        if self.ids is not None:
+            ids = self.ids(items.buckets)  # (N, D)
+            if self.training:
+                ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self.id_dropout)
+            x = x + ids
+        return x
+
+
+class Events(nn.Module):
+    """What an event is: its item, seen through the histories that it is in, and how long ago."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(a.histories, a.dim))
+        self.shift = nn.Parameter(torch.randn(a.histories, a.dim) * 0.02)
+        self.age = nn.Embedding(AGE_BUCKETS, a.dim)
+        nn.init.normal_(self.age.weight, std=0.02)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:  # x (B, L, D)
+        members = rows.members.to(x.dtype)  # (B, L, H)
+        bucket = (2 * torch.log2(1 + rows.ages)).long().clamp(0, AGE_BUCKETS - 1)  # (B, L): half octaves of seconds
+        e: Tensor = x * (members @ self.gain) + members @ self.shift + self.age(bucket)  # (B, L, D)
+        return e
+
+
+class DecayedMean(nn.Module):
+    """Per history the mean of its items, weighted by 2^(-age / half-life) with learned half-lives: technique 1."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.log2_half_life = nn.Parameter(torch.linspace(17, 25, a.half_lives).repeat(a.histories, 1))  # s: 1.5 d, 1 y
+        self.mix = nn.Linear(a.histories * a.half_lives * (a.dim + 1), a.dim)
+
+    def means(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """(B, H, K, D) of items x (B, L, D), zero for a history without events; and the weights' sums (B, H, K)."""
+        members = rows.members.transpose(1, 2)  # (B, H, L)
+        ages = rows.ages[:, None].masked_fill(~members, math.inf)  # (B, H, L)
+        newest = ages.amin(2, keepdim=True)  # only ratios of weights count: a long absence must not underflow
+        behind = (ages - newest).masked_fill(~members, 0).to(x.dtype)  # (B, H, L)
+        weights = torch.exp2(-behind[:, :, None] / torch.exp2(self.log2_half_life)[:, :, None])  # (B, H, K, L)
+        weights = weights * members[:, :, None]
+        total = weights.sum(3)  # (B, H, K)
+        return torch.einsum("bhkl,bld->bhkd", weights / total[..., None].clamp_min(1e-30), x), total
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        means, total = self.means(x, rows)
+        state: Tensor = self.mix(torch.cat([means.flatten(1), total.log1p().flatten(1)], 1))
+        return state
+
+
+class Recurrent(nn.Module):
+    """A GRU over the events, oldest first; the state after the newest."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.events = Events(a)
+        self.gru = nn.GRU(a.dim, a.dim, batch_first=True)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        states, _ = self.gru(self.events(x, rows))  # (B, L, D): padding comes after what is read
+        last = rows.visible.sum(1).clamp_min(1) - 1  # (B)
+        state: Tensor = states[torch.arange(len(last)), last]
+        return state
+
+
+class Attention(nn.Module):
+    """Events weighted by what a small network makes of each beside the candidate (DIN)."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.events = Events(a)
+        self.unit = nn.Sequential(nn.Linear(3 * a.dim, a.dim // 2), nn.GELU(), nn.Linear(a.dim // 2, a.heads))
+
+    def forward(self, x: Tensor, rows: Rows, c: Tensor) -> Tensor:  # c (B, D)
+        e = self.events(x, rows)  # (B, L, D)
+        beside = c[:, None].expand_as(e)  # (B, L, D)
+        logits = self.unit(torch.cat([e, beside, e * beside], 2))  # (B, L, heads)
+        logits = logits.masked_fill(~rows.visible[:, :, None], -1e9)
+        weights = logits.softmax(1)  # (B, L, heads)
+        parts = e.unflatten(2, (weights.shape[2], -1))  # (B, L, heads, D / heads)
+        return torch.einsum("blh,blhd->bhd", weights, parts).flatten(1)  # (B, D)
+
+
+class Block(nn.Module):
+    """A layer of a transformer, norms first; the last one is asked for the first token alone."""
+
+    def __init__(self, a: Architecture, *, first_only: bool) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.first_only = a.heads, a.dropout, first_only
+        self.norm1, self.norm2 = nn.LayerNorm(a.dim), nn.LayerNorm(a.dim)
+        self.query, self.key_value = nn.Linear(a.dim, a.dim), nn.Linear(a.dim, 2 * a.dim)
+        self.project = nn.Linear(a.dim, a.dim)
+        self.mlp = nn.Sequential(nn.Linear(a.dim, 2 * a.dim), nn.GELU(), nn.Linear(2 * a.dim, a.dim))
+
+    def forward(self, z: Tensor, seen: Tensor) -> Tensor:  # z (B, M, D), seen (B, M) bool
+        normed = self.norm1(z)
+        if self.first_only:
+            z = z[:, :1]
+        q = (
+            self.query(normed[:, : z.shape[1]]).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        )  # (B, heads, m, D / heads)
+        k, v = (
+            self.key_value(normed).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (B, heads, M, D / heads)
+        read = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
+        z = z + functional.dropout(self.project(read.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        return z + functional.dropout(self.mlp(self.norm2(z)), self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """A transformer over [candidate, events] (TransAct), or over [a learned token, events]."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.events = Events(a)
+        self.token = nn.Parameter(torch.randn(a.dim) * 0.02)  # tells the candidate from events, or stands for it
+        self.blocks = nn.ModuleList(Block(a, first_only=i == a.layers - 1) for i in range(a.layers))
+        self.norm = nn.LayerNorm(a.dim)
+        self.recency_mask_s, self.recency_mask_share = a.recency_mask_s, a.recency_mask_share
+
+    def forward(self, x: Tensor, rows: Rows, c: Tensor | None) -> Tensor:
+        e, seen = self.events(x, rows), rows.visible  # (B, L, D), (B, L)
+        if self.training:  # in some rows the newest events of a random time are hidden: interests, not the last click
+            B = len(seen)
+            hidden = (
+                torch.rand(B, 1, device=seen.device)
+                * self.recency_mask_s
+                * (torch.rand(B, 1, device=seen.device) < self.recency_mask_share)
+            )
+            seen = seen & (rows.ages >= hidden)
+        first = self.token.expand(len(e), 1, -1)  # (B, 1, D)
+        if c is not None:
+            first = first + c[:, None]
+        z, seen = torch.cat([first, e], 1), functional.pad(seen, (1, 0), value=True)  # (B, 1 + L, D), (B, 1 + L)
+        for block in self.blocks:
+            z = block(z, seen)
+        state: Tensor = self.norm(z[:, 0])
+        return state
+
+
+class Model(nn.Module):
+    """Items, an encoder of events, and the score."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.a = a
+        self.adapter = Adapter(a)
+        encoders = {"mean": DecayedMean, "gru": Recurrent, "attention": Attention, "transformer": Transformer}
+        self.encoder = encoders[a.encoder](a)
+        self.scale = a.dim**-0.5
+        if a.reads_candidate:
+            self.score = nn.Sequential(
+                nn.Linear(3 * a.dim, a.dim), nn.GELU(), nn.Dropout(a.dropout), nn.Linear(a.dim, 1)
+            )
+        else:
+            self.of_item, self.of_user = nn.Linear(a.dim, 1, bias=False), nn.Linear(a.dim, 1)
+
+    def forward(self, adapted: Tensor, rows: Rows) -> Tensor:
+        """(B) logits; adapted (N, D): the items that `rows` names."""
+        c = adapted[rows.candidates]  # (B, D)
+        if not self.a.reads_candidate:
+            return self.dot(self.state(adapted, rows), c)
+        x = functional.dropout(adapted[rows.events], self.a.dropout, self.training)  # (B, L, D)
+        u = self.encoder(x, rows, c)  # (B, D)
+        logit: Tensor = (u * c).sum(1) * self.scale + self.score(torch.cat([c, u, u * c], 1))[:, 0]
+        return logit
+
+    def state(self, adapted: Tensor, rows: Rows) -> Tensor:
+        """(B, D) of users, whatever the candidate."""
+        x = functional.dropout(adapted[rows.events], self.a.dropout, self.training)  # (B, L, D)
+        args = (x, rows, None) if self.a.encoder == "transformer" else (x, rows)
+        u: Tensor = self.encoder(*args)
+        return u
+
+    def dot(self, u: Tensor, c: Tensor) -> Tensor:
+        """(B) logits of states u (B, D) and candidates c (B, D): linear in c, so that a user is a vector."""
+        vectors, bias = self.user_vectors(u)
+        return (vectors * c).sum(1) + bias
+
+    def user_vectors(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B, D) and biases (B) of states: logit = vector · item + bias."""
+        return u * self.scale + self.of_item.weight[0], self.of_user(u)[:, 0]

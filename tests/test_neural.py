@@ -1,0 +1,410 @@
+"""`extembed neural train` and `[[neural]]` from outside: what is learned from, what is scored, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from conftest import EXTEMBED, Ran, extembed
+from evaluation_world import make_features
+
+SPEC = """
+interactions = "interactions.parquet"
+candidates = "candidates.parquet"
+output = "scored.parquet"
+[embeddings.text]
+path = "text.parquet"
+[histories.liked]
+where = "liked"
+[histories.disliked]
+where = "NOT liked"
+"""
+GROUP = '[[neural]]\nmodel = "model"\n'
+QUICK = ("--epochs", "2", "--max-events", "20", "--dim", "8", "--device", "cpu", "--workers", "1", "-q")
+
+
+def write_spec(folder: Path, *more: str) -> Path:
+    path = folder / "spec.toml"
+    path.write_text(SPEC + "\n".join(more))
+    return path
+
+
+def train(folder: Path, *args: str, model: str = "model") -> Ran:
+    return extembed(
+        "neural", "train", folder / "spec.toml", "--label", "label", "--model", folder / model, *QUICK, *args
+    )
+
+
+def weights(folder: Path, model: str = "model") -> bytes:
+    return (folder / model / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inputs whose vectors matter, and a model trained on the first 45 % of the candidates' time, scored."""
+    folder = tmp_path_factory.mktemp("neural")
+    make_features(folder, seed=1, signal=3.0, users=200, each=60)
+    for made in folder.glob("features*"):
+        made.unlink()
+    write_spec(folder, "[[aggregate]]\npercentiles = [50]\n" + GROUP)
+    train(folder, "--until", until(folder), "--epochs", "12", "--lr", "0.01", "--dim", "16").ok()
+    extembed("run", folder / "spec.toml", "-q").ok()
+    return folder
+
+
+def until(folder: Path) -> str:
+    moment = pl.read_parquet(folder / "candidates.parquet")["timestamp"].quantile(0.45, "nearest")
+    return moment.isoformat()
+
+
+@pytest.fixture
+def copy(world: Path, tmp_path: Path) -> Path:
+    """A folder of its own with the inputs and the model."""
+    for name in ("interactions.parquet", "candidates.parquet", "text.parquet", "spec.toml"):
+        shutil.copy(world / name, tmp_path)
+    shutil.copytree(world / "model", tmp_path / "model")
+    return tmp_path
+
+
+def scored(folder: Path, *args: str) -> pl.DataFrame:
+    extembed("run", folder / "spec.toml", "-q", *args).ok()
+    return pl.read_parquet(folder / "scored.parquet")
+
+
+# --- what comes out ----------------------------------------------------------------------------------
+
+
+def test_the_folder_has_what_a_model_is(world: Path) -> None:
+    assert {path.name for path in (world / "model").iterdir()} == {
+        "config.json", "metrics.json", "model.safetensors", "training.html",
+    }  # fmt: skip
+    config = json.loads((world / "model" / "config.json").read_text())
+    times = pl.read_parquet(world / "candidates.parquet")["timestamp"]
+    newest = times.filter(times < pl.Series([until(world)]).str.to_datetime()[0]).max()
+    assert config["trained_until"] == newest.isoformat() + "+00:00"
+    assert list(config["histories"]) == ["liked", "disliked"]
+    assert config["tables"]["text"]["dim"] == 16
+    rows = config["rows"]
+    assert sum(rows.values()) == len(times)
+    assert rows["from --until on"] == (times >= pl.Series([until(world)]).str.to_datetime()[0]).sum()
+    metrics = json.loads((world / "model" / "metrics.json").read_text())
+    assert 0 < len(metrics["epochs"]) <= 12
+    assert metrics["valid_auc"] == max(epoch["valid_auc"] for epoch in metrics["epochs"])
+    page = (world / "model" / "training.html").read_text()
+    assert page.count("<svg") == 2
+    assert "<script" not in page
+
+
+def test_the_score_stands_beside_the_other_features(world: Path) -> None:
+    found = pl.read_parquet(world / "scored.parquet")
+    assert found.columns[-1] == "neural_score"
+    assert found["neural_score"].dtype == pl.Float32
+    about = json.loads(pq.read_schema(world / "scored.parquet").metadata[b"extembed"])
+    column = about["columns"][-1]
+    assert column["technique"] == "neural"
+    assert column["trained_until"] == json.loads((world / "model" / "config.json").read_text())["trained_until"]
+    assert str(world) not in json.dumps(about)
+    assert "models" in about["inputs"]
+    report = json.loads((world / "scored.parquet.run.json").read_text())
+    assert report["seconds_by_technique"]["neural"] > 0
+    assert any("not newer than what a neural model was trained on" in message for message in report["warnings"])
+    later = found.filter(pl.col("timestamp") >= pl.lit(until(world)).str.to_datetime())
+    known = later.filter(pl.col("neural_score").is_not_null())
+    ranks = known["neural_score"].rank()
+    positive = known["label"] == 1
+    n = positive.sum()
+    assert (ranks.filter(positive).sum() - n * (n + 1) / 2) / (n * (len(known) - n)) > 0.58
+
+
+def test_rows_without_events_or_item_have_no_score(copy: Path) -> None:
+    rows = pl.read_parquet(copy / "candidates.parquet")
+    with_null = rows.with_columns(item_id=pl.when(pl.int_range(pl.len()) % 7 == 0).then(None).otherwise("item_id"))
+    with_null.write_parquet(copy / "candidates.parquet")
+    found = scored(copy)
+    seen = (found["liked__count"] + found["disliked__count"]) > 0
+    assert (found["neural_score"].is_not_null() == (seen & found["item_id"].is_not_null())).all()
+
+
+def test_evaluate_leaves_out_what_the_model_has_seen(world: Path, tmp_path: Path) -> None:
+    done = extembed(
+        "evaluate", world / "scored.parquet", "--label", "label", "--baseline", "popularity", "--seeds", "1",
+        "--resamples", "100", "-o", tmp_path / "report", "--json",
+    ).ok()  # fmt: skip
+    report = done.json
+    assert [rung["step"] for rung in report["ladder"]] == ["baseline", "counters", "aggregate", "neural"]
+    rows = pl.read_parquet(world / "scored.parquet")
+    moment = json.loads((world / "model" / "config.json").read_text())["trained_until"]
+    seen = (
+        rows["timestamp"] <= pl.Series([moment]).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)[0]
+    ).sum()
+    assert report["data"]["left_out"]["that the neural model may have been trained on"] == seen
+    assert report["ladder"][-1]["seconds"] > 0
+
+
+# --- the same bytes ----------------------------------------------------------------------------------
+
+
+def test_scores_are_the_same_on_any_workers_and_memory(world: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.parquet"
+    extembed("run", world / "spec.toml", "-q", "--workers", "1", "-o", alone).ok()
+    cut = tmp_path / "cut.parquet"
+    extembed("run", world / "spec.toml", "-q", "--workers", "3", "--memory", "510MiB", "-o", cut).ok()
+    assert alone.read_bytes() == cut.read_bytes() == (world / "scored.parquet").read_bytes()
+
+
+def test_one_seed_makes_one_model(copy: Path) -> None:
+    train(copy, model="first").ok()
+    train(copy, model="second").ok()
+    train(copy, "--seed", "1", model="third").ok()
+    assert weights(copy, "first") == weights(copy, "second") != weights(copy, "third")
+
+
+def test_shards_make_the_same_model(copy: Path) -> None:
+    """Batches are drawn from all candidates, whichever shard they are in."""
+    from extembed_cli.job import RunOptions
+    from extembed_cli.neural.config import TrainingSettings
+    from extembed_cli.neural.training import train_job
+    from extembed_cli.plan import Layout
+    from extembed_cli.spec_loading import load_spec
+    from extembed_cli.watch import Watch
+
+    spec, settings = load_spec(copy / "spec.toml"), TrainingSettings(label="label", epochs=1, max_events=20)
+    for name, cut in {"whole": Layout(), "cut": Layout(shards=5, mapped=True)}.items():
+        how = RunOptions(workers=1, cut=cut)
+        train_job(spec, settings, {"dim": 8}, True, str(copy / name), how, False, Watch())
+    assert weights(copy, "whole") == weights(copy, "cut")
+
+
+@pytest.mark.parametrize("encoder", ["mean", "gru", "transformer"])
+def test_every_encoder_trains_and_scores(copy: Path, encoder: str) -> None:
+    train(copy, "--encoder", encoder, "--id-embedding", "--whiten", "--epochs", "1").ok()
+    assert scored(copy)["neural_score"].is_finite().sum() > 10_000
+
+
+def test_requests_can_be_ranked_against_each_other(copy: Path) -> None:
+    report = train(copy, "--loss", "softmax", "--group", "request", "--json").ok().json
+    assert 0.5 < report["valid_auc"] <= 1
+
+
+# --- a training that is stopped ----------------------------------------------------------------------
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(copy: Path) -> None:
+    arguments = ("--epochs", "4", "--batch-size", "16")
+    train(copy, *arguments, model="unbroken").ok()
+    command = [
+        *EXTEMBED, "neural", "train", str(copy / "spec.toml"), "--label", "label", "--model", str(copy / "broken"),
+        *QUICK[:-1], *arguments,
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line.startswith("epoch 1"):
+                time.sleep(0.05)
+                running.send_signal(signal.SIGINT)
+                break
+        told = running.stderr.read()
+    assert running.returncode == 130, told
+    assert "--resume goes on from here" in told
+    left = {path.name for path in (copy / "broken").iterdir()}
+    assert left == {"checkpoint.safetensors"}
+    train(copy, *arguments, "--resume", "--lr", "0.01", model="broken").failed(2, "other settings")
+    train(copy, *arguments, "--resume", model="broken").ok()
+    assert weights(copy, "broken") == weights(copy, "unbroken")
+    assert "checkpoint.safetensors" not in {path.name for path in (copy / "broken").iterdir()}
+
+
+def test_a_damaged_checkpoint_is_told(copy: Path) -> None:
+    (copy / "new").mkdir()
+    (copy / "new" / "checkpoint.safetensors").write_bytes(b"torn")
+    train(copy, "--resume", model="new").failed(3, "checkpoint.safetensors: cannot be gone on with", "without --resume")
+
+
+# --- point in time -----------------------------------------------------------------------------------
+
+
+def test_the_future_changes_no_byte(copy: Path) -> None:
+    """Other items and other likes at or after the as-of times, down to the very microsecond, leave scores alone."""
+    before = scored(copy)
+    log = pl.read_parquet(copy / "interactions.parquet")
+    middle = log["timestamp"].sort()[len(log) // 2]
+    future = pl.col("timestamp") >= middle
+    log.with_columns(
+        item_id=pl.when(future).then((pl.col("item_id") * 7 + 3) % 600).otherwise("item_id"),
+        liked=pl.when(future).then(~pl.col("liked")).otherwise("liked"),
+    ).write_parquet(copy / "interactions.parquet")
+    after = scored(copy)
+    past = before["timestamp"] <= middle
+    assert before.filter(past)["neural_score"].equals(after.filter(past)["neural_score"], null_equal=True)
+    assert not before.filter(~past)["neural_score"].equals(after.filter(~past)["neural_score"], null_equal=True)
+
+
+def test_what_comes_after_the_training_end_is_not_learned_from(copy: Path) -> None:
+    train(copy, "--until", until(copy), model="first").ok()
+    rows = pl.read_parquet(copy / "candidates.parquet")
+    late = pl.col("timestamp") >= pl.lit(until(copy)).str.to_datetime()
+    rows.with_columns(label=pl.when(late).then(1 - pl.col("label")).otherwise("label").cast(pl.Int8)).write_parquet(
+        copy / "candidates.parquet"
+    )
+    train(copy, "--until", until(copy), model="second").ok()
+    assert weights(copy, "first") == weights(copy, "second")
+
+
+# --- vectors -----------------------------------------------------------------------------------------
+
+
+def test_a_user_times_an_item_is_the_score(copy: Path) -> None:
+    train(copy, "--encoder", "gru", "--epochs", "1").ok()
+    write_spec(copy, GROUP, 'user_vectors = "users.parquet"\nitem_vectors = "items.parquet"\n')
+    newest = pl.read_parquet(copy / "interactions.parquet")["timestamp"].max()
+    rows = pl.read_parquet(copy / "candidates.parquet").with_columns(
+        timestamp=pl.lit(newest).cast(pl.Datetime("us")) + pl.duration(microseconds=1)
+    )
+    rows.write_parquet(copy / "candidates.parquet")
+    found = scored(copy)
+    users, items = pl.read_parquet(copy / "users.parquet"), pl.read_parquet(copy / "items.parquet")
+    assert len(items) == 600
+    joined = found.join(users, on="user_id", how="left", maintain_order="left").join(
+        items, on="item_id", how="left", suffix="_item", maintain_order="left"
+    )
+    product = (joined["embedding"].to_numpy() * joined["embedding_item"].to_numpy()).sum(1) + joined["bias"].to_numpy()
+    np.testing.assert_allclose(product, joined["neural_score"].to_numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_training_can_write_the_vectors_itself(copy: Path) -> None:
+    train(copy, "--encoder", "mean", "--epochs", "1", "--user-vectors", str(copy / "users.parquet")).ok()
+    assert pl.read_parquet(copy / "users.parquet").columns == ["user_id", "embedding", "bias"]
+    train(copy, "--user-vectors", str(copy / "users.parquet")).failed(2, "reads the candidate")
+    write_spec(copy, GROUP, 'user_vectors = "users2.parquet"\n')
+    shutil.rmtree(copy / "model")
+    train(copy, "--epochs", "1").ok()
+    extembed("run", copy / "spec.toml", "-q").failed(2, "reads the candidate", "--encoder mean, gru")
+
+
+# --- what is refused ---------------------------------------------------------------------------------
+
+
+def alter(name: str, change: Callable[[dict[str, object]], None]) -> Callable[[Path], None]:
+    def altered(folder: Path) -> None:
+        path = folder / "model" / name
+        data = json.loads(path.read_text())
+        change(data)
+        path.write_text(json.dumps(data))
+
+    return altered
+
+
+def flip(folder: Path) -> None:
+    path = folder / "model" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def shorter(folder: Path) -> None:
+    table = pl.read_parquet(folder / "text.parquet")
+    vectors = pl.Series("embedding", table["embedding"].to_numpy()[:, :8])
+    table.with_columns(vectors).write_parquet(folder / "text.parquet")
+
+
+def spec_with(old: str, new: str) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        path = folder / "spec.toml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return changed
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
+    "no folder": (lambda f: shutil.rmtree(f / "model"), 3, ("no trained model", "neural train")),
+    "config that was edited": (
+        alter("config.json", lambda c: c.update(trained_until="1970-01-01T00:00:00+00:00")),
+        3,
+        ("config.json: was changed",),
+    ),
+    "config that is none": (
+        lambda f: (f / "model" / "config.json").write_text("{}") and None,
+        3,
+        ("config.json: cannot be read",),
+    ),
+    "a flipped bit": (flip, 3, ("model.safetensors: is not the file",)),
+    "no weights": (lambda f: (f / "model" / "model.safetensors").unlink(), 3, ("model.safetensors: cannot be read",)),
+    "other length of vectors": (shorter, 2, ("vectors of length 16 in `text`, which has 8",)),
+    "other table": (spec_with("[embeddings.text]", "[embeddings.words]"), 2, ("`text`, which the spec does not have",)),
+    "other history": (spec_with('where = "liked"', 'where = "liked OR TRUE"'), 2, ("histories.liked =",)),
+    "no such history": (spec_with("[histories.disliked]", "[histories.hated]"), 2, ("the history `disliked`",)),
+    "other lag": (spec_with("candidates =", 'lag = "1d"\ncandidates ='), 2, ("lag = 0s, not 1d",)),
+    "centred": (spec_with('path = "text.parquet"', 'path = "text.parquet"\ncenter = true'), 2, ("center = false",)),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_model_that_does_not_fit_is_told(copy: Path, case: str) -> None:
+    change, code, told = REFUSED[case]
+    change(copy)
+    extembed("run", copy / "spec.toml", "-q").failed(code, *told)
+    assert not (copy / "scored.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (("--encoder", "lstm"), 2, "--encoder lstm: is not known"),
+        (("--loss", "hinge"), 2, "--loss hinge"),
+        (("--dim", "6"), 2, "multiple of 4"),
+        (("--loss", "softmax"), 2, "--loss softmax: needs --group"),
+        (("--until", "soon"), 2, "--until"),
+        (("--until", "1960-01-01"), 1, "no candidates are left for training"),
+        (("--group", "requst"), 1, "did you mean `request`?"),
+        (("--lr", "0"), 2, "--lr"),
+        (("--device", "warp"), 2, "--device warp"),
+        (("--set", 'as_of="2030-01-01"'), 2, "as_of"),
+        (("--memory", "430MiB"), 5, "--memory"),
+    ],
+)
+def test_what_cannot_be_trained_is_told(copy: Path, args: tuple[str, ...], code: int, told: str) -> None:
+    train(copy, *args, model="new").failed(code, told)
+    assert not (copy / "new").exists()
+
+
+def test_labels_are_checked(copy: Path) -> None:
+    arguments = ("neural", "train", copy / "spec.toml", "--model", copy / "new", *QUICK)
+    extembed(*arguments, "--label", "labl").failed(1, "did you mean `label`?", "--label")
+    extembed(*arguments, "--label", "popularity").failed(1, "0 or 1")
+
+
+def test_a_folder_with_other_things_is_not_written_to(copy: Path) -> None:
+    (copy / "new").mkdir()
+    (copy / "new" / "thesis.doc").touch()
+    train(copy, model="new").failed(2, "holds something else (thesis.doc)")
+
+
+def test_the_extra_is_named_where_it_is_missing(copy: Path) -> None:
+    hide = "import sys; sys.modules['torch'] = None; from extembed_cli.__main__ import main; main()"
+
+    def without_torch(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", hide, *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    for args in (
+        ("run", copy / "spec.toml"),
+        ("neural", "train", copy / "spec.toml", "--label", "label", "--model", copy / "new"),
+    ):
+        done = without_torch(*args)
+        assert done.returncode == 2
+        assert done.stderr == "extembed: error: neural models need torch: pip install 'extembed[neural]'\n"
+    assert without_torch("columns", copy / "spec.toml").returncode == 0
+    write_spec(copy, "[[aggregate]]\n")
+    assert without_torch("run", copy / "spec.toml", "-q").returncode == 0

@@ -1,0 +1,227 @@
+"""The model by itself: shapes, gradients, what must have no influence, and what each encoder can learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from extembed_cli.features.neural import as_rows, fixed_batches
+from extembed_cli.features.neural_rows import Examples
+from extembed_cli.neural.config import Architecture, TrainingSettings
+from extembed_cli.neural.dataset import Dataset
+from extembed_cli.neural.fitting import Fitting, softmax_loss
+from extembed_cli.neural.model import Items, Model, Rows
+
+ENCODERS = ("mean", "gru", "attention", "transformer")
+B, L, H, V, N = 6, 9, 2, 12, 20
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
+
+
+def architecture(encoder: str, **more: object) -> Architecture:
+    return Architecture(encoder=encoder, widths=(8, 4), histories=H, dim=16, id_buckets=8, **more)
+
+
+def items(rng: np.random.Generator) -> Items:
+    known = torch.from_numpy(rng.random((N, 2)) < 0.8)
+    return Items(
+        torch.from_numpy(rng.standard_normal((N, V)).astype(np.float32)), known, torch.from_numpy(rng.integers(0, 8, N))
+    )
+
+
+def rows(rng: np.random.Generator) -> Rows:
+    """Some with many events, one with a single one."""
+    count = np.array([L, L - 1, 5, 3, 2, 1])
+    members = (rng.random((B, L, H)) < 0.6) | (np.arange(H) == 0)
+    members &= (np.arange(L) < count[:, None])[:, :, None]
+    ages = -np.sort(-rng.integers(1, 10**8, (B, L)).astype(np.float64))
+    return Rows(
+        torch.from_numpy(rng.integers(0, N, B)),
+        torch.from_numpy(rng.integers(0, N, (B, L))),
+        torch.from_numpy(members),
+        torch.from_numpy(ages),
+    )
+
+
+def scores(model: Model, of: Items, asked: Rows) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(model.adapter(of), asked)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_parameter_has_a_gradient(encoder: str) -> None:
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    model = Model(architecture(encoder, layers=2, recency_mask_share=0.0)).train()
+    of, asked = items(rng), rows(rng)
+    logits = model(model.adapter(of), asked)
+    assert logits.shape == (B,)
+    logits.square().sum().backward()
+    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+    assert not without
+    blind = {name for name, p in model.named_parameters() if p.grad is not None and not p.grad.abs().sum() > 0}
+    assert blind <= {"encoder.unit.2.bias"}  # a softmax does not see what is added to all
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_what_stands_in_the_padding_has_no_influence(encoder: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    model, of, asked = Model(architecture(encoder)), items(rng), rows(rng)
+    padding = ~asked.visible
+    other = replace(
+        asked,
+        events=torch.where(padding, torch.from_numpy(rng.integers(0, N, (B, L))), asked.events),
+        ages=torch.where(padding, torch.from_numpy(rng.random((B, L)) * 1e7), asked.ages),
+    )
+    assert torch.equal(scores(model, of, asked), scores(model, of, other))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("length", [1, 7, 40])
+def test_a_score_does_not_depend_on_who_shares_the_batch(encoder: str, length: int) -> None:
+    """The same bits, wherever in a batch of the fixed shape a candidate stands, and beside whom."""
+    rng = np.random.default_rng(1)
+    torch.manual_seed(1)
+    model, of = Model(architecture(encoder)), items(rng)
+    n = 700
+    asked = Rows(
+        torch.from_numpy(rng.integers(0, N, n)),
+        torch.from_numpy(rng.integers(0, N, (n, length))),
+        torch.ones((n, length, H), dtype=torch.bool),
+        torch.from_numpy(rng.random((n, length)) * 1e7),
+    )
+    lengths = np.full(n, length)
+    found = np.full((3, n), np.nan, np.float32)
+    for place, order in enumerate((np.arange(n), rng.permutation(n), rng.permutation(n)[: n // 3])):
+        for chosen, _ in fixed_batches(order, lengths):
+            part = Rows(asked.candidates[chosen], asked.events[chosen], asked.members[chosen], asked.ages[chosen])
+            found[place, chosen] = scores(model, of, part).numpy()
+    assert (found[0] == found[1]).all()
+    both = ~np.isnan(found[2])
+    assert (found[0, both] == found[2, both]).all()
+
+
+def test_the_decayed_mean_of_unchanged_vectors_is_that_of_the_first_technique() -> None:
+    rng = np.random.default_rng(2)
+    model = Model(Architecture(encoder="mean", widths=(16,), histories=1, dim=16, half_lives=1))
+    model.encoder.log2_half_life.data.fill_(np.log2(7 * 86_400))
+    vectors = rng.standard_normal((4, 5, 16))
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    ages = -np.sort(-rng.random((4, 5)) * 60 * 86_400)
+    asked = Rows(
+        torch.zeros(4, dtype=torch.long),
+        torch.zeros((4, 5), dtype=torch.long),
+        torch.ones((4, 5, 1), dtype=torch.bool),
+        torch.from_numpy(ages),
+    )
+    with torch.inference_mode():
+        means, _ = model.encoder.means(torch.from_numpy(vectors.astype(np.float32)), asked)
+    weights = 2.0 ** (-ages / (7 * 86_400))
+    expected = (weights[:, :, None] * vectors).sum(1) / weights.sum(1, keepdims=True)
+    np.testing.assert_allclose(means[:, 0, 0].numpy(), expected, atol=1e-6)
+
+
+def test_a_long_absence_does_not_take_the_weights_away() -> None:
+    model = Model(Architecture(encoder="mean", widths=(4,), histories=1, dim=4, half_lives=1))
+    model.encoder.log2_half_life.data.fill_(0.0)  # a second
+    asked = Rows(
+        torch.zeros(1, dtype=torch.long),
+        torch.zeros((1, 2), dtype=torch.long),
+        torch.ones((1, 2, 1), dtype=torch.bool),
+        torch.tensor([[3e8 + 1, 3e8]], dtype=torch.float64),
+    )
+    with torch.inference_mode():
+        means, total = model.encoder.means(torch.eye(4)[None, :2], asked)
+    np.testing.assert_allclose(means[0, 0, 0].numpy(), [1 / 3, 2 / 3, 0, 0], atol=1e-6)
+    assert total[0, 0, 0] == 1.5
+
+
+def test_softmax_is_inside_requests() -> None:
+    logits = torch.tensor([1.0, 2.0, 3.0, 0.5, -1.0, 7.0])
+    labels = torch.tensor([0.0, 1.0, 1.0, 2.0, 0.0, 0.0])
+    groups = torch.tensor([5, 5, 5, 9, 9, 2])
+    first = -torch.log_softmax(logits[:3], 0)[1:].mean()
+    second = -torch.log_softmax(logits[3:5], 0)[0]
+    assert softmax_loss(logits, labels, groups).item() == pytest.approx(((first + second) / 2).item(), rel=1e-6)
+
+
+# --- what can be learned -----------------------------------------------------------------------------
+
+
+def order_world(rng: np.random.Generator, n: int, clusters: int = 6) -> tuple[Dataset, NDArray[np.float32]]:
+    """A candidate is liked where it is of the cluster of the newest event; the others are of clusters seen before."""
+    length = 8
+    of_item = np.arange(60) % clusters
+    vectors = np.eye(clusters, dtype=np.float32)[of_item] + 0.1 * rng.standard_normal((60, clusters)).astype(np.float32)
+    events = rng.integers(0, 60, (n, length)).astype(np.int32)
+    liked = rng.random(n) < 0.5
+    wanted = np.where(liked, of_item[events[:, -1]], of_item[events[np.arange(n), rng.integers(0, length - 1, n)]])
+    candidates = (wanted + clusters * rng.integers(0, 60 // clusters, n)).astype(np.int32)
+    labels = (of_item[candidates] == of_item[events[:, -1]]).astype(np.float32)
+    times = np.full(n, 10**12)
+    ages = 60_000_000 * np.arange(length, 0, -1)
+    end = length * np.arange(1, n + 1)
+    seen = Examples(
+        rows=np.arange(n),
+        times=times,
+        items=candidates,
+        first=end - length,
+        end=end,
+        starts=(end - length)[:, None],
+        event_items=events.ravel(),
+        event_times=(times[:, None] - ages).ravel(),
+        members=np.ones((n * length, 1), np.bool_),
+    )
+    cut = n * 3 // 4
+    return Dataset(seen, labels, np.arange(n), np.arange(cut), np.arange(cut, n)), vectors
+
+
+@pytest.fixture(scope="module")
+def learned() -> dict[str, float]:
+    """AUC of each encoder on the world where the last event matters."""
+    data, vectors = order_world(np.random.default_rng(3), 6000)
+    everything = torch.ones((len(vectors), 1), dtype=torch.bool)
+
+    def of(nums: NDArray[np.int64]) -> Items:
+        return Items(torch.from_numpy(vectors[nums]), everything[nums], torch.zeros(len(nums), dtype=torch.long))
+
+    found = {}
+    for encoder in ENCODERS:
+        torch.manual_seed(0)
+        model = Model(Architecture(encoder=encoder, widths=(6,), histories=1, dim=16, dropout=0.0))
+        how = TrainingSettings(label="label", epochs=12, lr=5e-3, patience=12)
+        fitting = Fitting(model, data, how, of, len(vectors))
+        while not fitting.finished:
+            fitting.run_epoch(lambda count: None, lambda: False)
+        found[encoder] = max(epoch.valid_auc for epoch in fitting.epochs)
+    return found
+
+
+@pytest.mark.parametrize("encoder", ["gru", "attention", "transformer"])
+def test_an_effect_of_order_is_learned(learned: dict[str, float], encoder: str) -> None:
+    assert learned[encoder] > 0.95
+
+
+def test_means_over_weeks_do_not_see_the_order(learned: dict[str, float]) -> None:
+    assert learned["mean"] < 0.85
+
+
+def test_batches_are_whole_requests_where_they_have_to_be() -> None:
+    data, _ = order_world(np.random.default_rng(4), 400)
+    data = replace(data, groups=np.repeat(np.arange(80), 5))
+    batches = data.batches(0, 0, 32, whole_groups=True)
+    assert sorted(np.concatenate(batches).tolist()) == data.train.tolist()
+    for batch in batches:
+        assert all((data.groups[batch] == group).sum() == 5 for group in np.unique(data.groups[batch]))
+    again = data.batches(0, 0, 32, whole_groups=True)
+    assert all((a == b).all() for a, b in zip(batches, again, strict=True))
+    assert as_rows(data.seen.padded(batches[0], 8)).visible.all()
