@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -76,10 +77,12 @@ def train_job(
         labelled = _labelled(spec, settings, inputs.candidates, watch)
         usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
         digests = stack.enter_context(digesting(inputs, {}, {}))
-        cut = layout(spec, inputs, how.workers, None if how.memory is None else how.memory - _BYTES_FOR_TORCH)
+        memory = None if how.memory is None else how.memory - _BYTES_FOR_TORCH
+        cut = how.cut or layout(spec, inputs, how.workers, memory)
         place = stack.enter_context(_scratch(how, output, cut, settings, digests.result, watch))
         mapped = stack.enter_context(local.threads(how.workers))
         torch.set_num_threads(how.workers)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # on a GPU sums have an order only with this
         torch.use_deterministic_algorithms(True)
         loaded = load(spec, watch, opened, problems, Layout(**place.cut) if place else cut, place)
         with watch.timing("vectors"):
@@ -295,7 +298,7 @@ class Checkpoint:
     def save(self, fitting: Fitting) -> None:
         """Replace the file by one of now."""
         tensors, rest = fitting.state()
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         save_file(tensors, temporary, {"state": json.dumps({"job": self.job, **rest})})
         temporary.replace(self.path)
 
