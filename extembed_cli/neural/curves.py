@@ -53,7 +53,7 @@ def page(config: ModelConfig, epochs: Sequence[Epoch], best: int) -> str:
         "best": told,
     }
     return _PAGE.format(
-        title=escape(f"Training of a {config.architecture.encoder} model"),
+        title=escape(f"Training: {config.architecture.encoder}"),
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items()),
         told=escape(told),
         loss=_drawing(losses, "loss"),
