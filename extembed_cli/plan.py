@@ -214,7 +214,7 @@ def plan(spec: Spec, loaded: Loaded, totals: Totals, shard: Shard, cut: Layout, 
     return {
         "inputs": input_report(loaded, totals),
         "output": spec.output,
-        "user_vectors": list(vector_files(spec)),
+        "user_vectors": [path for path in spec.user_vectors if path is not None],
         "columns": [column.name for column in columns],
         "rows_out": loaded.asked.rows,
         "shards": cut.shards,

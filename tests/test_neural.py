@@ -18,6 +18,15 @@ import pytest
 from conftest import EXTEMBED, Ran, extembed
 from evaluation_world import make_features
 
+from extembed_cli.data.histories import Candidates, History
+from extembed_cli.features.neural_rows import examples
+from extembed_cli.job import RunOptions, run_job
+from extembed_cli.neural.config import TrainingSettings
+from extembed_cli.neural.training import train_job
+from extembed_cli.plan import Layout
+from extembed_cli.spec_loading import build_spec, load_spec
+from extembed_cli.watch import Watch
+
 SPEC = """
 interactions = "interactions.parquet"
 candidates = "candidates.parquet"
@@ -157,9 +166,10 @@ def test_evaluate_leaves_out_what_the_model_has_seen(world: Path, tmp_path: Path
 def test_scores_are_the_same_on_any_workers_and_memory(world: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone.parquet"
     extembed("run", world / "spec.toml", "-q", "--workers", "1", "-o", alone).ok()
-    cut = tmp_path / "cut.parquet"
-    extembed("run", world / "spec.toml", "-q", "--workers", "3", "--memory", "510MiB", "-o", cut).ok()
-    assert alone.read_bytes() == cut.read_bytes() == (world / "scored.parquet").read_bytes()
+    cut = load_spec(world / "spec.toml", output=str(tmp_path / "cut.parquet"))
+    report = run_job(cut, RunOptions(workers=3, cut=Layout(shards=5, mapped=True)), Watch())
+    assert report["shards"] == 5
+    assert alone.read_bytes() == (tmp_path / "cut.parquet").read_bytes() == (world / "scored.parquet").read_bytes()
 
 
 def test_one_seed_makes_one_model(copy: Path) -> None:
@@ -171,13 +181,6 @@ def test_one_seed_makes_one_model(copy: Path) -> None:
 
 def test_shards_make_the_same_model(copy: Path) -> None:
     """Batches are drawn from all candidates, whichever shard they are in."""
-    from extembed_cli.job import RunOptions
-    from extembed_cli.neural.config import TrainingSettings
-    from extembed_cli.neural.training import train_job
-    from extembed_cli.plan import Layout
-    from extembed_cli.spec_loading import load_spec
-    from extembed_cli.watch import Watch
-
     spec, settings = load_spec(copy / "spec.toml"), TrainingSettings(label="label", epochs=1, max_events=20)
     for name, cut in {"whole": Layout(), "cut": Layout(shards=5, mapped=True)}.items():
         how = RunOptions(workers=1, cut=cut)
@@ -219,6 +222,12 @@ def test_a_stopped_training_goes_on_to_the_same_weights(copy: Path) -> None:
     left = {path.name for path in (copy / "broken").iterdir()}
     assert left == {"checkpoint.safetensors"}
     train(copy, *arguments, "--resume", "--lr", "0.01", model="broken").failed(2, "other settings")
+    train(copy, *arguments, "--resume", "--workers", "2", model="broken").failed(2, "other workers")
+    damaged = bytearray((copy / "broken" / "checkpoint.safetensors").read_bytes())
+    (copy / "torn").mkdir()
+    damaged[-100] ^= 1
+    (copy / "torn" / "checkpoint.safetensors").write_bytes(damaged)
+    train(copy, *arguments, "--resume", model="torn").failed(3, "its tensors were changed")
     train(copy, *arguments, "--resume", model="broken").ok()
     assert weights(copy, "broken") == weights(copy, "unbroken")
     assert "checkpoint.safetensors" not in {path.name for path in (copy / "broken").iterdir()}
@@ -247,6 +256,48 @@ def test_the_future_changes_no_byte(copy: Path) -> None:
     past = before["timestamp"] <= middle
     assert before.filter(past)["neural_score"].equals(after.filter(past)["neural_score"], null_equal=True)
     assert not before.filter(~past)["neural_score"].equals(after.filter(~past)["neural_score"], null_equal=True)
+
+
+def test_the_newest_visible_events_are_read_whatever_windows_hide() -> None:
+    """Against a loop: of the events that any history shows, the newest so many, in order, and where each is shown."""
+    rng = np.random.default_rng(0)
+    spec = build_spec(
+        {
+            "interactions": "i", "candidates": "c", "embeddings": {"text": {"path": "t"}}, "lag": "2s",
+            "histories": {
+                "a": {"where": "a", "window": "30s"}, "b": {"where": "b", "max_events": 3}, "c": {"where": "c"},
+            },
+            "neural": [{"model": "m"}],
+        },
+        "spec",
+    )  # fmt: skip
+    users, second = 12, 1_000_000
+    owner = np.sort(rng.integers(0, users, 400))
+    times = rng.integers(0, 100, 400) * second
+    order = np.lexsort((times, owner))
+    times = times[order]
+    members = {name: rng.random(400) < share for name, share in {"a": 0.5, "b": 0.4, "c": 0.05}.items()}
+    indptr = np.searchsorted(owner, np.arange(users + 1))
+    history = History(indptr, times, np.arange(400, dtype=np.int32), None, members, {})
+    asked_of = np.repeat(np.arange(users), 15)
+    asked_at = np.sort(rng.integers(0, 110, (users, 15)), axis=1).ravel() * second
+    candidates = Candidates(np.arange(users + 1) * 15, np.arange(180), asked_at, np.zeros(180, np.int32))
+    for most in (1, 4, 50):
+        seen = examples(spec, ["a", "b", "c"], most, history, candidates)
+        found = seen.padded(np.arange(180), max(1, int(seen.lengths.max())))
+        for q, (user, moment) in enumerate(zip(asked_of, asked_at, strict=True)):
+            mine = np.flatnonzero((owner == user) & (times < moment - 2 * second))
+            shown = {
+                "a": mine[members["a"][mine] & (times[mine] >= moment - 30 * second)],
+                "b": mine[members["b"][mine]][-3:],
+                "c": mine[members["c"][mine]],
+            }
+            expected = np.unique(np.concatenate(list(shown.values())))[-most:]
+            assert seen.lengths[q] == len(expected)
+            assert found.events[q, : len(expected)].tolist() == expected.tolist()
+            assert not found.members[q, len(expected) :].any()
+            for place, name in enumerate(shown):
+                assert found.members[q, : len(expected), place].tolist() == np.isin(expected, shown[name]).tolist()
 
 
 def test_what_comes_after_the_training_end_is_not_learned_from(copy: Path) -> None:
@@ -369,6 +420,8 @@ def test_a_model_that_does_not_fit_is_told(copy: Path, case: str) -> None:
         (("--until", "1960-01-01"), 1, "no candidates are left for training"),
         (("--group", "requst"), 1, "did you mean `request`?"),
         (("--lr", "0"), 2, "--lr"),
+        (("--seed", "9" * 20), 2, "--seed"),
+        (("--encoder", "gru", "--user-vectors", "users.csv"), 2, "end in .parquet"),
         (("--device", "warp"), 2, "--device warp"),
         (("--set", 'as_of="2030-01-01"'), 2, "as_of"),
         (("--memory", "430MiB"), 5, "--memory"),

@@ -176,6 +176,7 @@ def order_world(rng: np.random.Generator, n: int, clusters: int = 6) -> tuple[Da
         items=candidates,
         first=end - length,
         end=end,
+        lengths=np.full(n, length),
         starts=(end - length)[:, None],
         event_items=events.ravel(),
         event_times=(times[:, None] - ages).ravel(),

@@ -138,7 +138,7 @@ def train(
     from pydantic import ValidationError
 
     from extembed_cli.neural.config import TrainingSettings
-    from extembed_cli.neural.folder import need_torch
+    from extembed_cli.neural.folder import need_extra
     from extembed_cli.spec_loading import load_spec
 
     _known("--encoder", encoder, _ENCODERS)
@@ -147,9 +147,15 @@ def train(
         raise SpecError(f"--dim {dim}: has to be a multiple of 4")
     reads_candidate = encoder == "attention" or (encoder == "transformer" and candidate)
     if (user_vectors or item_vectors) and reads_candidate:
+        flag = "--user-vectors" if user_vectors else "--item-vectors"
         raise SpecError(
-            f"--user-vectors: the encoder `{encoder}` reads the candidate, so users have no vectors; take --encoder "
-            "mean, gru, or transformer --no-candidate"
+            f"{flag}: the encoder `{encoder}` reads the candidate, so users have no vectors; take --encoder mean, gru, "
+            "or transformer --no-candidate"
+        )
+    paths = [str(path) for path in (user_vectors, item_vectors) if path]
+    if len(set(paths)) < len(paths) or not all(path.endswith(".parquet") for path in paths):
+        raise SpecError(
+            f"--user-vectors, --item-vectors: {', '.join(paths)}: two files that end in .parquet are needed"
         )
     loaded = load_spec(spec, overrides or ())
     try:
@@ -167,7 +173,7 @@ def train(
         )
     except ValidationError as error:
         raise SpecError("\n".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-    need_torch()
+    need_extra("altair", "vl_convert")
     from extembed_cli.neural.training import train_job
 
     layers: dict[str, Any] = {
@@ -214,7 +220,7 @@ def _write_vectors(
 
 def _summary(model: Path, report: dict[str, Any]) -> str:
     learned = f"{report['parameters']:,} parameters from {report['rows']['train']:,} candidates"
-    best = f"best is epoch {report['best_epoch'] + 1} with an AUC of {report['valid_auc']:.4f} on the last by time"
+    best = f"best is epoch {report['best_epoch']} with an AUC of {report['valid_auc']:.4f} on the last by time"
     return (
         f"{model}: {report['encoder']}, {learned} until {report['trained_until']}; {best}; {report['seconds']:.1f} s. "
         f'To score, a group in the spec: [[neural]] model = "{model}"'

@@ -120,10 +120,11 @@ class Scorer:
 
 
 def prepare_scorer(
-    group: NeuralSpec, embeddings: dict[str, EmbeddingMatrix], vocabulary: pl.Series, mapped: Mapping
+    spec: Spec, group: NeuralSpec, embeddings: dict[str, EmbeddingMatrix], vocabulary: pl.Series, mapped: Mapping
 ) -> Scorer:
     """Load a model, and adapt the items once."""
     config = folder.read_config(group.model)
+    folder.check_fits(group.model, config, spec)
     if config.architecture.reads_candidate and (group.user_vectors or group.item_vectors):
         raise SpecError(
             f"{group.model}: a model with the encoder `{config.architecture.encoder}` reads the candidate, so its "
@@ -135,7 +136,7 @@ def prepare_scorer(
     torch.set_num_threads(1)  # as many batches as there are workers are scored at once
     for name in config.tables:
         folder.check_dim(group.model, config, name, embeddings[name].vectors.shape[1])
-    tables = [embeddings[name] for name in config.tables]
+    tables = [(embeddings[name], table.normalize) for name, table in config.tables.items()]
     buckets = id_buckets(vocabulary, config.architecture.id_buckets)
     adapted = torch.empty((len(vocabulary) + 1, config.architecture.dim))
 
@@ -160,16 +161,20 @@ def id_buckets(vocabulary: pl.Series, buckets: int) -> Ints:
     return found
 
 
-def item_block(tables: Sequence[EmbeddingMatrix], buckets: Ints, nums: Ints) -> Items:
-    """Vectors of all tables side by side, and hashes of the ids, of some items."""
+def item_block(tables: Sequence[tuple[EmbeddingMatrix, bool]], buckets: Ints, nums: Ints) -> Items:
+    """Vectors of all tables side by side, of norm 1 where a table says so, and hashes of the ids, of some items."""
     import torch  # noqa: PLC0415
 
     from extembed_cli.neural.model import Items  # noqa: PLC0415
 
-    slots = [table.slots[nums] for table in tables]
-    vectors = np.concatenate([table.vectors[at] for table, at in zip(tables, slots, strict=True)], axis=1)
-    known = np.stack([at != table.missing for table, at in zip(tables, slots, strict=True)], axis=1)
-    return Items(torch.from_numpy(vectors), torch.from_numpy(known), torch.from_numpy(buckets[nums]))
+    vectors, known = [], []
+    for table, normalized in tables:
+        at = table.slots[nums]
+        scale = 1.0 if normalized else table.norms[at, None]
+        vectors.append((table.vectors[at] * scale).astype(np.float32, copy=False))
+        known.append(at != table.missing)
+    side_by_side, knowns = np.concatenate(vectors, axis=1), np.stack(known, axis=1)
+    return Items(torch.from_numpy(side_by_side), torch.from_numpy(knowns), torch.from_numpy(buckets[nums]))
 
 
 # --- batch -> columns --------------------------------------------------------------------------------
@@ -234,11 +239,12 @@ class NeuralShard:
         request = self.request[leaders]
         first, last = self.followers[request], self.followers[request + 1]
         owner = np.repeat(place, last - first)
-        mine = np.concatenate([np.arange(low, high) for low, high in zip(first, last, strict=True)])
-        items = self.seen.items[mine]
-        adapted = self.scorer.adapted.numpy()[items]
-        score = np.einsum("nd,nd->n", vectors[owner], adapted) + bias[owner]
-        self.score[mine] = np.where(items >= 0, score, np.float32(np.nan))
+        mine = np.repeat(first - np.cumsum(last - first) + (last - first), last - first) + np.arange(len(owner))
+        for low in range(0, len(mine), _EVENTS):
+            at, of = mine[low : low + _EVENTS], owner[low : low + _EVENTS]
+            items = self.seen.items[at]
+            score = np.einsum("nd,nd->n", vectors[of], self.scorer.adapted.numpy()[items]) + bias[of]
+            self.score[at] = np.where(items >= 0, score, np.float32(np.nan))
         return len(mine)
 
 

@@ -16,6 +16,9 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
+_ROWS = 4096  # candidates looked at together
+
+
 @dataclass(frozen=True)
 class Examples:
     """Q candidates, and N events of their users that are in any of H histories."""
@@ -30,6 +33,8 @@ class Examples:
     """(Q) the first event that is read ..."""
     end: Ints
     """(Q) ... and the one after the last"""
+    lengths: Ints
+    """(Q) how many of those are visible, and so are read"""
     starts: Ints
     """(Q, H) the first event that is visible in each history"""
     event_items: NDArray[np.int32]
@@ -39,22 +44,18 @@ class Examples:
     members: Bools
     """(N, H) which histories an event is in"""
 
-    @property
-    def lengths(self) -> Ints:
-        """(Q) how many events are read."""
-        return self.end - self.first
-
     def padded(self, chosen: Ints, length: int) -> PaddedRows:
-        """Some of the candidates (B), their events padded to a length."""
-        at = self.first[chosen, None] + np.arange(length)  # (B, L)
+        """Some of the candidates (B), their visible events padded to a length."""
+        span = max(length, int((self.end - self.first)[chosen].max()))
+        at = self.first[chosen, None] + np.arange(span)  # (B, span)
         inside = at < self.end[chosen, None]
         at = np.minimum(at, np.maximum(self.end[chosen, None] - 1, 0))
         members = self.members[at] & (at[:, :, None] >= self.starts[chosen, None]) & inside[:, :, None]
         visible = members.any(2)
         if (visible != inside).any():  # out of a window: what is visible comes first, its order kept
             order = np.argsort(~visible, axis=1, kind="stable")
-            at = np.take_along_axis(at, order, 1)
-            members = np.take_along_axis(members, order[:, :, None], 1)
+            at = np.take_along_axis(at, order, 1)[:, :length]
+            members = np.take_along_axis(members, order[:, :, None], 1)[:, :length]
         ages = np.where(members.any(2), (self.times[chosen, None] - self.event_times[at]) / 1e6, 0.0)
         return PaddedRows(self.items[chosen], self.event_items[at], members, ages)
 
@@ -91,15 +92,42 @@ def examples(
         where = np.append(seen.events, total)[np.minimum(seen.start, len(seen.events))]  # among the shard's events
         starts[:, place] = before[np.where(seen.start < seen.end, where, end)]
     end = before[end]
-    first = np.maximum(starts.min(1, initial=np.iinfo(np.int64).max), end - max_events)
+    members = flags[used]
+    oldest = np.minimum(starts.min(1), end)
+    first = np.maximum(oldest, end - max_events)
+    lengths = end - first
+    rules = [spec.history(name) for name in histories]
+    if any(rule.window is not None or rule.max_events is not None for rule in rules):  # else all from the oldest on
+        for low in range(0, len(end), _ROWS):
+            at = slice(low, low + _ROWS)
+            first[at], lengths[at] = _newest_visible(oldest[at], end[at], starts[at], members, max_events)
     return Examples(
         rows=candidates.rows,
         times=candidates.times,
         items=candidates.items,
-        first=np.minimum(first, end),
+        first=first,
         end=end,
+        lengths=lengths,
         starts=starts,
         event_items=history.items[used],
         event_times=history.times[used],
-        members=flags[used],
+        members=members,
     )
+
+
+def _newest_visible(oldest: Ints, end: Ints, starts: Ints, members: Bools, most: int) -> tuple[Ints, Ints]:
+    """(Q) where the newest `most` visible events begin, and how many there are: looked for in ever longer stretches."""
+    first, count = oldest.copy(), np.zeros(len(end), np.int64)
+    left, span = np.flatnonzero(end > oldest), most
+    while len(left):
+        at = end[left, None] - 1 - np.arange(span)  # (q, span), the newest first
+        inside = at >= oldest[left, None]
+        visible = (members[np.maximum(at, 0)] & (at[:, :, None] >= starts[left, None])).any(2) & inside
+        so_far = visible.cumsum(1)
+        enough = so_far[:, -1] >= most
+        count[left] = np.minimum(so_far[:, -1], most)
+        place = np.argmax(so_far >= most, axis=1)
+        first[left[enough]] = at[enough, place[enough]]
+        left = left[~enough & (end[left] - span > oldest[left])]
+        span *= 2
+    return first, count

@@ -160,7 +160,7 @@ def prepare(
     problems.raise_any()
     scorers: dict[Trained, Scorer] = {}
     for group in spec.neural:
-        scorers[neural.trained(group)] = neural.prepare_scorer(group, embeddings, vocabulary, mapped)
+        scorers[neural.trained(group)] = neural.prepare_scorer(spec, group, embeddings, vocabulary, mapped)
     vector_files: dict[str, Model | Scorer] = {path: models[fit] for path, fit in dual.vector_files(spec).items()}
     vector_files |= {path: scorers[trained] for path, trained in neural.vector_files(spec).items()}
     return Shared(output_columns(spec), embeddings, models, scorers, vector_files)

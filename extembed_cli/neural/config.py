@@ -83,10 +83,10 @@ class TrainingSettings(_Part):
     """Epochs without a better AUC before it stops."""
     batch_size: int = Field(default=256, ge=1)
     """Candidates of a step."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=10, allow_inf_nan=False)
     """Learning rate."""
     weight_decay: float = Field(default=0.1, ge=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "cpu"
 
 

@@ -18,6 +18,7 @@ from extembed_cli.data.roles import NO_TIME
 from extembed_cli.data.scratch import zeros
 from extembed_cli.errors import DataError
 from extembed_cli.features.neural_rows import Examples, examples
+from extembed_cli.kernels import metrics
 from extembed_cli.spec import Spec, time_text
 
 Ints = NDArray[np.int64]
@@ -108,7 +109,7 @@ def build(
     `events` is how many there may be at most. With a folder the arrays are mapped files there.
     """
     n, H = int(np.count_nonzero(usable)), len(histories)
-    at = {name: zeros((n,), np.int64, folder) for name in ("rows", "times", "first", "end")}
+    at = {name: zeros((n,), np.int64, folder) for name in ("rows", "times", "first", "end", "lengths")}
     starts, items = zeros((n, H), np.int64, folder), zeros((n,), np.int32, folder)
     event_items, event_times = zeros((events,), np.int32, folder), zeros((events,), np.int64, folder)
     members = zeros((events, H), np.bool_, folder)
@@ -118,6 +119,7 @@ def build(
         kept = usable[part.rows] & (part.lengths > 0) & (part.items >= 0)
         new, more = slice(q, q + int(np.count_nonzero(kept))), slice(e, e + len(part.event_items))
         at["rows"][new], at["times"][new], items[new] = part.rows[kept], part.times[kept], part.items[kept]
+        at["lengths"][new] = part.lengths[kept]
         at["first"][new], at["end"][new], starts[new] = e + part.first[kept], e + part.end[kept], e + part.starts[kept]
         event_items[more], event_times[more], members[more] = part.event_items, part.event_times, part.members
         q, e = new.stop, more.stop
@@ -127,6 +129,7 @@ def build(
         items=items[:q],
         first=at["first"][:q],
         end=at["end"][:q],
+        lengths=at["lengths"][:q],
         starts=starts[:q],
         event_items=event_items[:e],
         event_times=event_times[:e],
@@ -135,8 +138,7 @@ def build(
     train, valid = _split(seen.rows, labelled.times)
     groups = np.arange(q) if labelled.groups is None else labelled.groups[seen.rows]
     data = Dataset(seen, labelled.labels[seen.rows].astype(np.float32), groups, train, valid)
-    _check(data)
-    return data, {"train": len(train), "early stopping": len(valid), "that see no event": n - q}
+    return data, {"train": len(train), "early stopping": len(valid), "that see no event or have no item": n - q}
 
 
 def _split(rows: Ints, times: Ints) -> tuple[Ints, Ints]:
@@ -149,7 +151,7 @@ def _split(rows: Ints, times: Ints) -> tuple[Ints, Ints]:
     return order[moments < cut], order[moments >= cut]
 
 
-def _check(data: Dataset) -> None:
+def check(data: Dataset, *, inside_groups: bool) -> None:
     """Both parts need candidates of both kinds."""
     for name, part in {"training": data.train, "early stopping": data.valid}.items():
         labels = data.labels[part]
@@ -158,8 +160,17 @@ def _check(data: Dataset) -> None:
                 f"no candidates are left for {name}: those that can be learned from have a label and a visible event, "
                 "and are before --until, at more than one time. Are the inputs, --label and --until right?"
             )
-        if (labels == labels[0]).all():
-            raise DataError(f"all {len(part):,} labels for {name} are {labels[0]:g}: there is nothing to learn")
+        if len(np.unique(labels > 0)) < 2:
+            what = "above 0" if labels[0] > 0 else "0"
+            raise DataError(f"all {len(part):,} labels for {name} are {what}: there is nothing to learn")
+        if (
+            inside_groups
+            and not np.isfinite(metrics.group_aucs(labels, labels > 0, metrics.Groups.of(data.groups[part]))).any()
+        ):
+            raise DataError(
+                f"--group: no request for {name} has candidates of both kinds, so there is nothing to rank. Name the "
+                "column that the candidates of one request share, or take --loss bce"
+            )
 
 
 def newest(data: Dataset, labelled: Labelled) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from extembed_cli.errors import DataError
 from extembed_cli.features.neural import as_rows, fixed_batches
 from extembed_cli.kernels import metrics
 from extembed_cli.neural.config import TrainingSettings
@@ -89,7 +90,10 @@ class Fitting:
         self.model.train()
         began, before = time.perf_counter(), now.seconds
         for batch in batches[now.step :]:
-            now.loss += self._step(batch) * len(batch)
+            loss = self._step(batch)
+            if not math.isfinite(loss):
+                raise DataError(f"the loss is {loss} in epoch {now.epoch + 1}: the training diverged. Lower --lr")
+            now.loss += loss * len(batch)
             now.rows += len(batch)
             now.step += 1
             now.seconds = before + time.perf_counter() - began
@@ -97,6 +101,8 @@ class Fitting:
             if stop():
                 return False
         valid_loss, valid_auc = self._validate()
+        if not math.isfinite(valid_loss):
+            raise DataError(f"the loss of the last by time is {valid_loss}: the training diverged. Lower --lr")
         self.epochs.append(Epoch(now.epoch, now.loss / now.rows, valid_loss, valid_auc, round(now.seconds, 3)))
         if self._is_best():
             now.best, self.best = now.epoch, self._weights()

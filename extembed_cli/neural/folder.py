@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from extembed_cli.neural.model import Model
 
 CONFIG, WEIGHTS, METRICS, CURVES = "config.json", "model.safetensors", "metrics.json", "training.html"
-CHECKPOINT, STATE = "checkpoint.safetensors", "checkpoint.json"
+CHECKPOINT = "checkpoint.safetensors"
 """Of a training that is not done."""
-FILES = {CONFIG, WEIGHTS, METRICS, CURVES, CHECKPOINT, STATE}
+FILES = {CONFIG, WEIGHTS, METRICS, CURVES, CHECKPOINT}
 _CHECKSUM = "checksum"
 
 
-def need_torch() -> None:
+def need_extra(*modules: str) -> None:
     """Refuse to go on without the extra."""
-    missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
+    missing = [name for name in ("torch", "safetensors", *modules) if find_spec(name) is None]
     if missing:
         raise SpecError(f"neural models need {listing(missing)}: pip install 'extembed[neural]'")
 
@@ -51,7 +51,7 @@ def read_config(folder: str) -> ModelConfig:
         checksum = data.pop(_CHECKSUM)
         config = ModelConfig.model_validate(data)
     except (FileNotFoundError, NotADirectoryError):
-        unfinished = (Path(folder) / STATE).exists()
+        unfinished = (Path(folder) / CHECKPOINT).exists()
         hint = "its training is not done: go on with --resume" if unfinished else "`extembed neural train` makes one"
         raise InputError(f"{folder}: no trained model in it ({CONFIG} is missing); {hint}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
@@ -114,7 +114,7 @@ def check_dim(folder: str, config: ModelConfig, name: str, dim: int) -> None:
 
 def load_model(folder: str, config: ModelConfig) -> Model:
     """The model with its weights, ready to score."""
-    need_torch()
+    need_extra()
     import torch  # noqa: PLC0415  an extra, and slow to import
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.torch import load  # noqa: PLC0415
@@ -127,7 +127,9 @@ def load_model(folder: str, config: ModelConfig) -> Model:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}. {_AGAIN}") from None
     if hashlib.sha256(data).hexdigest() != config.weights_sha256:
-        raise InputError(f"{path}: is not the file that {CONFIG} is of: it was changed, or is torn. {_AGAIN}")
+        killed = (Path(folder) / CHECKPOINT).exists()
+        fix = "A training was killed while it wrote: `neural train --resume` finishes it" if killed else _AGAIN
+        raise InputError(f"{path}: is not the file that {CONFIG} is of: it was changed, or is torn. {fix}")
     try:
         tensors: dict[str, Tensor] = load(data)
         with torch.random.fork_rng(devices=[]):

@@ -15,24 +15,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 
 import extembed_cli
 from extembed_cli import signals
 from extembed_cli.data.commit import Staged, locked, remove_leftovers, staged, writing
 from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.data.inputs import Inputs
 from extembed_cli.data.roles import read_codes, read_labels, read_times
 from extembed_cli.data.scratch import Scratch, scratch
 from extembed_cli.data.tables import Table
 from extembed_cli.engines import local
-from extembed_cli.errors import InputError, Problems, ResourceError, SpecError, listing
+from extembed_cli.errors import DataError, InputError, Problems, ResourceError, SpecError, listing
 from extembed_cli.features.neural import id_buckets, item_block
 from extembed_cli.features.shard import prepare
 from extembed_cli.job import RunOptions, digesting, load, open_all
 from extembed_cli.neural import folder as files
 from extembed_cli.neural.config import Architecture, ModelConfig, TrainedTable, TrainingSettings
 from extembed_cli.neural.curves import page
-from extembed_cli.neural.dataset import Dataset, Labelled, build, newest
+from extembed_cli.neural.dataset import Dataset, Labelled, build, check, newest
 from extembed_cli.neural.fitting import Fitting
 from extembed_cli.neural.model import Items, Model
 from extembed_cli.plan import Layout, layout, sample
@@ -43,6 +44,8 @@ Ints = NDArray[np.int64]
 
 _BYTES_FOR_TORCH = 300 * 2**20
 _FLOATS_PER_EVENT = 40  # of the model's length, while a batch is learned from (measured)
+_COPIES = 8  # of the weights: gradient, two of Adam, the best, and a checkpoint of them
+_BLOCK = 4096  # items at a time
 _WHITENED_ITEMS = 100_000  # that the covariance is taken of
 _SMALLEST = 1e-3  # variance against the largest: what is less is noise, and is not blown up
 _FEWEST_BUCKETS, _MOST_BUCKETS = 2**10, 2**20
@@ -79,11 +82,9 @@ def train_job(
         digests = stack.enter_context(digesting(inputs, {}, {}))
         memory = None if how.memory is None else how.memory - _BYTES_FOR_TORCH
         cut = how.cut or layout(spec, inputs, how.workers, memory)
-        place = stack.enter_context(_scratch(how, output, cut, settings, digests.result, watch))
+        place = stack.enter_context(_scratch(how, output, cut))
         mapped = stack.enter_context(local.threads(how.workers))
-        torch.set_num_threads(how.workers)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # on a GPU sums have an order only with this
-        torch.use_deterministic_algorithms(True)
+        _make_deterministic(how.workers)
         loaded = load(spec, watch, opened, problems, Layout(**place.cut) if place else cut, place)
         with watch.timing("vectors"):
             where = place.folder if place else None
@@ -100,6 +101,8 @@ def train_job(
                 loaded.log.usable,
                 where,
             )
+        check(data, inside_groups=settings.loss == "softmax")
+        inputs.check_unchanged()  # all of it is read; a log may grow while the model learns
         tables = [shared.embeddings[name] for name in spec.embeddings]
         architecture = Architecture(
             widths=tuple(table.vectors.shape[1] for table in tables),
@@ -108,12 +111,15 @@ def train_job(
             **layers,
         )
         _check_memory(architecture, settings, how.memory)
-        fitting = _fitting(architecture, settings, data, tables, id_buckets(loaded.vocabulary, architecture.id_buckets))
+        scaled = [(table, options.normalize) for table, options in zip(tables, spec.embeddings.values(), strict=True)]
+        buckets = id_buckets(loaded.vocabulary, architecture.id_buckets)
+        fitting = _fitting(architecture, settings, data, scaled, buckets)
         job = {
             "settings": settings.model_dump(exclude={"epochs", "patience"}),
             "model": architecture.model_dump(),
             "spec": spec.meaning(),
             "inputs": digests.result(),
+            "workers": how.workers,  # torch divides sums among them
             "versions": [extembed_cli.__version__, torch.__version__, np.__version__],
         }
         with writing(output):
@@ -129,16 +135,7 @@ def train_job(
             config = ModelConfig(
                 version=extembed_cli.__version__,
                 architecture=architecture,
-                tables={
-                    name: TrainedTable(
-                        dim=matrix.vectors.shape[1],
-                        rows=inputs.embeddings[name].rows,
-                        sha256=digests.result()["embeddings"][name]["sha256"],
-                        normalize=spec.embeddings[name].normalize,
-                        center=spec.embeddings[name].center,
-                    )
-                    for name, matrix in zip(spec.embeddings, tables, strict=True)
-                },
+                tables=_trained_tables(spec, tables, inputs, digests.result()),
                 histories={name: spec.history(name) for name in histories},
                 lag=spec.lag,
                 as_of_step=spec.as_of_step,
@@ -148,11 +145,32 @@ def train_job(
                 spec=spec.meaning(),
                 weights_sha256="",
             )
-            inputs.check_unchanged()
             report = _write(stage, output, config, fitting)
             stage.obsolete.append(checkpoint.path)
             stage.commit()
     return report
+
+
+def _make_deterministic(workers: int) -> None:
+    """The same bits at every run with so many threads."""
+    torch.set_num_threads(workers)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # on a GPU sums have an order only with this
+    torch.use_deterministic_algorithms(True)
+
+
+def _trained_tables(
+    spec: Spec, tables: list[EmbeddingMatrix], inputs: Inputs, digests: dict[str, Any]
+) -> dict[str, TrainedTable]:
+    return {
+        name: TrainedTable(
+            dim=matrix.vectors.shape[1],
+            rows=inputs.embeddings[name].rows,
+            sha256=digests["embeddings"][name]["sha256"],
+            normalize=spec.embeddings[name].normalize,
+            center=spec.embeddings[name].center,
+        )
+        for name, matrix in zip(spec.embeddings, tables, strict=True)
+    }
 
 
 def _checked(spec: Spec, settings: TrainingSettings) -> TrainingSettings:
@@ -224,24 +242,17 @@ def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch
 
 
 @contextmanager
-def _scratch(
-    how: RunOptions,
-    output: Path,
-    cut: Layout,
-    settings: TrainingSettings,
-    digests: Callable[[], dict[str, Any]],
-    watch: Watch,
-) -> Iterator[Scratch | None]:
-    """A folder for shards and mapped arrays, where they do not fit into memory."""
+def _scratch(how: RunOptions, output: Path, cut: Layout) -> Iterator[Scratch | None]:
+    """A folder for shards and mapped arrays, where they do not fit: a training goes on from its checkpoint instead."""
     with scratch(
         how.scratch or output.parent,
         output,
-        lambda: {"other settings": settings.model_dump(), "other inputs": digests()},
+        dict,
         asdict(cut),
         needed=cut.on_disk,
-        fits=lambda old: old == asdict(cut),
-        fresh=False,
-        note=lambda message: None,  # a training goes on from its checkpoint, not from here
+        fits=lambda old: False,
+        fresh=True,
+        note=lambda message: None,
     ) as place:
         yield place
 
@@ -252,40 +263,49 @@ def _buckets(items: int) -> int:
 
 
 def _check_memory(a: Architecture, settings: TrainingSettings, memory: int | None) -> None:
-    needed = _BYTES_FOR_TORCH + 4 * settings.batch_size * settings.max_events * a.dim * _FLOATS_PER_EVENT
+    batch = settings.batch_size * settings.max_events * a.dim * _FLOATS_PER_EVENT
+    needed = _BYTES_FOR_TORCH + 4 * (batch + _COPIES * a.id_buckets * a.dim)
     if memory is not None and needed > memory:
         raise ResourceError(
-            f"a batch of {settings.batch_size} candidates with {settings.max_events} events needs about "
+            f"a batch of {settings.batch_size} candidates with {settings.max_events} events, and "
+            f"{a.id_buckets:,} vectors of ids, need about "
             f"{needed / 2**20:,.0f} MiB, and {memory / 2**20:,.0f} MiB may be used. Raise --memory, or lower "
             "--batch-size, --max-events or --dim"
         )
 
 
 def _fitting(
-    a: Architecture, settings: TrainingSettings, data: Dataset, tables: list[EmbeddingMatrix], buckets: Ints
+    a: Architecture,
+    settings: TrainingSettings,
+    data: Dataset,
+    tables: list[tuple[EmbeddingMatrix, bool]],
+    buckets: Ints,
 ) -> Fitting:
-    torch.manual_seed(settings.seed)
-    model = Model(a)
-    if a.whiten:
-        mean, whitening = _whitening(tables)
-        model.adapter.set_whitening(torch.from_numpy(mean), torch.from_numpy(whitening))
-
     def items(nums: Ints) -> Items:
         return item_block(tables, buckets, nums)
 
+    torch.manual_seed(settings.seed)
+    model = Model(a)
+    if a.whiten:
+        having = np.flatnonzero(np.all([table.with_vector for table, _ in tables], axis=0))
+        model.adapter.set_whitening(*_whitening(items, having))
     return Fitting(model, data, settings, items, len(buckets))
 
 
-def _whitening(tables: list[EmbeddingMatrix]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _whitening(items: Callable[[Ints], Items], having: Ints) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (V) and W (V, V) of the items that all tables have: (v − mean) W is uncorrelated, of variance 1."""
-    having = np.flatnonzero(np.all([table.with_vector for table in tables], axis=0))
-    step = -(-len(having) // _WHITENED_ITEMS) or 1
-    vectors = np.concatenate([table.vectors[table.slots[having[::step]]] for table in tables], axis=1)
-    mean = vectors.mean(0, dtype=np.float64)
-    centred = vectors - mean
-    variance, axes = np.linalg.eigh(centred.T @ centred / max(1, len(centred)))
-    scale = 1 / np.sqrt(np.maximum(variance, _SMALLEST * variance.max() + 1e-12))
-    return mean.astype(np.float32), (axes * scale).astype(np.float32)
+    if not len(having):
+        raise DataError("--whiten: no item of the job has a vector in every table; leave it out, or train on one table")
+    chosen = having[:: -(-len(having) // _WHITENED_ITEMS)]
+    blocks = [chosen[low : low + _BLOCK] for low in range(0, len(chosen), _BLOCK)]
+    mean = torch.stack([items(block).vectors.double().sum(0) for block in blocks]).sum(0) / len(chosen)
+    second = torch.zeros((len(mean), len(mean)), dtype=torch.float64)
+    for block in blocks:
+        x = items(block).vectors.double() - mean
+        second += x.T @ x / len(chosen)
+    variance, axes = torch.linalg.eigh(second)
+    scale = variance.clamp_min(_SMALLEST * float(variance.max()) + 1e-12).rsqrt()
+    return mean.float(), (axes * scale).float()
 
 
 class Checkpoint:
@@ -298,8 +318,12 @@ class Checkpoint:
     def save(self, fitting: Fitting) -> None:
         """Replace the file by one of now."""
         tensors, rest = fitting.state()
+        state = json.dumps({"job": self.job, "sha256": _tensor_digest(tensors), **rest})
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        save_file(tensors, temporary, {"state": json.dumps({"job": self.job, **rest})})
+        with temporary.open("wb") as file:
+            file.write(save(tensors, {"state": state}))
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(self.path)
 
     def restore(self, fitting: Fitting, watch: Watch) -> None:
@@ -310,10 +334,12 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as opened:
                 state = json.loads(opened.metadata()["state"])
-            job = state.pop("job")
+            job, tensors = state.pop("job"), load_file(self.path)
+            if state.pop("sha256") != _tensor_digest(tensors):
+                raise ValueError("its tensors were changed")
             others = [aspect for aspect, digest in self.job.items() if job[aspect] != digest]
             if not others:
-                fitting.restore(load_file(self.path), state)
+                fitting.restore(tensors, state)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(
                 f"{self.path}: cannot be gone on with ({str(error).splitlines()[0]}). Train again without --resume"
@@ -323,7 +349,16 @@ class Checkpoint:
                 f"{self.path}: is of another training: other {listing(others)}. Give what it was begun with, or train "
                 "again without --resume"
             )
+        if len(fitting.epochs) > fitting.settings.epochs:
+            raise SpecError(f"--epochs {fitting.settings.epochs}: {len(fitting.epochs)} are done already")
         watch.note(f"{self.path.parent}: going on in epoch {fitting.now.epoch + 1}, step {fitting.now.step + 1}")
+
+
+def _tensor_digest(tensors: dict[str, torch.Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def _digest(value: Any) -> str:
@@ -371,14 +406,15 @@ def _write(stage: Staged, output: Path, config: ModelConfig, fitting: Fitting) -
         "trained_until": config.trained_until,
         "rows": config.rows,
         "parameters": sum(parameter.numel() for parameter in fitting.parameters),
-        "best_epoch": best.epoch,
+        "best_epoch": best.epoch + 1,
         "valid_loss": best.valid_loss,
         "valid_auc": best.valid_auc,
         "seconds": round(sum(epoch.seconds for epoch in fitting.epochs), 3),
         "weights_sha256": config.weights_sha256,
     }
     stage.temporary(output / files.WEIGHTS).write_bytes(weights)
-    stage.json(output / files.METRICS, {**report, "model": output.name, "epochs": list(map(asdict, fitting.epochs))})
+    epochs = [{**asdict(epoch), "epoch": epoch.epoch + 1} for epoch in fitting.epochs]
+    stage.json(output / files.METRICS, {**report, "model": output.name, "epochs": epochs})
     stage.temporary(output / files.CURVES).write_text(page(config, fitting.epochs, best.epoch), encoding="utf-8")
     stage.json(output / files.CONFIG, files.config_json(config))
-    return {**report, "epochs": list(map(asdict, fitting.epochs))}
+    return {**report, "epochs": epochs}
