@@ -15,7 +15,6 @@ from extembed_cli.spec import Spec
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-
 _ROWS = 4096  # candidates looked at together
 
 

@@ -24,7 +24,7 @@ from extembed_cli.spec import Spec, time_text
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-VALID = 0.15  # of the candidates, the last by time, for early stopping
+_VALID = 0.15  # of the candidates, the last by time, for early stopping
 _SORTED_BATCHES = 20  # sorted by length together: little padding, and still at random
 
 
@@ -147,7 +147,7 @@ def _split(rows: Ints, times: Ints) -> tuple[Ints, Ints]:
     if not len(order):
         return order, order
     moments = times[rows[order]]
-    cut = np.sort(moments)[len(order) - max(1, round(VALID * len(order)))]
+    cut = np.sort(moments)[len(order) - max(1, round(_VALID * len(order)))]
     return order[moments < cut], order[moments >= cut]
 
 
@@ -163,10 +163,8 @@ def check(data: Dataset, *, inside_groups: bool) -> None:
         if len(np.unique(labels > 0)) < 2:
             what = "above 0" if labels[0] > 0 else "0"
             raise DataError(f"all {len(part):,} labels for {name} are {what}: there is nothing to learn")
-        if (
-            inside_groups
-            and not np.isfinite(metrics.group_aucs(labels, labels > 0, metrics.Groups.of(data.groups[part]))).any()
-        ):
+        requests = metrics.Groups.of(data.groups[part])
+        if inside_groups and np.isnan(metrics.group_aucs(labels, labels > 0, requests)).all():
             raise DataError(
                 f"--group: no request for {name} has candidates of both kinds, so there is nothing to rank. Name the "
                 "column that the candidates of one request share, or take --loss bce"

@@ -24,6 +24,7 @@ CHECKPOINT = "checkpoint.safetensors"
 """Of a training that is not done."""
 FILES = {CONFIG, WEIGHTS, METRICS, CURVES, CHECKPOINT}
 _CHECKSUM = "checksum"
+_AGAIN = "Restore the folder, or train again"
 
 
 def need_extra(*modules: str) -> None:
@@ -41,6 +42,12 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
 
 def _checksum(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a config in the folder is one of ours, whole or damaged; other libraries have files of that name."""
+    path = folder / CONFIG
+    return not path.exists() or _CHECKSUM.encode() in path.read_bytes()
 
 
 def read_config(folder: str) -> ModelConfig:
@@ -64,9 +71,6 @@ def read_config(folder: str) -> ModelConfig:
     if checksum != _checksum(data):
         raise InputError(f"{path}: was changed since it was written. {_AGAIN}")
     return config
-
-
-_AGAIN = "Restore the folder, or train again"
 
 
 def check_fits(folder: str, config: ModelConfig, spec: Spec) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 import extembed_cli
 from extembed_cli import signals
@@ -26,28 +24,27 @@ from extembed_cli.data.roles import read_codes, read_labels, read_times
 from extembed_cli.data.scratch import Scratch, scratch
 from extembed_cli.data.tables import Table
 from extembed_cli.engines import local
-from extembed_cli.errors import DataError, InputError, Problems, ResourceError, SpecError, listing
+from extembed_cli.errors import Problems, ResourceError, SpecError, listing
 from extembed_cli.features.neural import id_buckets, item_block
 from extembed_cli.features.shard import prepare
 from extembed_cli.job import RunOptions, digesting, load, open_all
 from extembed_cli.neural import folder as files
+from extembed_cli.neural.checkpoint import Checkpoint
 from extembed_cli.neural.config import Architecture, ModelConfig, TrainedTable, TrainingSettings
 from extembed_cli.neural.curves import page
 from extembed_cli.neural.dataset import Dataset, Labelled, build, check, newest
 from extembed_cli.neural.fitting import Fitting
 from extembed_cli.neural.model import Items, Model
+from extembed_cli.neural.whitening import whitening
 from extembed_cli.plan import Layout, layout, sample
 from extembed_cli.spec import ALL, Spec, time_us
 from extembed_cli.watch import Watch
 
 Ints = NDArray[np.int64]
 
-_BYTES_FOR_TORCH = 300 * 2**20
+_BYTES_FOR_LIBRARIES = 300 * 2**20
 _FLOATS_PER_EVENT = 40  # of the model's length, while a batch is learned from (measured)
 _COPIES = 8  # of the weights: gradient, two of Adam, the best, and a checkpoint of them
-_BLOCK = 4096  # items at a time
-_WHITENED_ITEMS = 100_000  # that the covariance is taken of
-_SMALLEST = 1e-3  # variance against the largest: what is less is noise, and is not blown up
 _FEWEST_BUCKETS, _MOST_BUCKETS = 2**10, 2**20
 
 
@@ -80,7 +77,7 @@ def train_job(
         labelled = _labelled(spec, settings, inputs.candidates, watch)
         usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
         digests = stack.enter_context(digesting(inputs, {}, {}))
-        memory = None if how.memory is None else how.memory - _BYTES_FOR_TORCH
+        memory = None if how.memory is None else how.memory - _BYTES_FOR_LIBRARIES
         cut = how.cut or layout(spec, inputs, how.workers, memory)
         place = stack.enter_context(_scratch(how, output, cut))
         mapped = stack.enter_context(local.threads(how.workers))
@@ -205,18 +202,17 @@ def _device(name: str) -> str:
 
 
 def _check_folder(output: Path) -> None:
-    if output.exists() and not output.is_dir():
+    """Refuse a folder that holds something else, such as a model that is not ours."""
+    if not output.exists():
+        return
+    if not output.is_dir():
         raise SpecError(f"{output}: is a file; a model is a folder")
-    others = (
-        [path.name for path in output.iterdir() if path.name.lstrip(".").split(".")[0] not in _STEMS]
-        if (output.exists())
-        else []
-    )
+    stems = {Path(name).stem for name in files.FILES}
+    others = [path.name for path in output.iterdir() if path.name.lstrip(".").split(".")[0] not in stems]
+    if not others and not files.is_ours(output):
+        others = [files.CONFIG]
     if others:
         raise SpecError(f"{output}: this folder holds something else ({listing(sorted(others))}); name a new one")
-
-
-_STEMS = {Path(name).stem for name in files.FILES}
 
 
 def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch) -> Labelled:
@@ -264,7 +260,7 @@ def _buckets(items: int) -> int:
 
 def _check_memory(a: Architecture, settings: TrainingSettings, memory: int | None) -> None:
     batch = settings.batch_size * settings.max_events * a.dim * _FLOATS_PER_EVENT
-    needed = _BYTES_FOR_TORCH + 4 * (batch + _COPIES * a.id_buckets * a.dim)
+    needed = _BYTES_FOR_LIBRARIES + 4 * (batch + _COPIES * a.id_buckets * a.dim)
     if memory is not None and needed > memory:
         raise ResourceError(
             f"a batch of {settings.batch_size} candidates with {settings.max_events} events, and "
@@ -288,81 +284,8 @@ def _fitting(
     model = Model(a)
     if a.whiten:
         having = np.flatnonzero(np.all([table.with_vector for table, _ in tables], axis=0))
-        model.adapter.set_whitening(*_whitening(items, having))
+        model.adapter.set_whitening(*whitening(items, having))
     return Fitting(model, data, settings, items, len(buckets))
-
-
-def _whitening(items: Callable[[Ints], Items], having: Ints) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (V) and W (V, V) of the items that all tables have: (v − mean) W is uncorrelated, of variance 1."""
-    if not len(having):
-        raise DataError("--whiten: no item of the job has a vector in every table; leave it out, or train on one table")
-    chosen = having[:: -(-len(having) // _WHITENED_ITEMS)]
-    blocks = [chosen[low : low + _BLOCK] for low in range(0, len(chosen), _BLOCK)]
-    mean = torch.stack([items(block).vectors.double().sum(0) for block in blocks]).sum(0) / len(chosen)
-    second = torch.zeros((len(mean), len(mean)), dtype=torch.float64)
-    for block in blocks:
-        x = items(block).vectors.double() - mean
-        second += x.T @ x / len(chosen)
-    variance, axes = torch.linalg.eigh(second)
-    scale = variance.clamp_min(_SMALLEST * float(variance.max()) + 1e-12).rsqrt()
-    return mean.float(), (axes * scale).float()
-
-
-class Checkpoint:
-    """A training between two steps, in one file: its tensors, and the rest beside them."""
-
-    def __init__(self, path: Path, job: dict[str, Any]) -> None:
-        self.path = path
-        self.job = {aspect: _digest(value) for aspect, value in job.items()}
-
-    def save(self, fitting: Fitting) -> None:
-        """Replace the file by one of now."""
-        tensors, rest = fitting.state()
-        state = json.dumps({"job": self.job, "sha256": _tensor_digest(tensors), **rest})
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            file.write(save(tensors, {"state": state}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-
-    def restore(self, fitting: Fitting, watch: Watch) -> None:
-        """Take up what was saved of the same job."""
-        if not self.path.exists():
-            watch.note(f"{self.path.parent}: there is no training to go on with; starting one")
-            return
-        try:
-            with safe_open(self.path, framework="pt") as opened:
-                state = json.loads(opened.metadata()["state"])
-            job, tensors = state.pop("job"), load_file(self.path)
-            if state.pop("sha256") != _tensor_digest(tensors):
-                raise ValueError("its tensors were changed")
-            others = [aspect for aspect, digest in self.job.items() if job[aspect] != digest]
-            if not others:
-                fitting.restore(tensors, state)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise InputError(
-                f"{self.path}: cannot be gone on with ({str(error).splitlines()[0]}). Train again without --resume"
-            ) from None
-        if others:
-            raise SpecError(
-                f"{self.path}: is of another training: other {listing(others)}. Give what it was begun with, or train "
-                "again without --resume"
-            )
-        if len(fitting.epochs) > fitting.settings.epochs:
-            raise SpecError(f"--epochs {fitting.settings.epochs}: {len(fitting.epochs)} are done already")
-        watch.note(f"{self.path.parent}: going on in epoch {fitting.now.epoch + 1}, step {fitting.now.step + 1}")
-
-
-def _tensor_digest(tensors: dict[str, torch.Tensor]) -> str:
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        sha.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
-    return sha.hexdigest()
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _fit(fitting: Fitting, checkpoint: Checkpoint, watch: Watch) -> None:
