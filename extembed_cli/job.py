@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ from extembed_cli.data.parts import Vectors
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch
 from extembed_cli.engines import local
 from extembed_cli.errors import Problems, SpecError
-from extembed_cli.features.neural import digests as model_digests
-from extembed_cli.features.neural import item_vectors
+from extembed_cli.features import neural
 from extembed_cli.features.shard import Shared, output_columns, prepare
 from extembed_cli.mapping import Mapping
 from extembed_cli.memory import give_back
@@ -178,10 +178,11 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         if problems.errors:  # the rest is looked at too, and then nothing is computed
             load(spec, watch, opened, problems, sample(opened))
         inputs = opened.complete(spec)
+        models = neural.digests(spec)
         steps = work(spec, inputs)
         watch.total(steps.total)
         cache = VectorCache(options.cache, spec, inputs.embeddings) if options.cache else None
-        digests = stack.enter_context(digesting(inputs, cache.digests if cache else {}, model_digests(spec)))
+        digests = stack.enter_context(digesting(inputs, cache.digests if cache else {}, models))
         cut = options.cut or layout(spec, inputs, options.workers, options.memory, cached=cache is not None)
         place = stack.enter_context(_scratch(spec, options, cut, digests, watch))
         cut = Layout(**place.cut) if place else cut
@@ -193,6 +194,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         with watch.timing("write") as cost:
             report = _write(spec, stage, loaded, shared, made, digests.result(), mapped, steps, watch)
             inputs.check_unchanged()
+            neural.check_unchanged(spec, models)
             cost.add(rows=loaded.asked.rows, bytes=sum(path.stat().st_size for path in stage.files))
         report |= {
             "started": started.isoformat(timespec="seconds"),
@@ -273,7 +275,7 @@ def _scratch(
         return {
             "another spec": [spec.meaning(), files],
             "other inputs": digests.result(),
-            "another version": _versions(),
+            "another version": _versions(spec),
         }
 
     with scratch(
@@ -292,10 +294,12 @@ def _scratch(
         yield place
 
 
-def _versions() -> dict[str, str]:
+def _versions(spec: Spec) -> dict[str, str]:
     """What may change a bit of the result or the hash of a user."""
     blas = [str(library.get("architecture")) for library in threadpool_info()]
     found = {module.__name__: module.__version__ for module in (extembed_cli, np, pl, pa)}
+    if spec.neural:
+        found["torch"] = version("torch")
     return {**found, "blas": ", ".join(blas)}
 
 
@@ -356,23 +360,6 @@ def _write(
                 metadata={**about, "as_of_us": loaded.vectors_as_of, "meaning": model.meaning},
             )
             vectors.append({"path": path, "rows": len(found.users), "sha256": written})
-    items = []
-    for path, scorer in item_vectors(spec, shared.scorers).items():
-        with writing(Path(path)):
-            having = np.any([shared.with_vector[name][:-1] for name in scorer.config.tables], axis=0)
-            ids = loaded.vocabulary.filter(pl.Series(having))
-            sources = [(loaded.inputs.embeddings[n], spec.embedding_column(n, "item")) for n in scorer.config.tables]
-            written = write_vectors(
-                stage,
-                Path(path),
-                "item_id",
-                keys.as_stored(ids, *sources[0]) if len(sources) == 1 else keys.narrowed(ids).to_arrow(),
-                iter([scorer.adapted.numpy()[:-1][having]]),
-                dim=scorer.config.architecture.dim,
-                with_bias=False,
-                metadata={**about, "meaning": "what a user's vector of the same model is multiplied with"},
-            )
-            items.append({"path": path, "rows": len(ids), "sha256": written})
     return {
         "version": about["version"],
         "output": spec.output,
@@ -382,10 +369,34 @@ def _write(
         "columns": len(columns),
         "column_names": [c["name"] for c in columns],
         "user_vectors": vectors,
-        "item_vectors": items,
+        "item_vectors": _write_item_vectors(spec, stage, loaded, shared, about),
         "digests": digests,
         "spec": about["spec"],
     }
+
+
+def _write_item_vectors(
+    spec: Spec, stage: Staged, loaded: Loaded, shared: Shared, about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Stage the vectors that neural models have of the tables' items; the part of the report that describes them."""
+    written = []
+    for path, scorer in neural.item_vectors(spec, shared.scorers).items():
+        having = np.any([shared.with_vector[name][:-1] for name in scorer.config.tables], axis=0)
+        ids = loaded.vocabulary.filter(pl.Series(having))
+        sources = [(loaded.inputs.embeddings[n], spec.embedding_column(n, "item")) for n in scorer.config.tables]
+        with writing(Path(path)):
+            digest = write_vectors(
+                stage,
+                Path(path),
+                "item_id",
+                keys.as_stored(ids, *sources[0]) if len(sources) == 1 else keys.narrowed(ids).to_arrow(),
+                iter([scorer.adapted.numpy()[:-1][having]]),
+                dim=scorer.config.architecture.dim,
+                with_bias=False,
+                metadata={**about, "meaning": "what a user's vector of the same model is multiplied with"},
+            )
+        written.append({"path": path, "rows": len(ids), "sha256": digest})
+    return written
 
 
 @contextmanager

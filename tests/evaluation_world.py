@@ -12,7 +12,7 @@ from conftest import timestamps, vectors
 from extembed_cli.job import RunOptions, Watch, run_job
 from extembed_cli.spec_loading import load_spec
 
-SPEC = """
+TABLES = """
 interactions = "interactions.parquet"
 candidates = "candidates.parquet"
 output = "features.parquet"
@@ -22,6 +22,8 @@ path = "text.parquet"
 where = "liked"
 [histories.disliked]
 where = "NOT liked"
+"""
+GROUPS = """
 [[aggregate]]
 half_lives = ["30d"]
 percentiles = [50, 90]
@@ -58,7 +60,7 @@ def make_features(
     day = np.array([f"{u}/{t // 86_400_000_000 // 15}" for u, t in zip(user, time, strict=True)])
     write("candidates", **rows, **own, label=liked.astype(np.int8), grade=grade, request=day)
     write("text", item_id=np.arange(items), embedding=vectors(table))
-    (folder / "spec.toml").write_text(SPEC)
+    (folder / "spec.toml").write_text(TABLES + GROUPS)
     spec = load_spec(folder / "spec.toml")
     run_job(spec, RunOptions(workers=1), Watch())
     return Path(str(spec.output))

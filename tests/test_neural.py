@@ -16,9 +16,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import EXTEMBED, Ran, extembed
-from evaluation_world import make_features
+from evaluation_world import TABLES, make_features
 
 from extembed_cli.data.histories import Candidates, History
+from extembed_cli.errors import DataError
+from extembed_cli.features import neural
 from extembed_cli.features.neural_rows import examples
 from extembed_cli.job import RunOptions, run_job
 from extembed_cli.neural.config import TrainingSettings
@@ -27,24 +29,13 @@ from extembed_cli.plan import Layout
 from extembed_cli.spec_loading import build_spec, load_spec
 from extembed_cli.watch import Watch
 
-SPEC = """
-interactions = "interactions.parquet"
-candidates = "candidates.parquet"
-output = "scored.parquet"
-[embeddings.text]
-path = "text.parquet"
-[histories.liked]
-where = "liked"
-[histories.disliked]
-where = "NOT liked"
-"""
 GROUP = '[[neural]]\nmodel = "model"\n'
 QUICK = ("--epochs", "2", "--max-events", "20", "--dim", "8", "--device", "cpu", "--workers", "1", "-q")
 
 
 def write_spec(folder: Path, *more: str) -> Path:
     path = folder / "spec.toml"
-    path.write_text(SPEC + "\n".join(more))
+    path.write_text(TABLES + "\n".join(more))
     return path
 
 
@@ -87,7 +78,7 @@ def copy(world: Path, tmp_path: Path) -> Path:
 
 def scored(folder: Path, *args: str) -> pl.DataFrame:
     extembed("run", folder / "spec.toml", "-q", *args).ok()
-    return pl.read_parquet(folder / "scored.parquet")
+    return pl.read_parquet(folder / "features.parquet")
 
 
 # --- what comes out ----------------------------------------------------------------------------------
@@ -115,16 +106,16 @@ def test_the_folder_has_what_a_model_is(world: Path) -> None:
 
 
 def test_the_score_stands_beside_the_other_features(world: Path) -> None:
-    found = pl.read_parquet(world / "scored.parquet")
+    found = pl.read_parquet(world / "features.parquet")
     assert found.columns[-1] == "neural_score"
     assert found["neural_score"].dtype == pl.Float32
-    about = json.loads(pq.read_schema(world / "scored.parquet").metadata[b"extembed"])
+    about = json.loads(pq.read_schema(world / "features.parquet").metadata[b"extembed"])
     column = about["columns"][-1]
     assert column["technique"] == "neural"
     assert column["trained_until"] == json.loads((world / "model" / "config.json").read_text())["trained_until"]
     assert str(world) not in json.dumps(about)
     assert "models" in about["inputs"]
-    report = json.loads((world / "scored.parquet.run.json").read_text())
+    report = json.loads((world / "features.parquet.run.json").read_text())
     assert report["seconds_by_technique"]["neural"] > 0
     assert any("not newer than what a neural model was trained on" in message for message in report["warnings"])
     later = found.filter(pl.col("timestamp") >= pl.lit(until(world)).str.to_datetime())
@@ -146,12 +137,12 @@ def test_rows_without_events_or_item_have_no_score(copy: Path) -> None:
 
 def test_evaluate_leaves_out_what_the_model_has_seen(world: Path, tmp_path: Path) -> None:
     done = extembed(
-        "evaluate", world / "scored.parquet", "--label", "label", "--baseline", "popularity", "--seeds", "1",
+        "evaluate", world / "features.parquet", "--label", "label", "--baseline", "popularity", "--seeds", "1",
         "--resamples", "100", "-o", tmp_path / "report", "--json",
     ).ok()  # fmt: skip
     report = done.json
     assert [rung["step"] for rung in report["ladder"]] == ["baseline", "counters", "aggregate", "neural"]
-    rows = pl.read_parquet(world / "scored.parquet")
+    rows = pl.read_parquet(world / "features.parquet")
     moment = json.loads((world / "model" / "config.json").read_text())["trained_until"]
     seen = (
         rows["timestamp"] <= pl.Series([moment]).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)[0]
@@ -169,7 +160,7 @@ def test_scores_are_the_same_on_any_workers_and_memory(world: Path, tmp_path: Pa
     cut = load_spec(world / "spec.toml", output=str(tmp_path / "cut.parquet"))
     report = run_job(cut, RunOptions(workers=3, cut=Layout(shards=5, mapped=True)), Watch())
     assert report["shards"] == 5
-    assert alone.read_bytes() == (tmp_path / "cut.parquet").read_bytes() == (world / "scored.parquet").read_bytes()
+    assert alone.read_bytes() == (tmp_path / "cut.parquet").read_bytes() == (world / "features.parquet").read_bytes()
 
 
 def test_one_seed_makes_one_model(copy: Path) -> None:
@@ -406,7 +397,7 @@ def test_a_model_that_does_not_fit_is_told(copy: Path, case: str) -> None:
     change, code, told = REFUSED[case]
     change(copy)
     extembed("run", copy / "spec.toml", "-q").failed(code, *told)
-    assert not (copy / "scored.parquet").exists()
+    assert not (copy / "features.parquet").exists()
 
 
 @pytest.mark.parametrize(
@@ -424,7 +415,8 @@ def test_a_model_that_does_not_fit_is_told(copy: Path, case: str) -> None:
         (("--encoder", "gru", "--user-vectors", "users.csv"), 2, "end in .parquet"),
         (("--device", "warp"), 2, "--device warp"),
         (("--set", 'as_of="2030-01-01"'), 2, "as_of"),
-        (("--memory", "430MiB"), 5, "--memory"),
+        (("--memory", "390MiB"), 5, "--memory"),
+        (("--memory", "1GiB", "--batch-size", "100000"), 5, "lower --batch-size"),
     ],
 )
 def test_what_cannot_be_trained_is_told(copy: Path, args: tuple[str, ...], code: int, told: str) -> None:
@@ -442,6 +434,36 @@ def test_a_folder_with_other_things_is_not_written_to(copy: Path) -> None:
     (copy / "new").mkdir()
     (copy / "new" / "thesis.doc").touch()
     train(copy, model="new").failed(2, "holds something else (thesis.doc)")
+
+
+def test_a_model_of_another_library_is_not_written_over(copy: Path) -> None:
+    (copy / "other").mkdir()
+    (copy / "other" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    (copy / "other" / "model.safetensors").write_bytes(b"theirs")
+    train(copy, model="other").failed(2, "holds something else (config.json)")
+    assert weights(copy, "other") == b"theirs"
+
+
+def test_a_model_that_changes_during_a_run_is_told(copy: Path) -> None:
+    spec = load_spec(copy / "spec.toml")
+    before = neural.digests(spec)
+    neural.check_unchanged(spec, before)
+    train(copy, "--seed", "7").ok()
+    with pytest.raises(DataError, match="changed while the job was reading it"):
+        neural.check_unchanged(spec, before)
+
+
+def test_a_spec_of_vectors_alone_is_checked_too(copy: Path) -> None:
+    train(copy, "--encoder", "mean", "--epochs", "1").ok()
+    text = TABLES.replace('candidates = "candidates.parquet"', "").replace('output = "features.parquet"', "")
+    (copy / "spec.toml").write_text(text + GROUP + 'user_vectors = "users.parquet"\n')
+    extembed("check", copy / "spec.toml").ok()
+    planned = extembed("run", copy / "spec.toml", "--dry-run", "--json").ok().json
+    assert planned["user_vectors"] == [str(copy / "users.parquet")]
+    (copy / "spec.toml").write_text(
+        text.replace("embeddings.text", "embeddings.words") + GROUP + 'user_vectors = "u.parquet"'
+    )
+    extembed("check", copy / "spec.toml").failed(2, "`text`, which the spec does not have")
 
 
 def test_the_extra_is_named_where_it_is_missing(copy: Path) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extembed_cli.features.neural import as_rows, fixed_batches
 from extembed_cli.features.neural_rows import Examples
+from extembed_cli.features.neural_scores import as_rows, fixed_batches
 from extembed_cli.neural.config import Architecture, TrainingSettings
 from extembed_cli.neural.dataset import Dataset
 from extembed_cli.neural.fitting import Fitting, softmax_loss

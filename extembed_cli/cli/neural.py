@@ -137,7 +137,7 @@ def train(
     """
     from pydantic import ValidationError
 
-    from extembed_cli.neural.config import TrainingSettings
+    from extembed_cli.neural.config import Architecture, TrainingSettings
     from extembed_cli.neural.folder import need_extra
     from extembed_cli.spec_loading import load_spec
 
@@ -145,13 +145,6 @@ def train(
     _known("--loss", loss, _LOSSES)
     if dim % 4:
         raise SpecError(f"--dim {dim}: has to be a multiple of 4")
-    reads_candidate = encoder == "attention" or (encoder == "transformer" and candidate)
-    if (user_vectors or item_vectors) and reads_candidate:
-        flag = "--user-vectors" if user_vectors else "--item-vectors"
-        raise SpecError(
-            f"{flag}: the encoder `{encoder}` reads the candidate, so users have no vectors; take --encoder mean, gru, "
-            "or transformer --no-candidate"
-        )
     paths = [str(path) for path in (user_vectors, item_vectors) if path]
     if len(set(paths)) < len(paths) or not all(path.endswith(".parquet") for path in paths):
         raise SpecError(
@@ -173,9 +166,6 @@ def train(
         )
     except ValidationError as error:
         raise SpecError("\n".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-    need_extra("altair", "vl_convert")
-    from extembed_cli.neural.training import train_job
-
     layers: dict[str, Any] = {
         "encoder": encoder,
         "dim": dim,
@@ -183,6 +173,12 @@ def train(
         "whiten": whiten,
         "candidate": candidate,
     }
+    if user_vectors or item_vectors:
+        flag = "--user-vectors" if user_vectors else "--item-vectors"
+        Architecture(widths=(), histories=0, **layers).check_vectors(flag)
+    need_extra("altair", "vl_convert")
+    from extembed_cli.neural.training import train_job
+
     how = console.run_options(workers, memory, wait, scratch, None, False)
     with console.watching(quiet, verbose) as watch:
         report = train_job(loaded, settings, layers, id_embedding, str(model), how, resume, watch)

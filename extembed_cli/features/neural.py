@@ -1,39 +1,18 @@
-"""Technique 3: the score of a trained model that reads the history as frozen item embeddings."""
+"""Technique 3, the score of a trained model that reads the history: what a spec asks for. No torch is needed here."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
-
-from extembed_cli.data.batches import padded
-from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.data.histories import Candidates, History
-from extembed_cli.errors import SpecError
+from extembed_cli.errors import DataError
 from extembed_cli.features.columns import Column
-from extembed_cli.features.neural_rows import Examples, PaddedRows, examples
-from extembed_cli.mapping import Mapping
 from extembed_cli.neural import folder
-from extembed_cli.neural.config import ModelConfig
-from extembed_cli.spec import NeuralSpec, Spec, time_us
+from extembed_cli.spec import NeuralSpec, Spec
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from extembed_cli.neural.model import Items, Model, Rows
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-
-_BLOCK = 1024  # items adapted at a time: a fixed size, so that the bits of each are fixed
-_EVENTS = 8192  # of a batch: so few that its tensors stay near the processor's cache
-_FEWEST_ROWS = 16
+    from extembed_cli.features.neural_scores import Scorer
 
 
 @dataclass(frozen=True)
@@ -87,190 +66,7 @@ def digests(spec: Spec) -> dict[str, dict[str, str]]:
     return {"models": models} if models else {}
 
 
-# --- shared state ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Scorer:
-    """A model, and the items of the job as it sees them."""
-
-    config: ModelConfig
-    model: Model
-    adapted: Tensor
-    """(items + 1, D); the last stands for every item that is null"""
-    with_bias: ClassVar[bool] = True
-
-    @property
-    def dim(self) -> int:
-        """Of a user's vector, with the bias."""
-        return self.config.architecture.dim + 1
-
-    @property
-    def trained_until_us(self) -> int:
-        """Time of the newest candidate that it has seen."""
-        return time_us(self.config.trained_until)
-
-    @property
-    def meaning(self) -> str:
-        return f"logit of `{self.config.settings.label}` = embedding · the model's vector of the item + bias"
-
-    def original(self, vectors: Floats) -> Floats:
-        """Vectors of users as they are written."""
-        return vectors
-
-
-def prepare_scorer(
-    spec: Spec, group: NeuralSpec, embeddings: dict[str, EmbeddingMatrix], vocabulary: pl.Series, mapped: Mapping
-) -> Scorer:
-    """Load a model, and adapt the items once."""
-    config = folder.read_config(group.model)
-    folder.check_fits(group.model, config, spec)
-    if config.architecture.reads_candidate and (group.user_vectors or group.item_vectors):
-        raise SpecError(
-            f"{group.model}: a model with the encoder `{config.architecture.encoder}` reads the candidate, so its "
-            "users have no vectors. Train one with --encoder mean, gru, or transformer --no-candidate"
-        )
-    model = folder.load_model(group.model, config)
-    import torch  # noqa: PLC0415  an extra, and slow to import
-
-    torch.set_num_threads(1)  # as many batches as there are workers are scored at once
-    for name in config.tables:
-        folder.check_dim(group.model, config, name, embeddings[name].vectors.shape[1])
-    tables = [(embeddings[name], table.normalize) for name, table in config.tables.items()]
-    buckets = id_buckets(vocabulary, config.architecture.id_buckets)
-    adapted = torch.empty((len(vocabulary) + 1, config.architecture.dim))
-
-    def adapt(low: int) -> None:
-        nums = np.minimum(np.arange(low, low + _BLOCK), len(vocabulary))
-        with torch.inference_mode():
-            made = model.adapter(item_block(tables, buckets, nums))
-            adapted[low : low + _BLOCK] = made[: len(adapted) - low]
-
-    for _ in mapped(adapt, range(0, len(adapted), _BLOCK)):
-        pass
-    return Scorer(config, model, adapted)
-
-
-def id_buckets(vocabulary: pl.Series, buckets: int) -> Ints:
-    """(items + 1) a bucket for each id by its text, the same in every job; 0 for a null item, and without buckets."""
-    found = np.zeros(len(vocabulary) + 1, np.int64)
-    if buckets:
-        for num, item in enumerate(vocabulary.to_list()):
-            text = item if isinstance(item, bytes) else str(item).encode()
-            found[num] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) % buckets
-    return found
-
-
-def item_block(tables: Sequence[tuple[EmbeddingMatrix, bool]], buckets: Ints, nums: Ints) -> Items:
-    """Vectors of all tables side by side, of norm 1 where a table says so, and hashes of the ids, of some items."""
-    import torch  # noqa: PLC0415
-
-    from extembed_cli.neural.model import Items  # noqa: PLC0415
-
-    vectors, known = [], []
-    for table, normalized in tables:
-        at = table.slots[nums]
-        scale = 1.0 if normalized else table.norms[at, None]
-        vectors.append((table.vectors[at] * scale).astype(np.float32, copy=False))
-        known.append(at != table.missing)
-    side_by_side, knowns = np.concatenate(vectors, axis=1), np.stack(known, axis=1)
-    return Items(torch.from_numpy(side_by_side), torch.from_numpy(knowns), torch.from_numpy(buckets[nums]))
-
-
-# --- batch -> columns --------------------------------------------------------------------------------
-
-
-def as_rows(rows: PaddedRows) -> Rows:
-    """As the model takes them."""
-    import torch  # noqa: PLC0415
-
-    from extembed_cli.neural.model import Rows  # noqa: PLC0415
-
-    return Rows(
-        torch.from_numpy(rows.candidates.astype(np.int64)),
-        torch.from_numpy(rows.events.astype(np.int64)),
-        torch.from_numpy(rows.members),
-        torch.from_numpy(rows.ages),
-    )
-
-
-class NeuralShard:
-    """Scores of the candidates of a shard: null where no event is visible, or the item is null."""
-
-    def __init__(
-        self, spec: Spec, scorer: Scorer, history: History, asked: Candidates, *, with_vectors: bool = False
-    ) -> None:
-        config = scorer.config
-        self.scorer = scorer
-        self.seen = examples(spec, list(config.histories), config.settings.max_events, history, asked)
-        self.score = np.full(len(asked.rows), np.nan, np.float32)
-        self.with_vectors = with_vectors
-        self.vectors = np.full((len(asked.rows) if with_vectors else 0, scorer.dim), np.nan, np.float32)
-        """(U, D + 1) by candidate, the bias last; NaN where no event is visible."""
-        reads = self.seen.lengths > 0
-        if config.architecture.reads_candidate:
-            self.leaders = np.flatnonzero(reads & (asked.items >= 0))
-        else:  # candidates of one user and time share a state: that of the first
-            again = (np.diff(asked.users, prepend=-1) == 0) & (np.diff(asked.times, prepend=0) == 0)
-            self.request = np.cumsum(~again) - 1
-            self.leaders = np.flatnonzero(reads & ~again)
-            self.followers = np.append(np.flatnonzero(~again), len(again))
-
-    def tasks(self) -> Iterator[Callable[[], int]]:
-        """Pieces of work; each returns how many candidates it scored."""
-        run = self._candidates if self.scorer.config.architecture.reads_candidate else self._requests
-        for chosen, length in fixed_batches(self.leaders, self.seen.lengths):
-            yield partial(run, chosen, length)
-
-    def _candidates(self, chosen: Ints, length: int) -> int:
-        import torch  # noqa: PLC0415
-
-        with torch.inference_mode():
-            rows = as_rows(self.seen.padded(chosen, length))
-            self.score[chosen] = self.scorer.model(self.scorer.adapted, rows).numpy()
-        return len(np.unique(chosen))
-
-    def _requests(self, chosen: Ints, length: int) -> int:
-        vectors, bias = user_vectors(self.scorer, self.seen, chosen, length)
-        leaders, place = np.unique(chosen, return_index=True)
-        if self.with_vectors:
-            self.vectors[leaders] = np.concatenate([vectors[place], bias[place, None]], axis=1)
-            return len(leaders)
-        request = self.request[leaders]
-        first, last = self.followers[request], self.followers[request + 1]
-        owner = np.repeat(place, last - first)
-        mine = np.repeat(first - np.cumsum(last - first) + (last - first), last - first) + np.arange(len(owner))
-        for low in range(0, len(mine), _EVENTS):
-            at, of = mine[low : low + _EVENTS], owner[low : low + _EVENTS]
-            items = self.seen.items[at]
-            score = np.einsum("nd,nd->n", vectors[of], self.scorer.adapted.numpy()[items]) + bias[of]
-            self.score[at] = np.where(items >= 0, score, np.float32(np.nan))
-        return len(mine)
-
-
-def user_vectors(scorer: Scorer, seen: Examples, chosen: Ints, length: int) -> tuple[Floats, Floats]:
-    """Vectors (B, D) and biases (B) of the users of some candidates: score = vector · adapted item + bias."""
-    import torch  # noqa: PLC0415
-
-    with torch.inference_mode():
-        states = scorer.model.state(scorer.adapted, as_rows(seen.padded(chosen, length)))
-        vectors, bias = scorer.model.user_vectors(states)
-    return vectors.numpy(), bias.numpy()
-
-
-def fixed_batches(chosen: Ints, lengths: Ints) -> Iterator[tuple[Ints, int]]:
-    """Candidates (B) of one padded length together, the longest first; the last batch repeats its last candidate.
-
-    The shape of a batch depends on the length alone, so that no score depends on who shares it.
-    """
-    length = padded(lengths[chosen])
-    order = chosen[np.argsort(-length, kind="stable")]
-    length = np.sort(length)[::-1]
-    cuts = np.flatnonzero(np.diff(length)) + 1
-    for group, size in zip(np.split(order, cuts), np.split(length, cuts), strict=True):
-        if not len(group):
-            continue
-        L = int(size[0])
-        B = max(_FEWEST_ROWS, _EVENTS // L // _FEWEST_ROWS * _FEWEST_ROWS)
-        for at in range(0, len(group), B):
-            yield group[np.minimum(np.arange(at, at + B), len(group) - 1)], L
+def check_unchanged(spec: Spec, before: dict[str, dict[str, str]]) -> None:
+    """Refuse models that were trained again while the job was reading them."""
+    if digests(spec) != before:
+        raise DataError("a neural model changed while the job was reading it. Run again; the old output is untouched")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -29,11 +29,15 @@ from extembed_cli.features.bases import Basis, gramian, make_basis
 from extembed_cli.features.columns import Column, Statistic, Technique
 from extembed_cli.features.dual import Estimate, Fit, Model
 from extembed_cli.features.dual_shard import DualShard, Solves
-from extembed_cli.features.neural import NeuralShard, Scorer, Trained
+from extembed_cli.features.neural import Trained
 from extembed_cli.features.visibility import in_own_history, visible, visible_end
 from extembed_cli.mapping import Mapping
+from extembed_cli.neural.folder import need_extra
 from extembed_cli.spec import Spec
 from extembed_cli.watch import Cost
+
+if TYPE_CHECKING:
+    from extembed_cli.features.neural_scores import NeuralShard, Scorer
 
 _DTYPES = {"UInt32": np.uint32, "Float32": np.float32}
 
@@ -158,12 +162,22 @@ def prepare(
                 embeddings[name] = matrix.of_used_items(folder)
             models |= made
     problems.raise_any()
-    scorers: dict[Trained, Scorer] = {}
-    for group in spec.neural:
-        scorers[neural.trained(group)] = neural.prepare_scorer(spec, group, embeddings, vocabulary, mapped)
+    scorers = _scorers(spec, embeddings, vocabulary, mapped)
     vector_files: dict[str, Model | Scorer] = {path: models[fit] for path, fit in dual.vector_files(spec).items()}
     vector_files |= {path: scorers[trained] for path, trained in neural.vector_files(spec).items()}
     return Shared(output_columns(spec), embeddings, models, scorers, vector_files)
+
+
+def _scorers(
+    spec: Spec, embeddings: dict[str, EmbeddingMatrix], vocabulary: pl.Series, mapped: Mapping
+) -> dict[Trained, Scorer]:
+    """The trained models of the spec; only where there are any is torch imported, an extra and slow."""
+    if not spec.neural:
+        return {}
+    need_extra()
+    from extembed_cli.features.neural_scores import prepare_scorer  # noqa: PLC0415
+
+    return {neural.trained(group): prepare_scorer(spec, group, embeddings, vocabulary, mapped) for group in spec.neural}
 
 
 def _models(
@@ -245,18 +259,18 @@ def compute_shard(
             found.update({Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd})
             yield from dual_tasks(shard)
         for trained in asked:
-            scored = NeuralShard(spec, shared.scorers[trained], history, candidates)
+            scored = shared.scorers[trained].shard(spec, history, candidates)
             found[trained] = scored.score
             yield from _neural_tasks(scored, share)
         for path, model in shared.vector_files.items():
-            if isinstance(model, Scorer):
-                states = NeuralShard(spec, model, history, users, with_vectors=True)
-                yield from _neural_tasks(states, share * rows / max(1, len(users.rows)))
-                vectors[path] = states.vectors
-            else:
+            if isinstance(model, Model):
                 fitted = DualShard(spec, model, history, users, with_vectors=True)
                 yield from dual_tasks(fitted)
                 vectors[path] = fitted.vectors
+            else:
+                states = model.shard(spec, history, users, with_vectors=True)
+                yield from _neural_tasks(states, share * rows / max(1, len(users.rows)))
+                vectors[path] = states.vectors
 
     done = Done()
     for each in mapped(lambda task: task(), tasks()):

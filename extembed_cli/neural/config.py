@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from extembed_cli.errors import SpecError
 from extembed_cli.spec import HistorySpec, Time
 
 AGE_BUCKETS = 64  # half octaves of seconds: the last begins at 68 years
@@ -51,6 +52,14 @@ class Architecture(_Part):
     def reads_candidate(self) -> bool:
         """Whether the state is of a user and a candidate; else it is of the user alone, and can be a vector."""
         return self.encoder == "attention" or (self.encoder == "transformer" and self.candidate)
+
+    def check_vectors(self, where: str) -> None:
+        """Refuse to make vectors of users that there are not; `where` is the folder or the flag that asks for them."""
+        if self.reads_candidate:
+            raise SpecError(
+                f"{where}: the encoder `{self.encoder}` reads the candidate, so users have no vectors. Train with "
+                "--encoder mean, gru, or transformer --no-candidate"
+            )
 
 
 class TrainedTable(_Part):

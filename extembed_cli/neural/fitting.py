@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from extembed_cli.errors import DataError
-from extembed_cli.features.neural import as_rows, fixed_batches
+from extembed_cli.features.neural_scores import as_rows, fixed_batches
 from extembed_cli.kernels import metrics
 from extembed_cli.neural.config import TrainingSettings
 from extembed_cli.neural.dataset import Dataset

@@ -6,7 +6,7 @@ import hashlib
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -14,17 +14,13 @@ from extembed_cli.errors import InputError, Problems, SpecError, listing
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.spec import HistorySpec, Spec
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from extembed_cli.neural.model import Model
-
 CONFIG, WEIGHTS, METRICS, CURVES = "config.json", "model.safetensors", "metrics.json", "training.html"
 CHECKPOINT = "checkpoint.safetensors"
 """Of a training that is not done."""
 FILES = {CONFIG, WEIGHTS, METRICS, CURVES, CHECKPOINT}
 _CHECKSUM = "checksum"
-_AGAIN = "Restore the folder, or train again"
+AGAIN = "Restore the folder, or train again"
+"""How to mend a folder that was changed."""
 
 
 def need_extra(*modules: str) -> None:
@@ -65,11 +61,9 @@ def read_config(folder: str) -> ModelConfig:
         told = (
             f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else error
         )
-        raise InputError(
-            f"{path}: cannot be read as the config of a model of this version ({told}). {_AGAIN}"
-        ) from None
+        raise InputError(f"{path}: cannot be read as the config of a model of this version ({told}). {AGAIN}") from None
     if checksum != _checksum(data):
-        raise InputError(f"{path}: was changed since it was written. {_AGAIN}")
+        raise InputError(f"{path}: was changed since it was written. {AGAIN}")
     return config
 
 
@@ -114,31 +108,3 @@ def check_dim(folder: str, config: ModelConfig, name: str, dim: int) -> None:
             f"{folder}: the model was trained on vectors of length {config.tables[name].dim} in `{name}`, which has "
             f"{dim} now. Name that table, or train again"
         )
-
-
-def load_model(folder: str, config: ModelConfig) -> Model:
-    """The model with its weights, ready to score."""
-    need_extra()
-    import torch  # noqa: PLC0415  an extra, and slow to import
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.torch import load  # noqa: PLC0415
-
-    from extembed_cli.neural.model import Model  # noqa: PLC0415
-
-    path = Path(folder) / WEIGHTS
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}. {_AGAIN}") from None
-    if hashlib.sha256(data).hexdigest() != config.weights_sha256:
-        killed = (Path(folder) / CHECKPOINT).exists()
-        fix = "A training was killed while it wrote: `neural train --resume` finishes it" if killed else _AGAIN
-        raise InputError(f"{path}: is not the file that {CONFIG} is of: it was changed, or is torn. {fix}")
-    try:
-        tensors: dict[str, Tensor] = load(data)
-        with torch.random.fork_rng(devices=[]):
-            model = Model(config.architecture)
-        model.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[0]}. {_AGAIN}") from None
-    return model.eval()

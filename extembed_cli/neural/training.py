@@ -25,7 +25,7 @@ from extembed_cli.data.scratch import Scratch, scratch
 from extembed_cli.data.tables import Table
 from extembed_cli.engines import local
 from extembed_cli.errors import Problems, ResourceError, SpecError, listing
-from extembed_cli.features.neural import id_buckets, item_block
+from extembed_cli.features.neural_scores import id_buckets, item_block
 from extembed_cli.features.shard import prepare
 from extembed_cli.job import RunOptions, digesting, load, open_all
 from extembed_cli.neural import folder as files
@@ -42,8 +42,9 @@ from extembed_cli.watch import Watch
 
 Ints = NDArray[np.int64]
 
-_BYTES_FOR_LIBRARIES = 300 * 2**20
-_FLOATS_PER_EVENT = 40  # of the model's length, while a batch is learned from (measured)
+# What was measured: libraries, and those of them that a run does not have; numbers for each of an event, of 11 to 22.
+_BYTES_FOR_LIBRARIES, _BEYOND_A_RUN = 400 * 2**20, 280 * 2**20
+_FLOATS_PER_NUMBER = 25
 _COPIES = 8  # of the weights: gradient, two of Adam, the best, and a checkpoint of them
 _FEWEST_BUCKETS, _MOST_BUCKETS = 2**10, 2**20
 
@@ -77,8 +78,9 @@ def train_job(
         labelled = _labelled(spec, settings, inputs.candidates, watch)
         usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
         digests = stack.enter_context(digesting(inputs, {}, {}))
-        memory = None if how.memory is None else how.memory - _BYTES_FOR_LIBRARIES
-        cut = how.cut or layout(spec, inputs, how.workers, memory)
+        batch = _check_memory(settings, layers["dim"], 0, how.memory)
+        left = None if how.memory is None else how.memory - _BEYOND_A_RUN - batch
+        cut = how.cut or layout(spec, inputs, how.workers, left)
         place = stack.enter_context(_scratch(how, output, cut))
         mapped = stack.enter_context(local.threads(how.workers))
         _make_deterministic(how.workers)
@@ -107,7 +109,7 @@ def train_job(
             id_buckets=_buckets(len(loaded.vocabulary)) if ids else 0,
             **layers,
         )
-        _check_memory(architecture, settings, how.memory)
+        _check_memory(settings, architecture.dim, architecture.id_buckets, how.memory)
         scaled = [(table, options.normalize) for table, options in zip(tables, spec.embeddings.values(), strict=True)]
         buckets = id_buckets(loaded.vocabulary, architecture.id_buckets)
         fitting = _fitting(architecture, settings, data, scaled, buckets)
@@ -258,16 +260,18 @@ def _buckets(items: int) -> int:
     return int(min(_MOST_BUCKETS, max(_FEWEST_BUCKETS, 2 ** int(np.ceil(np.log2(4 * max(1, items)))))))
 
 
-def _check_memory(a: Architecture, settings: TrainingSettings, memory: int | None) -> None:
-    batch = settings.batch_size * settings.max_events * a.dim * _FLOATS_PER_EVENT
-    needed = _BYTES_FOR_LIBRARIES + 4 * (batch + _COPIES * a.id_buckets * a.dim)
-    if memory is not None and needed > memory:
+def _check_memory(settings: TrainingSettings, dim: int, id_buckets: int, memory: int | None) -> int:
+    """Refuse what does not fit; the bytes of a batch and of the ids' vectors."""
+    numbers = settings.batch_size * settings.max_events * dim * _FLOATS_PER_NUMBER + _COPIES * id_buckets * dim
+    if memory is not None and _BYTES_FOR_LIBRARIES + 4 * numbers > memory:
+        ids = f", {id_buckets:,} vectors of ids" if id_buckets else ""
+        needed = (_BYTES_FOR_LIBRARIES + 4 * numbers) / 2**20
         raise ResourceError(
-            f"a batch of {settings.batch_size} candidates with {settings.max_events} events, and "
-            f"{a.id_buckets:,} vectors of ids, need about "
-            f"{needed / 2**20:,.0f} MiB, and {memory / 2**20:,.0f} MiB may be used. Raise --memory, or lower "
+            f"a batch of {settings.batch_size} candidates with {settings.max_events} events{ids} and the libraries "
+            f"need about {needed:,.0f} MiB, and {memory / 2**20:,.0f} MiB may be used. Raise --memory, or lower "
             "--batch-size, --max-events or --dim"
         )
+    return 4 * numbers
 
 
 def _fitting(
