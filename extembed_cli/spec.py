@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     model_validator,
 )
 
@@ -31,6 +32,7 @@ _LONGEST_US = 1000 * 366 * DAY_US
 _NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9-])*_?")
 
 ALL = "all"  # the history of every interaction; always exists
+FOR_TRAINING = "for_training"  # key of the validation's context: a spec to train on computes nothing itself
 
 
 # --- durations, times, names -------------------------------------------------------------------------
@@ -309,7 +311,7 @@ class Spec(Frozen):
     """Trained models to score candidates with."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Spec:
+    def _consistent(self, info: ValidationInfo) -> Spec:
         found = []
         if self.histories.get(ALL, HistorySpec()).where is not None:
             found.append("histories.all: `all` is every interaction and takes no `where`; use another name")
@@ -318,7 +320,8 @@ class Spec(Frozen):
         for key, group in groups.items():
             found += _unknown(f"{key}.embeddings", group.embeddings, self.embeddings)
             found += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
-        if not self.aggregate and not self.dual and not self.neural:
+        computes = self.aggregate or self.dual or self.neural
+        if not computes and not (info.context or {}).get(FOR_TRAINING):
             found.append("nothing to compute: add an [[aggregate]], a [[dual]] or a [[neural]] group")
         found += self._wrong_user_vectors()
         if found:

@@ -12,20 +12,25 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from extembed_cli.errors import SpecError, did_you_mean
-from extembed_cli.spec import Spec
+from extembed_cli.spec import FOR_TRAINING, Spec
 
 _GROUPS = {"aggregate", "dual", "neural"}  # lists of tables at the top of a spec
 
 
-def load_spec(path: Path, overrides: Sequence[str] = (), output: str | None = None) -> Spec:
-    """The spec in a TOML file, with `KEY=VALUE` overrides; relative paths in the file start at its folder."""
+def load_spec(
+    path: Path, overrides: Sequence[str] = (), output: str | None = None, *, for_training: bool = False
+) -> Spec:
+    """The spec in a TOML file, with `KEY=VALUE` overrides; relative paths in the file start at its folder.
+
+    What a model is trained on needs no group that computes something.
+    """
     data = _read(path)
     _anchor_paths(data, path.absolute().parent)
     if output is not None:
         data["output"] = _anchored(output, Path.cwd())
     for override in overrides:
         _override(data, override)
-    return build_spec(data, str(path))
+    return build_spec(data, str(path), {FOR_TRAINING: for_training})
 
 
 def spec_from_flags(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Spec:
@@ -56,12 +61,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise SpecError(f"{path}: not valid TOML: {error}") from None
 
 
-def build_spec(data: Mapping[str, Any], where: str) -> Spec:
+def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] | None = None) -> Spec:
     """A checked spec from plain data; every problem found is told in one `SpecError`."""
     if "user_embeddings" in data:
         raise SpecError(f"{where}: [user_embeddings] is reserved and cannot be used yet; remove it")
     try:
-        return Spec.model_validate(data)
+        return Spec.model_validate(data, context=context)
     except ValidationError as error:
         problems = error.errors()
         # A list whose only entry is wrong counts as too short as well: that is no second mistake.

@@ -15,15 +15,21 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import EXTEMBED, Ran, extembed
 from evaluation_world import TABLES, make_features
+from torch import nn
+from torch.nn import functional
 
 from extembed_cli.data.histories import Candidates, History
-from extembed_cli.errors import DataError
+from extembed_cli.errors import DataError, Problems
 from extembed_cli.features import neural
 from extembed_cli.features.neural_rows import examples
-from extembed_cli.job import RunOptions, run_job
-from extembed_cli.neural.config import TrainingSettings
+from extembed_cli.features.neural_scores import adapted_items, as_rows, item_block
+from extembed_cli.features.shard import prepare
+from extembed_cli.job import RunOptions, load, open_all, run_job
+from extembed_cli.neural.config import Architecture, TrainingSettings
+from extembed_cli.neural.model import Model
 from extembed_cli.neural.training import train_job
 from extembed_cli.plan import Layout
 from extembed_cli.spec_loading import build_spec, load_spec
@@ -163,10 +169,11 @@ def test_scores_are_the_same_on_any_workers_and_memory(world: Path, tmp_path: Pa
     assert alone.read_bytes() == (tmp_path / "cut.parquet").read_bytes() == (world / "features.parquet").read_bytes()
 
 
-def test_one_seed_makes_one_model(copy: Path) -> None:
-    train(copy, model="first").ok()
-    train(copy, model="second").ok()
-    train(copy, "--seed", "1", model="third").ok()
+@pytest.mark.parametrize("encoder", ["mean", "gru", "attention", "transformer"])
+def test_one_seed_makes_one_model_on_any_workers(copy: Path, encoder: str) -> None:
+    train(copy, "--encoder", encoder, model="first").ok()
+    train(copy, "--encoder", encoder, "--workers", "3", model="second").ok()
+    train(copy, "--encoder", encoder, "--seed", "1", "--epochs", "1", model="third").ok()
     assert weights(copy, "first") == weights(copy, "second") != weights(copy, "third")
 
 
@@ -213,13 +220,12 @@ def test_a_stopped_training_goes_on_to_the_same_weights(copy: Path) -> None:
     left = {path.name for path in (copy / "broken").iterdir()}
     assert left == {"checkpoint.safetensors"}
     train(copy, *arguments, "--resume", "--lr", "0.01", model="broken").failed(2, "other settings")
-    train(copy, *arguments, "--resume", "--workers", "2", model="broken").failed(2, "other workers")
     damaged = bytearray((copy / "broken" / "checkpoint.safetensors").read_bytes())
     (copy / "torn").mkdir()
     damaged[-100] ^= 1
     (copy / "torn" / "checkpoint.safetensors").write_bytes(damaged)
     train(copy, *arguments, "--resume", model="torn").failed(3, "its tensors were changed")
-    train(copy, *arguments, "--resume", model="broken").ok()
+    train(copy, *arguments, "--resume", "--workers", "2", model="broken").ok()
     assert weights(copy, "broken") == weights(copy, "unbroken")
     assert "checkpoint.safetensors" not in {path.name for path in (copy / "broken").iterdir()}
 
@@ -302,6 +308,47 @@ def test_what_comes_after_the_training_end_is_not_learned_from(copy: Path) -> No
     assert weights(copy, "first") == weights(copy, "second")
 
 
+def test_a_spec_to_learn_from_needs_no_group(copy: Path) -> None:
+    write_spec(copy)
+    train(copy, "--epochs", "1", model="new").ok()
+    extembed("run", copy / "spec.toml").failed(2, "nothing to compute")
+
+
+def test_a_table_that_grew_is_the_same(copy: Path) -> None:
+    table = pl.read_parquet(copy / "text.parquet")
+    more = table.with_columns(item_id=pl.col("item_id") + 10_000, embedding=table["embedding"].shuffle(seed=1))
+    pl.concat([more, table]).write_parquet(copy / "text.parquet")
+    extembed("run", copy / "spec.toml", "-q").ok()
+
+
+def test_the_mean_of_unchanged_vectors_is_that_of_the_first_technique(copy: Path) -> None:
+    """With an adapter that changes nothing, beside the columns that `run` writes."""
+    write_spec(copy, '[[aggregate]]\nhalf_lives = ["7d"]\n')
+    table = scored(copy)
+    spec, problems = load_spec(copy / "spec.toml"), Problems()
+    loaded = load(spec, Watch(), open_all(spec, Watch(), problems), problems, Layout())
+    shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, map, None)
+    model = Model(Architecture(encoder="mean", widths=(16,), histories=2, dim=16, half_lives=1))
+    model.adapter.norm = nn.Identity()
+    model.adapter.linear.weight.data, model.adapter.linear.bias.data = torch.eye(16), torch.zeros(16)
+    model.encoder.log2_half_life.data.fill_(np.log2(7 * 86_400))
+    buckets = np.zeros(len(loaded.vocabulary) + 1, np.int64)
+    adapted = adapted_items(
+        model, lambda nums: item_block([(shared.embeddings["text"], True)], buckets, nums), len(buckets)
+    )
+    shard = loaded.shard(spec, 0)
+    seen = examples(spec, ["liked", "disliked"], 1000, shard.history, shard.asked)
+    rows = as_rows(seen.padded(np.arange(len(seen.rows)), int(seen.lengths.max())))
+    with torch.inference_mode():
+        means, total = model.encoder.means(adapted[rows.events], rows)
+        cosines = functional.cosine_similarity(means[:, :, 0], adapted[rows.candidates][:, None], dim=2)
+        cosines = torch.where(total[:, :, 0] > 0, cosines, torch.nan).numpy()
+    for place, name in enumerate(("liked", "disliked")):
+        expected = table[f"text__{name}__cos_to_mean__hl7d"].to_numpy()[seen.rows]
+        np.testing.assert_allclose(cosines[:, place], expected, atol=1e-5)
+        assert np.isfinite(expected).sum() > 10_000
+
+
 # --- vectors -----------------------------------------------------------------------------------------
 
 
@@ -353,6 +400,12 @@ def flip(folder: Path) -> None:
     path.write_bytes(data)
 
 
+def encoded_anew(folder: Path) -> None:
+    table = pl.read_parquet(folder / "text.parquet")
+    vectors = np.random.default_rng(7).standard_normal((len(table), 16)).astype(np.float32)
+    table.with_columns(pl.Series("embedding", vectors)).write_parquet(folder / "text.parquet")
+
+
 def shorter(folder: Path) -> None:
     table = pl.read_parquet(folder / "text.parquet")
     vectors = pl.Series("embedding", table["embedding"].to_numpy()[:, :8])
@@ -382,8 +435,13 @@ REFUSED: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
         ("config.json: cannot be read",),
     ),
     "a flipped bit": (flip, 3, ("model.safetensors: is not the file",)),
-    "no weights": (lambda f: (f / "model" / "model.safetensors").unlink(), 3, ("model.safetensors: cannot be read",)),
+    "no weights": (
+        lambda f: (f / "model" / "model.safetensors").unlink(),
+        3,
+        ("model.safetensors: is not the file", "is missing"),
+    ),
     "other length of vectors": (shorter, 2, ("vectors of length 16 in `text`, which has 8",)),
+    "other vectors": (encoded_anew, 2, ("`text` has other vectors than the model was trained on",)),
     "other table": (spec_with("[embeddings.text]", "[embeddings.words]"), 2, ("`text`, which the spec does not have",)),
     "other history": (spec_with('where = "liked"', 'where = "liked OR TRUE"'), 2, ("histories.liked =",)),
     "no such history": (spec_with("[histories.disliked]", "[histories.hated]"), 2, ("the history `disliked`",)),
@@ -403,8 +461,8 @@ def test_a_model_that_does_not_fit_is_told(copy: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [
-        (("--encoder", "lstm"), 2, "--encoder lstm: is not known"),
-        (("--loss", "hinge"), 2, "--loss hinge"),
+        (("--encoder", "lstm"), 2, "'lstm' is not one of"),
+        (("--loss", "hinge"), 2, "'hinge' is not one of"),
         (("--dim", "6"), 2, "multiple of 4"),
         (("--loss", "softmax"), 2, "--loss softmax: needs --group"),
         (("--until", "soon"), 2, "--until"),

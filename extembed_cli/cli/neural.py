@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from extembed_cli.cli import console, options
-from extembed_cli.errors import SpecError, did_you_mean
+from extembed_cli.defaults import Encoder, Loss
+from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from extembed_cli.job import RunOptions
@@ -19,8 +20,6 @@ app = typer.Typer(
 )
 
 _DATA, _MODEL, _FIT = "What to learn from", "The model", "How to learn"
-_ENCODERS = ("mean", "gru", "attention", "transformer")
-_LOSSES = ("bce", "softmax")
 
 
 @app.callback()
@@ -59,8 +58,7 @@ def train(
     ] = 100,
     overrides: options.Set = None,
     encoder: Annotated[
-        str,
-        typer.Option("--encoder", metavar="|".join(_ENCODERS), help="What reads the history.", rich_help_panel=_MODEL),
+        Encoder, typer.Option("--encoder", help="What reads the history.", rich_help_panel=_MODEL)
     ] = "attention",
     dim: Annotated[
         int,
@@ -84,10 +82,9 @@ def train(
         typer.Option("--whiten", help="Make the vectors' dimensions uncorrelated first.", rich_help_panel=_MODEL),
     ] = False,
     loss: Annotated[
-        str,
+        Loss,
         typer.Option(
             "--loss",
-            metavar="|".join(_LOSSES),
             help="Judge candidates one by one, or those of a request against each other.",
             rich_help_panel=_FIT,
         ),
@@ -141,8 +138,6 @@ def train(
     from extembed_cli.neural.folder import need_extra
     from extembed_cli.spec_loading import load_spec
 
-    _known("--encoder", encoder, _ENCODERS)
-    _known("--loss", loss, _LOSSES)
     if dim % 4:
         raise SpecError(f"--dim {dim}: has to be a multiple of 4")
     paths = [str(path) for path in (user_vectors, item_vectors) if path]
@@ -150,13 +145,13 @@ def train(
         raise SpecError(
             f"--user-vectors, --item-vectors: {', '.join(paths)}: two files that end in .parquet are needed"
         )
-    loaded = load_spec(spec, overrides or ())
+    loaded = load_spec(spec, overrides or (), for_training=True)
     try:
         settings = TrainingSettings(
             label=label,
             until=until,
             group=group,
-            loss=cast(Literal["bce", "softmax"], loss),
+            loss=loss,
             max_events=max_events,
             epochs=epochs,
             batch_size=batch_size,
@@ -190,11 +185,6 @@ def train(
         console.costs(watch)
     if not quiet:
         console.say(_summary(model, report))
-
-
-def _known(flag: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise SpecError(f"{flag} {value}: is not known{did_you_mean(value, known)}")
 
 
 def _write_vectors(

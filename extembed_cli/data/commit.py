@@ -88,9 +88,9 @@ class Staged:
         self.obsolete: list[Path] = []
         """What the new files replace under another name: removed once those have theirs."""
 
-    def temporary(self, target: Path) -> Path:
-        """A temporary name in the target's folder."""
-        path = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    def temporary(self, target: Path, path: Path | None = None) -> Path:
+        """A temporary name in the target's folder: that of this process, or one that readers know to look for."""
+        path = path or target.with_name(f".{target.name}.{os.getpid()}.tmp")
         self.files[path] = target
         return path
 

@@ -19,7 +19,7 @@ from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.neural_rows import Examples, PaddedRows, examples
 from extembed_cli.mapping import Mapping
-from extembed_cli.neural import folder
+from extembed_cli.neural import folder, probes
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.neural.model import Items, Model, Rows
 from extembed_cli.neural.weights import load_model
@@ -27,6 +27,7 @@ from extembed_cli.spec import NeuralSpec, Spec, time_us
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 _BLOCK = 1024  # items adapted at a time: a fixed size, so that the bits of each are fixed
 _EVENTS = 8192  # of a batch: so few that its tensors stay near the processor's cache
@@ -79,21 +80,31 @@ def prepare_scorer(
         config.architecture.check_vectors(group.model)
     model = load_model(group.model, config)
     torch.set_num_threads(1)  # as many batches as there are workers are scored at once
-    for name in config.tables:
+    for name, table in config.tables.items():
         folder.check_dim(group.model, config, name, embeddings[name].vectors.shape[1])
+        nums = probes.find(vocabulary, table.probes)
+        vectors, known = model_vectors(embeddings[name], table.normalize, nums)
+        what = f"{group.model}: `{name}`"
+        probes.check(what, table.probes, vocabulary, nums[known], vectors[known])
     tables = [(embeddings[name], table.normalize) for name, table in config.tables.items()]
     buckets = id_buckets(vocabulary, config.architecture.id_buckets)
-    adapted = torch.empty((len(vocabulary) + 1, config.architecture.dim))
+    adapted = adapted_items(model, lambda nums: item_block(tables, buckets, nums), len(buckets), mapped)
+    return Scorer(config, model, adapted)
+
+
+def adapted_items(model: Model, items: Callable[[Ints], Items], count: int, mapped: Mapping = map) -> Tensor:
+    """(count, D) the first items as the model sees them, on its device."""
+    device = str(model.adapter.linear.weight.device)
+    adapted = torch.empty((count, model.a.dim), device=device)
 
     def adapt(low: int) -> None:
-        nums = np.minimum(np.arange(low, low + _BLOCK), len(vocabulary))
+        nums = np.minimum(np.arange(low, low + _BLOCK), count - 1)
         with torch.inference_mode():
-            made = model.adapter(item_block(tables, buckets, nums))
-            adapted[low : low + _BLOCK] = made[: len(adapted) - low]
+            adapted[low : low + _BLOCK] = model.adapter(items(nums).to(device))[: count - low]
 
-    for _ in mapped(adapt, range(0, len(adapted), _BLOCK)):
+    for _ in mapped(adapt, range(0, count, _BLOCK)):
         pass
-    return Scorer(config, model, adapted)
+    return adapted
 
 
 def id_buckets(vocabulary: pl.Series, buckets: int) -> Ints:
@@ -101,19 +112,21 @@ def id_buckets(vocabulary: pl.Series, buckets: int) -> Ints:
     found = np.zeros(len(vocabulary) + 1, np.int64)
     if buckets:
         for num, item in enumerate(vocabulary.to_list()):
-            text = item if isinstance(item, bytes) else str(item).encode()
-            found[num] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) % buckets
+            digest = hashlib.blake2b(probes.id_text(item).encode(), digest_size=8).digest()
+            found[num] = int.from_bytes(digest) % buckets
     return found
 
 
+def model_vectors(table: EmbeddingMatrix, normalized: bool, nums: Ints) -> tuple[Floats, Bools]:
+    """(n, V) vectors of some items, of norm 1 where the table says so, and (n) whether there is one."""
+    at = table.slots[nums]
+    scale = 1.0 if normalized else table.norms[at, None]
+    return (table.vectors[at] * scale).astype(np.float32, copy=False), at != table.missing
+
+
 def item_block(tables: Sequence[tuple[EmbeddingMatrix, bool]], buckets: Ints, nums: Ints) -> Items:
-    """Vectors of all tables side by side, of norm 1 where a table says so, and hashes of the ids, of some items."""
-    vectors, known = [], []
-    for table, normalized in tables:
-        at = table.slots[nums]
-        scale = 1.0 if normalized else table.norms[at, None]
-        vectors.append((table.vectors[at] * scale).astype(np.float32, copy=False))
-        known.append(at != table.missing)
+    """Vectors of all tables side by side, and hashes of the ids, of some items."""
+    vectors, known = zip(*(model_vectors(table, normalized, nums) for table, normalized in tables), strict=True)
     side_by_side, knowns = np.concatenate(vectors, axis=1), np.stack(known, axis=1)
     return Items(torch.from_numpy(side_by_side), torch.from_numpy(knowns), torch.from_numpy(buckets[nums]))
 

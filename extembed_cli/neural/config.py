@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from extembed_cli.defaults import Encoder, Loss
 from extembed_cli.errors import SpecError
 from extembed_cli.spec import HistorySpec, Time
 
 AGE_BUCKETS = 64  # half octaves of seconds: the last begins at 68 years
-Encoder = Literal["mean", "gru", "attention", "transformer"]
 
 
 class _Part(BaseModel):
@@ -69,6 +69,8 @@ class TrainedTable(_Part):
     rows: int
     sha256: str
     """Of its files."""
+    probes: dict[str, str]
+    """Projections of the vectors of a few items, by id: `neural/probes.py`."""
     normalize: bool
     center: bool
 
@@ -82,7 +84,7 @@ class TrainingSettings(_Part):
     """Only candidates before this time, ISO 8601; null = all."""
     group: str | None = None
     """Column that the candidates of one request share."""
-    loss: Literal["bce", "softmax"] = "bce"
+    loss: Loss = "bce"
     """`bce` judges candidates one by one; `softmax` those of a request against each other."""
     max_events: int = Field(default=100, ge=1)
     """The model reads the newest so many visible events."""

@@ -14,7 +14,7 @@ from extembed_cli.neural.config import ModelConfig
 if TYPE_CHECKING:
     from extembed_cli.neural.fitting import Epoch
 
-_TRAIN, _VALID = "#d9822b", "#2f7de1"  # readable on white and on near black
+_COLORS = {"training": "#d9822b", "last by time": "#2f7de1"}  # readable on white and on near black
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -69,7 +69,8 @@ def _row(epoch: Epoch, best: bool) -> str:
 
 
 def _drawing(rows: list[dict[str, Any]], title: str) -> str:
-    scale = alt.Scale(domain=["training", "last by time"], range=[_TRAIN, _VALID])
+    names = list(dict.fromkeys(row["of"] for row in rows))
+    scale = alt.Scale(domain=names, range=[_COLORS[name] for name in names])
     chart = (
         alt.Chart({"values": rows})
         .mark_line(point=True)

@@ -85,13 +85,21 @@ class Dataset:
         """Whole groups, as many as reach the size."""
         groups = self.groups[self.train]
         order = rng.permutation(int(groups.max()) + 1)[groups]
-        rows = np.argsort(order, kind="stable")
-        ends = np.append(np.flatnonzero(np.diff(order[rows])) + 1, len(rows))
+        return self.parts(self.train[np.argsort(order, kind="stable")], size)
+
+    def parts(self, rows: Ints, size: int) -> list[Ints]:
+        """Candidates in pieces that reach the size, those of one group that stand together in one."""
+        ends = np.append(np.flatnonzero(np.diff(self.groups[rows])) + 1, len(rows))
         cuts = [0]
         for end in ends.tolist():
             if end - cuts[-1] >= size or end == len(rows):
                 cuts.append(end)
-        return [self.train[rows[low:high]] for low, high in pairwise(cuts) if high > low]
+        return [rows[low:high] for low, high in pairwise(cuts) if high > low]
+
+
+def bytes_needed(candidates: int, events: int, histories: int) -> int:
+    """Of the arrays that `build` makes, and that can be mapped."""
+    return candidates * (44 + 8 * histories) + events * (12 + histories)
 
 
 def build(

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from extembed_cli.errors import DataError
-from extembed_cli.features.neural_scores import as_rows, fixed_batches
+from extembed_cli.features.neural_scores import adapted_items, as_rows, fixed_batches
 from extembed_cli.kernels import metrics
+from extembed_cli.mapping import Mapping
 from extembed_cli.neural.config import TrainingSettings
 from extembed_cli.neural.dataset import Dataset
 from extembed_cli.neural.model import Items, Model
@@ -24,6 +25,7 @@ from extembed_cli.neural.model import Items, Model
 Ints = NDArray[np.int64]
 
 _CLIP = 1.0  # of the gradient's norm
+_PART = 64  # candidates of a step that one thread works on: a fixed size, so that workers do not change sums
 
 
 @dataclass
@@ -61,10 +63,16 @@ class Fitting:
     """A model, its optimizer, and where they stand."""
 
     def __init__(
-        self, model: Model, data: Dataset, settings: TrainingSettings, items: Callable[[Ints], Items], all_items: int
+        self,
+        model: Model,
+        data: Dataset,
+        settings: TrainingSettings,
+        items: Callable[[Ints], Items],
+        all_items: int,
+        mapped: Mapping = map,
     ) -> None:
         self.model, self.data, self.settings = model.to(settings.device), data, settings
-        self.items, self.all_items = items, all_items
+        self.items, self.all_items, self.mapped = items, all_items, mapped
         decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
         self.parameters = [*decayed, *others]
@@ -87,7 +95,6 @@ class Fitting:
         settings, data, now = self.settings, self.data, self.now
         whole = settings.loss == "softmax"
         batches = data.batches(settings.seed, now.epoch, settings.batch_size, whole_groups=whole)
-        self.model.train()
         began, before = time.perf_counter(), now.seconds
         for batch in batches[now.step :]:
             loss = self._step(batch)
@@ -117,39 +124,58 @@ class Fitting:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
 
     def _step(self, batch: Ints) -> float:
-        seed = np.random.SeedSequence([self.settings.seed, self.now.epoch, self.now.step]).generate_state(1)[0]
-        torch.manual_seed(int(seed))  # what is dropped depends on the step alone, so that a training can go on anywhere
-        rows = self.data.seen.padded(batch, int(self.data.seen.lengths[batch].max()))
-        items, places = np.unique(np.append(rows.events.ravel(), rows.candidates), return_inverse=True)
-        adapted = self.model.adapter(self.items(items.astype(np.int64)).to(self.settings.device))
-        placed = as_rows(rows).at(torch.from_numpy(places)).to(self.settings.device)
-        labels = torch.from_numpy(self.data.labels[batch]).to(self.settings.device)
-        loss = self._loss(self.model(adapted, placed), labels, self.data.groups[batch])
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        size = _PART if self.settings.device == "cpu" else len(batch)
+        loss, count = 0.0, 0
+        summed = [torch.zeros_like(parameter) for parameter in self.parameters]
+        for more, counted, gradients in self.mapped(self._part, enumerate(self.data.parts(batch, size))):
+            loss, count = loss + more, count + counted
+            for total, gradient in zip(summed, gradients, strict=True):
+                total.add_(gradient)
+        count = max(1, count)  # without anything wanted in any request there is nothing to learn
+        for parameter, total in zip(self.parameters, summed, strict=True):
+            parameter.grad = total / count
         torch.nn.utils.clip_grad_norm_(self.parameters, _CLIP)
         self.optimizer.step()
-        return loss.item()
+        return loss / count
 
-    def _loss(self, logits: Tensor, labels: Tensor, groups: Ints) -> Tensor:
+    def _part(self, part: tuple[int, Ints]) -> tuple[float, int, tuple[Tensor, ...]]:
+        """Loss of some candidates of a step, what it is to be divided by, and its gradients."""
+        place, chosen = part
+        # What is dropped depends on the step and the place in it alone, so that a training can go on anywhere.
+        seed = np.random.SeedSequence([self.settings.seed, self.now.epoch, self.now.step, place]).generate_state(1)[0]
+        device = self.settings.device
+        noise = torch.Generator(device).manual_seed(int(seed))
+        rows = self.data.seen.padded(chosen, int(self.data.seen.lengths[chosen].max()))
+        items, places = np.unique(np.append(rows.events.ravel(), rows.candidates), return_inverse=True)
+        adapted = self.model.adapter(self.items(items.astype(np.int64)).to(device), noise)
+        logits = self.model(adapted, as_rows(rows).at(torch.from_numpy(places)).to(device), noise)
+        labels = torch.from_numpy(self.data.labels[chosen]).to(device)
+        loss, count = self._loss(logits, labels, self.data.groups[chosen])
+        return loss.item(), count, torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+
+    def _loss(self, logits: Tensor, labels: Tensor, groups: Ints) -> tuple[Tensor, int]:
+        """The sum over candidates, or over requests, and how many they are."""
         if self.settings.loss == "bce":
-            return functional.binary_cross_entropy_with_logits(logits, (labels > 0).to(logits.dtype))
+            right = (labels > 0).to(logits.dtype)
+            return functional.binary_cross_entropy_with_logits(logits, right, reduction="sum"), len(labels)
         return softmax_loss(logits, labels, torch.from_numpy(groups).to(logits.device))
 
     def _validate(self) -> tuple[float, float]:
         """Loss and AUC on the last slice by time."""
         chosen, data = self.data.valid, self.data
         scores = np.empty(len(data.labels), np.float32)
-        self.model.eval()
-        with torch.inference_mode():
-            blocks = [np.arange(low, min(low + 4096, self.all_items)) for low in range(0, self.all_items, 4096)]
-            device = self.settings.device
-            adapted = torch.cat([self.model.adapter(self.items(block).to(device)) for block in blocks])
-            for batch, length in fixed_batches(chosen, data.seen.lengths):
-                rows = as_rows(data.seen.padded(batch, length)).to(device)
-                scores[batch] = self.model(adapted, rows).cpu().numpy()
+        adapted = adapted_items(self.model, self.items, self.all_items, self.mapped)
+
+        def score(batch: tuple[Ints, int]) -> None:
+            rows = as_rows(data.seen.padded(*batch)).to(self.settings.device)
+            with torch.inference_mode():
+                scores[batch[0]] = self.model(adapted, rows).cpu().numpy()
+
+        for _ in self.mapped(score, fixed_batches(chosen, data.seen.lengths)):
+            pass
         labels, groups = data.labels[chosen], data.groups[chosen]
-        loss = float(self._loss(torch.from_numpy(scores[chosen]), torch.from_numpy(labels), groups))
+        total, count = self._loss(torch.from_numpy(scores[chosen]), torch.from_numpy(labels), groups)
+        loss = float(total) / max(1, count)
         if self.settings.loss == "bce":
             return loss, metrics.auc(scores[chosen], labels > 0)
         of = metrics.Groups.of(groups)
@@ -185,8 +211,8 @@ class Fitting:
         self.epochs = [Epoch(**epoch) for epoch in rest["epochs"]]
 
 
-def softmax_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
-    """−Σ y log softmax(logits) / Σ y inside each group, the mean over groups that have a label above 0.
+def softmax_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> tuple[Tensor, int]:
+    """−Σ y log softmax(logits) / Σ y inside each group: the sum over groups with a label above 0, and their number.
 
     logits, labels, groups (B).
     """
@@ -197,4 +223,4 @@ def softmax_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
     log_chance = logits - highest[group] - torch.log(total)[group]
     gains = torch.zeros(G, device=logits.device).index_add(0, group, labels)
     weight = labels / gains.clamp_min(1e-9)[group]
-    return -(weight * log_chance).sum() / (gains > 0).sum().clamp_min(1)
+    return -(weight * log_chance).sum(), int((gains > 0).sum())

@@ -67,6 +67,11 @@ def read_config(folder: str) -> ModelConfig:
     return config
 
 
+def pending(folder: Path, weights_sha256: str) -> Path:
+    """Where weights wait until their config has its name: with that a new model is there, whatever comes in between."""
+    return folder / f".{WEIGHTS}.{weights_sha256}.tmp"
+
+
 def check_fits(folder: str, config: ModelConfig, spec: Spec) -> None:
     """The spec has to have the tables and histories of the model, defined as they were."""
     problems = Problems()

@@ -11,6 +11,7 @@ ids: Weinberger et al., Feature hashing, 2009. Ids hidden in training, so that n
 DropoutNet, 2017.
 
 B rows, L events (the newest last, then padding), D dim, H histories, V length of the vectors, T tables.
+In training something is dropped: `noise` says where chance comes from, for each piece of work its own. None = scoring.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from extembed_cli.neural.config import AGE_BUCKETS, Architecture
@@ -70,6 +71,17 @@ class Rows:
         return Rows(*(part.to(device) for part in parts))
 
 
+def dropped(x: Tensor, share: float, noise: Generator | None) -> Tensor:
+    """A share of the numbers set to 0, to 1 in 256; the others scaled up for them."""
+    kept = round(256 * (1 - share))
+    if noise is None or kept == 256:
+        return x
+    # A byte of chance for each number: Bernoulli draws take twenty times as long, and most of a step then.
+    words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device)
+    drawn = words.random_(-(2**63), None, generator=noise).view(torch.uint8)[: x.numel()].view(x.shape)
+    return x * (drawn < kept) * (256 / kept)
+
+
 class Adapter(nn.Module):
     """Frozen vectors to the model's own space."""
 
@@ -96,16 +108,17 @@ class Adapter(nn.Module):
         self.mean.data.copy_(mean)
         self.whitening.data.copy_(whitening)
 
-    def forward(self, items: Items) -> Tensor:
-        known = items.known.repeat_interleave(torch.tensor(self.widths, device=items.known.device), dim=1)  # (N, V)
-        v = torch.where(known, items.vectors, self.missing)  # (N, V)
+    def forward(self, items: Items, noise: Generator | None = None) -> Tensor:
+        vectors, missing = torch.split(items.vectors, self.widths, 1), torch.split(self.missing, self.widths)
+        parts = zip(items.known.T[..., None], vectors, missing, strict=True)  # (N, 1), (N, V of a table), (V of it)
+        v = torch.cat([torch.where(*part) for part in parts], 1)  # (N, V)
         if self.mean is not None and self.whitening is not None:
             v = (v - self.mean) @ self.whitening  # (N, V)
         x: Tensor = self.linear(self.norm(v))  # (N, D)
         if self.ids is not None:
             ids = self.ids(items.buckets)  # (N, D)
-            if self.training:
-                ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= self.id_dropout)
+            if noise is not None:
+                ids = ids * (torch.rand(len(ids), 1, device=ids.device, generator=noise) >= self.id_dropout)
             x = x + ids
         return x
 
@@ -146,7 +159,7 @@ class DecayedMean(nn.Module):
         total = weights.sum(3)  # (B, H, K)
         return torch.einsum("bhkl,bld->bhkd", weights / total[..., None].clamp_min(1e-30), x), total
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, _c: Tensor | None, _noise: Generator | None) -> Tensor:
         means, total = self.means(x, rows)
         state: Tensor = self.mix(torch.cat([means.flatten(1), total.log1p().flatten(1)], 1))
         return state
@@ -160,7 +173,7 @@ class Recurrent(nn.Module):
         self.events = Events(a)
         self.gru = nn.GRU(a.dim, a.dim, batch_first=True)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, _c: Tensor | None, _noise: Generator | None) -> Tensor:
         states, _ = self.gru(self.events(x, rows))  # (B, L, D): padding comes after what is read
         last = rows.visible.sum(1).clamp_min(1) - 1  # (B)
         state: Tensor = states[torch.arange(len(last)), last]
@@ -175,7 +188,7 @@ class Attention(nn.Module):
         self.events = Events(a)
         self.unit = nn.Sequential(nn.Linear(3 * a.dim, a.dim // 2), nn.GELU(), nn.Linear(a.dim // 2, a.heads))
 
-    def forward(self, x: Tensor, rows: Rows, c: Tensor) -> Tensor:  # c (B, D)
+    def forward(self, x: Tensor, rows: Rows, c: Tensor, _noise: Generator | None) -> Tensor:  # c (B, D)
         e = self.events(x, rows)  # (B, L, D)
         beside = c[:, None].expand_as(e)  # (B, L, D)
         logits = self.unit(torch.cat([e, beside, e * beside], 2))  # (B, L, heads)
@@ -196,7 +209,7 @@ class Block(nn.Module):
         self.project = nn.Linear(a.dim, a.dim)
         self.mlp = nn.Sequential(nn.Linear(a.dim, 2 * a.dim), nn.GELU(), nn.Linear(2 * a.dim, a.dim))
 
-    def forward(self, z: Tensor, seen: Tensor) -> Tensor:  # z (B, M, D), seen (B, M) bool
+    def forward(self, z: Tensor, seen: Tensor, noise: Generator | None) -> Tensor:  # z (B, M, D), seen (B, M) bool
         normed = self.norm1(z)
         if self.first_only:
             z = z[:, :1]
@@ -207,8 +220,8 @@ class Block(nn.Module):
             self.key_value(normed).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )  # (B, heads, M, D / heads)
         read = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
-        z = z + functional.dropout(self.project(read.transpose(1, 2).flatten(2)), self.dropout, self.training)
-        return z + functional.dropout(self.mlp(self.norm2(z)), self.dropout, self.training)
+        z = z + dropped(self.project(read.transpose(1, 2).flatten(2)), self.dropout, noise)
+        return z + dropped(self.mlp(self.norm2(z)), self.dropout, noise)
 
 
 class Transformer(nn.Module):
@@ -222,22 +235,17 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(a.dim)
         self.recency_mask_s, self.recency_mask_share = a.recency_mask_s, a.recency_mask_share
 
-    def forward(self, x: Tensor, rows: Rows, c: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, c: Tensor | None, noise: Generator | None) -> Tensor:
         e, seen = self.events(x, rows), rows.visible  # (B, L, D), (B, L)
-        if self.training:  # in some rows the newest events of a random time are hidden: interests, not the last click
-            B = len(seen)
-            hidden = (
-                torch.rand(B, 1, device=seen.device)
-                * self.recency_mask_s
-                * (torch.rand(B, 1, device=seen.device) < self.recency_mask_share)
-            )
-            seen = seen & (rows.ages >= hidden)
+        if noise is not None:  # the newest events of a random time are hidden in some: interests, not the last click
+            share, chosen = torch.rand(2, len(e), 1, device=e.device, generator=noise)  # (B, 1) each
+            seen = seen & (rows.ages >= share * self.recency_mask_s * (chosen < self.recency_mask_share))
         first = self.token.expand(len(e), 1, -1)  # (B, 1, D)
         if c is not None:
             first = first + c[:, None]
         z, seen = torch.cat([first, e], 1), functional.pad(seen, (1, 0), value=True)  # (B, 1 + L, D), (B, 1 + L)
         for block in self.blocks:
-            z = block(z, seen)
+            z = block(z, seen, noise)
         state: Tensor = self.norm(z[:, 0])
         return state
 
@@ -253,27 +261,24 @@ class Model(nn.Module):
         self.encoder = encoders[a.encoder](a)
         self.scale = a.dim**-0.5
         if a.reads_candidate:
-            self.score = nn.Sequential(
-                nn.Linear(3 * a.dim, a.dim), nn.GELU(), nn.Dropout(a.dropout), nn.Linear(a.dim, 1)
-            )
+            self.compare, self.score = nn.Linear(3 * a.dim, a.dim), nn.Linear(a.dim, 1)
         else:
             self.of_item, self.of_user = nn.Linear(a.dim, 1, bias=False), nn.Linear(a.dim, 1)
 
-    def forward(self, adapted: Tensor, rows: Rows) -> Tensor:
+    def forward(self, adapted: Tensor, rows: Rows, noise: Generator | None = None) -> Tensor:
         """(B) logits; adapted (N, D): the items that `rows` names."""
         c = adapted[rows.candidates]  # (B, D)
         if not self.a.reads_candidate:
-            return self.dot(self.state(adapted, rows), c)
-        x = functional.dropout(adapted[rows.events], self.a.dropout, self.training)  # (B, L, D)
-        u = self.encoder(x, rows, c)  # (B, D)
-        logit: Tensor = (u * c).sum(1) * self.scale + self.score(torch.cat([c, u, u * c], 1))[:, 0]
+            return self.dot(self.state(adapted, rows, None, noise), c)
+        u = self.state(adapted, rows, c, noise)  # (B, D)
+        beside = functional.gelu(self.compare(torch.cat([c, u, u * c], 1)))  # (B, D)
+        logit: Tensor = (u * c).sum(1) * self.scale + self.score(dropped(beside, self.a.dropout, noise))[:, 0]
         return logit
 
-    def state(self, adapted: Tensor, rows: Rows) -> Tensor:
-        """(B, D) of users, whatever the candidate."""
-        x = functional.dropout(adapted[rows.events], self.a.dropout, self.training)  # (B, L, D)
-        args = (x, rows, None) if self.a.encoder == "transformer" else (x, rows)
-        u: Tensor = self.encoder(*args)
+    def state(self, adapted: Tensor, rows: Rows, c: Tensor | None = None, noise: Generator | None = None) -> Tensor:
+        """(B, D) what users are after, beside the candidates c (B, D) where the encoder reads them."""
+        x = dropped(adapted[rows.events], self.a.dropout, noise)  # (B, L, D)
+        u: Tensor = self.encoder(x, rows, c, noise)
         return u
 
     def dot(self, u: Tensor, c: Tensor) -> Tensor:

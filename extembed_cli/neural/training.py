@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 
 import extembed_cli
 from extembed_cli import signals
-from extembed_cli.data.commit import Staged, locked, remove_leftovers, staged, writing
+from extembed_cli.data.commit import locked, staged
+from extembed_cli.data.commit import writing as named
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.inputs import Inputs
 from extembed_cli.data.roles import read_codes, read_labels, read_times
 from extembed_cli.data.scratch import Scratch, scratch
 from extembed_cli.data.tables import Table
 from extembed_cli.engines import local
-from extembed_cli.errors import Problems, ResourceError, SpecError, listing
-from extembed_cli.features.neural_scores import id_buckets, item_block
+from extembed_cli.errors import Problems, ResourceError, SpecError
+from extembed_cli.features.neural_scores import id_buckets, item_block, model_vectors
 from extembed_cli.features.shard import prepare
 from extembed_cli.job import RunOptions, digesting, load, open_all
+from extembed_cli.mapping import Mapping
 from extembed_cli.neural import folder as files
+from extembed_cli.neural import probes, writing
 from extembed_cli.neural.checkpoint import Checkpoint
 from extembed_cli.neural.config import Architecture, ModelConfig, TrainedTable, TrainingSettings
-from extembed_cli.neural.curves import page
-from extembed_cli.neural.dataset import Dataset, Labelled, build, check, newest
+from extembed_cli.neural.dataset import Dataset, Labelled, build, bytes_needed, check, newest
 from extembed_cli.neural.fitting import Fitting
 from extembed_cli.neural.model import Items, Model
 from extembed_cli.neural.whitening import whitening
-from extembed_cli.plan import Layout, layout, sample
+from extembed_cli.plan import Layout, layout, memory_needed, sample
 from extembed_cli.spec import ALL, Spec, time_us
 from extembed_cli.watch import Watch
 
@@ -45,6 +46,7 @@ Ints = NDArray[np.int64]
 # What was measured: libraries, and those of them that a run does not have; numbers for each of an event, of 11 to 22.
 _BYTES_FOR_LIBRARIES, _BEYOND_A_RUN = 400 * 2**20, 280 * 2**20
 _FLOATS_PER_NUMBER = 25
+_BYTES_PER_LABEL = 70  # label, time and request of a candidate, and its places in two orders
 _COPIES = 8  # of the weights: gradient, two of Adam, the best, and a checkpoint of them
 _FEWEST_BUCKETS, _MOST_BUCKETS = 2**10, 2**20
 
@@ -67,64 +69,30 @@ def train_job(
     spec = spec.model_copy(update={"aggregate": (), "dual": (), "neural": (), "output": None})
     settings = _checked(spec, settings)
     output = Path(folder)
-    _check_folder(output)
+    writing.check_folder(output)
     with locked(output, how.wait), staged() as stage, ExitStack() as stack:
-        problems = Problems()
-        opened = open_all(spec, watch, problems)
-        if problems.errors:
-            load(spec, watch, opened, problems, sample(opened))
-        inputs = opened.complete(spec)
-        assert inputs.candidates is not None
-        labelled = _labelled(spec, settings, inputs.candidates, watch)
-        usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
-        digests = stack.enter_context(digesting(inputs, {}, {}))
-        batch = _check_memory(settings, layers["dim"], 0, how.memory)
-        left = None if how.memory is None else how.memory - _BEYOND_A_RUN - batch
-        cut = how.cut or layout(spec, inputs, how.workers, left)
-        place = stack.enter_context(_scratch(how, output, cut))
         mapped = stack.enter_context(local.threads(how.workers))
-        _make_deterministic(how.workers)
-        loaded = load(spec, watch, opened, problems, Layout(**place.cut) if place else cut, place)
-        with watch.timing("vectors"):
-            where = place.folder if place else None
-            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, where)
-        histories = tuple(spec.histories) or (ALL,)
-        with watch.timing("encode"):
-            data, rows = build(
-                spec,
-                list(histories),
-                settings.max_events,
-                (loaded.shard(spec, index) for index in range(loaded.partition.shards)),
-                labelled,
-                usable,
-                loaded.log.usable,
-                where,
-            )
-        check(data, inside_groups=settings.loss == "softmax")
-        inputs.check_unchanged()  # all of it is read; a log may grow while the model learns
-        tables = [shared.embeddings[name] for name in spec.embeddings]
+        _make_deterministic()
+        read = _read(spec, settings, layers["dim"], output, how, mapped, watch, stack)
+        items = len(read.vocabulary)
         architecture = Architecture(
-            widths=tuple(table.vectors.shape[1] for table in tables),
-            histories=len(histories),
-            id_buckets=_buckets(len(loaded.vocabulary)) if ids else 0,
+            widths=tuple(table.vectors.shape[1] for table in read.tables.values()),
+            histories=len(_histories(spec)),
+            id_buckets=_buckets(items) if ids else 0,
             **layers,
         )
-        _check_memory(settings, architecture.dim, architecture.id_buckets, how.memory)
-        scaled = [(table, options.normalize) for table, options in zip(tables, spec.embeddings.values(), strict=True)]
-        buckets = id_buckets(loaded.vocabulary, architecture.id_buckets)
-        fitting = _fitting(architecture, settings, data, scaled, buckets)
+        _check_memory(settings, architecture.dim, architecture.id_buckets, items, how.memory)
+        fitting = _fitting(spec, architecture, settings, read, mapped)
         job = {
             "settings": settings.model_dump(exclude={"epochs", "patience"}),
             "model": architecture.model_dump(),
             "spec": spec.meaning(),
-            "inputs": digests.result(),
-            "workers": how.workers,  # torch divides sums among them
+            "inputs": read.digests,
             "versions": [extembed_cli.__version__, torch.__version__, np.__version__],
         }
-        with writing(output):
+        with named(output):
             stage.folder(output)
-            for name in files.FILES:
-                remove_leftovers(output / name)
+            writing.finish(output)
             checkpoint = Checkpoint(output / files.CHECKPOINT, job)
             if resume:
                 checkpoint.restore(fitting, watch)
@@ -134,42 +102,114 @@ def train_job(
             config = ModelConfig(
                 version=extembed_cli.__version__,
                 architecture=architecture,
-                tables=_trained_tables(spec, tables, inputs, digests.result()),
-                histories={name: spec.history(name) for name in histories},
+                tables=_trained_tables(spec, read),
+                histories={name: spec.history(name) for name in _histories(spec)},
                 lag=spec.lag,
                 as_of_step=spec.as_of_step,
                 settings=settings,
-                trained_until=newest(data, labelled),
-                rows={**rows, **left_out},
+                trained_until=read.trained_until,
+                rows=read.rows,
                 spec=spec.meaning(),
                 weights_sha256="",
             )
-            report = _write(stage, output, config, fitting)
+            report = writing.write(stage, output, config, fitting)
             stage.obsolete.append(checkpoint.path)
             stage.commit()
     return report
 
 
-def _make_deterministic(workers: int) -> None:
-    """The same bits at every run with so many threads."""
-    torch.set_num_threads(workers)
+@dataclass(frozen=True)
+class _Read:
+    """What a model is trained on."""
+
+    data: Dataset
+    rows: dict[str, int]
+    """Candidates by what they are for, or why they are left out."""
+    trained_until: str
+    tables: dict[str, EmbeddingMatrix]
+    table_rows: dict[str, int]
+    vocabulary: pl.Series
+    digests: dict[str, Any]
+    """Of the inputs."""
+
+
+def _read(
+    spec: Spec,
+    settings: TrainingSettings,
+    dim: int,
+    output: Path,
+    how: RunOptions,
+    mapped: Mapping,
+    watch: Watch,
+    stack: ExitStack,
+) -> _Read:
+    """Read everything; what does not fit into memory is in mapped files until the stack is left."""
+    problems = Problems()
+    opened = open_all(spec, watch, problems)
+    if problems.errors:
+        load(spec, watch, opened, problems, sample(opened))
+    inputs = opened.complete(spec)
+    assert inputs.candidates is not None
+    labelled = _labelled(spec, settings, inputs.candidates, watch)
+    usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
+    cut = how.cut or _layout(spec, settings, dim, inputs, how, int(np.count_nonzero(usable)))
+    with digesting(inputs, {}, {}) as digests:
+        place = stack.enter_context(_scratch(how, output, cut))
+        where = place.folder if place else None
+        loaded = load(spec, watch, opened, problems, Layout(**place.cut) if place else cut, place)
+        with watch.timing("vectors"):
+            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, where)
+        with watch.timing("encode"):
+            data, rows = build(
+                spec,
+                _histories(spec),
+                settings.max_events,
+                (loaded.shard(spec, index) for index in range(loaded.partition.shards)),
+                labelled,
+                usable,
+                loaded.log.usable,
+                where,
+            )
+        check(data, inside_groups=settings.loss == "softmax")
+        inputs.check_unchanged()  # all of it is read; a log may grow while the model learns
+        return _Read(
+            data,
+            {**rows, **left_out},
+            newest(data, labelled),
+            {name: shared.embeddings[name] for name in spec.embeddings},
+            {name: table.rows for name, table in inputs.embeddings.items()},
+            loaded.vocabulary,
+            digests.result(),
+        )
+
+
+def _histories(spec: Spec) -> list[str]:
+    """Those that a model reads."""
+    return list(spec.histories) or [ALL]
+
+
+def _make_deterministic() -> None:
+    """The same bits at every run on one machine, with any number of workers."""
+    torch.set_num_threads(1)  # in each worker: more would change the bits of a sum with their number
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # on a GPU sums have an order only with this
     torch.use_deterministic_algorithms(True)
 
 
-def _trained_tables(
-    spec: Spec, tables: list[EmbeddingMatrix], inputs: Inputs, digests: dict[str, Any]
-) -> dict[str, TrainedTable]:
-    return {
-        name: TrainedTable(
+def _trained_tables(spec: Spec, read: _Read) -> dict[str, TrainedTable]:
+    found = {}
+    for name, matrix in read.tables.items():
+        options = spec.embeddings[name]
+        probed = probes.choose(np.flatnonzero(matrix.with_vector))
+        vectors, _ = model_vectors(matrix, options.normalize, probed)
+        found[name] = TrainedTable(
             dim=matrix.vectors.shape[1],
-            rows=inputs.embeddings[name].rows,
-            sha256=digests["embeddings"][name]["sha256"],
-            normalize=spec.embeddings[name].normalize,
-            center=spec.embeddings[name].center,
+            rows=read.table_rows[name],
+            sha256=read.digests["embeddings"][name]["sha256"],
+            probes=probes.of(read.vocabulary, probed, vectors),
+            normalize=options.normalize,
+            center=options.center,
         )
-        for name, matrix in zip(spec.embeddings, tables, strict=True)
-    }
+    return found
 
 
 def _checked(spec: Spec, settings: TrainingSettings) -> TrainingSettings:
@@ -201,20 +241,6 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise SpecError(f"--device {name}: {str(error).splitlines()[0]}; `auto` takes what there is") from None
     return name
-
-
-def _check_folder(output: Path) -> None:
-    """Refuse a folder that holds something else, such as a model that is not ours."""
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise SpecError(f"{output}: is a file; a model is a folder")
-    stems = {Path(name).stem for name in files.FILES}
-    others = [path.name for path in output.iterdir() if path.name.lstrip(".").split(".")[0] not in stems]
-    if not others and not files.is_ours(output):
-        others = [files.CONFIG]
-    if others:
-        raise SpecError(f"{output}: this folder holds something else ({listing(sorted(others))}); name a new one")
 
 
 def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch) -> Labelled:
@@ -260,9 +286,24 @@ def _buckets(items: int) -> int:
     return int(min(_MOST_BUCKETS, max(_FEWEST_BUCKETS, 2 ** int(np.ceil(np.log2(4 * max(1, items)))))))
 
 
-def _check_memory(settings: TrainingSettings, dim: int, id_buckets: int, memory: int | None) -> int:
-    """Refuse what does not fit; the bytes of a batch and of the ids' vectors."""
-    numbers = settings.batch_size * settings.max_events * dim * _FLOATS_PER_NUMBER + _COPIES * id_buckets * dim
+def _layout(
+    spec: Spec, settings: TrainingSettings, dim: int, inputs: Inputs, how: RunOptions, candidates: int
+) -> Layout:
+    """How users are cut, beside what training takes; what is learned from is mapped where it does not fit."""
+    batch = _check_memory(settings, dim, 0, 0, how.memory)
+    if how.memory is None or inputs.candidates is None:
+        return Layout()
+    left = how.memory - _BEYOND_A_RUN - batch - inputs.candidates.rows * _BYTES_PER_LABEL
+    cut = layout(spec, inputs, how.workers, left)
+    needed = memory_needed(spec, inputs, cut, how.workers)
+    needed += bytes_needed(candidates, inputs.interactions.rows, len(_histories(spec)))
+    return replace(cut, mapped=cut.mapped or needed > left)
+
+
+def _check_memory(settings: TrainingSettings, dim: int, id_buckets: int, items: int, memory: int | None) -> int:
+    """Refuse what does not fit; the bytes of a batch, of the ids' vectors, and of all items when they are scored."""
+    numbers = settings.batch_size * settings.max_events * dim * _FLOATS_PER_NUMBER
+    numbers += (_COPIES * id_buckets + items) * dim
     if memory is not None and _BYTES_FOR_LIBRARIES + 4 * numbers > memory:
         ids = f", {id_buckets:,} vectors of ids" if id_buckets else ""
         needed = (_BYTES_FOR_LIBRARIES + 4 * numbers) / 2**20
@@ -274,22 +315,19 @@ def _check_memory(settings: TrainingSettings, dim: int, id_buckets: int, memory:
     return 4 * numbers
 
 
-def _fitting(
-    a: Architecture,
-    settings: TrainingSettings,
-    data: Dataset,
-    tables: list[tuple[EmbeddingMatrix, bool]],
-    buckets: Ints,
-) -> Fitting:
+def _fitting(spec: Spec, a: Architecture, settings: TrainingSettings, read: _Read, mapped: Mapping) -> Fitting:
+    scaled = [(table, spec.embeddings[name].normalize) for name, table in read.tables.items()]
+    buckets = id_buckets(read.vocabulary, a.id_buckets)
+
     def items(nums: Ints) -> Items:
-        return item_block(tables, buckets, nums)
+        return item_block(scaled, buckets, nums)
 
     torch.manual_seed(settings.seed)
     model = Model(a)
     if a.whiten:
-        having = np.flatnonzero(np.all([table.with_vector for table, _ in tables], axis=0))
+        having = np.flatnonzero(np.all([table.with_vector for table in read.tables.values()], axis=0))
         model.adapter.set_whitening(*whitening(items, having))
-    return Fitting(model, data, settings, items, len(buckets))
+    return Fitting(model, read.data, settings, items, len(buckets), mapped)
 
 
 def _fit(fitting: Fitting, checkpoint: Checkpoint, watch: Watch) -> None:
@@ -319,29 +357,3 @@ def _fit(fitting: Fitting, checkpoint: Checkpoint, watch: Watch) -> None:
                 )
         if stopping:
             watch.note(f"{checkpoint.path.parent}: saved; --resume goes on from here")
-
-
-def _write(stage: Staged, output: Path, config: ModelConfig, fitting: Fitting) -> dict[str, Any]:
-    """Stage the files of the folder; what came of the training."""
-    weights = save(fitting.best)
-    config = config.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    best = fitting.epochs[fitting.now.best]
-    report = {
-        "model": str(output),
-        "version": config.version,
-        "encoder": config.architecture.encoder,
-        "trained_until": config.trained_until,
-        "rows": config.rows,
-        "parameters": sum(parameter.numel() for parameter in fitting.parameters),
-        "best_epoch": best.epoch + 1,
-        "valid_loss": best.valid_loss,
-        "valid_auc": best.valid_auc,
-        "seconds": round(sum(epoch.seconds for epoch in fitting.epochs), 3),
-        "weights_sha256": config.weights_sha256,
-    }
-    stage.temporary(output / files.WEIGHTS).write_bytes(weights)
-    epochs = [{**asdict(epoch), "epoch": epoch.epoch + 1} for epoch in fitting.epochs]
-    stage.json(output / files.METRICS, {**report, "model": output.name, "epochs": epochs})
-    stage.temporary(output / files.CURVES).write_text(page(config, fitting.epochs, best.epoch), encoding="utf-8")
-    stage.json(output / files.CONFIG, files.config_json(config))
-    return {**report, "epochs": epochs}

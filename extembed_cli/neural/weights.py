@@ -11,21 +11,22 @@ from safetensors.torch import load
 
 from extembed_cli.errors import InputError
 from extembed_cli.neural.config import ModelConfig
-from extembed_cli.neural.folder import AGAIN, CHECKPOINT, CONFIG, WEIGHTS
+from extembed_cli.neural.folder import AGAIN, CONFIG, WEIGHTS, pending
 from extembed_cli.neural.model import Model
 
 
 def load_model(folder: str, config: ModelConfig) -> Model:
     """The model with its weights, ready to score."""
     path = Path(folder) / WEIGHTS
+    waiting = pending(Path(folder), config.weights_sha256)
     try:
-        data = path.read_bytes()
+        data = _whole(path, config) or _whole(waiting, config)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}. {AGAIN}") from None
-    if hashlib.sha256(data).hexdigest() != config.weights_sha256:
-        killed = (Path(folder) / CHECKPOINT).exists()
-        fix = "A training was killed while it wrote: `neural train --resume` finishes it" if killed else AGAIN
-        raise InputError(f"{path}: is not the file that {CONFIG} is of: it was changed, or is torn. {fix}")
+    if data is None:
+        raise InputError(
+            f"{path}: is not the file that {CONFIG} is of: it is missing, was changed, or is torn. {AGAIN}"
+        )
     try:
         tensors = load(data)
         with torch.random.fork_rng(devices=[]):
@@ -33,4 +34,10 @@ def load_model(folder: str, config: ModelConfig) -> Model:
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[0]}. {AGAIN}") from None
-    return model.eval()
+    return model
+
+
+def _whole(path: Path, config: ModelConfig) -> bytes | None:
+    """The file's bytes, if it is there and of the config."""
+    data = path.read_bytes() if path.exists() else b""
+    return data if hashlib.sha256(data).hexdigest() == config.weights_sha256 else None

@@ -1,0 +1,57 @@
+"""A training killed at any place: the model that stands is the old one or the new one, and the next run tidies up."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from conftest import extembed
+from driver import KILLED, Fault, drive
+from evaluation_world import TABLES, make_features
+
+from extembed_cli.neural.folder import CHECKPOINT, FILES, read_config
+from extembed_cli.neural.weights import load_model
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("neural")
+    make_features(folder, seed=1, signal=3.0, users=50, each=40)
+    (folder / "spec.toml").write_text(TABLES + '[[neural]]\nmodel = "model"\n')
+    return folder
+
+
+def arguments(world: Path, model: str, seed: int, *more: str) -> list[str]:
+    """A training of one epoch: it renames the checkpoint, the config (with it the new model is there), and the rest."""
+    named = ["neural", "train", world / "spec.toml", "--label", "label", "--model", world / model, "--seed", seed]
+    return [*map(str, named), *more, "--epochs", "1", "--dim", "8", "--device", "cpu", "-q"]
+
+
+def weights(world: Path, model: str) -> str:
+    return hashlib.sha256((world / model / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("before", ["an older model", "nothing"])
+@pytest.mark.parametrize("renamed", range(6))
+def test_killed(world: Path, before: str, renamed: int) -> None:
+    for model, seed in {"old": 0, "new": 7}.items():
+        if not (world / model).exists():
+            extembed(*arguments(world, model, seed)).ok()
+    old, new = weights(world, "old"), weights(world, "new")
+    model = world / f"{before}-{renamed}"
+    if before == "an older model":
+        extembed(*arguments(world, model.name, 0)).ok()
+    kill = Fault("pathlib:Path.replace", *(("after", renamed) if renamed else ("before", 1)))
+    with drive(*arguments(world, model.name, 7), faults=(kill,)) as run:
+        assert run.end().code == KILLED
+    if renamed >= 2 or before == "an older model":
+        config = read_config(str(model))
+        assert config.weights_sha256 == (new if renamed >= 2 else old)
+        load_model(str(model), config)
+        extembed("run", world / "spec.toml", "-q", "--set", f'neural.0.model="{model}"').ok()
+    else:
+        extembed("run", world / "spec.toml", "-q", "--set", f'neural.0.model="{model}"').failed(3, "no trained model")
+    extembed(*arguments(world, model.name, 7, "--resume")).ok()
+    assert weights(world, model.name) == new
+    assert {path.name for path in model.iterdir()} == FILES - {CHECKPOINT}
