@@ -45,7 +45,7 @@ class Architecture(_Part):
     """Whether the transformer reads the candidate beside the events."""
     recency_mask_s: float = 86_400
     """In training the transformer does not see the newest events of a random time of at most so many seconds ..."""
-    recency_mask_share: float = 0.2
+    recency_mask_share: float = 0.1
     """... in this share of the rows."""
 
     @property
