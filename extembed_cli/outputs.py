@@ -15,7 +15,6 @@ from extembed_cli.data.inputs import Loaded
 from extembed_cli.data.output import write_features, write_vectors
 from extembed_cli.data.parts import Vectors
 from extembed_cli.engines import local
-from extembed_cli.features import neural
 from extembed_cli.features.shard import Shared
 from extembed_cli.mapping import Mapping
 from extembed_cli.plan import Work
@@ -88,7 +87,7 @@ def _write_item_vectors(
 ) -> list[dict[str, Any]]:
     """Stage the vectors that neural models have of the tables' items; the part of the report that describes them."""
     written = []
-    for path, scorer in neural.item_vectors(spec, shared.scorers).items():
+    for path, scorer in ((g.item_vectors, shared.scorers[g.model]) for g in spec.neural if g.item_vectors is not None):
         having = np.any([shared.with_vector[name][:-1] for name in scorer.config.tables], axis=0)
         ids = loaded.vocabulary.filter(pl.Series(having))
         sources = [(loaded.inputs.embeddings[n], spec.embedding_column(n, "item")) for n in scorer.config.tables]

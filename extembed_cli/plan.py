@@ -13,6 +13,7 @@ from extembed_cli.data.inputs import report as input_report
 from extembed_cli.data.keys import id_kind
 from extembed_cli.data.output import ROW_GROUP
 from extembed_cli.errors import ResourceError
+from extembed_cli.features import neural
 from extembed_cli.features.aggregate import expected_cosines
 from extembed_cli.features.dual import all_fits, expected_work, is_nested, vector_files
 from extembed_cli.features.shard import output_columns
@@ -25,7 +26,6 @@ _SECONDS_PER_PRODUCT = 1.5e-10
 _SECONDS_PER_SHARD = 0.2
 _BYTES_FOR_LIBRARIES = 120 * 2**20
 _BYTES_FOR_TORCH = 130 * 2**20
-_BYTES_PER_SCORED_BATCH = 48 * 2**20  # in a worker; 17 to 30 MiB with vectors of 32
 _SECONDS_PER_SCORE = 30e-6
 _BYTES_PER_EVENT, _BYTES_PER_EXPRESSION = 90, 16
 _BYTES_PER_CANDIDATE, _BYTES_PER_FEATURE = 130, 10
@@ -81,17 +81,26 @@ def work(spec: Spec, inputs: Inputs) -> Work:
     return Work(compute, read + asked * (compute + Work.write))
 
 
-def layout(spec: Spec, inputs: Inputs, workers: int, memory: int | None, *, cached: bool = False) -> Layout:
+def layout(
+    spec: Spec,
+    inputs: Inputs,
+    workers: int,
+    memory: int | None,
+    *,
+    cached: bool = False,
+    more: dict[str, int] | None = None,
+) -> Layout:
     """The fewest shards that keep to the memory; refuses a job that cannot.
 
-    With a cache the tables themselves are mapped from there, and take no memory of their own.
+    With a cache the tables themselves are mapped from there, and take no memory of their own. `more`: what else is
+    needed, bytes by purpose.
     """
     if memory is None:
         return Layout()
     asked = inputs.candidates.rows if inputs.candidates else 0
     rows = _row_bytes_of_all(spec, inputs)
     vectors = _matrix_bytes(spec, inputs, cached)
-    fixed = fixed_needs(spec, inputs, workers)
+    fixed = fixed_needs(spec, inputs, workers) | (more or {})
     free = memory - sum(fixed.values())
     smallest = -(-rows // _MOST_SHARDS)  # shard
     least = min(_FEWEST_ROWS_READ, inputs.interactions.rows + asked) * _BYTES_PER_READ_ROW + smallest
@@ -136,11 +145,12 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     ids = sum(table.rows for table in inputs.embeddings.values())
     written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates else 0
     tile = TILE_COSINES * _BYTES_PER_COSINE if spec.aggregate else 0
-    tile += _BYTES_PER_SCORED_BATCH if spec.neural else 0
+    models, batch = neural.bytes_needed(spec, ids)
+    tile += batch
     return {
         "libraries": _BYTES_FOR_LIBRARIES + (_BYTES_FOR_TORCH if spec.neural else 0),
         f"tiles of {_threads(workers)}": workers * (tile + 8 * TILE_FLOATS),
-        "item ids": ids * _BYTES_PER_ID,
+        "item ids": ids * _BYTES_PER_ID + models,
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }
 

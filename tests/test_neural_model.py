@@ -16,7 +16,8 @@ from extembed_cli.features.neural_scores import as_rows, fixed_batches
 from extembed_cli.neural.config import Architecture, TrainingSettings
 from extembed_cli.neural.dataset import Dataset
 from extembed_cli.neural.fitting import Fitting, softmax_loss
-from extembed_cli.neural.model import Items, Model, Rows
+from extembed_cli.neural.model import Items, Model, Rows, dropped
+from extembed_cli.neural.whitening import whitening
 
 ENCODERS = ("mean", "gru", "attention", "transformer")
 B, L, H, V, N = 6, 9, 2, 12, 20
@@ -64,9 +65,10 @@ def test_every_parameter_has_a_gradient(encoder: str) -> None:
     logits = model(model.adapter(of, noise), asked, noise)
     assert logits.shape == (B,)
     logits.square().sum().backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+    found = {name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None}
+    without = {name for name, _ in model.named_parameters() if name not in found or not found[name].isfinite().all()}
     assert not without
-    blind = {name for name, p in model.named_parameters() if p.grad is not None and not p.grad.abs().sum() > 0}
+    blind = {name for name, gradient in found.items() if not gradient.abs().sum() > 0}
     assert blind <= {"encoder.unit.2.bias"}  # a softmax does not see what is added to all
 
 
@@ -137,6 +139,64 @@ def test_softmax_is_inside_requests() -> None:
     assert total.item() == pytest.approx((first + second).item(), rel=1e-6)
 
 
+def test_what_is_dropped_is_a_share_and_the_rest_is_scaled_up() -> None:
+    x = torch.ones(400, 300)
+    assert dropped(x, 0.3, None) is x
+    kept = dropped(x, 0.3, torch.Generator().manual_seed(0))
+    assert (kept == 0).double().mean().item() == pytest.approx(0.3, abs=0.005)
+    assert kept.mean().item() == pytest.approx(1, abs=0.01)
+    assert torch.equal(kept, dropped(x, 0.3, torch.Generator().manual_seed(0)))
+    assert not torch.equal(kept, dropped(x, 0.3, torch.Generator().manual_seed(1)))
+
+
+def test_the_recency_mask_hides_the_newest_and_only_in_training() -> None:
+    rng = np.random.default_rng(5)
+    of, asked = items(rng), rows(rng)
+    asked = replace(asked, ages=torch.linspace(9, 1, L).expand(B, L).double() * 3600)
+    masked = Model(architecture("transformer", dropout=0.0, recency_mask_share=1.0, recency_mask_s=1e9))
+    noise = torch.Generator().manual_seed(1)
+    masked.adapter.id_dropout = 0.0
+    in_training, scored = masked(masked.adapter(of, noise), asked, noise), masked(masked.adapter(of), asked)
+    assert not torch.allclose(in_training, scored, atol=1e-4)
+    share, _ = torch.rand(2, B, 1, generator=torch.Generator().manual_seed(1).set_state(after_ids(of)))
+    older = asked.members & (asked.ages >= share * 1e9)[:, :, None]
+    assert torch.allclose(in_training, masked(masked.adapter(of), replace(asked, members=older)), atol=1e-5)
+
+
+def after_ids(of: Items) -> torch.Tensor:
+    """The state of a generator of seed 1 once it was asked which ids are hidden."""
+    noise = torch.Generator().manual_seed(1)
+    torch.rand(len(of.buckets), 1, generator=noise)
+    return noise.get_state()
+
+
+def test_ids_are_hidden_in_part_of_the_training() -> None:
+    rng = np.random.default_rng(6)
+    of, model = items(rng), Model(architecture("mean", id_dropout=0.5))
+    torch.nn.init.normal_(model.adapter.ids.weight)
+    with_ids = model.adapter(of)
+    without = with_ids - model.adapter.ids(of.buckets)
+    made = model.adapter(of, torch.Generator().manual_seed(0))
+    hidden, shown = (made - without).abs().amax(1) < 1e-6, (made - with_ids).abs().amax(1) < 1e-6
+    assert (hidden ^ shown).all()
+    assert hidden.any()
+    assert shown.any()
+
+
+def test_whitened_vectors_are_uncorrelated() -> None:
+    rng = np.random.default_rng(7)
+    vectors = torch.from_numpy((rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)) + 3).astype(np.float32))
+
+    def of(nums: NDArray[np.int64]) -> Items:
+        return Items(
+            vectors[nums], torch.ones((len(nums), 1), dtype=torch.bool), torch.zeros(len(nums), dtype=torch.long)
+        )
+
+    mean, matrix = whitening(of, np.arange(500))
+    white = (vectors - mean) @ matrix
+    np.testing.assert_allclose((white.T @ white / 500).numpy(), np.eye(6), atol=1e-3)
+
+
 # --- what can be learned -----------------------------------------------------------------------------
 
 
@@ -157,13 +217,13 @@ def order_world(rng: np.random.Generator, n: int, clusters: int = 6) -> tuple[Da
         rows=np.arange(n),
         times=times,
         items=candidates,
-        first=end - length,
-        end=end,
-        lengths=np.full(n, length),
         starts=(end - length)[:, None],
+        ends=end[:, None],
+        most=length,
+        lengths=np.full(n, length),
+        of_history=[np.arange(n * length)],
         event_items=events.ravel(),
         event_times=(times[:, None] - ages).ravel(),
-        members=np.ones((n * length, 1), np.bool_),
     )
     cut = n * 3 // 4
     return Dataset(seen, labels, np.arange(n), np.arange(cut), np.arange(cut, n)), vectors
@@ -197,6 +257,40 @@ def test_an_effect_of_order_is_learned(learned: dict[str, float], encoder: str) 
 
 def test_means_over_weeks_do_not_see_the_order(learned: dict[str, float]) -> None:
     assert learned["mean"] < 0.85
+
+
+def test_a_half_life_is_learned() -> None:
+    """Of candidates of a cluster that the user saw long ago or of one just seen, half-lives of 12 days decide."""
+    rng = np.random.default_rng(8)
+    n, length, clusters, day = 8000, 10, 4, 86_400_000_000
+    of_item = np.arange(40) % clusters
+    vectors = np.eye(clusters, dtype=np.float32)[of_item]
+    events = rng.integers(0, 40, (n, length)).astype(np.int32)
+    ages = -np.sort(-rng.integers(1, 90 * day, (n, length)), axis=1)
+    weights = 2.0 ** (-ages / (12 * day))
+    candidates = rng.integers(0, 40, n).astype(np.int32)
+    share = (weights * (of_item[events] == of_item[candidates][:, None])).sum(1) / weights.sum(1)
+    labels = (rng.random(n) < 1 / (1 + np.exp(-12 * (share - 0.25)))).astype(np.float32)
+    end, times = length * np.arange(1, n + 1), np.full(n, 10**15)
+    seen = Examples(
+        rows=np.arange(n), times=times, items=candidates, starts=(end - length)[:, None], ends=end[:, None],
+        most=length, lengths=np.full(n, length), of_history=[np.arange(n * length)],
+        event_items=events.ravel(), event_times=(times[:, None] - ages).ravel(),
+    )  # fmt: skip
+    data = Dataset(seen, labels, np.arange(n), np.arange(n * 3 // 4), np.arange(n * 3 // 4, n))
+
+    def of(nums: NDArray[np.int64]) -> Items:
+        known = torch.ones((len(nums), 1), dtype=torch.bool)
+        return Items(torch.from_numpy(vectors[nums]), known, torch.zeros(len(nums), dtype=torch.long))
+
+    torch.manual_seed(0)
+    model = Model(Architecture(encoder="mean", widths=(clusters,), histories=1, dim=8, half_lives=1, dropout=0.0))
+    how = TrainingSettings(label="label", epochs=12, lr=2e-2, patience=12)
+    fitting = Fitting(model, data, how, of, len(vectors))
+    while not fitting.finished:
+        fitting.run_epoch(lambda count: None, lambda: False)
+    days = 2 ** model.encoder.log2_half_life.item() / 86_400
+    assert 8 < days < 18
 
 
 def test_batches_are_whole_requests_where_they_have_to_be() -> None:

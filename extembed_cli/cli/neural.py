@@ -46,7 +46,7 @@ def train(
         typer.Option(
             "--group",
             metavar="COL",
-            help="What the candidates of one request share; labels may be grades then.",
+            help="What the candidates of one request share: the AUC is inside requests, and labels may be grades.",
             rich_help_panel=_DATA,
         ),
     ] = None,
@@ -134,10 +134,12 @@ def train(
     """
     from pydantic import ValidationError
 
-    from extembed_cli.neural.config import Architecture, TrainingSettings
+    from extembed_cli.neural.config import Layers, TrainingSettings
     from extembed_cli.neural.folder import need_extra
     from extembed_cli.spec_loading import load_spec
 
+    if encoder == "attention" and not candidate:
+        raise SpecError("--no-candidate: attention is beside the candidate; take --encoder mean, gru or transformer")
     if dim % 4:
         raise SpecError(f"--dim {dim}: has to be a multiple of 4")
     paths = [str(path) for path in (user_vectors, item_vectors) if path]
@@ -161,22 +163,17 @@ def train(
         )
     except ValidationError as error:
         raise SpecError("\n".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-    layers: dict[str, Any] = {
-        "encoder": encoder,
-        "dim": dim,
-        "dropout": dropout,
-        "whiten": whiten,
-        "candidate": candidate,
-    }
+    layers = Layers(
+        encoder=encoder, dim=dim, dropout=dropout, whiten=whiten, candidate=candidate, id_embedding=id_embedding
+    )
     if user_vectors or item_vectors:
-        flag = "--user-vectors" if user_vectors else "--item-vectors"
-        Architecture(widths=(), histories=0, **layers).check_vectors(flag)
+        layers.check_vectors("--user-vectors" if user_vectors else "--item-vectors")
     need_extra("altair", "vl_convert")
     from extembed_cli.neural.training import train_job
 
     how = console.run_options(workers, memory, wait, scratch, None, False)
     with console.watching(quiet, verbose) as watch:
-        report = train_job(loaded, settings, layers, id_embedding, str(model), how, resume, watch)
+        report = train_job(loaded, settings, layers, str(model), how, resume, watch)
     if user_vectors or item_vectors:
         _write_vectors(loaded, model, user_vectors, item_vectors, how, quiet)
     if json:

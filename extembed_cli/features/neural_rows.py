@@ -15,12 +15,12 @@ from extembed_cli.spec import Spec
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_ROWS = 4096  # candidates looked at together
+_KEYS = 2**18  # events looked at together, of all candidates and histories
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Q candidates, and N events of their users that are in any of H histories."""
+    """Q candidates, and the N events that are in any of H histories."""
 
     rows: Ints
     """(Q) where each candidate stood in the input"""
@@ -28,35 +28,35 @@ class Examples:
     """(Q) as-of times, us"""
     items: NDArray[np.int32]
     """(Q) -1 = null"""
-    first: Ints
-    """(Q) the first event that is read ..."""
-    end: Ints
-    """(Q) ... and the one after the last"""
-    lengths: Ints
-    """(Q) how many of those are visible, and so are read"""
     starts: Ints
-    """(Q, H) the first event that is visible in each history"""
+    """(Q, H) what each candidate sees of a history: from here ..."""
+    ends: Ints
+    """(Q, H) ... to before here, among the events of that history"""
+    most: int
+    """The newest so many are read."""
+    lengths: Ints
+    """(Q) how many those are"""
+    of_history: Sequence[Ints]
+    """(H) which of the N events are in it, ascending"""
     event_items: NDArray[np.int32]
     """(N)"""
     event_times: Ints
-    """(N)"""
-    members: Bools
-    """(N, H) which histories an event is in"""
+    """(N) us"""
 
     def padded(self, chosen: Ints, length: int) -> PaddedRows:
-        """Some of the candidates (B), their visible events padded to a length."""
-        span = max(length, int((self.end - self.first)[chosen].max()))
-        at = self.first[chosen, None] + np.arange(span)  # (B, span)
-        inside = at < self.end[chosen, None]
-        at = np.minimum(at, np.maximum(self.end[chosen, None] - 1, 0))
-        members = self.members[at] & (at[:, :, None] >= self.starts[chosen, None]) & inside[:, :, None]
-        visible = members.any(2)
-        if (visible != inside).any():  # out of a window: what is visible comes first, its order kept
-            order = np.argsort(~visible, axis=1, kind="stable")
-            at = np.take_along_axis(at, order, 1)[:, :length]
-            members = np.take_along_axis(members, order[:, :, None], 1)[:, :length]
-        ages = np.where(members.any(2), (self.times[chosen, None] - self.event_times[at]) / 1e6, 0.0)
-        return PaddedRows(self.items[chosen], self.event_items[at], members, ages)
+        """Some of the candidates (B), the events that they read padded to a length."""
+        read = newest(self.starts[chosen], self.ends[chosen], self.of_history, self.most)
+        shape = len(chosen), length
+        row, at = np.nonzero(read.place < read.count[:, None])  # of each event in each history that shows it
+        place = read.count[row] - 1 - read.place[row, at]  # the oldest first
+        events, members = np.zeros(shape, np.int64), np.zeros((*shape, len(self.of_history)), np.bool_)
+        events[row, place] = read.events[row, at]
+        members[row, place, read.histories[row, at]] = True
+        ages = np.zeros(shape)
+        ages[row, place] = (self.times[chosen[row]] - self.event_times[events[row, place]]) / 1e6
+        items = np.repeat(self.items[chosen, None], length, axis=1)  # in the padding: nothing that others decide
+        items[row, place] = self.event_items[events[row, place]]
+        return PaddedRows(self.items[chosen], items, members, ages)
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,47 @@ class PaddedRows:
     candidates: NDArray[np.int32]
     """(B) items"""
     events: NDArray[np.int32]
-    """(B, L) items; anything in the padding"""
+    """(B, L) items; the candidate's in the padding"""
     members: Bools
     """(B, L, H) which histories an event is seen in; none in the padding"""
     ages: NDArray[np.float64]
     """(B, L) seconds"""
+
+
+@dataclass(frozen=True)
+class Newest:
+    """Of B candidates, K sightings of events in histories, newest first; where there is none, a place beyond all."""
+
+    events: Ints
+    """(B, K) ascending by age; an event stands as often as histories show it"""
+    histories: Ints
+    """(B, K)"""
+    place: Ints
+    """(B, K) that of the event among those that are read, 0 = the newest"""
+    count: Ints
+    """(B) how many events are read"""
+
+
+def newest(starts: Ints, ends: Ints, of_history: Sequence[Ints], most: int) -> Newest:
+    """The newest `most` events of the union of what the histories show, starts and ends (B, H).
+
+    None of them is older than the newest `most` of a history that shows it, so no more of each is looked at.
+    """
+    B, H = starts.shape
+    reach = np.minimum(ends - starts, most)
+    back = np.arange(max(1, int(reach.max(initial=0))))
+    keys = np.full((B, H, len(back)), -1)  # event and history
+    for h, events in enumerate(of_history):
+        if len(events):
+            at = np.maximum(ends[:, h, None] - 1 - back, 0)
+            keys[:, h] = np.where(back < reach[:, h, None], events[at] * H + h, -1)
+    flat = keys.reshape(B, -1)
+    flat.sort(axis=1)
+    flat = flat[:, ::-1]
+    events, histories = np.divmod(flat, H)  # −1 for none
+    place = (np.diff(events, axis=1, prepend=-2) != 0).cumsum(1) - 1
+    count = np.minimum(np.where(flat >= 0, place + 1, 0).max(axis=1), most)
+    return Newest(events, histories, np.where(flat >= 0, place, np.iinfo(np.int64).max), count)
 
 
 def examples(
@@ -80,53 +116,29 @@ def examples(
 
     Of the events of any of the histories the newest `max_events` are read.
     """
-    total = len(history.times)
-    flags = np.stack([history.members.get(name, np.ones(total, np.bool_)) for name in histories], axis=1)
-    used = flags.any(1)
-    before = np.concatenate([[0], np.cumsum(used)])  # events used before each of the shard's
     end = visible_end(spec, history, candidates)
-    starts = np.empty((len(end), len(histories)), np.int64)
-    for place, name in enumerate(histories):
-        seen = visible(spec, name, history, candidates, end)
-        where = np.append(seen.events, total)[np.minimum(seen.start, len(seen.events))]  # among the shard's events
-        starts[:, place] = before[np.where(seen.start < seen.end, where, end)]
-    end = before[end]
-    members = flags[used]
-    oldest = np.minimum(starts.min(1), end)
-    first = np.maximum(oldest, end - max_events)
-    lengths = end - first
-    rules = [spec.history(name) for name in histories]
-    if any(rule.window is not None or rule.max_events is not None for rule in rules):  # else all from the oldest on
-        for low in range(0, len(end), _ROWS):
-            at = slice(low, low + _ROWS)
-            first[at], lengths[at] = _newest_visible(oldest[at], end[at], starts[at], members, max_events)
+    seen = [visible(spec, name, history, candidates, end) for name in histories]
+    used = np.zeros(len(history.times), np.bool_)
+    for each in seen:
+        used[each.events] = True
+    among_used = np.cumsum(used) - 1
+    of_history = [among_used[each.events] for each in seen]
+    starts = np.stack([each.start for each in seen], axis=1)
+    ends = np.maximum(starts, np.stack([each.end for each in seen], axis=1))
+    lengths = np.empty(len(end), np.int64)
+    step = max(1, _KEYS // (len(histories) * max_events))
+    for low in range(0, len(end), step):
+        at = slice(low, low + step)
+        lengths[at] = newest(starts[at], ends[at], of_history, max_events).count
     return Examples(
         rows=candidates.rows,
         times=candidates.times,
         items=candidates.items,
-        first=first,
-        end=end,
-        lengths=lengths,
         starts=starts,
+        ends=ends,
+        most=max_events,
+        lengths=lengths,
+        of_history=of_history,
         event_items=history.items[used],
         event_times=history.times[used],
-        members=members,
     )
-
-
-def _newest_visible(oldest: Ints, end: Ints, starts: Ints, members: Bools, most: int) -> tuple[Ints, Ints]:
-    """(Q) where the newest `most` visible events begin, and how many there are: looked for in ever longer stretches."""
-    first, count = oldest.copy(), np.zeros(len(end), np.int64)
-    left, span = np.flatnonzero(end > oldest), most
-    while len(left):
-        at = end[left, None] - 1 - np.arange(span)  # (q, span), the newest first
-        inside = at >= oldest[left, None]
-        visible = (members[np.maximum(at, 0)] & (at[:, :, None] >= starts[left, None])).any(2) & inside
-        so_far = visible.cumsum(1)
-        enough = so_far[:, -1] >= most
-        count[left] = np.minimum(so_far[:, -1], most)
-        place = np.argmax(so_far >= most, axis=1)
-        first[left[enough]] = at[enough, place[enough]]
-        left = left[~enough & (end[left] - span > oldest[left])]
-        span *= 2
-    return first, count

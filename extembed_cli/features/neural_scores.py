@@ -17,6 +17,8 @@ from torch import Tensor
 from extembed_cli.data.batches import padded
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
+from extembed_cli.errors import DataError
+from extembed_cli.features.neural import BATCH_EVENTS, FEWEST_ROWS
 from extembed_cli.features.neural_rows import Examples, PaddedRows, examples
 from extembed_cli.mapping import Mapping
 from extembed_cli.neural import folder, probes
@@ -30,8 +32,6 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _BLOCK = 1024  # items adapted at a time: a fixed size, so that the bits of each are fixed
-_EVENTS = 8192  # of a batch: so few that its tensors stay near the processor's cache
-_FEWEST_ROWS = 16
 
 
 # --- shared state ------------------------------------------------------------------------------------
@@ -82,10 +82,9 @@ def prepare_scorer(
     torch.set_num_threads(1)  # as many batches as there are workers are scored at once
     for name, table in config.tables.items():
         folder.check_dim(group.model, config, name, embeddings[name].vectors.shape[1])
-        nums = probes.find(vocabulary, table.probes)
+        nums, then = probes.find(vocabulary, table.probes)
         vectors, known = model_vectors(embeddings[name], table.normalize, nums)
-        what = f"{group.model}: `{name}`"
-        probes.check(what, table.probes, vocabulary, nums[known], vectors[known])
+        probes.check(f"{group.model}: `{name}`", then[known], vectors[known])
     tables = [(embeddings[name], table.normalize) for name, table in config.tables.items()]
     buckets = id_buckets(vocabulary, config.architecture.id_buckets)
     adapted = adapted_items(model, lambda nums: item_block(tables, buckets, nums), len(buckets), mapped)
@@ -100,7 +99,10 @@ def adapted_items(model: Model, items: Callable[[Ints], Items], count: int, mapp
     def adapt(low: int) -> None:
         nums = np.minimum(np.arange(low, low + _BLOCK), count - 1)
         with torch.inference_mode():
-            adapted[low : low + _BLOCK] = model.adapter(items(nums).to(device))[: count - low]
+            made = model.adapter(items(nums).to(device))[: count - low]
+        if not made.isfinite().all():
+            raise DataError("an item's vectors are too long for the model's arithmetic: train with `normalize = true`")
+        adapted[low : low + _BLOCK] = made
 
     for _ in mapped(adapt, range(0, count, _BLOCK)):
         pass
@@ -188,8 +190,8 @@ class NeuralShard:
         first, last = self.followers[request], self.followers[request + 1]
         owner = np.repeat(place, last - first)
         mine = np.repeat(first - np.cumsum(last - first) + (last - first), last - first) + np.arange(len(owner))
-        for low in range(0, len(mine), _EVENTS):
-            at, of = mine[low : low + _EVENTS], owner[low : low + _EVENTS]
+        for low in range(0, len(mine), BATCH_EVENTS):
+            at, of = mine[low : low + BATCH_EVENTS], owner[low : low + BATCH_EVENTS]
             items = self.seen.items[at]
             score = np.einsum("nd,nd->n", vectors[of], self.scorer.adapted.numpy()[items]) + bias[of]
             self.score[at] = np.where(items >= 0, score, np.float32(np.nan))
@@ -217,6 +219,6 @@ def fixed_batches(chosen: Ints, lengths: Ints) -> Iterator[tuple[Ints, int]]:
         if not len(group):
             continue
         L = int(size[0])
-        B = max(_FEWEST_ROWS, _EVENTS // L // _FEWEST_ROWS * _FEWEST_ROWS)
+        B = max(FEWEST_ROWS, BATCH_EVENTS // L // FEWEST_ROWS * FEWEST_ROWS)
         for at in range(0, len(group), B):
             yield group[np.minimum(np.arange(at, at + B), len(group) - 1)], L

@@ -49,7 +49,8 @@ class Shared:
     columns: list[Column]
     embeddings: dict[str, EmbeddingMatrix]
     models: dict[Fit, Model]
-    scorers: dict[Trained, Scorer]
+    scorers: dict[str, Scorer]
+    """By folder."""
     vector_files: dict[str, Model | Scorer]
     """Models of which each user's vector is written, by path."""
 
@@ -164,20 +165,20 @@ def prepare(
     problems.raise_any()
     scorers = _scorers(spec, embeddings, vocabulary, mapped)
     vector_files: dict[str, Model | Scorer] = {path: models[fit] for path, fit in dual.vector_files(spec).items()}
-    vector_files |= {path: scorers[trained] for path, trained in neural.vector_files(spec).items()}
+    vector_files |= {group.user_vectors: scorers[group.model] for group in spec.neural if group.user_vectors}
     return Shared(output_columns(spec), embeddings, models, scorers, vector_files)
 
 
 def _scorers(
     spec: Spec, embeddings: dict[str, EmbeddingMatrix], vocabulary: pl.Series, mapped: Mapping
-) -> dict[Trained, Scorer]:
+) -> dict[str, Scorer]:
     """The trained models of the spec; only where there are any is torch imported, an extra and slow."""
     if not spec.neural:
         return {}
     need_extra()
     from extembed_cli.features.neural_scores import prepare_scorer  # noqa: PLC0415
 
-    return {neural.trained(group): prepare_scorer(spec, group, embeddings, vocabulary, mapped) for group in spec.neural}
+    return {group.model: prepare_scorer(spec, group, embeddings, vocabulary, mapped) for group in spec.neural}
 
 
 def _models(
@@ -259,7 +260,7 @@ def compute_shard(
             found.update({Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd})
             yield from dual_tasks(shard)
         for trained in asked:
-            scored = shared.scorers[trained].shard(spec, history, candidates)
+            scored = shared.scorers[trained.folder].shard(spec, history, candidates)
             found[trained] = scored.score
             yield from _neural_tasks(scored, share)
         for path, model in shared.vector_files.items():
@@ -277,7 +278,7 @@ def compute_shard(
         progress(each.rows)
         done.add(each)
     if asked:
-        until = max(shared.scorers[trained].trained_until_us for trained in asked)
+        until = max(shared.scorers[trained.folder].trained_until_us for trained in asked)
         done.trained_on = int(np.count_nonzero(candidates.times <= until))
     done.solves.systems = sum(shard.systems for shard in shards)
     progress(rows - done.rows)  # those that see no event are in no task

@@ -16,6 +16,8 @@ from extembed_cli.errors import InputError, SpecError, listing
 from extembed_cli.neural.fitting import Fitting
 from extembed_cli.watch import Watch
 
+_CHECKSUM = "checksum"
+
 
 class Checkpoint:
     """The tensors of a training, and in the file's metadata the rest: what it is of, where it stands, a checksum."""
@@ -27,7 +29,8 @@ class Checkpoint:
     def save(self, fitting: Fitting) -> None:
         """Replace the file by one of now."""
         tensors, rest = fitting.state()
-        state = json.dumps({"job": self.job, "sha256": _tensor_digest(tensors), **rest})
+        rest = {"job": self.job, **rest}
+        state = json.dumps({**rest, _CHECKSUM: _checksum(tensors, rest)})
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             file.write(save(tensors, {"state": state}))
@@ -43,9 +46,10 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as opened:
                 state = json.loads(opened.metadata()["state"])
-            job, tensors = state.pop("job"), load_file(self.path)
-            if state.pop("sha256") != _tensor_digest(tensors):
-                raise ValueError("its tensors were changed")
+            checksum, tensors = state.pop(_CHECKSUM), load_file(self.path)
+            if checksum != _checksum(tensors, state):
+                raise ValueError("it was changed since it was written")
+            job = state.pop("job")
             others = [aspect for aspect, digest in self.job.items() if job[aspect] != digest]
             if not others:
                 fitting.restore(tensors, state)
@@ -63,10 +67,10 @@ class Checkpoint:
         watch.note(f"{self.path.parent}: going on in epoch {fitting.now.epoch + 1}, step {fitting.now.step + 1}")
 
 
-def _tensor_digest(tensors: dict[str, Tensor]) -> str:
-    sha = hashlib.sha256()
+def _checksum(tensors: dict[str, Tensor], rest: dict[str, Any]) -> str:
+    sha = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for name in sorted(tensors):
-        sha.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+        sha.update(f"{name} {tuple(tensors[name].shape)}".encode() + tensors[name].contiguous().numpy().tobytes())
     return sha.hexdigest()
 
 

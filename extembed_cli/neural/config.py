@@ -10,21 +10,18 @@ from extembed_cli.defaults import Encoder, Loss
 from extembed_cli.errors import SpecError
 from extembed_cli.spec import HistorySpec, Time
 
-AGE_BUCKETS = 64  # half octaves of seconds: the last begins at 68 years
+AGE_BUCKETS = 64  # half octaves of seconds: the last begins at 96 years
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Architecture(_Part):
-    """Kinds and sizes of layers."""
+class Layers(_Part):
+    """What is chosen of a model, whatever it learns from."""
 
     encoder: Encoder = "attention"
     """How the history becomes a state: decayed means, a GRU, attention beside the candidate, or a transformer."""
-    widths: tuple[int, ...]
-    """Length of the vectors of each embedding table."""
-    histories: int
     dim: int = Field(default=32, ge=4, multiple_of=4)
     """Length of the vectors inside the model."""
     heads: int = 4
@@ -35,8 +32,8 @@ class Architecture(_Part):
     """Decayed means of each history."""
     dropout: float = 0.3
     """Share of what is dropped in training."""
-    id_buckets: int = 0
-    """Learned vectors for hashes of item ids; 0 = none."""
+    id_embedding: bool = False
+    """Whether a vector is learned for each item id as well."""
     id_dropout: float = 0.3
     """Share of items whose id is hidden in training, so that the model can do without."""
     whiten: bool = False
@@ -60,6 +57,16 @@ class Architecture(_Part):
                 f"{where}: the encoder `{self.encoder}` reads the candidate, so users have no vectors. Train with "
                 "--encoder mean, gru, or transformer --no-candidate"
             )
+
+
+class Architecture(Layers):
+    """Kinds and sizes of all layers."""
+
+    widths: tuple[int, ...]
+    """Length of the vectors of each embedding table."""
+    histories: int
+    id_buckets: int = 0
+    """Learned vectors for hashes of item ids; 0 = none."""
 
 
 class TrainedTable(_Part):

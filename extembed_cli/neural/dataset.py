@@ -52,6 +52,10 @@ class Labelled:
             kept &= ~rows
         return kept, {why: count for why, count in counts.items() if count}
 
+    def largest_group(self, usable: Bools) -> int:
+        """Candidates of the largest request."""
+        return 1 if self.groups is None else int(np.bincount(self.groups[usable]).max(initial=0))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -99,7 +103,7 @@ class Dataset:
 
 def bytes_needed(candidates: int, events: int, histories: int) -> int:
     """Of the arrays that `build` makes, and that can be mapped."""
-    return candidates * (44 + 8 * histories) + events * (12 + histories)
+    return candidates * (28 + 16 * histories) + events * (12 + 8 * histories)
 
 
 def build(
@@ -117,31 +121,37 @@ def build(
     `events` is how many there may be at most. With a folder the arrays are mapped files there.
     """
     n, H = int(np.count_nonzero(usable)), len(histories)
-    at = {name: zeros((n,), np.int64, folder) for name in ("rows", "times", "first", "end", "lengths")}
-    starts, items = zeros((n, H), np.int64, folder), zeros((n,), np.int32, folder)
+    rows, times, lengths = (zeros((n,), np.int64, folder) for _ in range(3))
+    items, starts, ends = (
+        zeros((n,), np.int32, folder),
+        zeros((n, H), np.int64, folder),
+        zeros((n, H), np.int64, folder),
+    )
     event_items, event_times = zeros((events,), np.int32, folder), zeros((events,), np.int64, folder)
-    members = zeros((events, H), np.bool_, folder)
-    q = e = 0
+    of_history = [zeros((events,), np.int64, folder) for _ in range(H)]
+    q, e, own = 0, 0, [0] * H
     for shard in shards:
         part = examples(spec, histories, max_events, shard.history, shard.asked)
         kept = usable[part.rows] & (part.lengths > 0) & (part.items >= 0)
         new, more = slice(q, q + int(np.count_nonzero(kept))), slice(e, e + len(part.event_items))
-        at["rows"][new], at["times"][new], items[new] = part.rows[kept], part.times[kept], part.items[kept]
-        at["lengths"][new] = part.lengths[kept]
-        at["first"][new], at["end"][new], starts[new] = e + part.first[kept], e + part.end[kept], e + part.starts[kept]
-        event_items[more], event_times[more], members[more] = part.event_items, part.event_times, part.members
+        rows[new], times[new], items[new] = part.rows[kept], part.times[kept], part.items[kept]
+        lengths[new], starts[new], ends[new] = part.lengths[kept], part.starts[kept] + own, part.ends[kept] + own
+        for h, mine in enumerate(part.of_history):
+            of_history[h][own[h] : own[h] + len(mine)] = mine + e
+            own[h] += len(mine)
+        event_items[more], event_times[more] = part.event_items, part.event_times
         q, e = new.stop, more.stop
     seen = Examples(
-        rows=at["rows"][:q],
-        times=at["times"][:q],
+        rows=rows[:q],
+        times=times[:q],
         items=items[:q],
-        first=at["first"][:q],
-        end=at["end"][:q],
-        lengths=at["lengths"][:q],
         starts=starts[:q],
+        ends=ends[:q],
+        most=max_events,
+        lengths=lengths[:q],
+        of_history=[mine[:count] for mine, count in zip(of_history, own, strict=True)],
         event_items=event_items[:e],
         event_times=event_times[:e],
-        members=members[:e],
     )
     train, valid = _split(seen.rows, labelled.times)
     groups = np.arange(q) if labelled.groups is None else labelled.groups[seen.rows]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from extembed_cli.errors import DataError
@@ -24,8 +24,9 @@ from extembed_cli.neural.model import Items, Model
 
 Ints = NDArray[np.int64]
 
+_DIVERGED = "Lower --lr, or set `normalize = true` if a table has very long vectors"
 _CLIP = 1.0  # of the gradient's norm
-_PART = 64  # candidates of a step that one thread works on: a fixed size, so that workers do not change sums
+PART = 64  # candidates of a step that one thread works on: a fixed size, so that workers do not change sums
 
 
 @dataclass
@@ -73,8 +74,11 @@ class Fitting:
     ) -> None:
         self.model, self.data, self.settings = model.to(settings.device), data, settings
         self.items, self.all_items, self.mapped = items, all_items, mapped
-        decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-        others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+        # What is multiplied with decays; a learned half-life or gain would be dragged from where it begins to 0.
+        kinds = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding | nn.GRU)]
+        decayed = [p for kind in kinds for p in kind.parameters(recurse=False) if p.ndim > 1]
+        known = {id(p) for p in decayed}
+        others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
         self.parameters = [*decayed, *others]
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
@@ -99,7 +103,7 @@ class Fitting:
         for batch in batches[now.step :]:
             loss = self._step(batch)
             if not math.isfinite(loss):
-                raise DataError(f"the loss is {loss} in epoch {now.epoch + 1}: the training diverged. Lower --lr")
+                raise DataError(f"the loss is {loss} in epoch {now.epoch + 1}: the training diverged. {_DIVERGED}")
             now.loss += loss * len(batch)
             now.rows += len(batch)
             now.step += 1
@@ -109,7 +113,7 @@ class Fitting:
                 return False
         valid_loss, valid_auc = self._validate()
         if not math.isfinite(valid_loss):
-            raise DataError(f"the loss of the last by time is {valid_loss}: the training diverged. Lower --lr")
+            raise DataError(f"the loss of the last by time is {valid_loss}: the training diverged. {_DIVERGED}")
         self.epochs.append(Epoch(now.epoch, now.loss / now.rows, valid_loss, valid_auc, round(now.seconds, 3)))
         if self._is_best():
             now.best, self.best = now.epoch, self._weights()
@@ -117,14 +121,14 @@ class Fitting:
         return True
 
     def _is_best(self) -> bool:
-        ranked = [each.valid_auc if math.isfinite(each.valid_auc) else -each.valid_loss for each in self.epochs]
-        return ranked[-1] > max(ranked[:-1], default=-math.inf)
+        *before, last = (each.valid_auc for each in self.epochs)
+        return last > max(before, default=-math.inf)
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}
 
     def _step(self, batch: Ints) -> float:
-        size = _PART if self.settings.device == "cpu" else len(batch)
+        size = PART if self.settings.device == "cpu" else len(batch)
         loss, count = 0.0, 0
         summed = [torch.zeros_like(parameter) for parameter in self.parameters]
         for more, counted, gradients in self.mapped(self._part, enumerate(self.data.parts(batch, size))):
@@ -176,22 +180,22 @@ class Fitting:
         labels, groups = data.labels[chosen], data.groups[chosen]
         total, count = self._loss(torch.from_numpy(scores[chosen]), torch.from_numpy(labels), groups)
         loss = float(total) / max(1, count)
-        if self.settings.loss == "bce":
+        if self.settings.group is None:
             return loss, metrics.auc(scores[chosen], labels > 0)
         of = metrics.Groups.of(groups)
         inside = metrics.group_aucs(scores[chosen], labels > 0, of)
         known = np.isfinite(inside)
-        return loss, float(np.average(inside[known], weights=of.sizes[known])) if known.any() else math.nan
+        return loss, float(np.average(inside[known], weights=of.sizes[known]))
 
     # --- a state that can be saved ---
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and the rest."""
-        tensors = {f"now.{name}": tensor for name, tensor in self._weights().items()}
+        """Tensors, which the next step changes, and the rest."""
+        tensors = {f"now.{name}": tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for place, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state[parameter].items():
-                tensors[f"adam.{place}.{name}"] = value.detach().cpu().clone()
+                tensors[f"adam.{place}.{name}"] = value.detach().cpu()
         return tensors, {"now": asdict(self.now), "epochs": [asdict(epoch) for epoch in self.epochs]}
 
     def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:

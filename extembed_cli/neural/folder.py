@@ -41,9 +41,9 @@ def _checksum(data: dict[str, Any]) -> str:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a config in the folder is one of ours, whole or damaged; other libraries have files of that name."""
-    path = folder / CONFIG
-    return not path.exists() or _CHECKSUM.encode() in path.read_bytes()
+    """Whether the config in the folder is one of ours, whole or damaged; other libraries have files of that name."""
+    data = (folder / CONFIG).read_bytes() if (folder / CONFIG).exists() else b""
+    return _CHECKSUM.encode() in data and b"weights_sha256" in data
 
 
 def read_config(folder: str) -> ModelConfig:

@@ -96,10 +96,10 @@ class Adapter(nn.Module):
             self.whitening = nn.Parameter(torch.eye(width), requires_grad=False)
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, a.dim)
-        self.ids = nn.Embedding(a.id_buckets, a.dim) if a.id_buckets else None
+        self.ids = nn.Embedding(a.id_buckets, a.dim, sparse=True) if a.id_buckets else None  # gradients of those seen
         self.id_dropout = a.id_dropout
         if self.ids is not None:
-            nn.init.zeros_(self.ids.weight)  # an id that was never seen adds nothing
+            nn.init.zeros_(self.ids.weight)  # what is in a bucket of its own and was never seen adds nothing
 
     def set_whitening(self, mean: Tensor, whitening: Tensor) -> None:
         """What makes the vectors of the tables uncorrelated, of variance 1: (v − mean) W."""
@@ -118,8 +118,9 @@ class Adapter(nn.Module):
         if self.ids is not None:
             ids = self.ids(items.buckets)  # (N, D)
             if noise is not None:
-                ids = ids * (torch.rand(len(ids), 1, device=ids.device, generator=noise) >= self.id_dropout)
-            x = x + ids
+                kept = torch.rand(len(ids), 1, device=ids.device, generator=noise) >= self.id_dropout  # (N, 1)
+                ids = ids * kept  # (N, D)
+            x = x + ids  # (N, D)
         return x
 
 
@@ -160,8 +161,8 @@ class DecayedMean(nn.Module):
         return torch.einsum("bhkl,bld->bhkd", weights / total[..., None].clamp_min(1e-30), x), total
 
     def forward(self, x: Tensor, rows: Rows, _c: Tensor | None, _noise: Generator | None) -> Tensor:
-        means, total = self.means(x, rows)
-        state: Tensor = self.mix(torch.cat([means.flatten(1), total.log1p().flatten(1)], 1))
+        means, total = self.means(x, rows)  # (B, H, K, D), (B, H, K)
+        state: Tensor = self.mix(torch.cat([means.flatten(1), total.log1p().flatten(1)], 1))  # (B, D)
         return state
 
 
@@ -176,7 +177,7 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor, rows: Rows, _c: Tensor | None, _noise: Generator | None) -> Tensor:
         states, _ = self.gru(self.events(x, rows))  # (B, L, D): padding comes after what is read
         last = rows.visible.sum(1).clamp_min(1) - 1  # (B)
-        state: Tensor = states[torch.arange(len(last)), last]
+        state: Tensor = states[torch.arange(len(last)), last]  # (B, D)
         return state
 
 
@@ -210,18 +211,15 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(a.dim, 2 * a.dim), nn.GELU(), nn.Linear(2 * a.dim, a.dim))
 
     def forward(self, z: Tensor, seen: Tensor, noise: Generator | None) -> Tensor:  # z (B, M, D), seen (B, M) bool
-        normed = self.norm1(z)
+        normed = self.norm1(z)  # (B, M, D)
         if self.first_only:
-            z = z[:, :1]
-        q = (
-            self.query(normed[:, : z.shape[1]]).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        )  # (B, heads, m, D / heads)
-        k, v = (
-            self.key_value(normed).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # (B, heads, M, D / heads)
-        read = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])
-        z = z + dropped(self.project(read.transpose(1, 2).flatten(2)), self.dropout, noise)
-        return z + dropped(self.mlp(self.norm2(z)), self.dropout, noise)
+            z = z[:, :1]  # (B, 1, D)
+        h, m = self.heads, z.shape[1]  # m = 1 where only the first is asked for, else M
+        q = self.query(normed[:, :m]).unflatten(2, (h, -1)).transpose(1, 2)  # (B, h, m, D / h)
+        k, v = self.key_value(normed).unflatten(2, (2, h, -1)).permute(2, 0, 3, 1, 4)  # (B, h, M, D / h) each
+        read = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])  # (B, h, m, D / h)
+        z = z + dropped(self.project(read.transpose(1, 2).flatten(2)), self.dropout, noise)  # (B, m, D)
+        return z + dropped(self.mlp(self.norm2(z)), self.dropout, noise)  # (B, m, D)
 
 
 class Transformer(nn.Module):
@@ -245,8 +243,8 @@ class Transformer(nn.Module):
             first = first + c[:, None]
         z, seen = torch.cat([first, e], 1), functional.pad(seen, (1, 0), value=True)  # (B, 1 + L, D), (B, 1 + L)
         for block in self.blocks:
-            z = block(z, seen, noise)
-        state: Tensor = self.norm(z[:, 0])
+            z = block(z, seen, noise)  # (B, 1 + L, D), and of the last (B, 1, D)
+        state: Tensor = self.norm(z[:, 0])  # (B, D)
         return state
 
 
@@ -272,7 +270,7 @@ class Model(nn.Module):
             return self.dot(self.state(adapted, rows, None, noise), c)
         u = self.state(adapted, rows, c, noise)  # (B, D)
         beside = functional.gelu(self.compare(torch.cat([c, u, u * c], 1)))  # (B, D)
-        logit: Tensor = (u * c).sum(1) * self.scale + self.score(dropped(beside, self.a.dropout, noise))[:, 0]
+        logit: Tensor = (u * c).sum(1) * self.scale + self.score(dropped(beside, self.a.dropout, noise))[:, 0]  # (B)
         return logit
 
     def state(self, adapted: Tensor, rows: Rows, c: Tensor | None = None, noise: Generator | None = None) -> Tensor:

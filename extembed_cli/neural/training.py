@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +17,42 @@ from numpy.typing import NDArray
 import extembed_cli
 from extembed_cli import signals
 from extembed_cli.data.commit import locked, staged
-from extembed_cli.data.commit import writing as named
+from extembed_cli.data.commit import writing as naming
 from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.data.inputs import Inputs
 from extembed_cli.data.roles import read_codes, read_labels, read_times
 from extembed_cli.data.scratch import Scratch, scratch
 from extembed_cli.data.tables import Table
 from extembed_cli.engines import local
-from extembed_cli.errors import Problems, ResourceError, SpecError
+from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.neural_scores import id_buckets, item_block, model_vectors
 from extembed_cli.features.shard import prepare
 from extembed_cli.job import RunOptions, digesting, load, open_all
 from extembed_cli.mapping import Mapping
 from extembed_cli.neural import folder as files
-from extembed_cli.neural import probes, writing
+from extembed_cli.neural import needs, probes, writing
 from extembed_cli.neural.checkpoint import Checkpoint
-from extembed_cli.neural.config import Architecture, ModelConfig, TrainedTable, TrainingSettings
+from extembed_cli.neural.config import Architecture, Layers, ModelConfig, TrainedTable, TrainingSettings
 from extembed_cli.neural.dataset import Dataset, Labelled, build, bytes_needed, check, newest
-from extembed_cli.neural.fitting import Fitting
+from extembed_cli.neural.fitting import PART, Fitting
 from extembed_cli.neural.model import Items, Model
 from extembed_cli.neural.whitening import whitening
-from extembed_cli.plan import Layout, layout, memory_needed, sample
+from extembed_cli.plan import Layout, sample
 from extembed_cli.spec import ALL, Spec, time_us
 from extembed_cli.watch import Watch
 
 Ints = NDArray[np.int64]
 
-# What was measured: libraries, and those of them that a run does not have; numbers for each of an event, of 11 to 22.
-_BYTES_FOR_LIBRARIES, _BEYOND_A_RUN = 400 * 2**20, 280 * 2**20
-_FLOATS_PER_NUMBER = 25
-_BYTES_PER_LABEL = 70  # label, time and request of a candidate, and its places in two orders
-_COPIES = 8  # of the weights: gradient, two of Adam, the best, and a checkpoint of them
-_FEWEST_BUCKETS, _MOST_BUCKETS = 2**10, 2**20
-
 
 def train_job(
     spec: Spec,
     settings: TrainingSettings,
-    layers: dict[str, Any],
-    ids: bool,
+    layers: Layers,
     folder: str,
     how: RunOptions,
     resume: bool,
     watch: Watch,
 ) -> dict[str, Any]:
-    """Train a model on a spec's tables and histories, and commit its folder; returns what came of it.
-
-    `layers` are fields of the architecture; with `ids` the model learns a vector for each item id as well.
-    """
+    """Train a model on a spec's tables and histories, and commit its folder; returns what came of it."""
     # The tables and histories alone: what the spec computes may need the model that is not there yet.
     spec = spec.model_copy(update={"aggregate": (), "dual": (), "neural": (), "output": None})
     settings = _checked(spec, settings)
@@ -73,15 +61,13 @@ def train_job(
     with locked(output, how.wait), staged() as stage, ExitStack() as stack:
         mapped = stack.enter_context(local.threads(how.workers))
         _make_deterministic()
-        read = _read(spec, settings, layers["dim"], output, how, mapped, watch, stack)
-        items = len(read.vocabulary)
+        read = _read(spec, settings, layers, output, how, mapped, watch, stack)
         architecture = Architecture(
             widths=tuple(table.vectors.shape[1] for table in read.tables.values()),
             histories=len(_histories(spec)),
-            id_buckets=_buckets(items) if ids else 0,
-            **layers,
+            id_buckets=needs.id_buckets(layers, len(read.vocabulary)),
+            **layers.model_dump(),
         )
-        _check_memory(settings, architecture.dim, architecture.id_buckets, items, how.memory)
         fitting = _fitting(spec, architecture, settings, read, mapped)
         job = {
             "settings": settings.model_dump(exclude={"epochs", "patience"}),
@@ -90,7 +76,7 @@ def train_job(
             "inputs": read.digests,
             "versions": [extembed_cli.__version__, torch.__version__, np.__version__],
         }
-        with named(output):
+        with naming(output):
             stage.folder(output)
             writing.finish(output)
             checkpoint = Checkpoint(output / files.CHECKPOINT, job)
@@ -136,7 +122,7 @@ class _Read:
 def _read(
     spec: Spec,
     settings: TrainingSettings,
-    dim: int,
+    layers: Layers,
     output: Path,
     how: RunOptions,
     mapped: Mapping,
@@ -152,7 +138,10 @@ def _read(
     assert inputs.candidates is not None
     labelled = _labelled(spec, settings, inputs.candidates, watch)
     usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
-    cut = how.cut or _layout(spec, settings, dim, inputs, how, int(np.count_nonzero(usable)))
+    part = max(PART, labelled.largest_group(usable)) if settings.loss == "softmax" else min(PART, settings.batch_size)
+    taken = needs.of_training(spec, inputs, settings, layers, part, how.workers)
+    learned = bytes_needed(int(np.count_nonzero(usable)), inputs.interactions.rows, len(_histories(spec)))
+    cut = how.cut or needs.layout_of(spec, inputs, how.workers, how.memory, taken, learned)
     with digesting(inputs, {}, {}) as digests:
         place = stack.enter_context(_scratch(how, output, cut))
         where = place.folder if place else None
@@ -170,7 +159,7 @@ def _read(
                 loaded.log.usable,
                 where,
             )
-        check(data, inside_groups=settings.loss == "softmax")
+        check(data, inside_groups=settings.group is not None)
         inputs.check_unchanged()  # all of it is read; a log may grow while the model learns
         return _Read(
             data,
@@ -237,10 +226,13 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        kind = torch.device(name).type
+        if kind not in {"cpu", "cuda"}:
+            raise SpecError(f"--device {name}: models are trained on cpu or cuda; `auto` takes what there is")
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise SpecError(f"--device {name}: {str(error).splitlines()[0]}; `auto` takes what there is") from None
-    return name
+    return "cpu" if kind == "cpu" else name
 
 
 def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch) -> Labelled:
@@ -279,40 +271,6 @@ def _scratch(how: RunOptions, output: Path, cut: Layout) -> Iterator[Scratch | N
         note=lambda message: None,
     ) as place:
         yield place
-
-
-def _buckets(items: int) -> int:
-    """Four for each item, so that few share one."""
-    return int(min(_MOST_BUCKETS, max(_FEWEST_BUCKETS, 2 ** int(np.ceil(np.log2(4 * max(1, items)))))))
-
-
-def _layout(
-    spec: Spec, settings: TrainingSettings, dim: int, inputs: Inputs, how: RunOptions, candidates: int
-) -> Layout:
-    """How users are cut, beside what training takes; what is learned from is mapped where it does not fit."""
-    batch = _check_memory(settings, dim, 0, 0, how.memory)
-    if how.memory is None or inputs.candidates is None:
-        return Layout()
-    left = how.memory - _BEYOND_A_RUN - batch - inputs.candidates.rows * _BYTES_PER_LABEL
-    cut = layout(spec, inputs, how.workers, left)
-    needed = memory_needed(spec, inputs, cut, how.workers)
-    needed += bytes_needed(candidates, inputs.interactions.rows, len(_histories(spec)))
-    return replace(cut, mapped=cut.mapped or needed > left)
-
-
-def _check_memory(settings: TrainingSettings, dim: int, id_buckets: int, items: int, memory: int | None) -> int:
-    """Refuse what does not fit; the bytes of a batch, of the ids' vectors, and of all items when they are scored."""
-    numbers = settings.batch_size * settings.max_events * dim * _FLOATS_PER_NUMBER
-    numbers += (_COPIES * id_buckets + items) * dim
-    if memory is not None and _BYTES_FOR_LIBRARIES + 4 * numbers > memory:
-        ids = f", {id_buckets:,} vectors of ids" if id_buckets else ""
-        needed = (_BYTES_FOR_LIBRARIES + 4 * numbers) / 2**20
-        raise ResourceError(
-            f"a batch of {settings.batch_size} candidates with {settings.max_events} events{ids} and the libraries "
-            f"need about {needed:,.0f} MiB, and {memory / 2**20:,.0f} MiB may be used. Raise --memory, or lower "
-            "--batch-size, --max-events or --dim"
-        )
-    return 4 * numbers
 
 
 def _fitting(spec: Spec, a: Architecture, settings: TrainingSettings, read: _Read, mapped: Mapping) -> Fitting:

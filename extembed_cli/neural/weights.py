@@ -20,7 +20,8 @@ def load_model(folder: str, config: ModelConfig) -> Model:
     path = Path(folder) / WEIGHTS
     waiting = pending(Path(folder), config.weights_sha256)
     try:
-        data = _whole(path, config) or _whole(waiting, config)
+        # Once more where a training gives the weights their name in between.
+        data = _whole(path, config) or _whole(waiting, config) or _whole(path, config)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}. {AGAIN}") from None
     if data is None:
@@ -39,5 +40,8 @@ def load_model(folder: str, config: ModelConfig) -> Model:
 
 def _whole(path: Path, config: ModelConfig) -> bytes | None:
     """The file's bytes, if it is there and of the config."""
-    data = path.read_bytes() if path.exists() else b""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
     return data if hashlib.sha256(data).hexdigest() == config.weights_sha256 else None

@@ -27,10 +27,11 @@ def check_folder(output: Path) -> None:
         return
     if not output.is_dir():
         raise SpecError(f"{output}: is a file; a model is a folder")
-    stems = {Path(name).stem for name in files.FILES}
-    others = [path.name for path in output.iterdir() if path.name.lstrip(".").split(".")[0] not in stems]
-    if not others and not files.is_ours(output):
-        others = [files.CONFIG]
+    names = "|".join(re.escape(name) for name in files.FILES)
+    there = {path.name for path in output.iterdir()}
+    others = {name for name in there if not re.fullmatch(rf"{names}|\.({names})\.[0-9a-f]+\.tmp", name)}
+    if not files.is_ours(output):  # nothing but a checkpoint stands without a config
+        others |= there & (files.FILES - {files.CHECKPOINT})
     if others:
         raise SpecError(f"{output}: this folder holds something else ({listing(sorted(others))}); name a new one")
 

@@ -55,3 +55,21 @@ def test_killed(world: Path, before: str, renamed: int) -> None:
     extembed(*arguments(world, model.name, 7, "--resume")).ok()
     assert weights(world, model.name) == new
     assert {path.name for path in model.iterdir()} == FILES - {CHECKPOINT}
+
+
+@pytest.mark.parametrize("place", ["prepare_scorer", "load_model"])
+def test_a_model_that_is_trained_again_during_a_run(world: Path, tmp_path: Path, place: str) -> None:
+    """Whatever the run has read of it so far, it is told, and the output that was there stays."""
+    extembed(*arguments(world, "model", 0)).ok()
+    extembed("run", world / "spec.toml", "-q").ok()
+    before = (world / "features.parquet").read_bytes()
+    hold = Fault(f"extembed_cli.features.neural_scores:{place}", do="hold", path=str(tmp_path / "go"))
+    with drive("run", str(world / "spec.toml"), "-q", faults=(hold,)) as run:
+        run.reached()
+        extembed(*arguments(world, "model", 7)).ok()
+        (tmp_path / "go").touch()
+        ended = run.end()
+    assert ended.code in {1, 3}
+    assert "changed while the job was reading it" in ended.err or "was changed" in ended.err
+    assert "internal error" not in ended.err
+    assert (world / "features.parquet").read_bytes() == before
