@@ -143,7 +143,7 @@ def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) 
 def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     """Bytes by purpose that a job needs however its users are cut."""
     ids = sum(table.rows for table in inputs.embeddings.values())
-    written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates else 0
+    written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates and spec.output is not None else 0
     tile = TILE_COSINES * _BYTES_PER_COSINE if spec.aggregate else 0
     models, batch = neural.bytes_needed(spec, ids)
     tile += batch

@@ -40,14 +40,19 @@ def computed(
     }
 
 
-def doubts(loaded: Loaded, made: Made) -> Iterator[str]:
-    """Signs in what was computed that it may be worthless."""
-    repeats, solves = made.in_own_history, made.done.solves
-    if repeats > made.totals.candidates / 2:
+def own_history(repeats: int, candidates: int) -> Iterator[str]:
+    """What it means that so many candidates stand among the events that their user has in view."""
+    if repeats > candidates / 2:
         yield (
-            f"{repeats:,} of {made.totals.candidates:,} candidates stand in their own visible history: the log "
+            f"{repeats:,} of {candidates:,} candidates stand in their own visible history: the log "
             "repeats items, or times are wrong (time_unit?) and the features see what they should predict"
         )
+
+
+def doubts(loaded: Loaded, made: Made) -> Iterator[str]:
+    """Signs in what was computed that it may be worthless."""
+    solves = made.done.solves
+    yield from own_history(made.in_own_history, made.totals.candidates)
     if made.not_converged:
         yield (
             f"{len(made.not_converged):,} users have a logistic fit with a gradient above 1e-6 "

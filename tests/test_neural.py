@@ -218,7 +218,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(copy: Path) -> None:
     assert "--resume goes on from here" in told
     left = {path.name for path in (copy / "broken").iterdir()}
     assert left == {"checkpoint.safetensors"}
-    train(copy, *arguments, "--resume", "--lr", "0.01", model="broken").failed(2, "other settings")
+    train(copy, *arguments, "--resume", "--lr", "0.01", model="broken").failed(2, "lr 0.001 then, 0.01 now")
     damaged = bytearray((copy / "broken" / "checkpoint.safetensors").read_bytes())
     (copy / "torn").mkdir()
     damaged[-100] ^= 1
@@ -231,6 +231,18 @@ def test_a_stopped_training_goes_on_to_the_same_weights(copy: Path) -> None:
     train(copy, *arguments, "--resume", "--workers", "2", model="broken").ok()
     assert weights(copy, "broken") == weights(copy, "unbroken")
     assert "checkpoint.safetensors" not in {path.name for path in (copy / "broken").iterdir()}
+
+
+def test_what_is_finished_is_not_trained_again(copy: Path) -> None:
+    again = train(copy, "--resume", "--until", until(copy), "--epochs", "12", "--lr", "0.01", "--dim", "16", "--json")
+    before = json.loads((copy / "model" / "metrics.json").read_text())
+    assert again.ok().json["weights_sha256"] == before["weights_sha256"]
+    assert again.json["seconds"] == before["seconds"]
+    train(copy, "--resume", "--until", until(copy), "--epochs", "12", "--lr", "0.02", "--dim", "16").failed(
+        2, "is finished, of another training (lr 0.01 then, 0.02 now)"
+    )
+    more = train(copy, "--resume", "--until", until(copy), "--epochs", "1", "--lr", "0.01", "--dim", "16", "--json")
+    assert len(more.ok().json["epochs"]) == 1
 
 
 def test_a_damaged_checkpoint_is_told(copy: Path) -> None:
@@ -350,6 +362,18 @@ def test_the_mean_of_unchanged_vectors_is_that_of_the_first_technique(copy: Path
         expected = table[f"text__{name}__cos_to_mean__hl7d"].to_numpy()[seen.rows]
         np.testing.assert_allclose(cosines[:, place], expected, atol=1e-5)
         assert np.isfinite(expected).sum() > 10_000
+
+
+def test_a_leak_in_the_inputs_is_told(copy: Path) -> None:
+    loud = ("neural", "train", copy / "spec.toml", "--label", "label", *QUICK[:-1], "--epochs", "1", "--model")
+    rows = pl.read_parquet(copy / "candidates.parquet")
+    rows.with_columns(pl.col("timestamp") + pl.duration(seconds=1)).write_parquet(copy / "candidates.parquet")
+    told = extembed(*loud, copy / "first").ok().err
+    assert "12,000 of 12,000 candidates stand in their own visible history" in told
+    assert "no candidate is newer than those that are learned from" in told
+    log = pl.read_parquet(copy / "interactions.parquet")
+    log.with_columns(pl.col("timestamp").cast(pl.Date)).write_parquet(copy / "interactions.parquet")
+    assert "has dates without a time of day" in extembed(*loud, copy / "second", "--until", until(copy)).ok().err
 
 
 # --- vectors -----------------------------------------------------------------------------------------
@@ -475,8 +499,9 @@ def test_a_model_that_does_not_fit_is_told(copy: Path, case: str) -> None:
         (("--dim", "6"), 2, "multiple of 4"),
         (("--loss", "softmax"), 2, "--loss softmax: needs --group"),
         (("--until", "soon"), 2, "--until"),
-        (("--until", "1960-01-01"), 1, "no candidates are left for training"),
-        (("--group", "requst"), 1, "did you mean `request`?"),
+        (("--until", "1960-01-01"), 1, "12,000 from --until on"),
+        (("--encoder", "mean", "--user-vectors", "/dev/null/users.parquet"), 2, "the folder cannot be made"),
+        (("--group", "requst"), 2, "did you mean `request`?"),
         (("--lr", "0"), 2, "--lr"),
         (("--seed", "9" * 20), 2, "--seed"),
         (("--encoder", "gru", "--user-vectors", "users.csv"), 2, "end in .parquet"),
@@ -495,7 +520,7 @@ def test_what_cannot_be_trained_is_told(copy: Path, args: tuple[str, ...], code:
 
 def test_labels_are_checked(copy: Path) -> None:
     arguments = ("neural", "train", copy / "spec.toml", "--model", copy / "new", *QUICK)
-    extembed(*arguments, "--label", "labl").failed(1, "did you mean `label`?", "--label")
+    extembed(*arguments, "--label", "labl").failed(2, "did you mean `label`?", "--label")
     extembed(*arguments, "--label", "popularity").failed(1, "0 or 1")
 
 

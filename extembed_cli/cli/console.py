@@ -191,6 +191,8 @@ def summary(report: dict[str, Any], verbose: int) -> None:
     fits = report["dual"]
     for vectors in report["user_vectors"]:
         say(f"{vectors['path']}: {vectors['rows']:,} user vectors")
+    for vectors in report["item_vectors"]:
+        say(f"{vectors['path']}: {vectors['rows']:,} item vectors")
     parts = [f"vectors for {coverage}"]
     if fits:
         errors = {

@@ -89,7 +89,16 @@ def train(
             rich_help_panel=_FIT,
         ),
     ] = "bce",
-    epochs: Annotated[int, typer.Option("--epochs", min=1, metavar="N", help="At most.", rich_help_panel=_FIT)] = 30,
+    epochs: Annotated[
+        int,
+        typer.Option(
+            "--epochs",
+            min=1,
+            metavar="N",
+            help="At most: it ends after 4 that rank the last 15 % by time no better.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 30,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, metavar="N", help="Candidates of a step.", rich_help_panel=_FIT)
     ] = 256,
@@ -162,16 +171,23 @@ def train(
             device=device,
         )
     except ValidationError as error:
-        raise SpecError("\n".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+        told = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+        raise SpecError("\n".join(f"--{flag}: {what}" for flag, what in told)) from None
     layers = Layers(
         encoder=encoder, dim=dim, dropout=dropout, whiten=whiten, candidate=candidate, id_embedding=id_embedding
     )
     if user_vectors or item_vectors:
         layers.check_vectors("--user-vectors" if user_vectors else "--item-vectors")
     need_extra("altair", "vl_convert")
+    from extembed_cli.data.commit import locked
+    from extembed_cli.data.output import check_target
     from extembed_cli.neural.training import train_job
 
     how = console.run_options(workers, memory, wait, scratch, None, False)
+    for path in paths:  # what cannot be written is told before hours of training
+        check_target(path)
+        with locked(Path(path), how.wait):
+            pass
     with console.watching(quiet, verbose) as watch:
         report = train_job(loaded, settings, layers, str(model), how, resume, watch)
     if user_vectors or item_vectors:
@@ -198,13 +214,15 @@ def _write_vectors(
     )
     alone = {"aggregate": (), "dual": (), "neural": (group,), "output": None, "candidates": None}
     with console.watching(quiet, 0) as watch:
-        run_job(spec.model_copy(update=alone), how, watch)
+        report = run_job(spec.model_copy(update=alone), how, watch)
+    if not quiet:
+        console.summary(report, 0)
 
 
 def _summary(model: Path, report: dict[str, Any]) -> str:
     learned = f"{report['parameters']:,} parameters from {report['rows']['train']:,} candidates"
     best = f"best is epoch {report['best_epoch']} with an AUC of {report['valid_auc']:.4f} on the last by time"
     return (
-        f"{model}: {report['encoder']}, {learned} until {report['trained_until']}; {best}; {report['seconds']:.1f} s. "
-        f'To score, a group in the spec: [[neural]] model = "{model}"'
+        f"{model}: {report['encoder']}, {learned} until {report['trained_until']}; {best}; {report['seconds']:.1f} s\n"
+        f'To score with it, add to the spec:\n[[neural]]\nmodel = "{model.absolute()}"'
     )

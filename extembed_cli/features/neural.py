@@ -39,7 +39,7 @@ def columns(spec: Spec, group: NeuralSpec) -> Iterator[Column]:
         name=f"neural_{group.name + '_' if group.name else ''}score",
         dtype="Float32",
         technique="neural",
-        meaning=f"logit of `{settings.label}` by a {config.architecture.encoder} model over the newest "
+        meaning=f"logit of `{settings.label}` by a model (`{config.architecture.encoder}`) over the newest "
         f"{settings.max_events} visible events of {histories} in {tables}, trained on candidates until "
         f"{config.trained_until}",
         statistic=trained(group),

@@ -17,14 +17,15 @@ from extembed_cli.neural.fitting import Fitting
 from extembed_cli.watch import Watch
 
 _CHECKSUM = "checksum"
+_TOLD = str | int | float | bool | None
+_DIGEST = "sha256:"
 
 
 class Checkpoint:
     """The tensors of a training, and in the file's metadata the rest: what it is of, where it stands, a checksum."""
 
     def __init__(self, path: Path, job: dict[str, Any]) -> None:
-        self.path = path
-        self.job = {aspect: _digest(value) for aspect, value in job.items()}
+        self.path, self.job = path, job
 
     def save(self, fitting: Fitting) -> None:
         """Replace the file by one of now."""
@@ -50,7 +51,7 @@ class Checkpoint:
             if checksum != _checksum(tensors, state):
                 raise ValueError("it was changed since it was written")
             job = state.pop("job")
-            others = [aspect for aspect, digest in self.job.items() if job[aspect] != digest]
+            others = differences(job, self.job)
             if not others:
                 fitting.restore(tensors, state)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -59,8 +60,8 @@ class Checkpoint:
             ) from None
         if others:
             raise SpecError(
-                f"{self.path}: is of another training: other {listing(others)}. Give what it was begun with, or train "
-                "again without --resume"
+                f"{self.path}: is of another training ({listing(others)}). Give what it was begun with, or train again "
+                "without --resume"
             )
         if len(fitting.epochs) > fitting.settings.epochs:
             raise SpecError(f"--epochs {fitting.settings.epochs}: {len(fitting.epochs)} are done already")
@@ -74,5 +75,21 @@ def _checksum(tensors: dict[str, Tensor], rest: dict[str, Any]) -> str:
     return sha.hexdigest()
 
 
+def described(job: dict[str, Any]) -> dict[str, Any]:
+    """What decides the weights of a training; what is no number, word or truth as its digest."""
+    return {name: value if isinstance(value, _TOLD) else _digest(value) for name, value in job.items()}
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What of two trainings is not the same, in words."""
+    found = []
+    for name, after in now.items():
+        before = then.get(name)
+        if before != after:
+            digest = isinstance(after, str) and after.startswith(_DIGEST)
+            found.append(f"other {name}" if digest else f"{name} {before} then, {after} now")
+    return found
+
+
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return _DIGEST + hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -128,5 +128,7 @@ class ModelConfig(_Part):
     """Candidates by what they were for, or why they were left out."""
     spec: dict[str, Any]
     """That named tables and histories."""
+    job: dict[str, Any]
+    """What decides the weights: settings, and digests of what is larger."""
     weights_sha256: str
     """Of `model.safetensors`."""

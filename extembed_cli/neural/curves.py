@@ -75,7 +75,7 @@ def _drawing(rows: list[dict[str, Any]], title: str) -> str:
         alt.Chart({"values": rows})
         .mark_line(point=True)
         .encode(
-            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d")),
+            x=alt.X("epoch:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
             color=alt.Color("of:N", scale=scale, legend=alt.Legend(title=None, orient="top")),
         )

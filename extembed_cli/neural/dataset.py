@@ -24,6 +24,7 @@ from extembed_cli.spec import Spec, time_text
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+_STOPPING = "early stopping"
 _VALID = 0.15  # of the candidates, the last by time, for early stopping
 _SORTED_BATCHES = 20  # sorted by length together: little padding, and still at random
 
@@ -156,7 +157,7 @@ def build(
     train, valid = _split(seen.rows, labelled.times)
     groups = np.arange(q) if labelled.groups is None else labelled.groups[seen.rows]
     data = Dataset(seen, labelled.labels[seen.rows].astype(np.float32), groups, train, valid)
-    return data, {"train": len(train), "early stopping": len(valid), "that see no event or have no item": n - q}
+    return data, {"train": len(train), _STOPPING: len(valid), "that see no event or have no item": n - q}
 
 
 def _split(rows: Ints, times: Ints) -> tuple[Ints, Ints]:
@@ -169,18 +170,26 @@ def _split(rows: Ints, times: Ints) -> tuple[Ints, Ints]:
     return order[moments < cut], order[moments >= cut]
 
 
-def check(data: Dataset, *, inside_groups: bool) -> None:
-    """Both parts need candidates of both kinds."""
+def check(data: Dataset, labelled: Labelled, rows: dict[str, int], *, inside_groups: bool) -> None:
+    """Both parts need candidates of both kinds; `rows` tells where all of them went."""
     for name, part in {"training": data.train, "early stopping": data.valid}.items():
         labels = data.labels[part]
         if not len(part):
+            known = labelled.times[labelled.times != NO_TIME]
+            when = (
+                f", at times from {time_text(int(known.min()))} to {time_text(int(known.max()))}" if len(known) else ""
+            )
+            where = "; ".join(f"{count:,} {what}" for what, count in rows.items() if what not in {"train", _STOPPING})
             raise DataError(
-                f"no candidates are left for {name}: those that can be learned from have a label and a visible event, "
-                "and are before --until, at more than one time. Are the inputs, --label and --until right?"
+                f"no candidates are left for {name}: there are {len(labelled.times):,}{when}{where and f' ({where})'}; "
+                "those that can be learned from have a label and a visible event, and are before --until, at more than "
+                "one time. Are the inputs, --label and --until right?"
             )
         if len(np.unique(labels > 0)) < 2:
             what = "above 0" if labels[0] > 0 else "0"
-            raise DataError(f"all {len(part):,} labels for {name} are {what}: there is nothing to learn")
+            raise DataError(
+                f"no label for {name} is other than {what} ({len(part):,} candidates): nothing can be learned"
+            )
         requests = metrics.Groups.of(data.groups[part])
         if inside_groups and np.isnan(metrics.group_aucs(labels, labels > 0, requests)).all():
             raise DataError(
@@ -189,6 +198,6 @@ def check(data: Dataset, *, inside_groups: bool) -> None:
             )
 
 
-def newest(data: Dataset, labelled: Labelled) -> str:
-    """Time of the newest candidate of both parts."""
-    return time_text(int(labelled.times[data.seen.rows].max()))
+def newest(data: Dataset, labelled: Labelled) -> int:
+    """Time of the newest candidate of both parts, us."""
+    return int(labelled.times[data.seen.rows].max())

@@ -17,7 +17,7 @@ _BYTES_FOR_LIBRARIES = 280 * 2**20  # torch, safetensors and what draws the curv
 _FLOATS_PER_NUMBER = 25  # for each number of an event, of 11 to 22
 _FLOATS_PER_VECTOR = 6  # for each number of a frozen vector that a part adapts
 _BYTES_PER_LABEL = 70  # label, time and request of a candidate, and its places in two orders
-_COPIES = 10  # of the ids' vectors: gradient, two of Adam, the best, and a checkpoint of them
+_COPIES = 10  # of what is learned: gradient, two of Adam, the best, and a checkpoint of them
 _FEWEST_BUCKETS, _MOST_BUCKETS = 2**10, 2**20
 
 
@@ -41,6 +41,7 @@ def of_training(
         "libraries of a training": _BYTES_FOR_LIBRARIES,
         parts: 4 * workers * floats,
         "labels": _BYTES_PER_LABEL * (0 if inputs.candidates is None else inputs.candidates.rows),
+        "weights": 4 * (_COPIES + 2 * workers) * (12 * layers.dim**2 + width * layers.dim),
         "vectors of items and ids": 4 * layers.dim * (items + _COPIES * id_buckets(layers, items)),
     }
 

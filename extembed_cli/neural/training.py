@@ -19,25 +19,29 @@ from extembed_cli import signals
 from extembed_cli.data.commit import locked, staged
 from extembed_cli.data.commit import writing as naming
 from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.data.histories import Shard
+from extembed_cli.data.inputs import Totals, mismatches
 from extembed_cli.data.roles import read_codes, read_labels, read_times
 from extembed_cli.data.scratch import Scratch, scratch
 from extembed_cli.data.tables import Table
 from extembed_cli.engines import local
-from extembed_cli.errors import Problems, SpecError
+from extembed_cli.errors import Problems, SpecError, did_you_mean, listing
 from extembed_cli.features.neural_scores import id_buckets, item_block, model_vectors
 from extembed_cli.features.shard import prepare
+from extembed_cli.features.visibility import in_own_history, visible_end
 from extembed_cli.job import RunOptions, digesting, load, open_all
 from extembed_cli.mapping import Mapping
 from extembed_cli.neural import folder as files
 from extembed_cli.neural import needs, probes, writing
-from extembed_cli.neural.checkpoint import Checkpoint
+from extembed_cli.neural.checkpoint import Checkpoint, described, differences
 from extembed_cli.neural.config import Architecture, Layers, ModelConfig, TrainedTable, TrainingSettings
 from extembed_cli.neural.dataset import Dataset, Labelled, build, bytes_needed, check, newest
 from extembed_cli.neural.fitting import PART, Fitting
 from extembed_cli.neural.model import Items, Model
 from extembed_cli.neural.whitening import whitening
 from extembed_cli.plan import Layout, sample
-from extembed_cli.spec import ALL, Spec, time_us
+from extembed_cli.report import own_history
+from extembed_cli.spec import ALL, Spec, time_text, time_us
 from extembed_cli.watch import Watch
 
 Ints = NDArray[np.int64]
@@ -69,17 +73,21 @@ def train_job(
             **layers.model_dump(),
         )
         fitting = _fitting(spec, architecture, settings, read, mapped)
-        job = {
-            "settings": settings.model_dump(exclude={"epochs", "patience"}),
-            "model": architecture.model_dump(),
-            "spec": spec.meaning(),
-            "inputs": read.digests,
-            "versions": [extembed_cli.__version__, torch.__version__, np.__version__],
-        }
+        job = described(
+            {
+                **settings.model_dump(exclude={"epochs", "patience"}),
+                **architecture.model_dump(),
+                "spec": spec.meaning(),
+                "inputs": read.digests,
+                "versions": [extembed_cli.__version__, torch.__version__, np.__version__],
+            }
+        )
         with naming(output):
             stage.folder(output)
             writing.finish(output)
             checkpoint = Checkpoint(output / files.CHECKPOINT, job)
+            if resume and not checkpoint.path.exists() and (done := _done(output, settings, job, watch)):
+                return done
             if resume:
                 checkpoint.restore(fitting, watch)
             elif checkpoint.path.exists():
@@ -96,6 +104,7 @@ def train_job(
                 trained_until=read.trained_until,
                 rows=read.rows,
                 spec=spec.meaning(),
+                job=job,
                 weights_sha256="",
             )
             report = writing.write(stage, output, config, fitting)
@@ -148,23 +157,31 @@ def _read(
         loaded = load(spec, watch, opened, problems, Layout(**place.cut) if place else cut, place)
         with watch.timing("vectors"):
             shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, where)
+        totals, repeats = Totals(), 0
+
+        def shards() -> Iterator[Shard]:
+            nonlocal repeats
+            for index in range(loaded.partition.shards):
+                shard = loaded.shard(spec, index)
+                totals.add(Totals.of(shard, shared.with_vector))
+                end = visible_end(spec, shard.history, shard.asked)
+                repeats += in_own_history(shard.history, shard.asked, end)
+                yield shard
+
         with watch.timing("encode"):
-            data, rows = build(
-                spec,
-                _histories(spec),
-                settings.max_events,
-                (loaded.shard(spec, index) for index in range(loaded.partition.shards)),
-                labelled,
-                usable,
-                loaded.log.usable,
-                where,
-            )
-        check(data, inside_groups=settings.group is not None)
+            histories, events = _histories(spec), loaded.log.usable
+            data, rows = build(spec, histories, settings.max_events, shards(), labelled, usable, events, where)
+        for message in [*mismatches(spec, loaded, totals), *own_history(repeats, totals.candidates)]:
+            watch.warning(message)
+        check(data, labelled, {**rows, **left_out}, inside_groups=settings.group is not None)
+        until = newest(data, labelled)
+        if not (labelled.times > until).any():
+            watch.warning("no candidate is newer than those that are learned from: a ranker needs later ones (--until)")
         inputs.check_unchanged()  # all of it is read; a log may grow while the model learns
         return _Read(
             data,
             {**rows, **left_out},
-            newest(data, labelled),
+            time_text(until),
             {name: shared.embeddings[name] for name in spec.embeddings},
             {name: table.rows for name, table in inputs.embeddings.items()},
             loaded.vocabulary,
@@ -175,6 +192,24 @@ def _read(
 def _histories(spec: Spec) -> list[str]:
     """Those that a model reads."""
     return list(spec.histories) or [ALL]
+
+
+def _done(output: Path, settings: TrainingSettings, job: dict[str, Any], watch: Watch) -> dict[str, Any] | None:
+    """What came of the training that is to go on, if it is finished."""
+    there = writing.finished(output)
+    if there is None:
+        return None
+    config, report = there
+    if others := differences(config.job, job):
+        raise SpecError(
+            f"{output}: is finished, of another training ({listing(others)}). Name a new folder, or train again "
+            "without --resume"
+        )
+    if config.settings.epochs != settings.epochs:
+        watch.note(f"{output}: is finished with --epochs {config.settings.epochs}; starting over")
+        return None
+    watch.note(f"{output}: is finished already")
+    return report
 
 
 def _make_deterministic() -> None:
@@ -230,8 +265,8 @@ def _device(name: str) -> str:
         if kind not in {"cpu", "cuda"}:
             raise SpecError(f"--device {name}: models are trained on cpu or cuda; `auto` takes what there is")
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise SpecError(f"--device {name}: {str(error).splitlines()[0]}; `auto` takes what there is") from None
+    except (RuntimeError, AssertionError):
+        raise SpecError(f"--device {name}: there is no such device here; `auto` takes what there is") from None
     return "cpu" if kind == "cpu" else name
 
 
@@ -242,8 +277,10 @@ def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch
     with watch.timing("read"):
         for flag, name in {"--label": settings.label, "--group": settings.group}.items():
             with problems.collect():
-                if name is not None:
-                    table.require({name: f". {flag} names a column of the candidates"})
+                if name is not None and name not in table.schema.names:
+                    raise SpecError(
+                        f"{flag} {name}: the candidates have no such column{did_you_mean(name, table.schema.names)}"
+                    )
         problems.raise_any()
         with problems.collect():
             labels = read_labels(table, settings.label, graded=settings.group is not None)
@@ -308,7 +345,7 @@ def _fit(fitting: Fitting, checkpoint: Checkpoint, watch: Watch) -> None:
             checkpoint.save(fitting)
             if done:
                 epoch = fitting.epochs[-1]
-                best = " *" if fitting.now.best == epoch.epoch else ""
+                best = ", best so far" if fitting.now.best == epoch.epoch else ""
                 watch.note(
                     f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}, of the last by time {epoch.valid_loss:.4f}, "
                     f"AUC {epoch.valid_auc:.4f}, {rows / max(1e-9, epoch.seconds):,.0f} rows/s{best}"

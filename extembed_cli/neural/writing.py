@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from contextlib import suppress
 from dataclasses import asdict
@@ -45,6 +46,17 @@ def finish(folder: Path) -> None:
             if file_digest(path) == files.read_config(str(folder)).weights_sha256:
                 path.replace(folder / files.WEIGHTS)
         path.unlink(missing_ok=True)
+
+
+def finished(folder: Path) -> tuple[ModelConfig, dict[str, Any]] | None:
+    """The config of the model that is there, and what came of its training; None where not all of that is."""
+    try:
+        config = files.read_config(str(folder))
+        report = json.loads((folder / files.METRICS).read_text(encoding="utf-8"))
+    except (InputError, OSError, ValueError):
+        return None
+    whole = (folder / files.CURVES).exists() and report.get("weights_sha256") == config.weights_sha256
+    return (config, {**report, "model": str(folder)}) if whole else None
 
 
 def write(stage: Staged, output: Path, config: ModelConfig, fitting: Fitting) -> dict[str, Any]:
