@@ -13,6 +13,8 @@ from evaluation_world import TABLES, make_features
 from extembed_cli.neural.folder import CHECKPOINT, FILES, read_config
 from extembed_cli.neural.weights import load_model
 
+SHORT = [("an older model", 0), ("an older model", 1), ("an older model", 2), ("nothing", 0), ("nothing", 2)]
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -32,8 +34,14 @@ def weights(world: Path, model: str) -> str:
     return hashlib.sha256((world / model / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("before", ["an older model", "nothing"])
-@pytest.mark.parametrize("renamed", range(6))
+CASES = [
+    pytest.param(before, renamed, marks=() if (before, renamed) in SHORT else pytest.mark.soak)
+    for before in ("an older model", "nothing")
+    for renamed in range(6)
+]
+
+
+@pytest.mark.parametrize(("before", "renamed"), CASES)
 def test_killed(world: Path, before: str, renamed: int) -> None:
     for model, seed in {"old": 0, "new": 7}.items():
         if not (world / model).exists():
