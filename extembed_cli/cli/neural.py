@@ -149,8 +149,6 @@ def train(
 
     if encoder == "attention" and not candidate:
         raise SpecError("--no-candidate: attention is beside the candidate; take --encoder mean, gru or transformer")
-    if dim % 4:
-        raise SpecError(f"--dim {dim}: has to be a multiple of 4")
     paths = [str(path) for path in (user_vectors, item_vectors) if path]
     if len(set(paths)) < len(paths) or not all(path.endswith(".parquet") for path in paths):
         raise SpecError(
@@ -158,6 +156,9 @@ def train(
         )
     loaded = load_spec(spec, overrides or (), for_training=True)
     try:
+        layers = Layers(
+            encoder=encoder, dim=dim, dropout=dropout, whiten=whiten, candidate=candidate, id_embedding=id_embedding
+        )
         settings = TrainingSettings(
             label=label,
             until=until,
@@ -173,9 +174,6 @@ def train(
     except ValidationError as error:
         told = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
         raise SpecError("\n".join(f"--{flag}: {what}" for flag, what in told)) from None
-    layers = Layers(
-        encoder=encoder, dim=dim, dropout=dropout, whiten=whiten, candidate=candidate, id_embedding=id_embedding
-    )
     if user_vectors or item_vectors:
         layers.check_vectors("--user-vectors" if user_vectors else "--item-vectors")
     need_extra("altair", "vl_convert")
