@@ -125,10 +125,12 @@ def examples(
     of_history = [among_used[each.events] for each in seen]
     starts = np.stack([each.start for each in seen], axis=1)
     ends = np.maximum(starts, np.stack([each.end for each in seen], axis=1))
-    lengths = np.empty(len(end), np.int64)
+    reach = np.minimum(ends - starts, max_events)
+    lengths = reach.max(axis=1)  # all that there are, unless histories show other events
+    undecided = np.flatnonzero(lengths < np.minimum(reach.sum(axis=1), max_events))
     step = max(1, _KEYS // (len(histories) * max_events))
-    for low in range(0, len(end), step):
-        at = slice(low, low + step)
+    for low in range(0, len(undecided), step):
+        at = undecided[low : low + step]
         lengths[at] = newest(starts[at], ends[at], of_history, max_events).count
     return Examples(
         rows=candidates.rows,
