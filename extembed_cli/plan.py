@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from extembed_cli.data.batches import TILE_COSINES, TILE_FLOATS
 from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.histories import Shard, every_user
 from extembed_cli.data.inputs import Inputs, Loaded, Opened, Totals
@@ -16,6 +15,7 @@ from extembed_cli.errors import ResourceError
 from extembed_cli.features import neural
 from extembed_cli.features.aggregate import expected_cosines
 from extembed_cli.features.dual import all_fits, expected_work, is_nested, vector_files
+from extembed_cli.features.pieces import FLOATS, PAIRS
 from extembed_cli.features.shard import output_columns
 from extembed_cli.spec import Spec
 
@@ -30,7 +30,7 @@ _SECONDS_PER_SCORE = 30e-6
 _BYTES_PER_EVENT, _BYTES_PER_EXPRESSION = 90, 16
 _BYTES_PER_CANDIDATE, _BYTES_PER_FEATURE = 130, 10
 _BYTES_PER_TEXT_ID = 50
-_BYTES_PER_COSINE = 100
+_BYTES_PER_PAIR = 100
 _BYTES_PER_ID = 60
 _BYTES_PER_READ_ROW = 250
 _MOST_ROWS_READ, _FEWEST_ROWS_READ = 2**20, 2**15
@@ -123,13 +123,13 @@ def layout(
 def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) -> None:
     """Refuse a job whose longest history does not fit into the memory: a user cannot be cut into shards."""
     longest = loaded.partition.longest
-    if memory is None or longest <= TILE_COSINES:
+    if memory is None or longest <= PAIRS:
         return
     fixed = sum(fixed_needs(spec, loaded.inputs, workers).values())
     limits = [spec.history(name).max_events for group in spec.aggregate for name in spec.histories_of(group)]
-    tile = min(longest, max((limit or longest for limit in limits), default=0))
+    batch = min(longest, max((limit or longest for limit in limits), default=0))
     need = (
-        fixed + longest * _event_bytes(spec, loaded.inputs) + workers * max(0, tile - TILE_COSINES) * _BYTES_PER_COSINE
+        fixed + longest * _event_bytes(spec, loaded.inputs) + workers * max(0, batch - PAIRS) * _BYTES_PER_PAIR
     )
     if need > memory:
         fewer = "lower --workers, " if workers > 1 else ""
@@ -144,12 +144,12 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     """Bytes by purpose that a job needs however its users are cut."""
     ids = sum(table.rows for table in inputs.embeddings.values())
     written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates and spec.output is not None else 0
-    tile = TILE_COSINES * _BYTES_PER_COSINE if spec.aggregate else 0
+    batch = PAIRS * _BYTES_PER_PAIR if spec.aggregate else 0
     models, batch = neural.bytes_needed(spec, ids)
-    tile += batch
+    batch += batch
     return {
         "libraries": _BYTES_FOR_LIBRARIES + (_BYTES_FOR_TORCH if spec.neural else 0),
-        f"tiles of {_threads(workers)}": workers * (tile + 8 * TILE_FLOATS),
+        f"batches of {_threads(workers)}": workers * (batch + 64 * FLOATS),
         "item ids": ids * _BYTES_PER_ID + models,
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }

@@ -17,7 +17,8 @@ from extembed_cli.data.histories import Shard
 from extembed_cli.data.inputs import Totals
 from extembed_cli.data.parts import FeaturePart, ShardMade, VectorPart
 from extembed_cli.data.scratch import Scratch
-from extembed_cli.features.shard import Done, Shared, compute_shard
+from extembed_cli.features.done import Done
+from extembed_cli.features.shard import Shared, compute_shard
 from extembed_cli.mapping import Mapping
 from extembed_cli.memory import give_back
 from extembed_cli.spec import Spec

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.data.batches import Batch, Tiles, tiles
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.columns import Column, Dtype, Statistic, Technique
-from extembed_cli.features.tensors import Tensors, Weights
+from extembed_cli.features.cosine_statistics import CosineStatistics
+from extembed_cli.features.done import Done, Task
+from extembed_cli.features.event_lists import EventList
+from extembed_cli.features.pieces import Pieces
 from extembed_cli.features.visibility import Seen, visible
-from extembed_cli.kernels import cosines as cos
-from extembed_cli.kernels import statistics as stats
-from extembed_cli.kernels.sums import sum_of_products
 from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_label
-from extembed_cli.watch import Cost
 
-Ints = NDArray[np.int64]
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
+
+_COUNTERS = {"count", "age_last_s", "decayed_count", "vector_count"}
+"""Statistics that need no cosine."""
 
 
 @dataclass(frozen=True)
@@ -110,193 +110,71 @@ def _column(
     )
 
 
-# --- batch -> columns --------------------------------------------------------------------------------
-
-
-ByHalfLife = dict[str | None, list[Statistic]]
-"""Statistics of one table by half-life; None: those without weights."""
-
-
-@dataclass
-class Group:
-    """Statistics of one list of events: counters, and cosines with tables that have all its vectors."""
-
-    history: str
-    seen: Seen
-    counters: list[Statistic] = field(default_factory=list)
-    tables: dict[str, ByHalfLife] = field(default_factory=dict)
-
-    def tiles(self, candidates: Candidates, lengths: Ints) -> Tiles:
-        """The candidates that see anything, with what they see; lengths (U) of the users' whole histories."""
-        return tiles(candidates.indptr, self.seen.start, self.seen.end, lengths, candidates.times)
-
-
-def grouped(
-    statistics: list[Statistic], seen: dict[str, Seen], with_vector: Callable[[str], NDArray[np.bool_]]
-) -> list[Group]:
-    """Statistics by the events that they are of: those of a history, or its part with a vector in a table.
-
-    seen by history; with_vector gives (N) flags of the shard's events by table.
-    """
-    groups: dict[int, Group] = {}
-    parts = dict.fromkeys((s.history, s.embedding) for s in statistics)
-    flags = {table: with_vector(table) for table in dict.fromkeys(t for _, t in parts if t is not None)}
-    for history, table in parts:
-        part = seen[history] if table is None else seen[history].only(flags[table])
-        group = groups.setdefault(id(part), Group(history, part))
-        if table is not None:
-            group.tables[table] = defaultdict(list)
-        for s in statistics:
-            if (s.history, s.embedding) == (history, table):
-                if table is not None:
-                    group.tables[table][s.half_life].append(s)
-                elif s.kind == "decayed_count":
-                    group.counters.append(s)
-    return [group for group in groups.values() if group.counters or group.tables]
-
-
 def expected_cosines(spec: Spec, history: History, candidates: Candidates) -> tuple[int, int]:
     """How many cosines a shard takes, and how many times one is weighted, were there a vector for every item."""
-    made = (column.statistic for group in spec.aggregate for column in columns(spec, group))
-    statistics = [s for s in dict.fromkeys(made) if isinstance(s, Statistic)]
-    names = dict.fromkeys(s.history for s in statistics)
-    seen = {name: visible(spec, name, history, candidates) for name in names}
-    everything = np.ones(len(history.times), np.bool_)
-    cosines = weighted = 0
-    for group in grouped(statistics, seen, lambda table: everything):
-        cut = group.tiles(candidates, np.diff(history.indptr))
-        each = int(cut.cosines.sum())
-        cosines += each * len(group.tables)
-        weighted += each * sum(len(by_half_life) - (None in by_half_life) for by_half_life in group.tables.values())
-    return cosines, weighted
+    made = {column.statistic for group in spec.aggregate for column in columns(spec, group)}
+    statistics = {s for s in made if isinstance(s, Statistic) and s.embedding is not None}
+    names = {s.history for s in statistics}
+    pairs = {name: int(visible(spec, name, history, candidates).count.sum()) for name in names}
+    return (
+        sum(pairs[name] for name, _ in {(s.history, s.embedding) for s in statistics}),
+        sum(pairs[name] for name, _, half_life in {(s.history, s.embedding, s.half_life) for s in statistics if s.half_life}),
+    )
 
 
-class AggregateShard:
-    """Aggregate statistics of one shard: ranges and counts for all candidates at once, cosines batch by batch."""
-
-    def __init__(
-        self,
-        statistics: list[Statistic],
-        embeddings: dict[str, EmbeddingMatrix],
-        history: History,
-        candidates: Candidates,
-        seen: dict[str, Seen],
-    ) -> None:
-        self.embeddings = embeddings
-        self.history = history
-        self.candidates = candidates
-        self.seen = seen
-        self.statistics = statistics
-        self.slots = {
-            name: embeddings[name].slots[history.items]
-            for name in dict.fromkeys(s.embedding for s in statistics if s.embedding is not None)
-        }
-        self.groups = grouped(statistics, seen, lambda table: self.slots[table] != embeddings[table].missing)
-
-    def without_cosines(self) -> dict[Statistic, Values]:
-        """Counts and ages, from the ranges alone: (Q) each, NaN where undefined."""
-        out: dict[Statistic, Values] = {}
-        for name, seen in self.seen.items():
-            out[Statistic("count", name)] = seen.count
-            age = (self.candidates.times - seen.newest(self.history.times)) / 1e6
-            out[Statistic("age_last_s", name)] = np.where(seen.count > 0, age, np.nan)
-        for group in self.groups:
-            for table in group.tables:
-                out[Statistic("vector_count", group.history, table)] = group.seen.count
-        return out
-
-    def tensors(self, group: Group, batch: Batch) -> Tensors:
-        """What the statistics of one batch share."""
-        return Tensors(self.history, self.candidates, group.seen, batch)
-
-    def counters(self, group: Group, tensors: Tensors) -> Iterator[tuple[Statistic, Values]]:
-        """Decayed counts of one batch: (B, C) each."""
-        for s in group.counters:
-            if s.half_life is not None:
-                yield s, tensors.decayed_count(s.half_life)
-
-    def cosines(self, group: Group, tensors: Tensors, costs: dict[str, Cost]) -> Iterator[tuple[Statistic, Values]]:
-        """Statistics of the cosines of one batch: (B, C) each, NaN where undefined."""
-        for table, by_half_life in group.tables.items():
-            matrix, batch = self.embeddings[table], tensors.batch
-            began = time.perf_counter()
-            event_slots = np.where(batch.is_event, self.slots[table][tensors.events], matrix.missing)
-            asked_slots = matrix.slots[self.candidates.items[batch.candidates]]
-            vectors = matrix.vectors.take(asked_slots, axis=0)
-            events = cos.EventVectors(matrix.vectors, event_slots, batch.block)
-            gathered = time.perf_counter()
-            values = cos.cosines(vectors, events)
-            thresholds = _thresholds(by_half_life)
-            for threshold in thresholds:
-                cos.decide(values, threshold, vectors, events)
-            multiplied = time.perf_counter()
-            rows = event_slots.size + asked_slots.size
-            costs.setdefault("gather", Cost()).add(gathered - began, rows, rows * vectors.shape[-1] * 4)
-            costs.setdefault("cosines", Cost()).add(multiplied - gathered, batch.cosines)
-            cosines = _Cosines(values, thresholds, vectors, events, tensors)
-            defined = (tensors.count > 0) & (asked_slots != matrix.missing)
-            for half_life, statistics in by_half_life.items():
-                if half_life is None:
-                    found = cosines.extremes(statistics)
-                else:
-                    found = cosines.weighted(statistics, tensors.weights(half_life))
-                for statistic, value in found:
-                    yield statistic, np.where(defined, value, np.float32(np.nan))
+# --- shard -> columns --------------------------------------------------------------------------------
 
 
-def _thresholds(by_half_life: ByHalfLife) -> list[float]:
-    """The thresholds of the shares of a table."""
-    statistics = (s for group in by_half_life.values() for s in group)
-    return sorted({s.argument for s in statistics if s.kind == "cos_share_ge" and s.argument is not None})
+def tasks(
+    statistics: list[Statistic],
+    embeddings: dict[str, EmbeddingMatrix],
+    history: History,
+    candidates: Candidates,
+    seen: dict[str, Seen],
+    found: dict[Any, Values],
+    share: float,
+) -> Iterator[Task]:
+    """Pieces of work that fill `found` with all statistics of a shard: (Q) each, NaN where undefined.
+
+    A history is the list of its events; with a table the list of those that have a vector in it, which is the same list
+    where all do. `seen` by history. A row counts as a `share` of one.
+    """
+    parts = dict.fromkeys((s.history, s.embedding) for s in statistics)
+    having = {table: embeddings[table].with_vector[history.items] for _, table in parts if table is not None}
+    lists: dict[int, tuple[Seen, list[tuple[str, str | None]]]] = {}
+    for name, table in parts:
+        part = seen[name] if table is None else seen[name].only(having[table])
+        lists.setdefault(id(part), (part, []))[1].append((name, table))
+    for part, of_list in lists.values():
+        events = EventList(history, candidates, part)
+        yield partial(_count, [s for s in statistics if (s.history, s.embedding) in of_list], events, found)
+        for name, table in of_list:
+            if table is not None:
+                mine = [s for s in statistics if (s.history, s.embedding) == (name, table) and s.kind not in _COUNTERS]
+                cosines = CosineStatistics(mine, embeddings[table], events)
+                found.update(cosines.found)
+                for batch in cosines.batches():
+                    yield partial(_compute, cosines, batch, share / len(having))
 
 
-class _Cosines:
-    """The cosines of a batch with one table, and what all half-lives share of them."""
+def _compute(cosines: CosineStatistics, batch: Pieces, share: float) -> Done:
+    began = time.perf_counter()
+    with np.errstate(over="ignore"):  # weights of events that nobody sees
+        rows, number, stages = cosines.compute(batch)
+    return Done(share * rows, number, seconds={"aggregate": time.perf_counter() - began}, stages=stages)
 
-    def __init__(
-        self,
-        values: NDArray[np.float32],
-        thresholds: list[float],
-        candidates: NDArray[np.float32],
-        events: cos.EventVectors,
-        tensors: Tensors,
-    ) -> None:
-        self.candidates = candidates
-        self.events = events
-        self.visible = tensors.visible
-        self.count = np.broadcast_to(tensors.count, candidates.shape[:2])
-        length = tensors.batch.length
-        self.ranked = stats.rank(values[..., :length], tensors.hidden[..., :length])
-        self.at_or_above = {threshold: self.ranked.at_or_above(threshold) for threshold in thresholds}
-        np.copyto(values, 0, where=tensors.hidden)
-        self.values = values
 
-    def extremes(self, statistics: list[Statistic]) -> Iterator[tuple[Statistic, NDArray[np.float32]]]:
-        """Smallest and largest cosine, (B, C) each; arbitrary where nothing is visible."""
-        ranks = {"cos_min": np.zeros_like(self.count), "cos_max": np.maximum(self.count - 1, 0)}
-        for s in statistics:
-            if s.kind in ranks:
-                yield s, self.ranked.values(ranks[s.kind])
+def _count(statistics: list[Statistic], events: EventList, found: dict[Any, Values]) -> Done:
+    began = time.perf_counter()
+    found.update({s: _counter(s, events) for s in statistics if s.kind in _COUNTERS})
+    return Done(seconds={"counters": time.perf_counter() - began})
 
-    def weighted(
-        self, statistics: list[Statistic], weights: Weights
-    ) -> Iterator[tuple[Statistic, NDArray[np.float32]]]:
-        """Weighted statistics, (B, C) each; arbitrary where nothing is visible."""
-        percentiles = [s for s in statistics if s.kind == "cos_p"]
-        shares = [s for s in statistics if s.kind == "cos_share_ge"]
-        if percentiles or shares:
-            total = weights.whole_total
-            cumulative = stats.cumulative_weights(self.ranked, weights.whole)
-            wanted = [int(s.argument or 0) for s in percentiles]
-            yield from zip(percentiles, stats.weighted_percentiles(self.ranked, cumulative, total, wanted), strict=True)
-            for s in shares:
-                yield s, stats.share_from(self.ranked, cumulative, total, self.at_or_above[s.argument or 0.0])
-        # Of all views even where one row serves them: batch mates decide whether it does, and not how a sum is taken.
-        single = np.broadcast_to(weights.single, self.visible.shape)
-        weighted = sum_of_products(single, self.values, self.events.k)
-        for s in statistics:
-            if s.kind == "cos_mean":
-                yield s, cos.clipped(weighted / weights.total)
-            elif s.kind == "cos_to_mean":
-                factor = weights.relative.factor
-                yield s, cos.cosine_to_mean(factor, self.visible, weighted, self.candidates, self.events)
+
+def _counter(s: Statistic, events: EventList) -> Values:
+    """A statistic without cosines: (Q)."""
+    if s.kind == "decayed_count":
+        assert s.half_life is not None
+        return events.decayed_count(s.half_life)
+    if s.kind == "age_last_s":
+        return np.where(events.seen.count > 0, events.age / 1e6, np.nan)
+    return events.seen.count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from extembed_cli.data.batches import Batch, Tiles, batches, padded
 from extembed_cli.data.histories import Candidates, History
+from extembed_cli.features.done import Solves
 from extembed_cli.features.dual import Model, is_nested
 from extembed_cli.features.visibility import visible
 from extembed_cli.kernels.prefixes import BLOCK, Past, segment_length, solve_prefixes
@@ -24,31 +24,6 @@ Ints = NDArray[np.int64]
 _MOST_CANDIDATES = 512  # that share one factor of all prefixes
 _SEGMENT_CANDIDATES = 256  # scored at a time in the later segments of a long history
 _BATCH_FLOATS = 2**19  # float64 and squares of it: a batch stays near the processor's cache
-
-
-@dataclass
-class Solves:
-    """What was solved, for the run report."""
-
-    rows: int = 0
-    """Candidates scored, or vectors made."""
-    systems: int = 0
-    """Distinct pairs of user and as-of time with an event to fit."""
-    primal: int = 0
-    dual: int = 0
-    residual: float = 0.0
-    """Largest relative residual of a squared fit."""
-    gradient: float = 0.0
-    """Largest gradient of a logistic fit."""
-
-    def add(self, other: Solves) -> None:
-        """Add what was solved elsewhere."""
-        self.rows += other.rows
-        self.systems += other.systems
-        self.primal += other.primal
-        self.dual += other.dual
-        self.residual = max(self.residual, other.residual)
-        self.gradient = max(self.gradient, other.gradient)
 
 
 class DualShard:

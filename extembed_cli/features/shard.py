@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +17,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from extembed_cli.data.batches import Batch, batches
 from extembed_cli.data.cache import VectorCache
 from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_vectors
 from extembed_cli.data.histories import Candidates, History, every_user
 from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, Problems, SpecError
 from extembed_cli.features import aggregate, dual, neural
-from extembed_cli.features.aggregate import AggregateShard, Group, Values
+from extembed_cli.features.aggregate import Values
 from extembed_cli.features.bases import Basis, gramian, make_basis
-from extembed_cli.features.columns import Column, Statistic, Technique
+from extembed_cli.features.columns import Column, Statistic
+from extembed_cli.features.done import Done, Solves, Task
 from extembed_cli.features.dual import Estimate, Fit, Model
-from extembed_cli.features.dual_shard import DualShard, Solves
+from extembed_cli.features.dual_shard import DualShard
 from extembed_cli.features.neural import Trained
 from extembed_cli.features.visibility import in_own_history, visible, visible_end
 from extembed_cli.mapping import Mapping
@@ -58,42 +58,6 @@ class Shared:
     def with_vector(self) -> dict[str, NDArray[np.bool_]]:
         """By table, which items (items + 1) have a vector."""
         return {name: matrix.with_vector for name, matrix in self.embeddings.items()}
-
-
-@dataclass
-class Done:
-    """What was computed: for progress and for the run report."""
-
-    rows: float = 0
-    """Candidates (users, where only their vectors are made), divided among the passes over them."""
-    cosines: int = 0
-    trained_on: int = 0
-    """Candidates that are not newer than what a neural model has seen."""
-    solves: Solves = field(default_factory=Solves)
-    seconds: dict[Technique, float] = field(default_factory=dict)
-    """Thread seconds by technique."""
-    stages: dict[str, Cost] = field(default_factory=dict)
-    """What stages cost, in thread seconds: gather (vectors), cosines, statistics, solve (fits)."""
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Done:
-        """From `asdict`."""
-        stages = {name: Cost(**cost) for name, cost in data["stages"].items()}
-        return cls(**{**data, "solves": Solves(**data["solves"]), "stages": stages})
-
-    def add(self, other: Done) -> None:
-        """Add what was done elsewhere."""
-        self.rows += other.rows
-        self.cosines += other.cosines
-        self.trained_on += other.trained_on
-        self.solves.add(other.solves)
-        for technique, seconds in other.seconds.items():
-            self.seconds[technique] = self.seconds.get(technique, 0.0) + seconds
-        for name, cost in other.stages.items():
-            self.stages.setdefault(name, Cost()).add(cost.seconds, cost.rows, cost.bytes)
-
-
-Task = Callable[[], Done]
 
 
 @dataclass(frozen=True)
@@ -254,7 +218,8 @@ def compute_shard(
         """All pieces of work; what a fit needs is made when its turn comes."""
         yield look_for_repeats
         if statistics:
-            yield from _aggregate_tasks(spec, shared, statistics, history, candidates, end, found, share)
+            seen = {name: visible(spec, name, history, candidates, end) for name in {s.history for s in statistics}}
+            yield from aggregate.tasks(statistics, shared.embeddings, history, candidates, seen, found, share)
         for fit in fits:
             shard = DualShard(spec, shared.models[fit], history, candidates, sd=Estimate("sd", fit) in estimates)
             found.update({Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd})
@@ -289,52 +254,6 @@ def compute_shard(
         not_converged=set().union(*(shard.not_converged for shard in shards)),
         done=done,
     )
-
-
-def _aggregate_tasks(
-    spec: Spec,
-    shared: Shared,
-    statistics: list[Statistic],
-    history: History,
-    candidates: Candidates,
-    end: NDArray[np.int64],
-    found: dict[Any, Values],
-    share: float,
-) -> Iterator[Task]:
-    """Counts and cosines, batch by batch, into `found`; a row counts as a `share` of one."""
-    histories = dict.fromkeys(s.history for s in statistics)
-    seen = {name: visible(spec, name, history, candidates, end) for name in histories}
-    shard = AggregateShard(statistics, shared.embeddings, history, candidates, seen)
-    found |= shard.without_cosines()
-    for s in statistics:
-        if s not in found:
-            # What a candidate without visible events has, and so the value where no batch writes.
-            found[s] = np.full(len(candidates.rows), 0.0 if s.kind == "decayed_count" else np.nan, np.float32)
-
-    def run(group: Group, make: Callable[[], Batch]) -> Done:
-        batch = make()
-        flat = np.flatnonzero(batch.is_candidate)
-        at = batch.candidates.reshape(-1).take(flat)
-        done = Done(share / len(shard.groups) * len(at), batch.cosines * len(group.tables))
-        tensors, costs = shard.tensors(group, batch), done.stages
-        computed: dict[Technique, Callable[[], Iterator[tuple[Statistic, Values]]]] = {
-            "counters": lambda: shard.counters(group, tensors),
-            "aggregate": lambda: shard.cosines(group, tensors, costs),
-        }
-        for technique, compute in computed.items():
-            began = time.perf_counter()
-            with np.errstate(divide="ignore", invalid="ignore"):  # of candidates that see nothing
-                for statistic, values in compute():
-                    found[statistic][at] = values.reshape(-1).take(flat)
-            done.seconds[technique] = time.perf_counter() - began
-        others = sum(cost.seconds for cost in costs.values())
-        costs["statistics"] = Cost(sum(done.seconds.values()) - others, len(at))
-        return done
-
-    for group in shard.groups:
-        longest = max((shared.embeddings[table].vectors.shape[1] for table in group.tables), default=1)
-        for make in batches(group.tiles(candidates, np.diff(history.indptr)), longest):
-            yield partial(run, group, make)
 
 
 def _neural_tasks(shard: NeuralShard, share: float) -> Iterator[Task]:

@@ -33,10 +33,6 @@ class Seen:
         """(Q) how many events each candidate sees."""
         return self.end - self.start
 
-    def newest(self, times: Ints) -> Ints:
-        """(Q) the time of the newest event that each sees, of the times (N) of the shard's; arbitrary where none."""
-        return np.append(times[self.events], 0)[np.where(self.count > 0, self.end - 1, -1)]
-
     def only(self, counts: NDArray[np.bool_]) -> Seen:
         """The part that counts (N flags of the shard's events); the same object where all of it does."""
         chosen = counts[self.events]

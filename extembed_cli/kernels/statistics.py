@@ -1,111 +1,197 @@
-"""Decay-weighted statistics of the cosines of each candidate, all from one sort of them.
+"""Weighted statistics of the cosines that each row sees, all from one sort of them.
 
-Shapes: B tiles of C candidates and H events; what a candidate sees of them is one of V views, V being 1 (all candidates
-of a tile have one as-of time) or C (each has its own). Where nothing is visible a statistic is undefined: its value
-here is arbitrary, and callers make it null.
+A row is a candidate that sees at least one event. Its cosines are a segment of flat arrays over all rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.kernels.cosines import clipped
+from extembed_cli.kernels.segments import first_reaching, offsets, padded, ragged, run_starts
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+Keys = NDArray[np.uint64]
 
-# A float64 holds a float32 and has 29 bits to spare. With the position of the event in 28 of them, one plain sort gives
-# the order and the values at once, and rounding to float32 gives back the cosine to the bit.
-_POSITION = np.int64(2**28 - 1)
-_HIDDEN = 4.0  # the cosine of what is not visible, so that it comes last
+_PLACE, _VALUE = np.uint64(2**32 - 1), np.uint64(32)  # a key: a cosine's bits above the place of its event
+_LAST = np.uint64(2**64 - 2**32)  # above the key of every cosine
+_SIGN = np.int32(-(2**31))
+
+# A float32 cosine closer to a threshold than this is computed again in float64.
+_NEAR = np.float32(2e-6)
+# How far the cosine of two stored vectors may be from that of the vectors they stand for.
+TIE = 1.5e-7
 
 
 class Ranked(NamedTuple):
-    """The visible cosines of each candidate in ascending order; those that it does not see come after them."""
+    """The cosines of each row in ascending order, equal ones in the order of their events."""
 
-    keys: Doubles
-    """(B, C, H): a cosine, with the position of its event in the last bits"""
-    seen_at: Ints
-    """(B, C, H): where the event stands in (B, 1, H) arrays, flat"""
-    first: Ints
-    """(B, C): where a candidate's first cosine stands in (B, C, H) arrays, flat"""
+    keys: Keys
+    start: Ints
+    """(R) where each row's keys begin"""
+    counts: Ints
+    """(R) how many there are; what follows up to the next row is padding"""
 
-    def values(self, ranks: Ints) -> Floats:
-        """The cosines of some ranks: (B, C) -> (B, C), in [-1, 1]."""
-        return clipped(self.keys.reshape(-1).take(self.first + ranks))
+    def values(self, at: Ints) -> Floats:
+        """Cosines, in [-1, 1], by where their keys stand."""
+        return clipped(_cosines((self.keys[at] >> _VALUE).astype(np.uint32)))
 
-    def at_or_above(self, threshold: float) -> Ints:
-        """The rank of the first cosine that reaches a threshold, as float32 numbers compare: (B, C); H if none does.
+    def places(self, at: Ints | slice = slice(None)) -> Ints:
+        """Places of events by where their keys stand."""
+        return (self.keys[at] & _PLACE).astype(np.int64)
 
-        Those that are not visible are above every threshold.
-        """
-        lowest = np.array(np.float32(threshold), np.float64)
-        if threshold <= 0:  # there a position in the last bits makes a cosine smaller
-            lowest = (-np.abs(lowest)).view(np.int64).__or__(_POSITION).view(np.float64)
-        reaching = self.keys >= lowest
-        first: Ints = np.where(reaching[..., -1], reaching.argmax(axis=-1), self.keys.shape[-1])
-        return first
+    @property
+    def smallest(self) -> Floats:
+        """(R)"""
+        return self.values(self.start)
+
+    @property
+    def largest(self) -> Floats:
+        """(R)"""
+        return self.values(self.start + self.counts - 1)
+
+    def first_at_least(self, cosine: np.float32) -> Ints:
+        """(R) where each row's first cosine of at least this stands; the row's end where there is none."""
+        least = np.uint64(_ordered(np.array([cosine]))[0]) << _VALUE
+        return first_reaching(lambda at: self.keys[at] >= least, self.start, self.counts)
 
 
-def rank(cosines: Floats, hidden: Bools) -> Ranked:
-    """Sort the visible cosines of each candidate; equal ones in order of their events.
+def rank(cosines: Floats, first: Ints, places: Ints, counts: Ints) -> Ranked:
+    """Sort the cosines of each row.
 
-    cosines (B, C, H), hidden (B, V, H) where a view does not see the event. One sort serves every half-life.
+    cosines (n) of any layout; row r has those at first[r], first[r] + 1, ... counts[r], of the events at places[r],
+    places[r] + 1, ... One sort serves all statistics and half-lives. Rows of like length are sorted together.
     """
-    B, C, H = cosines.shape
-    keys = cosines.astype(np.float64)
-    np.copyto(keys, _HIDDEN, where=hidden)
-    bits = keys.view(np.int64)
-    bits |= np.arange(H)
-    keys.sort(axis=-1)
-    seen_at = bits & _POSITION
-    seen_at += np.arange(0, B * H, H)[:, None, None]
-    return Ranked(keys, seen_at, np.arange(0, B * C * H, H).reshape(B, C))
+    widths = padded(counts)
+    order = np.argsort(widths, kind="stable")
+    width = widths[order]
+    bounds = offsets(width)
+    start = np.empty_like(bounds[:-1])
+    start[order] = bounds[:-1]
+    at = np.repeat(first[order] - bounds[:-1], width)
+    at += np.arange(bounds[-1])
+    keys = _ordered(cosines.take(at, mode="clip")).astype(np.uint64)
+    keys <<= _VALUE
+    at += np.repeat((places - first)[order], width)
+    keys |= at.view(np.uint64)
+    keys[ragged(start + counts, widths - counts)] = _LAST
+    cuts = np.append(run_starts(width), len(width)).tolist()
+    for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+        keys[bounds[low] : bounds[high]].reshape(high - low, -1).sort(axis=1)
+    return Ranked(keys, start, counts)
 
 
-def cumulative_weights(ranked: Ranked, weights: Ints) -> Ints:
-    """Cumulative weights in order of the cosines: (B, V or 1, H) fixed-point weights -> (B, C, H).
+def _ordered(cosines: Floats) -> NDArray[np.uint32]:
+    """Bits of float32 numbers that compare as the numbers do."""
+    bits = cosines.view(np.int32)
+    flips = bits >> 31
+    flips |= _SIGN
+    flips ^= bits
+    return flips.view(np.uint32)
 
-    Whole numbers: their sums depend on no order, and where sums tie in exact arithmetic they tie here. Beyond the
-    visible cosines they are arbitrary.
+
+def _cosines(ordered: NDArray[np.uint32]) -> Floats:
+    """The numbers of `_ordered`."""
+    bits = ordered.view(np.int32)
+    return np.where(bits < 0, bits ^ _SIGN, ~bits).view(np.float32)
+
+
+class Cumulative(NamedTuple):
+    """Cumulative weights of each row in the order of its cosines."""
+
+    sums: Ints
+    """By key, wrapping around beyond 64 bits: only differences within a row count, and those are below 2^62."""
+    before: Ints
+    """(R) the sum before a row's first"""
+    total: Ints
+    """(R) of the row"""
+
+    def up_to(self, at: Ints) -> Ints:
+        """The sum of all keys before some."""
+        return np.where(at > 0, self.sums[at - 1], 0)
+
+    def below(self, at: Ints) -> Ints:
+        """(R) the weight of each row's events before a key of its own."""
+        return self.up_to(at) - self.before
+
+
+def cumulate(ranked: Ranked, weights: Ints, shift: Ints) -> Cumulative:
+    """Cumulative weights in the order of the cosines: exact whole numbers, so no order and no neighbour matters.
+
+    weights by place + shift, shift (R) of each row.
     """
-    B, V, H = weights.shape
-    at = ranked.seen_at
-    if V > 1:
-        at = at + np.arange(V)[:, None] * H + np.arange(0, B * (V - 1) * H, (V - 1) * H)[:, None, None]
-    ordered = weights.reshape(-1).take(at, mode="clip")
-    return np.cumsum(ordered, axis=-1, out=ordered)
+    at = ranked.places()
+    if shift.any():
+        order = np.argsort(ranked.start)
+        at += np.repeat(shift[order], np.diff(np.append(ranked.start[order], len(at))))
+    sums = weights.take(at, mode="clip")
+    np.cumsum(sums, out=sums)
+    before = np.where(ranked.start > 0, sums[ranked.start - 1], 0)
+    return Cumulative(sums, before, sums[ranked.start + ranked.counts - 1] - before)
 
 
-def weighted_percentiles(ranked: Ranked, cumulative: Ints, total: Ints, percentiles: Sequence[int]) -> list[Floats]:
-    """Weighted percentiles by the inverted CDF, each one exactly the value of an event.
+def weighted_percentiles(ranked: Ranked, cumulative: Cumulative, percentiles: Sequence[int]) -> list[Floats]:
+    """Weighted percentiles by the inverted CDF, each exactly the cosine of one event.
 
-        p_q = the smallest x whose cumulative weight >= q sum_h w
+        p_q = the smallest c whose cumulative weight >= q Σ w
 
-    as numpy's `quantile(x, q, weights=w, method="inverted_cdf")`. cumulative (B, C, H) from `cumulative_weights`, total
-    (B, V) of the visible weights; percentiles in 1..99 -> one (B, C) float32 each.
+    as numpy's `quantile(c, q, weights=w, method="inverted_cdf")`. percentiles in 1..99 -> (R) each.
     """
-    hundreds, rest = np.divmod(total, 100)
+    hundreds, rest = np.divmod(cumulative.total, 100)
     found = []
     for q in percentiles:
         least = hundreds * q + (rest * q + 99) // 100  # the product of the whole might not fit
-        found.append(ranked.values((cumulative >= least[..., None]).argmax(axis=-1)))
+
+        def reaches(at: Ints, least: Ints = least) -> NDArray[np.bool_]:
+            reached: NDArray[np.bool_] = cumulative.sums[at] - cumulative.before >= least
+            return reached
+
+        found.append(ranked.values(first_reaching(reaches, ranked.start, ranked.counts)))
     return found
 
 
-def share_from(ranked: Ranked, cumulative: Ints, total: Ints, ranks: Ints) -> Floats:
-    """Weighted share of the visible cosines from given ranks on.
+class Reaching(NamedTuple):
+    """Which cosines reach a threshold."""
 
-        share[b, c] = sum_{h: rank of c[b, c, h] >= ranks[b, c]} w[b, c, h] / sum_h w[b, c, h]
+    first: Ints
+    """(R) where each row's cosines begin that reach it beyond doubt"""
+    near: Ints
+    """(m) where those stand before them that do, as float64 decides"""
+    rows: Ints
+    """(m) their rows"""
 
-    cumulative (B, C, H), total (B, V), ranks (B, C) -> (B, C) float32
+
+def reaching(ranked: Ranked, threshold: float, exact: Callable[[Ints, Ints], Doubles]) -> Reaching:
+    """Which cosines are at least a threshold, as float64 has them.
+
+    Those too close to it for float32 are taken from `exact`, by rows and places of events, so that exact ties count (two
+    of four shared tags are a cosine of 0.5, an item with itself is 1). A cosine of exactly 0 is one.
     """
-    under = np.where(ranks > 0, cumulative.reshape(-1).take(ranked.first + np.maximum(ranks - 1, 0)), 0)
-    share: Floats = (1 - under / total).astype(np.float32)
-    return share
+    limit = np.float32(threshold)
+    first = ranked.first_at_least(limit + _NEAR)
+    some = np.flatnonzero((first > ranked.start) & (ranked.values(first - 1) >= limit - _NEAR))
+    unsure = Ranked(ranked.keys, ranked.start[some], first[some] - ranked.start[some])
+    low = unsure.first_at_least(limit - _NEAR)
+    near, rows = ragged(low, first[some] - low), np.repeat(some, first[some] - low)
+    reached = ranked.values(near) == 0  # closer than _NEAR to 0 is no other threshold than 0
+    doubtful = np.flatnonzero(~reached)
+    reached[doubtful] = exact(rows[doubtful], ranked.places(near[doubtful])) >= threshold - TIE
+    return Reaching(first, near[reached], rows[reached])
+
+
+def share(cumulative: Cumulative, reaching: Reaching) -> Floats:
+    """Weighted share of the cosines that reach a threshold.
+
+    share = Σ w [c >= t] / Σ w, (R) float32.
+    """
+    above = cumulative.total - cumulative.below(reaching.first)
+    weights = cumulative.up_to(reaching.near + 1) - cumulative.up_to(reaching.near)
+    np.add.at(above, reaching.rows, weights)
+    shares: Floats = (above / cumulative.total).astype(np.float32)
+    return shares

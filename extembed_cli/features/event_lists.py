@@ -1,0 +1,122 @@
+"""The events of a history that count for something, their decayed weights, and what the candidates see of them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extembed_cli.data.histories import Candidates, History
+from extembed_cli.features.visibility import Seen
+from extembed_cli.kernels.decay import BLOCK, decayed_sums
+from extembed_cli.kernels.segments import offsets, ragged
+from extembed_cli.spec import half_life_us
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Where a window hides a weight so many times that of what is visible, a difference of sums is no sum.
+_HIDDEN = 1e6
+
+
+class EventList:
+    """All events of a history, or those whose item has a vector in a table: n of them."""
+
+    def __init__(self, history: History, candidates: Candidates, seen: Seen) -> None:
+        self.seen = seen
+        self.candidates = candidates
+        self.times = history.times[seen.events]
+        self.items = history.items[seen.events]
+        lengths = np.diff(seen.indptr)
+        self.owners = np.repeat(np.arange(len(lengths)), lengths)
+        self.exponents = np.zeros(len(lengths), np.int64)
+        """(U) `weights` are to be multiplied with 2 to this power"""
+        self.weights: Doubles | None = None
+        """(n) relative to the user's first event"""
+        if history.weights is not None:
+            weights = history.weights[seen.events]
+            first = seen.indptr[:-1][lengths > 0]
+            self.exponents[lengths > 0] = np.clip(np.frexp(weights[first])[1], -200, 200)
+            self.weights = np.ldexp(weights, -self.exponents[self.owners])
+        self._ages: dict[str, Doubles] = {}
+        self._totals: dict[str, tuple[Doubles, Ints]] = {}
+        self._lock = Lock()
+
+    def clock(self, half_life: str) -> Doubles:
+        """(n) times in half-lives since the user's first event; all 0 without decay."""
+        if half_life not in self._ages:
+            us = half_life_us(half_life)
+            first = self.times[self.seen.indptr[self.owners]]
+            since = self.times - first if us else np.zeros(len(self.times))
+            self._ages[half_life] = since / (us or 1)
+        return self._ages[half_life]
+
+    def weights_of(self, half_life: str, q: int) -> tuple[slice, Doubles]:
+        """The events that one candidate sees, and their weights relative to the newest of them."""
+        at = slice(self.seen.start[q], self.seen.end[q])
+        clock = self.clock(half_life)[at]
+        decay = np.exp2(clock - clock[-1])
+        return at, decay if self.weights is None else decay * self.weights[at]
+
+    def totals(self, half_life: str) -> tuple[Doubles, Ints]:
+        """(Q) the weight that each candidate sees, decayed to the newest event of it; 0 where there is none.
+
+        The second are the candidates for whom sums of visible events must not be taken as differences.
+        """
+        with self._lock:  # several batches may be the first to need it
+            if half_life not in self._totals:
+                self._totals[half_life] = self._sum_up(half_life)
+        return self._totals[half_life]
+
+    def _sum_up(self, half_life: str) -> tuple[Doubles, Ints]:
+        clock, seen = self.clock(half_life), self.seen
+        out = np.zeros(len(seen.start))
+        if not len(clock):
+            return out, np.zeros(0, np.int64)
+        users = np.flatnonzero(np.diff(seen.indptr))
+        lengths = np.diff(seen.indptr)[users]
+        blocks = -(-lengths // BLOCK)
+        at = ragged(BLOCK * offsets(blocks)[:-1], lengths)  # of each event, its user's in whole blocks
+        ones = np.zeros((BLOCK * int(blocks.sum()), 1))
+        padded = np.repeat(clock[seen.indptr[users + 1] - 1], BLOCK * blocks)
+        ones[at], padded[at] = 1 if self.weights is None else self.weights[:, None], clock
+        sums = decayed_sums(ones, padded, None, blocks)[at, 0]
+        sees = np.flatnonzero(seen.count)
+        out[sees] = sums[seen.end[sees] - 1]
+        hides = sees[seen.start[sees] > seen.indptr[self.candidates.users[sees]]]
+        hidden = sums[seen.start[hides] - 1] * self.decay_since_start(half_life, hides)
+        out[hides] -= hidden
+        unsure = hides[hidden > _HIDDEN * out[hides]]
+        for q in unsure.tolist():
+            out[q] = self.weights_of(half_life, q)[1].sum()
+        return out, unsure
+
+    def decay_since_start(self, half_life: str, q: Ints) -> Doubles:
+        """What is left, at the newest event that candidates see, of the weight of the last event before their window."""
+        clock = self.clock(half_life)
+        decay: Doubles = np.exp2(clock[self.seen.start[q] - 1] - clock[self.seen.end[q] - 1])
+        return decay
+
+    def decayed_count(self, half_life: str) -> Doubles:
+        """(Q) Σ w of what each candidate sees, as of its own time."""
+        total, _ = self.totals(half_life)
+        total = np.ldexp(total, self.exponents[self.candidates.users])
+        us = half_life_us(half_life)
+        if us is None or not len(self.times):
+            return total
+        return np.where(total > 0, total * np.exp2(-np.maximum(self.age, 0) / us), 0)
+
+    @property
+    def age(self) -> Ints:
+        """(Q) us since the newest event that each candidate sees; arbitrary where there is none."""
+        newest = np.append(self.times, 0)[np.where(self.seen.count > 0, self.seen.end - 1, -1)]
+        return self.candidates.times - newest
+
+    @cached_property
+    def logs(self) -> Doubles:
+        """(n) log2 of the weights."""
+        assert self.weights is not None
+        logs: Doubles = np.log2(self.weights)
+        return logs

@@ -1,0 +1,63 @@
+"""Segments of unequal lengths that lie one after another in flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+def offsets(lengths: Ints) -> Ints:
+    """Where each segment begins, and where the last one ends: (n) -> (n + 1)."""
+    return np.concatenate([[0], np.cumsum(lengths)])
+
+
+def ragged(first: Ints, lengths: Ints) -> Ints:
+    """first[i], first[i] + 1, ...: lengths[i] of them, for all i one after another."""
+    ends = np.cumsum(lengths)
+    return np.repeat(first - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def run_starts(*keys: NDArray[Any]) -> Ints:
+    """Where runs begin in which every key stays the same: keys (n) -> (runs), the first one 0."""
+    if not len(keys[0]):
+        return np.zeros(0, np.int64)
+    changes = [key[1:] != key[:-1] for key in keys]
+    return np.append(0, np.flatnonzero(np.logical_or.reduce(changes)) + 1)
+
+
+def first_reaching(reaches: Callable[[Ints], NDArray[np.bool_]], first: Ints, counts: Ints) -> Ints:
+    """The first place of each segment that reaches something; the segment's end where none does.
+
+    `reaches` takes one place of each segment and must be monotone within it. first, counts (n) -> (n). All segments are
+    bisected together.
+    """
+    before, end = first - 1, first + counts
+    step = 1 << (int(counts.max(initial=0)).bit_length() - 1) if len(counts) and counts.max() > 0 else 0
+    while step:
+        place = before + step
+        inside = place < end
+        below = ~reaches(np.minimum(place, end - 1)) & inside
+        before += below * step
+        step >>= 1
+    return before + 1
+
+
+def _ladder() -> Ints:
+    """1, 2, 3, ... 16, then steps of at most 1/8: multiples of 4 up to 64, of 8 up to 128, of 16 up to 256, ..."""
+    lengths = list(range(1, 17))
+    while lengths[-1] < 2**40:
+        lengths.append(lengths[-1] + max(4, 2 ** (lengths[-1].bit_length() - 4)))
+    return np.array(lengths)
+
+
+LADDER = _ladder()
+
+
+def padded(lengths: Ints) -> Ints:
+    """The next of a few lengths at or above each: what is of one length then is computed together."""
+    return LADDER[np.searchsorted(LADDER, lengths)]
