@@ -15,7 +15,8 @@ from extembed_cli.errors import ResourceError
 from extembed_cli.features import neural
 from extembed_cli.features.aggregate import expected_cosines
 from extembed_cli.features.dual import all_fits, expected_work, is_nested, vector_files
-from extembed_cli.features.pieces import FLOATS, PAIRS
+from extembed_cli.features.cosine_statistics import PAIRS
+from extembed_cli.features.pieces import FLOATS
 from extembed_cli.features.shard import output_columns
 from extembed_cli.spec import Spec
 

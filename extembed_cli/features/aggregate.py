@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.columns import Column, Dtype, Statistic, Technique
+from extembed_cli.features.cosine_means import CosineMeans
 from extembed_cli.features.cosine_statistics import CosineStatistics
 from extembed_cli.features.done import Done, Task
 from extembed_cli.features.event_lists import EventList
 from extembed_cli.features.pieces import Pieces
 from extembed_cli.features.visibility import Seen, visible
 from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_label
+from extembed_cli.watch import Cost
 
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
 
@@ -151,6 +153,13 @@ def tasks(
         for name, table in of_list:
             if table is not None:
                 mine = [s for s in statistics if (s.history, s.embedding) == (name, table) and s.kind not in _COUNTERS]
+                means = CosineMeans(list(dict.fromkeys(s.half_life for s in mine if s.half_life)), embeddings[table], events)
+                for s in mine:
+                    if s.kind == "cos_mean": found[s]=means.cos_mean[s.half_life]
+                    elif s.kind == "cos_to_mean": found[s]=means.cos_to_mean[s.half_life]
+                for batch in means.batches():
+                    yield partial(_mean, means, batch)
+                mine=[s for s in mine if s not in found]
                 cosines = CosineStatistics(mine, embeddings[table], events)
                 found.update(cosines.found)
                 for batch in cosines.batches():
@@ -162,6 +171,12 @@ def _compute(cosines: CosineStatistics, batch: Pieces, share: float) -> Done:
     with np.errstate(over="ignore"):  # weights of events that nobody sees
         rows, number, stages = cosines.compute(batch)
     return Done(share * rows, number, seconds={"aggregate": time.perf_counter() - began}, stages=stages)
+
+
+def _mean(means: CosineMeans, batch: Pieces) -> Done:
+    began = time.perf_counter()
+    means.compute(batch)
+    return Done(seconds={"aggregate": time.perf_counter() - began}, stages={"means": Cost(time.perf_counter() - began)})
 
 
 def _count(statistics: list[Statistic], events: EventList, found: dict[Any, Values]) -> Done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.features.columns import Statistic
 from extembed_cli.features.event_lists import EventList
-from extembed_cli.features.pieces import Batch, Pieces, Slice, batches, pieces
+from extembed_cli.features.pieces import Batch, Pieces, cut, with_padding
 from extembed_cli.kernels.cosines import block_cosines, clipped, exact_cosines
-from extembed_cli.kernels.decay import BLOCK, REFERENCE_STEP, decayed_sums, whole_bits, whole_weights
+from extembed_cli.kernels.decay import REFERENCE_STEP, whole_bits, whole_weights
 from extembed_cli.kernels.segments import offsets, ragged, run_starts
 from extembed_cli.kernels.statistics import cumulate, rank, reaching, share, weighted_percentiles
 from extembed_cli.watch import Cost
@@ -22,8 +23,10 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Below this length, relative to the weight summed, the direction of a mean is the rounding of the stored vectors.
-ZERO_MEAN = 1e-6
+PAIRS = 2**18  # visible pairs of a batch: so many that Python does not show, so few that they stay near the processor
+_CANDIDATES, _BLOCK = 64, 8  # of a product
+# Who sees more events than this is multiplied with few others, in one shape: so many cosines are kept in memory.
+_LONG, _LONG_CANDIDATES, _LONG_BLOCK = 4096, 8, 64
 _EXACT = 2**20  # vector elements computed again in float64 at a time
 
 
@@ -35,27 +38,36 @@ class CosineStatistics:
         self.events = events
         self.event_slots = matrix.slots[events.items]
         self.slots = matrix.slots[events.candidates.items]
-        self.pieces = pieces(events.candidates.indptr, events.seen)
         self.found = {s: np.full(len(self.slots), np.nan, np.float32) for s in statistics}
         """(Q) each, NaN where undefined"""
 
     def batches(self) -> Iterator[Pieces]:
         """What `compute` is to be called with."""
-        return batches(self.pieces, self.events.seen)
+        candidates, seen = self.events.candidates, self.events.seen
+        is_long = seen.end - seen.indptr[candidates.users] > _LONG  # as far as a candidate knows
+        wanted = self.slots != self.matrix.missing
+        pieces = cut(candidates.indptr, seen, ~is_long & wanted, _CANDIDATES, _BLOCK)
+        pieces += cut(candidates.indptr, seen, is_long & wanted, _LONG_CANDIDATES, _LONG_BLOCK, _LONG_CANDIDATES)
+        pieces = pieces.take(np.lexsort((pieces.shape, pieces.events, pieces.block)))
+        pairs = offsets(seen.count)
+        return pieces.batches(pairs[pieces.last] - pairs[pieces.first] + pieces.cosines, 3 * PAIRS)
 
     def compute(self, pieces: Pieces) -> tuple[int, int, dict[str, Cost]]:
         """Fill in what the candidates of some pieces get; how many they are, how many cosines, and what it cost."""
         batch = Batch(pieces, self.events.seen, self.slots != self.matrix.missing)
         costs = {stage: Cost() for stage in ("gather", "cosines", "statistics")}
-        cosines = int(batch.cosines_at[-1]) if len(batch.q) else 0
-        if cosines:
-            computed = self._multiply(batch, costs)
-            began = time.perf_counter()
-            for rows in batch.chunks():
-                self._rank(batch, rows, computed)
-            costs["statistics"].add(time.perf_counter() - began, len(batch.q))
-            costs["cosines"].add(rows=cosines)
-        return len(batch.q), cosines, costs
+        if not len(batch.q):
+            return 0, 0, costs
+        cosines, first = self._multiply(batch, costs)
+        began = time.perf_counter()
+        pairs, low = offsets(batch.counts), 0
+        while low < len(batch.q):  # rows that are sorted together
+            high = max(low + 1, int(np.searchsorted(pairs, pairs[low] + 4 * PAIRS, "right")) - 1)
+            self._rank(batch, slice(low, high), cosines, first[low:high])
+            low = high
+        costs["statistics"].add(time.perf_counter() - began, len(batch.q))
+        costs["cosines"].add(rows=len(cosines))
+        return len(batch.q), len(cosines), costs
 
     def _put(self, kind: str, half_life: str | None, argument: float | None, at: Ints, values: Floats) -> None:
         for s, out in self.found.items():
@@ -71,47 +83,46 @@ class CosineStatistics:
     def half_lives(self) -> list[str]:
         return list(dict.fromkeys(s.half_life for s in self.found if s.half_life is not None))
 
-    # --- products and means -----------------------------------------------------------------------------
+    # --- products ---------------------------------------------------------------------------------------
 
-    def _multiply(self, batch: Batch, costs: dict[str, Cost]) -> Floats:
-        """The cosines of a batch; means of vectors are taken on the way, while these are at hand."""
-        vectors, missing = self.matrix.vectors, self.matrix.missing
-        cosines = np.empty(batch.cosines_at[-1], np.float32)
-        q, no_candidate = batch.candidates()
-        events, no_event = batch.events()
-        asked = np.where(no_candidate, missing, self.slots[q])
-        slots = np.where(no_event, missing, self.event_slots[events])
-        means = [Means(self.events, batch, events, half_life) for half_life in self.half_lives]
+    def _multiply(self, batch: Batch, costs: dict[str, Cost]) -> tuple[Floats, Ints]:
+        """The cosines of a batch, and (R) where those of each row begin."""
+        pieces, vectors, missing = batch.pieces, self.matrix.vectors, self.matrix.missing
+        cosines_at, asked_at = offsets(pieces.cosines), offsets(pieces.shape)
+        cosines = np.empty(cosines_at[-1], np.float32)
+        candidates, padding = with_padding(pieces.first, pieces.last, pieces.shape)
+        asked = np.where(padding, missing, self.slots[candidates])
+        events, padding = batch.events()
+        slots = np.where(padding, missing, self.event_slots[events])
         for part in batch.slices(vectors.shape[1]):
             began = time.perf_counter()
-            first = int(batch.candidates_at[part.pieces.start])
-            some = vectors.take(asked[first : batch.candidates_at[part.pieces.stop]], axis=0)
-            others = vectors.take(slots[part.events], axis=0)
+            first, last = (int(asked_at[at]) for at in (part.pieces.start, part.pieces.stop))
+            some, others = vectors.take(asked[first:last], axis=0), vectors.take(slots[part.events], axis=0)
             gathered = time.perf_counter()
-            for of, with_, out in batch.products(part, cosines):
-                k, C, n, K = out.shape
-                left = some[of.start - first : of.stop - first].reshape(k, C, -1)
-                right = others[with_.start - part.events.start : with_.stop - part.events.start].reshape(k, n, K, -1)
-                block_cosines(left, right, out)
-            multiplied = time.perf_counter()
-            exact = others.astype(np.float64)
-            for mean in means:
-                mean.add(part, exact, some, first)
+            mine = pieces.take(part.pieces)
+            starts = run_starts(mine.shape, mine.events, mine.block).tolist()
+            for low, high in pairwise([*starts, len(mine)]):
+                at = slice(part.pieces.start + low, part.pieces.start + high)
+                q = some[asked_at[at.start] - first : asked_at[at.stop] - first].reshape(high - low, mine.shape[low], -1)
+                out = cosines[cosines_at[at.start] : cosines_at[at.stop]].reshape(*q.shape[:2], -1, mine.block[low])
+                v = others
+                if part.is_part:
+                    begin = (part.events.start - batch.events_at[at.start]) // mine.block[low]
+                    out = out[:, :, begin : begin + len(v) // mine.block[low]]
+                else:
+                    v = v[batch.events_at[at.start] - part.events.start : batch.events_at[at.stop] - part.events.start]
+                block_cosines(q, v.reshape(high - low, *out.shape[2:], -1), out)
             costs["gather"].add(gathered - began, len(some) + len(others), some.nbytes + others.nbytes)
-            costs["cosines"].add(multiplied - gathered)
-            costs["statistics"].add(time.perf_counter() - multiplied)
-        for mean in means:
-            cos_mean, to_mean = mean.finish(vectors, self.event_slots, self.slots)
-            self._put("cos_mean", mean.half_life, None, batch.q, cos_mean)
-            self._put("cos_to_mean", mean.half_life, None, batch.q, to_mean)
-        return cosines
+            costs["cosines"].add(time.perf_counter() - gathered, 0)
+        within = batch.q - pieces.first[batch.piece]
+        return cosines, cosines_at[batch.piece] + within * pieces.events[batch.piece] + batch.hidden
 
     # --- ranks ------------------------------------------------------------------------------------------
 
-    def _rank(self, batch: Batch, rows: slice, cosines: Floats) -> None:
+    def _rank(self, batch: Batch, rows: slice, cosines: Floats, first: Ints) -> None:
         """Everything that the order of the cosines tells, of some rows."""
         q, place, counts = batch.q[rows], batch.place[rows], batch.counts[rows]
-        ranked = rank(cosines, batch.cosine[rows], place, counts)
+        ranked = rank(cosines, first, place, counts)
         self._put("cos_min", None, None, q, ranked.smallest)
         self._put("cos_max", None, None, q, ranked.largest)
         events = batch.pieces.low[batch.piece[rows]] - batch.events_at[batch.piece[rows]]
@@ -125,7 +136,8 @@ class CosineStatistics:
                 out[at] = exact_cosines(self.matrix.vectors[asked[at]], self.matrix.vectors[slots[at]])
             return out
 
-        reached = {t: reaching(ranked, t, exact) for t in self._wanted("cos_share_ge")}
+        thresholds = self._wanted("cos_share_ge")
+        reached = dict(zip(thresholds, reaching(ranked, thresholds, exact), strict=True))
         for half_life in self.half_lives:
             percentiles, thresholds = self._wanted("cos_p", half_life), self._wanted("cos_share_ge", half_life)
             if percentiles or thresholds:
@@ -162,81 +174,3 @@ class CosineStatistics:
         )
         shift = np.repeat(offsets(lengths)[:-1], np.diff(np.append(first, len(piece)))) - batch.events_at[piece]
         return whole, shift
-
-
-class Means:
-    """Of each row of a batch, its cosine with the decayed mean of the vectors that it sees, and the mean cosine.
-
-        m = Σ w v,    cos_to_mean = q . m / |m|,    cos_mean = q . m / Σ w
-
-    Sums after every event are in float64: a window is a difference of two.
-    """
-
-    def __init__(self, events: EventList, batch: Batch, of_batch: Ints, half_life: str) -> None:
-        self.events = events
-        self.half_life = half_life
-        self.batch = batch
-        self.clock = events.clock(half_life)[of_batch]
-        self.weights = None if events.weights is None else events.weights[of_batch]
-        first = batch.events_at[batch.piece]
-        self.last = batch.place + batch.counts - 1
-        """(R) the place of the newest event that a row sees"""
-        self.before = np.maximum(batch.place - 1, first)
-        """(R) the place of the last event before those that a row sees"""
-        self.hides = bool((batch.place > first).any())
-        self.left = np.where(batch.place > first, np.exp2(self.clock[self.before] - self.clock[self.last]), 0)
-        """(R) how much of the sum before is in the sum until the newest event"""
-        self.total, self.unsure = events.totals(half_life)
-        self.along, self.length = np.zeros(len(batch.q)), np.zeros(len(batch.q))
-        """(R) q . m and |m|, in the weights relative to the newest event"""
-        self._carried: tuple[Doubles, float] | None = None
-        self._older = np.zeros((0, 0))
-
-    def add(self, part: Slice, vectors: Doubles, candidates: Floats, first: int) -> None:
-        """Take up the vectors of a slice; those of the batch's candidates begin with its `first`."""
-        low, high = part.events.start, part.events.stop
-        blocks = self.batch.pieces.events[part.pieces] // BLOCK
-        if part.is_part:
-            blocks = np.array([(high - low) // BLOCK])
-            if low == self.batch.events_at[part.pieces.start]:
-                self._carried = None
-        weights = None if self.weights is None else self.weights[part.events]
-        carried = self._carried if part.is_part else None
-        sums = decayed_sums(vectors, self.clock[part.events], weights, blocks, carried)
-        rows = _within(self.last, low, high)
-        mean = sums.take(self.last[rows] - low, axis=0)
-        if self.hides:
-            older = self._kept(part, sums, rows) if part.is_part else sums.take(self.before[rows] - low, axis=0)
-            mean -= self.left[rows, None] * older
-        q = candidates.take(self.batch.candidate[rows] - first, axis=0).astype(np.float64)
-        self.along[rows] = np.einsum("rd,rd->r", mean, q)
-        self.length[rows] = np.sqrt(np.einsum("rd,rd->r", mean, mean))
-        if part.is_part:
-            self._carried = sums[-1], float(self.clock[high - 1])
-
-    def _kept(self, part: Slice, sums: Doubles, rows: slice) -> Doubles:
-        """The sums before what some rows see, where a piece is too long for one slice: they may be of an earlier one."""
-        low, high = self.batch.events_at[part.pieces.start : part.pieces.stop + 1]
-        of_piece = _within(self.last, low, high)
-        if part.events.start == low:
-            self._older = np.zeros((of_piece.stop - of_piece.start, sums.shape[1]))
-        before = self.before[of_piece]
-        new = _within(before, part.events.start, part.events.stop)
-        self._older[new] = sums.take(before[new] - part.events.start, axis=0)
-        return self._older[rows.start - of_piece.start : rows.stop - of_piece.start]
-
-    def finish(self, vectors: Floats, event_slots: Ints, slots: Ints) -> tuple[Floats, Floats]:
-        """cos_mean and cos_to_mean: (R) each."""
-        q, total = self.batch.q, self.total[self.batch.q]
-        for row in np.flatnonzero(np.isin(q, self.unsure)).tolist():
-            at, weights = self.events.weights_of(self.half_life, int(q[row]))
-            mean = weights @ vectors[event_slots[at]].astype(np.float64)
-            self.along[row], self.length[row] = mean @ vectors[slots[q[row]]], np.sqrt(mean @ mean)
-        directed = self.length > ZERO_MEAN * total
-        to_mean = np.where(directed, self.along / np.where(directed, self.length, 1), np.nan)
-        return clipped(self.along / total), clipped(to_mean)
-
-
-def _within(places: Ints, low: int, high: int) -> slice:
-    """Which of some ascending places are in [low, high)."""
-    return slice(*np.searchsorted(places, [low, high]).tolist())

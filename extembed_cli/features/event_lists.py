@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.visibility import Seen
-from extembed_cli.kernels.decay import BLOCK, decayed_sums
+from extembed_cli.kernels.decay import BLOCK, decayed_totals
 from extembed_cli.kernels.segments import offsets, ragged
 from extembed_cli.spec import half_life_us
 
@@ -79,10 +79,10 @@ class EventList:
         lengths = np.diff(seen.indptr)[users]
         blocks = -(-lengths // BLOCK)
         at = ragged(BLOCK * offsets(blocks)[:-1], lengths)  # of each event, its user's in whole blocks
-        ones = np.zeros((BLOCK * int(blocks.sum()), 1))
+        weights = np.zeros(BLOCK * int(blocks.sum()))
         padded = np.repeat(clock[seen.indptr[users + 1] - 1], BLOCK * blocks)
-        ones[at], padded[at] = 1 if self.weights is None else self.weights[:, None], clock
-        sums = decayed_sums(ones, padded, None, blocks)[at, 0]
+        weights[at], padded[at] = 1 if self.weights is None else self.weights, clock
+        sums = decayed_totals(weights.reshape(-1, BLOCK), padded.reshape(-1, BLOCK), blocks).reshape(-1)[at]
         sees = np.flatnonzero(seen.count)
         out[sees] = sums[seen.end[sees] - 1]
         hides = sees[seen.start[sees] > seen.indptr[self.candidates.users[sees]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Seen:
     start: Ints
     end: Ints
 
-    @property
+    @cached_property
     def count(self) -> Ints:
         """(Q) how many events each candidate sees."""
         return self.end - self.start

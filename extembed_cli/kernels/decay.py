@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 from extembed_cli.kernels.segments import offsets, ragged
 
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 BLOCK = 8  # events summed in one product
+Sum = tuple[Doubles, float]
+"""A decayed sum and its time."""
+_UNTIL = np.tri(BLOCK)  # an event counts for itself and those after it
 
 # A reference of whole weights serves all rows whose heaviest event is less than this many half-lives before it.
 REFERENCE_STEP = 4
 
 
 def decayed_sums(
-    values: Doubles, times: Doubles, weights: Doubles | None, blocks: Ints, before: tuple[Doubles, float] | None = None
+    values: Doubles | Floats, times: Doubles, weights: Doubles | None, blocks: Ints, before: Sum | None = None
 ) -> Doubles:
     """Decayed sums of the values so far, after every event.
 
@@ -28,38 +32,65 @@ def decayed_sums(
 
     Each is relative to the time of its own event: nothing under- or overflows, however long ago the first event was.
 
-    values   (n, d)  of pieces one after another, each padded to whole blocks of BLOCK events: value 0, the last time
-    times    (n)     in half-lives, ascending within a piece
-    weights  (n)     or None = 1
-    blocks   (m)     of each piece, at least one; Σ blocks = n / BLOCK
-    before           the sum so far of a single piece and its time, where its first events were summed before
-    returns  (n, d)  float64
+    values   (n, BLOCK + 1, d)  of pieces one after another, each in whole blocks; the first row of a block is empty, and
+                                those behind the last event are 0
+    times    (n, BLOCK)         in half-lives, ascending within a piece; the last one again in the padding
+    weights  (n, BLOCK)         or None = 1
+    blocks   (m)                of each piece, at least one; Σ blocks = n
+    before                      the sum so far of a single piece, where its first events were summed before
+    returns  (n, BLOCK, d)      float64
 
     A block is one product of a fixed shape. The sums of whole blocks are summed up in the same way, eight blocks at a
     time, so the bits of a sum depend on no later event and on no other piece.
     """
-    d, n = values.shape[-1], len(times) // BLOCK
-    t = times.reshape(n, BLOCK)
-    decay = np.empty((n, BLOCK, BLOCK + 1))
-    decay[..., 1:] = np.exp2(np.minimum(t[:, None, :] - t[:, :, None], 0)) * np.tri(BLOCK)
+    decay = np.zeros((len(times), BLOCK, BLOCK + 1))
+    ages = np.subtract(times[:, None, :], times[:, :, None], out=decay[..., 1:])
+    np.exp2(np.minimum(ages, 0, out=ages), out=ages)
+    ages *= _UNTIL
     if weights is not None:
-        decay[..., 1:] *= weights.reshape(n, 1, BLOCK)
-    # Row 0 of a block is the sum of all blocks before it, at the time when the last of them ended.
-    rows = np.zeros((n, BLOCK + 1, d))
-    rows[:, 1:] = values.reshape(n, BLOCK, d)
-    ended = np.concatenate([t[:1, 0], t[:-1, -1]])
+        ages *= weights[:, None, :]
+    rows = values.astype(np.float64)
+    if len(times) > len(blocks) or before is not None:
+        totals = (ages[:, -1:] @ rows[:, 1:])[:, 0]
+        rows[:, 0], ended = _sums_before(totals, times, blocks, before)
+        np.exp2(np.minimum(ended[:, None] - times, 0), out=decay[..., 0])
+    return decay @ rows
+
+
+def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
+    """Decayed sums of the weights so far, after every event: `decayed_sums` of numbers.
+
+    weights, times (n, BLOCK), weight 0 in the padding; blocks (m) -> (n, BLOCK)
+    """
+    out = weights.copy()
+    step = np.exp2(times[:, :-1] - times[:, 1:])
+    for event in range(1, BLOCK):
+        out[:, event] += out[:, event - 1] * step[:, event - 1]
+    if len(times) > len(blocks):
+        before, ended = _sums_before(out[:, -1:], times, blocks, None)
+        out += before * np.exp2(np.minimum(ended[:, None] - times, 0))
+    return out
+
+
+def _sums_before(totals: Doubles, times: Doubles, blocks: Ints, before: Sum | None) -> tuple[Doubles, Doubles]:
+    """The decayed sum of all that came before each block, from the totals (n, d) of blocks, and as of when (n)."""
+    first = offsets(blocks)[:-1]
+    out, ended = np.empty_like(totals), np.empty(len(times))
+    out[1:], ended[1:] = totals[:-1], times[:-1, -1]  # right for the second block of a piece
+    many = np.flatnonzero(blocks > (2 if before is None else 1))
+    if len(many):
+        counts = blocks[many] - 1  # nothing comes after the last
+        above = -(-counts // BLOCK)
+        source = ragged(first[many], counts)
+        at = divmod(ragged(BLOCK * offsets(above)[:-1], counts), BLOCK)
+        values = np.zeros((int(above.sum()), BLOCK + 1, totals.shape[1]))
+        ends = np.repeat(times[first[many] + counts - 1, -1], BLOCK * above).reshape(-1, BLOCK)
+        values[at[0], at[1] + 1], ends[at] = totals[source], times[source, -1]
+        out[source + 1] = decayed_sums(values, ends, None, above, before)[at]
+    out[first], ended[first] = 0, times[first, 0]
     if before is not None:
-        rows[0, 0], ended[0] = before
-    if n > len(blocks):
-        above = -(-blocks // BLOCK)
-        at = ragged(BLOCK * offsets(above)[:-1], blocks)
-        last = offsets(blocks)[1:] - 1
-        totals, totals_at = np.zeros((BLOCK * int(above.sum()), d)), np.repeat(t[last, -1], BLOCK * above)
-        totals[at], totals_at[at] = (decay[:, -1:, 1:] @ rows[:, 1:])[:, 0], t[:, -1]
-        follows = np.delete(np.arange(n), last - blocks + 1)
-        rows[follows, 0] = decayed_sums(totals, totals_at, None, above, before)[at[follows - 1]]
-    decay[..., 0] = np.exp2(np.minimum(ended[:, None] - t, 0))
-    return (decay @ rows).reshape(-1, d)
+        out[0], ended[0] = before
+    return out, ended
 
 
 def whole_bits(counts: Ints) -> Ints:

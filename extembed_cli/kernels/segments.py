@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 
@@ -30,20 +31,21 @@ def run_starts(*keys: NDArray[Any]) -> Ints:
     return np.append(0, np.flatnonzero(np.logical_or.reduce(changes)) + 1)
 
 
-def first_reaching(reaches: Callable[[Ints], NDArray[np.bool_]], first: Ints, counts: Ints) -> Ints:
-    """The first place of each segment that reaches something; the segment's end where none does.
+def first_reaching(reaches: Callable[[Ints], Bools], first: Ints, counts: Ints, searches: int = 1) -> Ints:
+    """The first place of each segment that reaches something, for several searches; the segment's end where none does.
 
-    `reaches` takes one place of each segment and must be monotone within it. first, counts (n) -> (n). All segments are
-    bisected together.
+    `reaches` takes a place in each segment for every search, (searches, n), and must be monotone within a segment.
+    first, counts (n) -> (searches, n). All are bisected together.
     """
-    before, end = first - 1, first + counts
-    step = 1 << (int(counts.max(initial=0)).bit_length() - 1) if len(counts) and counts.max() > 0 else 0
+    before = np.repeat((first - 1)[None], searches, axis=0)
+    last = first + counts - 1
+    step = 2 ** int(counts.max(initial=0)).bit_length() // 2
     while step:
         place = before + step
-        inside = place < end
-        below = ~reaches(np.minimum(place, end - 1)) & inside
-        before += below * step
-        step >>= 1
+        below = place <= last
+        below &= ~reaches(np.minimum(place, last, out=place))
+        before += below * np.int64(step)
+        step //= 2
     return before + 1
 
 

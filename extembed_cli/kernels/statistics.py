@@ -56,10 +56,10 @@ class Ranked(NamedTuple):
         """(R)"""
         return self.values(self.start + self.counts - 1)
 
-    def first_at_least(self, cosine: np.float32) -> Ints:
-        """(R) where each row's first cosine of at least this stands; the row's end where there is none."""
-        least = np.uint64(_ordered(np.array([cosine]))[0]) << _VALUE
-        return first_reaching(lambda at: self.keys[at] >= least, self.start, self.counts)
+    def first_at_least(self, cosines: Floats) -> Ints:
+        """(m, R) where each row's first cosine stands that is at least one of m; the row's end where there is none."""
+        least = _ordered(cosines)[:, None].astype(np.uint64) << _VALUE
+        return first_reaching(lambda at: self.keys.take(at) >= least, self.start, self.counts, len(cosines))
 
 
 def rank(cosines: Floats, first: Ints, places: Ints, counts: Ints) -> Ranked:
@@ -143,17 +143,14 @@ def weighted_percentiles(ranked: Ranked, cumulative: Cumulative, percentiles: Se
 
     as numpy's `quantile(c, q, weights=w, method="inverted_cdf")`. percentiles in 1..99 -> (R) each.
     """
+    q = np.array(percentiles)[:, None]
     hundreds, rest = np.divmod(cumulative.total, 100)
-    found = []
-    for q in percentiles:
-        least = hundreds * q + (rest * q + 99) // 100  # the product of the whole might not fit
-
-        def reaches(at: Ints, least: Ints = least) -> NDArray[np.bool_]:
-            reached: NDArray[np.bool_] = cumulative.sums[at] - cumulative.before >= least
-            return reached
-
-        found.append(ranked.values(first_reaching(reaches, ranked.start, ranked.counts)))
-    return found
+    least = hundreds * q + (rest * q + 99) // 100  # the product of the whole might not fit
+    least += cumulative.before  # both sides may wrap around, and differ by less than 2^62
+    found = first_reaching(
+        lambda at: cumulative.sums.take(at) - least >= 0, ranked.start, ranked.counts, len(percentiles)
+    )
+    return [ranked.values(at) for at in found]
 
 
 class Reaching(NamedTuple):
@@ -167,22 +164,24 @@ class Reaching(NamedTuple):
     """(m) their rows"""
 
 
-def reaching(ranked: Ranked, threshold: float, exact: Callable[[Ints, Ints], Doubles]) -> Reaching:
-    """Which cosines are at least a threshold, as float64 has them.
+def reaching(ranked: Ranked, thresholds: Sequence[float], exact: Callable[[Ints, Ints], Doubles]) -> list[Reaching]:
+    """Which cosines are at least each threshold, as float64 has them.
 
-    Those too close to it for float32 are taken from `exact`, by rows and places of events, so that exact ties count (two
-    of four shared tags are a cosine of 0.5, an item with itself is 1). A cosine of exactly 0 is one.
+    Those too close to it for float32 are taken from `exact`, by rows and places of events, so that exact ties count
+    (two of four shared tags are a cosine of 0.5, an item with itself is 1). A cosine of exactly 0 is one.
     """
-    limit = np.float32(threshold)
-    first = ranked.first_at_least(limit + _NEAR)
-    some = np.flatnonzero((first > ranked.start) & (ranked.values(first - 1) >= limit - _NEAR))
-    unsure = Ranked(ranked.keys, ranked.start[some], first[some] - ranked.start[some])
-    low = unsure.first_at_least(limit - _NEAR)
-    near, rows = ragged(low, first[some] - low), np.repeat(some, first[some] - low)
-    reached = ranked.values(near) == 0  # closer than _NEAR to 0 is no other threshold than 0
-    doubtful = np.flatnonzero(~reached)
-    reached[doubtful] = exact(rows[doubtful], ranked.places(near[doubtful])) >= threshold - TIE
-    return Reaching(first, near[reached], rows[reached])
+    found = []
+    limits = np.array(thresholds, np.float32)
+    for threshold, limit, first in zip(thresholds, limits, ranked.first_at_least(limits + _NEAR), strict=True):
+        some = np.flatnonzero((first > ranked.start) & (ranked.values(first - 1) >= limit - _NEAR))
+        unsure = Ranked(ranked.keys, ranked.start[some], first[some] - ranked.start[some])
+        low = unsure.first_at_least(np.array([limit - _NEAR]))[0]
+        near, rows = ragged(low, first[some] - low), np.repeat(some, first[some] - low)
+        reached = ranked.values(near) == 0  # closer than _NEAR to 0 is no other threshold than 0
+        doubtful = np.flatnonzero(~reached)
+        reached[doubtful] = exact(rows[doubtful], ranked.places(near[doubtful])) >= threshold - TIE
+        found.append(Reaching(first, near[reached], rows[reached]))
+    return found
 
 
 def share(cumulative: Cumulative, reaching: Reaching) -> Floats:
