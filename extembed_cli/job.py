@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -222,16 +221,18 @@ def _compute(
     if place:
         give_back()
     watch.expect(0)
-    with watch.timing("vectors") as cost:
-        folder = place.folder if place and cut.mapped else None
-        shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, mapped, folder, cache)
-        cost.add(rows=sum(t.rows for t in tables.values()), bytes=sum(t.bytes for t in tables.values()))
+    with ThreadPoolExecutor(1) as ahead:
+        only = ahead.submit(loaded.shard, spec, 0) if cut.shards == 1 else None
+        with watch.timing("vectors") as cost:
+            folder = place.folder if place and cut.mapped else None
+            shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, mapped, folder, cache)
+            cost.add(rows=sum(t.rows for t in tables.values()), bytes=sum(t.bytes for t in tables.values()))
     if place:
         give_back()
 
     def encoded(index: int) -> tuple[Shard, Totals]:
         with watch.timing("encode") as cost:
-            shard = loaded.shard(spec, index)
+            shard = loaded.shard(spec, index) if only is None else only.result()
             totals = Totals.of(shard, shared.with_vector)
             cost.add(rows=totals.events + totals.candidates)
         if cut.shards == 1:
@@ -294,6 +295,8 @@ def _versions(spec: Spec) -> dict[str, str]:
     blas = [str(library.get("architecture")) for library in threadpool_info()]
     found = {module.__name__: module.__version__ for module in (extembed_cli, np, pl, pa)}
     if spec.neural:
+        from importlib.metadata import version  # noqa: PLC0415  slow to import
+
         found["torch"] = version("torch")
     return {**found, "blas": ", ".join(blas)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,11 +61,11 @@ def encode(events: pl.DataFrame, asked: pl.DataFrame, ranks: NDArray[np.int32], 
     Their items are nums of a vocabulary that `ranks` puts in order of ids.
     """
     of_events, of_asked = same_type(events["user"], asked["user"])
-    events, asked = events.with_columns(of_events), asked.with_columns(of_asked)
     owners = pl.concat([of_asked, of_events]) if all_users else of_asked
     users = pl.DataFrame({"user": owners.unique().sort()}).with_row_index("user_num")
-    events = _in_order(events, users, ranks)
-    asked = _in_order(asked, users, ranks)
+    frames = (events.with_columns(of_events), asked.with_columns(of_asked))
+    with ThreadPoolExecutor(len(frames)) as pool:
+        events, asked = pool.map(lambda frame: _in_order(frame, users, ranks), frames)
     flags = [name for name in events.columns if name.startswith("in:")]
     targets = [name for name in events.columns if name.startswith("target:")]
     return Shard(
@@ -88,11 +89,32 @@ def encode(events: pl.DataFrame, asked: pl.DataFrame, ranks: NDArray[np.int32], 
 
 def _in_order(frame: pl.DataFrame, users: pl.DataFrame, ranks: NDArray[np.int32]) -> pl.DataFrame:
     """Rows of the users alone, by user, time, item (-1 = null), weight, and then all other columns by name."""
-    items = frame["item"].fill_null(len(ranks)).to_numpy()
-    ranked = np.append(ranks, np.int32(-1))[items]
-    frame = frame.with_columns(pl.Series("item", ranked)).join(users, on="user", how="inner").drop("user")
-    others = sorted(set(frame.columns) - {"user_num", "time", "item"}, key=lambda name: (name != "weight", name))
-    return frame.select("user_num", "time", "item", *others).sort(["user_num", "time", "item", *others])
+    frame = frame.join(users, on="user", how="left", maintain_order="left").drop("user")
+    if frame["user_num"].null_count():
+        frame = frame.filter(pl.col("user_num").is_not_null())
+    ranked = np.append(ranks, np.int32(-1))[frame["item"].fill_null(len(ranks)).to_numpy()]
+    frame = frame.with_columns(pl.Series("item", ranked))
+    order, ties = _by_user_and_time(frame["user_num"].to_numpy(), frame["time"].to_numpy())
+    if len(ties):
+        others = sorted(set(frame.columns) - {"user_num", "time", "item"}, key=lambda name: (name != "weight", name))
+        tied = frame[order[ties]].with_columns(place=order[ties]).sort(["user_num", "time", "item", *others])
+        order[ties] = tied["place"].to_numpy()
+    return frame[order]
+
+
+def _by_user_and_time(users: NDArray[np.uint32], times: Ints) -> tuple[Ints, Ints]:
+    """The order of rows by user and time, and the places in it where that does not decide: one sort of 64-bit keys."""
+    if not len(times):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    since = times - times.min()
+    bits = int(since.max()).bit_length()
+    if bits + int(users.max()).bit_length() <= 64:
+        order = pl.Series((users.astype(np.uint64) << np.uint64(bits)) | since.view(np.uint64)).arg_sort().to_numpy()
+    else:
+        order = np.lexsort((times, users))
+    order = order.astype(np.int64)
+    same = np.logical_and(*(np.diff(values[order]) == 0 for values in (users, times)))
+    return order, np.flatnonzero(np.append(same, False) | np.append(False, same))
 
 
 def every_user(history: History, time_us: int) -> Candidates:

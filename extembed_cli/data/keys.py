@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import types
 
@@ -179,7 +179,8 @@ def times_us(column: pa.ChunkedArray, time_unit: str | None, where: str) -> pl.S
     factor = 86_400_000_000 if unit == "d" else _US_PER.get(unit, 1)
     if unit == "ns":
         return series // 1000
-    low, high = pc.min_max(column).as_py().values()
+    low: Any = series.min()
+    high: Any = series.max()
     if low is not None and (low * factor < _EARLIEST_US or high * factor >= _LATEST_US):
         extreme = high if high * factor >= _LATEST_US else low
         raise DataError(

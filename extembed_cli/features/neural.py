@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from extembed_cli.errors import DataError
 from extembed_cli.features.columns import Column
-from extembed_cli.neural import folder
-from extembed_cli.neural.config import ModelConfig
 from extembed_cli.spec import NeuralSpec, Spec
+
+if TYPE_CHECKING:
+    from extembed_cli.neural.config import ModelConfig
 
 BATCH_EVENTS = 8192  # of a scored batch: so few that its tensors stay near the processor's cache
 FEWEST_ROWS = 16
@@ -31,8 +33,10 @@ class Trained:
 
 def columns(spec: Spec, group: NeuralSpec) -> Iterator[Column]:
     """The one column of a group; the folder has to fit the spec."""
-    config = folder.read_config(group.model)
-    folder.check_fits(group.model, config, spec)
+    from extembed_cli.neural.folder import check_fits  # noqa: PLC0415
+
+    config = _config(group.model)
+    check_fits(group.model, config, spec)
     histories, tables = (", ".join(f"`{name}`" for name in names) for names in (config.histories, config.tables))
     settings = config.settings
     yield Column(
@@ -47,14 +51,20 @@ def columns(spec: Spec, group: NeuralSpec) -> Iterator[Column]:
     )
 
 
+def _config(model: str) -> ModelConfig:
+    from extembed_cli.neural.folder import read_config  # noqa: PLC0415  most jobs have no model: 40 ms
+
+    return read_config(model)
+
+
 def trained(group: NeuralSpec) -> Trained:
     """What a group's column holds."""
-    return Trained(group.model, folder.read_config(group.model).weights_sha256)
+    return Trained(group.model, _config(group.model).weights_sha256)
 
 
 def bytes_needed(spec: Spec, items: int) -> tuple[int, int]:
     """Of the models of a spec: what all workers share, and what each takes for a batch."""
-    configs = [folder.read_config(model) for model in {group.model for group in spec.neural}]
+    configs = [_config(model) for model in {group.model for group in spec.neural}]
     shared = sum(4 * items * config.architecture.dim for config in configs)
     batch = max((_batch_bytes(config) for config in configs), default=0)
     return shared, batch

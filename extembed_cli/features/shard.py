@@ -32,7 +32,6 @@ from extembed_cli.features.dual_shard import DualShard
 from extembed_cli.features.neural import Trained
 from extembed_cli.features.visibility import in_own_history, visible, visible_end
 from extembed_cli.mapping import Mapping
-from extembed_cli.neural.folder import need_extra
 from extembed_cli.spec import Spec
 from extembed_cli.watch import Cost
 
@@ -139,6 +138,8 @@ def _scorers(
     """The trained models of the spec; only where there are any is torch imported, an extra and slow."""
     if not spec.neural:
         return {}
+    from extembed_cli.neural.folder import need_extra  # noqa: PLC0415
+
     need_extra()
     from extembed_cli.features.neural_scores import prepare_scorer  # noqa: PLC0415
 
