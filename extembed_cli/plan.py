@@ -14,9 +14,9 @@ from extembed_cli.data.output import ROW_GROUP
 from extembed_cli.errors import ResourceError
 from extembed_cli.features import neural
 from extembed_cli.features.aggregate import expected_cosines
+from extembed_cli.features.cosine_means import FLOATS
+from extembed_cli.features.cosine_ranks import PAIRS
 from extembed_cli.features.dual import all_fits, expected_work, is_nested, vector_files
-from extembed_cli.features.cosine_statistics import PAIRS
-from extembed_cli.features.pieces import FLOATS
 from extembed_cli.features.shard import output_columns
 from extembed_cli.spec import Spec
 
@@ -129,9 +129,7 @@ def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) 
     fixed = sum(fixed_needs(spec, loaded.inputs, workers).values())
     limits = [spec.history(name).max_events for group in spec.aggregate for name in spec.histories_of(group)]
     batch = min(longest, max((limit or longest for limit in limits), default=0))
-    need = (
-        fixed + longest * _event_bytes(spec, loaded.inputs) + workers * max(0, batch - PAIRS) * _BYTES_PER_PAIR
-    )
+    need = fixed + longest * _event_bytes(spec, loaded.inputs) + workers * max(0, batch - PAIRS) * _BYTES_PER_PAIR
     if need > memory:
         fewer = "lower --workers, " if workers > 1 else ""
         raise ResourceError(

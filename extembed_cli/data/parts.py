@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from extembed_cli.data import ipc, keys
 from extembed_cli.data.scratch import Scratch
+from extembed_cli.mapping import Mapping
 
 Ints = NDArray[np.int64]
 Values = NDArray[Any]  # float32 or uint32
@@ -29,14 +30,14 @@ class FeaturePart:
     """(n) each; NaN = null"""
 
     @classmethod
-    def of(cls, rows: Ints, columns: dict[str, Values]) -> FeaturePart:
+    def of(cls, rows: Ints, columns: dict[str, Values], mapped: Mapping = map) -> FeaturePart:
         """Features in any order of their rows."""
         if len(rows) and rows.max() == len(rows) - 1:  # all rows there are: no need to sort
             order = np.empty(len(rows), np.int64)
             order[rows] = np.arange(len(rows))
         else:
             order = np.argsort(rows)
-        return cls(rows[order], {name: values[order] for name, values in columns.items()})
+        return cls(rows[order], dict(zip(columns, mapped(lambda values: values[order], columns.values()), strict=True)))
 
     def save(self, path: Path) -> FeaturePart:
         """The same, in a file."""

@@ -115,7 +115,7 @@ def _made(
         "done": asdict(found.done),
         "totals": asdict(totals),
     }
-    return ShardMade(FeaturePart.of(shard.asked.rows, found.columns), vectors, about)
+    return ShardMade(FeaturePart.of(shard.asked.rows, found.columns, mapped), vectors, about)
 
 
 def _in_flight(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,12 @@ from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.columns import Column, Dtype, Statistic, Technique
 from extembed_cli.features.cosine_means import CosineMeans
-from extembed_cli.features.cosine_statistics import CosineStatistics
+from extembed_cli.features.cosine_ranks import CosineRanks
 from extembed_cli.features.done import Done, Task
 from extembed_cli.features.event_lists import EventList
 from extembed_cli.features.pieces import Pieces
 from extembed_cli.features.visibility import Seen, visible
 from extembed_cli.spec import AggregateSpec, Spec, half_life_suffix, threshold_label
-from extembed_cli.watch import Cost
 
 Values = NDArray[np.float64] | NDArray[np.float32] | NDArray[np.int64]
 
@@ -115,16 +114,12 @@ def _column(
 def expected_cosines(spec: Spec, history: History, candidates: Candidates) -> tuple[int, int]:
     """How many cosines a shard takes, and how many times one is weighted, were there a vector for every item."""
     made = {column.statistic for group in spec.aggregate for column in columns(spec, group)}
-    statistics = {s for s in made if isinstance(s, Statistic) and s.embedding is not None}
-    names = {s.history for s in statistics}
+    cosines = {s for s in made if isinstance(s, Statistic) and s.embedding is not None}
+    names = {s.history for s in cosines}
     pairs = {name: int(visible(spec, name, history, candidates).count.sum()) for name in names}
-    return (
-        sum(pairs[name] for name, _ in {(s.history, s.embedding) for s in statistics}),
-        sum(pairs[name] for name, _, half_life in {(s.history, s.embedding, s.half_life) for s in statistics if s.half_life}),
-    )
-
-
-# --- shard -> columns --------------------------------------------------------------------------------
+    tables = {(s.history, s.embedding) for s in cosines}
+    weighted = {(s.history, s.embedding, s.half_life) for s in cosines if s.half_life is not None}
+    return sum(pairs[name] for name, _ in tables), sum(pairs[name] for name, _, _ in weighted)
 
 
 def tasks(
@@ -149,40 +144,27 @@ def tasks(
         lists.setdefault(id(part), (part, []))[1].append((name, table))
     for part, of_list in lists.values():
         events = EventList(history, candidates, part)
-        yield partial(_count, [s for s in statistics if (s.history, s.embedding) in of_list], events, found)
-        for name, table in of_list:
-            if table is not None:
-                mine = [s for s in statistics if (s.history, s.embedding) == (name, table) and s.kind not in _COUNTERS]
-                means = CosineMeans(list(dict.fromkeys(s.half_life for s in mine if s.half_life)), embeddings[table], events)
-                for s in mine:
-                    if s.kind == "cos_mean": found[s]=means.cos_mean[s.half_life]
-                    elif s.kind == "cos_to_mean": found[s]=means.cos_to_mean[s.half_life]
-                for batch in means.batches():
-                    yield partial(_mean, means, batch)
-                mine=[s for s in mine if s not in found]
-                cosines = CosineStatistics(mine, embeddings[table], events)
-                found.update(cosines.found)
-                for batch in cosines.batches():
-                    yield partial(_compute, cosines, batch, share / len(having))
-
-
-def _compute(cosines: CosineStatistics, batch: Pieces, share: float) -> Done:
-    began = time.perf_counter()
-    with np.errstate(over="ignore"):  # weights of events that nobody sees
-        rows, number, stages = cosines.compute(batch)
-    return Done(share * rows, number, seconds={"aggregate": time.perf_counter() - began}, stages=stages)
-
-
-def _mean(means: CosineMeans, batch: Pieces) -> Done:
-    began = time.perf_counter()
-    means.compute(batch)
-    return Done(seconds={"aggregate": time.perf_counter() - began}, stages={"means": Cost(time.perf_counter() - began)})
+        mine = [s for s in statistics if (s.history, s.embedding) in of_list]
+        yield partial(_count, [s for s in mine if s.kind in _COUNTERS], events, found)
+        for table in (table for _, table in of_list if table is not None):
+            means = CosineMeans([s for s in mine if s.embedding == table], embeddings[table], events)
+            ranks = CosineRanks([s for s in mine if s.embedding == table], embeddings[table], events)
+            found.update(means.found | ranks.found)
+            yield from (partial(_compute, means, batch, 0.0) for batch in means.batches())
+            yield from (partial(_compute, ranks, batch, share / len(having)) for batch in ranks.batches())
 
 
 def _count(statistics: list[Statistic], events: EventList, found: dict[Any, Values]) -> Done:
     began = time.perf_counter()
-    found.update({s: _counter(s, events) for s in statistics if s.kind in _COUNTERS})
+    found.update({s: _counter(s, events) for s in statistics})
     return Done(seconds={"counters": time.perf_counter() - began})
+
+
+def _compute(computed: CosineMeans | CosineRanks, batch: Pieces, share: float) -> Done:
+    began = time.perf_counter()
+    with np.errstate(over="ignore"):  # weights of events that nobody sees
+        done = computed.compute(batch)
+    return replace(done, rows=share * done.rows, seconds={"aggregate": time.perf_counter() - began})
 
 
 def _counter(s: Statistic, events: EventList) -> Values:

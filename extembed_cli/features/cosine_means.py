@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.features.done import Done
 from extembed_cli.features.event_lists import EventList
-from extembed_cli.features.pieces import FLOATS, Batch, Pieces, Slice, cut
+from extembed_cli.features.pieces import Batch, Pieces, Slice, cut
+from extembed_cli.features.table_statistics import TableStatistics
 from extembed_cli.kernels.cosines import clipped
 from extembed_cli.kernels.decay import BLOCK, Sum, decayed_sums
+from extembed_cli.watch import Cost
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -20,9 +24,10 @@ Ints = NDArray[np.int64]
 # Below this length, relative to the weight summed, the direction of a mean is the rounding of the stored vectors.
 _ZERO_MEAN = 1e-6
 _CANDIDATES = 2048  # of a user for whom the events are summed up once
+FLOATS = 2**19  # vector elements gathered at a time: their sums stay near the processor
 
 
-class CosineMeans:
+class CosineMeans(TableStatistics):
     """Of each candidate, with the decayed sum of the vectors that it sees:
 
         m = Σ w v,    cos_to_mean = q · m / |m|,    cos_mean = q · m / Σ w
@@ -30,34 +35,27 @@ class CosineMeans:
     Sums after every event are float64: what a window shows is a difference of two of them.
     """
 
-    def __init__(self, half_lives: list[str], matrix: EmbeddingMatrix, events: EventList) -> None:
-        self.matrix = matrix
-        self.events = events
-        self.event_slots = matrix.slots[events.items]
-        self.slots = matrix.slots[events.candidates.items]
-        self.cos_mean, self.cos_to_mean = (
-            {half_life: np.full(len(self.slots), np.nan, np.float32) for half_life in half_lives} for _ in range(2)
-        )
-        """(Q) each by half-life, NaN where undefined"""
+    kinds: ClassVar[set[str]] = {"cos_mean", "cos_to_mean"}
 
     def batches(self) -> Iterator[Pieces]:
         """What `compute` is to be called with."""
-        wanted = self.slots != self.matrix.missing
-        pieces = cut(self.events.candidates.indptr, self.events.seen, wanted, _CANDIDATES, BLOCK)
+        if not self.found:
+            return iter(())
+        pieces = cut(self.events.candidates.indptr, self.events.seen, self.wanted, _CANDIDATES, BLOCK)
         dim = self.matrix.vectors.shape[1]
-        return pieces.batches((pieces.events + pieces.last - pieces.first) * dim, 16 * FLOATS)
+        return pieces.batches((pieces.events + pieces.last - pieces.first) * dim, 8 * FLOATS)
 
-    def compute(self, pieces: Pieces) -> None:
+    def compute(self, pieces: Pieces) -> Done:
         """Fill in what the candidates of some pieces get."""
-        vectors, missing = self.matrix.vectors, self.matrix.missing
-        batch = Batch(pieces, self.events.seen, self.slots != missing)
-        events, padding = batch.events()
-        slots = np.where(padding, missing, self.event_slots[events])
-        sums = {half_life: _Sums(batch, self.events, half_life, events) for half_life in self.cos_mean}
-        blocked = np.full((len(slots) // BLOCK, BLOCK + 1), missing)  # the first row of a block is for the sum before it
-        blocked[:, 1:] = slots.reshape(-1, BLOCK)
-        for part in batch.slices(vectors.shape[1]):
-            values = vectors.take(blocked[part.events.start // BLOCK : part.events.stop // BLOCK], axis=0)
+        began = time.perf_counter()
+        vectors = self.matrix.vectors
+        batch = Batch(pieces, self.events.seen, self.wanted)
+        events, slots = self.slots_of(batch)
+        # The first row of a block is kept free for the sum before it.
+        blocks = np.insert(slots.reshape(-1, BLOCK), 0, self.matrix.missing, axis=1)
+        sums = {half_life: _Sums(batch, self.events, half_life, events) for half_life in self.half_lives}
+        for part in batch.slices(FLOATS // vectors.shape[1]):
+            values = vectors.take(blocks[part.events.start // BLOCK : part.events.stop // BLOCK], axis=0)
             for each in sums.values():
                 rows, m = each.add(part, values)
                 each.project(rows, m, vectors.take(self.slots[batch.q[rows]], axis=0))
@@ -70,8 +68,9 @@ class CosineMeans:
             total = totals[batch.q]
             directed = each.length > _ZERO_MEAN * total
             to_mean = np.where(directed, each.along / np.where(directed, each.length, 1), np.nan)
-            self.cos_mean[half_life][batch.q] = clipped(each.along / total)
-            self.cos_to_mean[half_life][batch.q] = clipped(to_mean)
+            self.put("cos_mean", batch.q, clipped(each.along / total), half_life)
+            self.put("cos_to_mean", batch.q, clipped(to_mean), half_life)
+        return Done(stages={"means": Cost(time.perf_counter() - began, len(batch.q))})
 
 
 class _Sums:
@@ -117,10 +116,9 @@ class _Sums:
             m -= self.left[rows] * self.older[rows.start - mine.start : rows.stop - mine.start]
         return rows, m
 
-
     def project(self, rows: slice, m: Doubles, candidates: Floats) -> None:
         """Take down what is needed of the sums m (n, d) that some rows see, whose candidates are (n, d)."""
-        self.along[rows] = np.vecdot(m.astype(np.float32), candidates)
+        self.along[rows] = np.vecdot(m, candidates.astype(np.float64))
         self.length[rows] = np.sqrt(np.vecdot(m, m))
 
 

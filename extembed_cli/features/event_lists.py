@@ -94,7 +94,7 @@ class EventList:
         return out, unsure
 
     def decay_since_start(self, half_life: str, q: Ints) -> Doubles:
-        """What is left, at the newest event that candidates see, of the weight of the last event before their window."""
+        """What is left of the weight of the last event before a candidate's window at the newest event in it."""
         clock = self.clock(half_life)
         decay: Doubles = np.exp2(clock[self.seen.start[q] - 1] - clock[self.seen.end[q] - 1])
         return decay
@@ -112,7 +112,8 @@ class EventList:
     def age(self) -> Ints:
         """(Q) us since the newest event that each candidate sees; arbitrary where there is none."""
         newest = np.append(self.times, 0)[np.where(self.seen.count > 0, self.seen.end - 1, -1)]
-        return self.candidates.times - newest
+        age: Ints = self.candidates.times - newest
+        return age
 
     @cached_property
     def logs(self) -> Doubles:

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.features.visibility import Seen
-from extembed_cli.kernels.segments import offsets, ragged
+from extembed_cli.kernels.segments import offsets, ragged, spread
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-FLOATS = 2**18  # vector elements gathered at a time: their sums in float64 stay in the processor's cache
 _WHOLE_BLOCKS = 64  # a multiple of all blocks
 
 
@@ -123,13 +122,13 @@ class Batch:
         """Events of the list by place, and which are padding: they repeat the last."""
         return with_padding(self.pieces.low, self.pieces.high, self.pieces.events)
 
-    def slices(self, dim: int) -> Iterator[Slice]:
-        """All events, so many at a time that their vectors stay in the processor's cache."""
+    def slices(self, most: int) -> Iterator[Slice]:
+        """All events, at most so many at a time (or a block)."""
         low = 0
         while low < len(self.pieces):
-            high = max(low + 1, int(np.searchsorted(self.events_at, self.events_at[low] + FLOATS // dim, "right")) - 1)
+            high = max(low + 1, int(np.searchsorted(self.events_at, self.events_at[low] + most, "right")) - 1)
             begin, end = int(self.events_at[low]), int(self.events_at[high])
-            step = max(1, FLOATS // (dim * _WHOLE_BLOCKS)) * _WHOLE_BLOCKS
+            step = max(1, most // _WHOLE_BLOCKS) * _WHOLE_BLOCKS
             is_part = high == low + 1 and step < end - begin
             for at in range(begin, end, step if is_part else end - begin):
                 yield Slice(slice(low, high), slice(at, min(at + step, end) if is_part else end), is_part)
@@ -138,5 +137,5 @@ class Batch:
 
 def with_padding(first: Ints, last: Ints, lengths: Ints) -> tuple[Ints, Bools]:
     """first[i], first[i] + 1, ...: lengths[i] of them; those from last[i] on are padding and repeat the one before."""
-    places, end = ragged(first, lengths), np.repeat(last, lengths)
+    places, end = ragged(first, lengths), spread(last, lengths)
     return np.minimum(places, end - 1), places >= end

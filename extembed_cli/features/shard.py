@@ -197,7 +197,7 @@ def compute_shard(
     found: dict[Any, Values] = {}
     fits = list(dict.fromkeys(e.fit for e in estimates))
     users = every_user(history, vectors_as_of)
-    end = visible_end(spec, history, candidates)
+    end = visible_end(spec, history, candidates, mapped)
     rows = len(candidates.rows) if shared.columns else len(users.rows)
     asked = [s for s in wanted if isinstance(s, Trained)]
     # Of a pass over the candidates.

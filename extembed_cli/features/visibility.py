@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.kernels.ranges import first_at_or_after
+from extembed_cli.mapping import Mapping
 from extembed_cli.spec import Spec, duration_us
 
 Ints = NDArray[np.int64]
+
+_PARTS = 8  # of the users, looked at side by side
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,21 @@ def visible(spec: Spec, name: str, history: History, candidates: Candidates, end
     return seen
 
 
-def visible_end(spec: Spec, history: History, candidates: Candidates) -> Ints:
+def visible_end(spec: Spec, history: History, candidates: Candidates, mapped: Mapping = map) -> Ints:
     """(Q) the position of the first event of its user that a candidate may not see any more."""
     cutoffs = candidates.times - duration_us(spec.lag)
-    return first_at_or_after(history.indptr, history.times, candidates.users, cutoffs)
+    users = np.linspace(0, len(history.indptr) - 1, _PARTS + 1).astype(np.int64)
+
+    def of_users(part: int) -> Ints:
+        low, high = users[part : part + 2]
+        events = slice(*history.indptr[[low, high]])
+        rows = slice(*candidates.indptr[[low, high]])
+        indptr = history.indptr[low : high + 1] - history.indptr[low]
+        ends = first_at_or_after(indptr, history.times[events], candidates.users[rows] - low, cutoffs[rows])
+        ends += history.indptr[low]
+        return ends
+
+    return np.concatenate(list(mapped(of_users, range(_PARTS))))
 
 
 def in_own_history(history: History, candidates: Candidates, end: Ints) -> int:

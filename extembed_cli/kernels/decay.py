@@ -32,7 +32,7 @@ def decayed_sums(
 
     Each is relative to the time of its own event: nothing under- or overflows, however long ago the first event was.
 
-    values   (n, BLOCK + 1, d)  of pieces one after another, each in whole blocks; the first row of a block is empty, and
+    values   (n, BLOCK + 1, d)  of pieces one after another, each in whole blocks; the first row of a block is empty,
                                 those behind the last event are 0
     times    (n, BLOCK)         in half-lives, ascending within a piece; the last one again in the padding
     weights  (n, BLOCK)         or None = 1
@@ -96,7 +96,7 @@ def _sums_before(totals: Doubles, times: Doubles, blocks: Ints, before: Sum | No
 def whole_bits(counts: Ints) -> Ints:
     """Bits of a whole weight, so that the sum of so many fits 62 of them: 53 for a few events, 42 for a million."""
     lengths = np.frexp(counts.astype(np.float64))[1]
-    return np.select([lengths <= 9, lengths <= 13, lengths <= 20], [53, 49, 42], 62 - lengths)  # type: ignore[no-any-return]
+    return np.select([lengths <= 9, lengths <= 13, lengths <= 20], [53, 49, 42], 62 - lengths)
 
 
 def whole_weights(weights: Doubles | None, ages: Doubles, bits: Ints) -> Ints:

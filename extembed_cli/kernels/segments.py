@@ -19,8 +19,24 @@ def offsets(lengths: Ints) -> Ints:
 
 def ragged(first: Ints, lengths: Ints) -> Ints:
     """first[i], first[i] + 1, ...: lengths[i] of them, for all i one after another."""
-    ends = np.cumsum(lengths)
-    return np.repeat(first - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+    filled = lengths > 0
+    first, lengths = first[filled], lengths[filled]
+    out = np.ones(int(lengths.sum()), np.int64)
+    if len(first):
+        out[0] = first[0]
+        out[np.cumsum(lengths[:-1])] = np.diff(first) - lengths[:-1] + 1
+    return np.cumsum(out, out=out)
+
+
+def spread(values: Ints, lengths: Ints) -> Ints:
+    """values[i], lengths[i] times, for all i: `np.repeat`, which would keep other threads waiting for Python's lock."""
+    filled = lengths > 0
+    values, lengths = values[filled], lengths[filled]
+    out = np.zeros(int(lengths.sum()), np.int64)
+    if len(values):
+        out[0] = values[0]
+        out[np.cumsum(lengths[:-1])] = np.diff(values)
+    return np.cumsum(out, out=out)
 
 
 def run_starts(*keys: NDArray[Any]) -> Ints:

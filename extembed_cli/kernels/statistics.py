@@ -6,13 +6,14 @@ A row is a candidate that sees at least one event. Its cosines are a segment of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.kernels.cosines import clipped
-from extembed_cli.kernels.segments import first_reaching, offsets, padded, ragged, run_starts
+from extembed_cli.kernels.segments import LADDER, first_reaching, offsets, ragged, run_starts, spread
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -68,21 +69,19 @@ def rank(cosines: Floats, first: Ints, places: Ints, counts: Ints) -> Ranked:
     cosines (n) of any layout; row r has those at first[r], first[r] + 1, ... counts[r], of the events at places[r],
     places[r] + 1, ... One sort serves all statistics and half-lives. Rows of like length are sorted together.
     """
-    widths = padded(counts)
-    order = np.argsort(widths, kind="stable")
+    level = np.searchsorted(LADDER, counts).astype(np.uint16)
+    order = np.argsort(level, kind="stable")
+    widths = LADDER[level]
     width = widths[order]
     bounds = offsets(width)
     start = np.empty_like(bounds[:-1])
     start[order] = bounds[:-1]
-    at = np.repeat(first[order] - bounds[:-1], width)
-    at += np.arange(bounds[-1])
-    keys = _ordered(cosines.take(at, mode="clip")).astype(np.uint64)
+    keys = _ordered(cosines.take(ragged(first[order], width), mode="clip")).astype(np.uint64)
     keys <<= _VALUE
-    at += np.repeat((places - first)[order], width)
-    keys |= at.view(np.uint64)
+    keys |= ragged(places[order], width).view(np.uint64)
     keys[ragged(start + counts, widths - counts)] = _LAST
     cuts = np.append(run_starts(width), len(width)).tolist()
-    for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+    for low, high in pairwise(cuts):
         keys[bounds[low] : bounds[high]].reshape(high - low, -1).sort(axis=1)
     return Ranked(keys, start, counts)
 
@@ -129,21 +128,21 @@ def cumulate(ranked: Ranked, weights: Ints, shift: Ints) -> Cumulative:
     at = ranked.places()
     if shift.any():
         order = np.argsort(ranked.start)
-        at += np.repeat(shift[order], np.diff(np.append(ranked.start[order], len(at))))
+        at += spread(shift[order], np.diff(np.append(ranked.start[order], len(at))))
     sums = weights.take(at, mode="clip")
     np.cumsum(sums, out=sums)
     before = np.where(ranked.start > 0, sums[ranked.start - 1], 0)
     return Cumulative(sums, before, sums[ranked.start + ranked.counts - 1] - before)
 
 
-def weighted_percentiles(ranked: Ranked, cumulative: Cumulative, percentiles: Sequence[int]) -> list[Floats]:
+def weighted_percentiles(ranked: Ranked, cumulative: Cumulative, percentiles: Sequence[float]) -> list[Floats]:
     """Weighted percentiles by the inverted CDF, each exactly the cosine of one event.
 
         p_q = the smallest c whose cumulative weight >= q Σ w
 
     as numpy's `quantile(c, q, weights=w, method="inverted_cdf")`. percentiles in 1..99 -> (R) each.
     """
-    q = np.array(percentiles)[:, None]
+    q = np.array(percentiles, np.int64)[:, None]
     hundreds, rest = np.divmod(cumulative.total, 100)
     least = hundreds * q + (rest * q + 99) // 100  # the product of the whole might not fit
     least += cumulative.before  # both sides may wrap around, and differ by less than 2^62

@@ -1,0 +1,193 @@
+"""Histories of all lengths side by side: how they are cut and laid out shows in no value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import World, run_spec, timestamps, vectors
+from test_features import ALL, DISLIKED, LIKED, STATISTICS, check
+from test_properties import same_bytes
+
+from extembed_cli.features import cosine_means, cosine_ranks
+from extembed_cli.features.pieces import Batch, cut
+from extembed_cli.features.visibility import Seen
+from extembed_cli.kernels.segments import offsets
+
+HOUR = 3_600_000_000
+START = 1_700_000_000_000_000
+HISTORIES = """[histories.liked]
+where = "rating >= 4"
+[histories.newest]
+max_events = 7
+[histories.recent]
+window = "9d"
+"""
+
+
+def lognormal(rng: np.random.Generator, mean: int, users: int, most: int) -> np.ndarray:
+    return np.clip(np.rint(rng.lognormal(np.log(mean) - 0.5, 1, users)), 1, most).astype(np.int64)
+
+
+def write_lognormal(world: World, mean: int, users: int, most: int, dim: int = 8, candidates: int = 5) -> None:
+    """Histories and candidates of all lengths, over 60 days, items with and without a vector."""
+    rng = np.random.default_rng(17)
+    for name, average in (("interactions", mean), ("candidates", candidates)):
+        owners = rng.permutation(np.repeat(np.arange(users), lognormal(rng, average, users, most)))
+        columns = {
+            "user_id": owners,
+            "item_id": rng.integers(0, 40, len(owners)),
+            "timestamp": timestamps(START + rng.integers(0, 60 * 24, len(owners)) * HOUR),
+        }
+        if name == "interactions":
+            columns |= {"rating": rng.integers(1, 6, len(owners)), "weight": rng.integers(1, 5, len(owners))}
+        world.write(name, columns)
+    world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, dim)))})
+
+
+def test_lognormal_lengths(world: World) -> None:
+    write_lognormal(world, 30, 60, 400)
+    spec = f"""[histories.liked]\nwhere = "rating >= 4"\n[histories.disliked]\nwhere = "rating <= 2"
+[[aggregate]]\n{STATISTICS}"""
+    check(world, spec, {"liked": LIKED, "disliked": DISLIKED})
+
+
+def test_one_candidate_of_each_user(world: World) -> None:
+    write_lognormal(world, 20, 100, 200)
+    world.write("candidates", world.table("candidates").group_by("user_id").aggregate([("item_id", "min"), ("timestamp", "max")]).rename_columns(["user_id", "item_id", "timestamp"]))  # fmt: skip  # noqa: E501
+    assert check(world, f"[[aggregate]]\n{STATISTICS}", ALL)["user_id"].is_unique().all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_small_batches_give_the_same(world: World, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every limit cut down to where it bites: batches, vectors gathered, rows sorted, and what counts as long."""
+    write_lognormal(world, 60, 12, 600, dim=20, candidates=30)
+    spec = ('weight = "weight"\n' if weighted else "") + f"{HISTORIES}[[aggregate]]\n{STATISTICS}"
+    one = run_spec(world.spec(spec))
+    monkeypatch.setattr(cosine_ranks, "PAIRS", 200)
+    monkeypatch.setattr(cosine_ranks, "_FLOATS", 64 * 20)
+    monkeypatch.setattr(cosine_means, "FLOATS", 64 * 20)
+    other = run_spec(world.spec(spec))
+    means = [name for name in one.columns if "cos_mean" in name or "cos_to_mean" in name]
+    same_bytes(one.drop(means), other.drop(means))
+    for name in means:  # sums of other parts, in float64
+        np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=2e-7)
+    monkeypatch.setattr(cosine_ranks, "_LONG", 50)
+    monkeypatch.setattr(cosine_means, "_CANDIDATES", 9)
+    third = run_spec(world.spec(spec))
+    for name in one.columns:
+        if one[name].dtype == pl.Float32:  # products of other shapes
+            np.testing.assert_allclose(third[name].to_numpy(), one[name].to_numpy(), atol=1e-6, rtol=1e-6)
+
+
+def test_weights_that_a_window_hides_and_that_are_beyond_comparison(world: World) -> None:
+    """A sum of what is visible must not be taken as the difference of two sums that are 10^18 times as large."""
+    rating = np.array([5, 5, 3, 4, 5, 3])
+    moments = timestamps(START + np.arange(6) * 24 * HOUR)
+    world.write("interactions", {"user_id": [1] * 6, "item_id": np.arange(6), "timestamp": moments, "rating": rating})
+    asked = {"user_id": [1] * 9, "item_id": np.arange(9), "timestamp": timestamps([START + 150 * HOUR] * 9)}
+    world.write("candidates", asked)
+    weight = "CASE WHEN item_id < 2 THEN 1e18 ELSE rating END"
+    spec = f'weight = "{weight}"\n[histories.newest]\nmax_events = 3\n[[aggregate]]\n{STATISTICS}'
+    made = run_spec(world.spec(spec))
+    same = run_spec(world.spec(spec.replace(weight, "rating")))
+    for name in (name for name in made.columns if made[name].dtype == pl.Float32):
+        np.testing.assert_allclose(made[name].to_numpy(), same[name].to_numpy(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_happens_later_changes_no_byte_of_any_length(tmp_path: Path, weighted: bool) -> None:
+    """One user, from the first event to beyond where a history is long, in windows too."""
+    rng = np.random.default_rng(3)
+    events, asked = 7000, 150
+    pq.write_table(
+        pa.table({"item_id": np.arange(40), "embedding": vectors(rng.standard_normal((40, 130)))}),
+        tmp_path / "text.parquet",
+    )
+    hours = np.sort(rng.integers(0, events, asked))
+    columns = {"user_id": np.ones(asked, np.int64), "item_id": rng.integers(0, 40, asked)}
+    columns["timestamp"] = timestamps(START + hours * HOUR)
+    pq.write_table(pa.table(columns), tmp_path / "candidates.parquet")
+    log = {
+        "user_id": np.ones(events, np.int64),
+        "item_id": rng.integers(0, 45, events),
+        "rating": rng.integers(1, 6, events),
+        "weight": rng.integers(1, 5, events),
+    }
+    spec = f"""interactions = "interactions.parquet"\ncandidates = "candidates.parquet"\noutput = "out.parquet"
+{'weight = "weight"' if weighted else ""}\n[embeddings.text]\npath = "text.parquet"\n{HISTORIES}
+[[aggregate]]\nhistories = ["all", "liked", "newest", "recent"]\nhalf_lives = ["20d"]\npercentiles = [50]
+thresholds = [0.1]"""
+    (tmp_path / "spec.toml").write_text(spec)
+    found = []
+    for length in (3000, 4500, 7000):
+        table = pa.table({**log, "timestamp": timestamps(START + np.arange(events) * HOUR)})
+        pq.write_table(table.slice(0, length), tmp_path / "interactions.parquet")
+        found.append(run_spec(tmp_path / "spec.toml"))
+    for few, more, length in ((0, 1, 3000), (1, 2, 4500), (0, 2, 3000)):
+        rows = pl.Series(hours <= length)
+        same_bytes(found[few].filter(rows), found[more].filter(rows))
+
+
+def test_many_candidates_of_one_user(tmp_path: Path) -> None:
+    """100,000 of them, with 300 events: some rows against the plain answer of the same user's few candidates."""
+    rng = np.random.default_rng(9)
+    world = World(tmp_path)
+    world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
+    world.write(
+        "interactions",
+        {
+            "user_id": np.ones(300, np.int64),
+            "item_id": rng.integers(0, 40, 300),
+            "timestamp": timestamps(START + rng.integers(0, 1000, 300) * HOUR),
+            "rating": rng.integers(1, 6, 300),
+        },
+    )
+    many = 100_000
+    candidates = pa.table(
+        {
+            "user_id": np.ones(many, np.int64),
+            "item_id": rng.integers(0, 40, many),
+            "timestamp": timestamps(START + rng.integers(0, 1000, many) * HOUR),
+        }
+    )
+    world.write("candidates", candidates)
+    spec = f"[[aggregate]]\n{STATISTICS}"
+    made = run_spec(world.spec(spec))
+    some = rng.choice(many, 40, replace=False)
+    world.write("candidates", candidates.take(some))
+    few = check(world, spec, ALL)
+    for name in few.columns[3:]:
+        np.testing.assert_allclose(made[name].to_numpy()[some], few[name].to_numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_every_candidate_that_sees_something_is_in_exactly_one_piece() -> None:
+    rng = np.random.default_rng(6)
+    asked, events = rng.integers(0, 300, 40), rng.integers(0, 90, 40)
+    indptr, last = offsets(asked), np.cumsum(events)
+    seen_by = np.concatenate([np.sort(rng.integers(0, n + 1, c)) for n, c in zip(events, asked, strict=True)])
+    first = np.repeat(last - events, asked)
+    seen = Seen(np.arange(events.sum()), offsets(events), np.maximum(first, first + seen_by - 20), first + seen_by)
+    wanted = rng.random(len(seen_by)) < 0.9
+    later = np.concatenate([np.arange(n) >= n // 2 for n in asked])  # of each user, as those with a long history
+    batches = []
+    for chosen, most, block in ((wanted & ~later, 64, 8), (wanted & later, 8, 64)):
+        pieces = cut(indptr, seen, chosen, most, block)
+        assert ((pieces.last - pieces.first) <= most).all()
+        assert (pieces.events % block == 0).all()
+        batches += [Batch(part, seen, chosen) for part in pieces.batches(pieces.cosines, 2000)]
+    rows = np.concatenate([batch.q for batch in batches])
+    assert sorted(rows) == np.flatnonzero(wanted & (seen_by > 0)).tolist()
+    for batch in batches:
+        events_of, padding = batch.events()
+        for row, q in enumerate(batch.q):
+            at = np.arange(batch.place[row], batch.place[row] + batch.counts[row])
+            assert events_of[at].tolist() == list(range(seen.start[q], seen.end[q]))
+            assert not padding[at].any()
+        parts = list(batch.slices(64))
+        covered = [place for part in parts for place in range(part.events.start, part.events.stop)]
+        assert covered == list(range(batch.events_at[-1]))
