@@ -33,7 +33,7 @@ def test_both_forms_solve_the_normal_equations(B: int, H: int, d: int, spread: f
     for form in forms(rows):
         solved = solve_squared(form, c, y)
         np.testing.assert_allclose(form.vectors(solved.unknowns), expected, rtol=1e-7, atol=1e-7)
-        np.testing.assert_allclose(form.variance(solved.weights, x), variance, rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(np.stack(form.variances(solved.weights, list(x))), variance, rtol=1e-7, atol=1e-7)
         assert solved.error.max() < 1e-8
 
 
@@ -93,7 +93,7 @@ def test_every_prefix_is_the_fit_on_it(d: int) -> None:
         at = x[:, n - 1 : n]
         np.testing.assert_allclose(score[:, n - 1], (at[:, 0] * form.vectors(solved.unknowns)).sum(1), atol=1e-9)
         variance = (at**2).sum(2)[:, 0] - explained[:, n - 1]
-        np.testing.assert_allclose(variance, form.variance(solved.weights, at)[:, 0], atol=1e-9)
+        np.testing.assert_allclose(variance, np.stack(form.variances(solved.weights, list(at)))[:, 0], atol=1e-9)
 
 
 @pytest.mark.parametrize("cut", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK])

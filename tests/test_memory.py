@@ -148,5 +148,5 @@ def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None
     flags = ["-i", tmp_path / "interactions.parquet", "-c", tmp_path / "candidates.parquet"]
     flags += ["-e", f"text={tmp_path / 'items.parquet'}", "-o", tmp_path / "out.parquet", "--memory", "100MiB"]
     done = extembed("aggregate", *flags)
-    done.failed(5, "needs at least", "libraries", "tiles of", "may use 100 MiB", "Raise --memory or lower --workers")
+    done.failed(5, "needs at least", "libraries", "batches of", "may use 100 MiB", "Raise --memory or lower --workers")
     assert {path.name for path in tmp_path.iterdir()} == {"interactions.parquet", "candidates.parquet", "items.parquet"}

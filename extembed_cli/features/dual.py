@@ -173,6 +173,11 @@ class Model:
             )
 
 
+def longest_dual(dim: int) -> int:
+    """Events up to which a system is solved in the dual form: beyond the dimensions, as its kernel matrix is shared."""
+    return max(dim, min(2 * dim, 1024))
+
+
 def is_nested(spec: Spec, fit: Fit) -> bool:
     """Whether the systems of a user are leading blocks of one: no confidence, λ or start depends on the as-of time."""
     rules = spec.history(fit.history)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli.data.batches import Batch, Tiles, batches, padded
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.done import Solves
-from extembed_cli.features.dual import Model, is_nested
+from extembed_cli.features.dual import Model, is_nested, longest_dual
 from extembed_cli.features.visibility import visible
 from extembed_cli.kernels.prefixes import BLOCK, Past, segment_length, solve_prefixes
-from extembed_cli.kernels.ridge import GRADIENT, Dual, Form, Primal, solve_logistic, solve_squared
+from extembed_cli.kernels.ridge import (
+    GRADIENT,
+    Dual,
+    Form,
+    Primal,
+    Running,
+    kernels,
+    solve_logistic,
+    solve_squared,
+)
+from extembed_cli.kernels.segments import padded, ragged, run_starts
 from extembed_cli.spec import Spec, half_life_us
 
 Doubles = NDArray[np.floating[Any]]  # float64
@@ -23,14 +34,53 @@ Ints = NDArray[np.int64]
 
 _MOST_CANDIDATES = 512  # that share one factor of all prefixes
 _SEGMENT_CANDIDATES = 256  # scored at a time in the later segments of a long history
+_RUNNING_EVENTS = 64  # of a long history, taken up together
 _BATCH_FLOATS = 2**19  # float64 and squares of it: a batch stays near the processor's cache
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Fits to make: candidates [first, last) of one user and as-of time with the usable events [low, high)."""
+
+    first: Ints
+    last: Ints
+    low: Ints
+    high: Ints
+
+    @property
+    def length(self) -> Ints:
+        return self.high - self.low
+
+    def take(self, chosen: NDArray[Any]) -> Systems:
+        """Some of them."""
+        return Systems(self.first[chosen], self.last[chosen], self.low[chosen], self.high[chosen])
+
+    @classmethod
+    def concat(cls, parts: Sequence[Systems]) -> Systems:
+        """Those of all parts."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+class Group(NamedTuple):
+    """Systems that share kernel matrices of one size."""
+
+    low: Ints
+    """The first event of each matrix"""
+    parts: list[Systems]
+    """Of each"""
+    length: int
+    """Events of a matrix, with padding"""
+    alone: bool
+    """Whether each is of one system, and so without padding"""
 
 
 class DualShard:
     """One fit for the candidates of a shard (or, `with_vectors`, for its users): what to solve, and what comes of it.
 
     Where confidences and λ do not change with the as-of time, a user's as-of times share one factor of all prefixes of
-    the history (`prefixes`); else each distinct as-of time is a system of its own (`systems`).
+    the history (`prefixes`). Else each distinct as-of time is a system of its own: up to about as many events as there
+    are dimensions in the dual form, of which a user's systems share the kernel matrix; beyond that in the primal form,
+    of which they share running sums, unless a window or the loss forbids it.
     """
 
     def __init__(
@@ -75,6 +125,10 @@ class DualShard:
         """(U, D) in the coordinates of the basis; NaN where there is nothing to fit."""
 
         self.nested = is_nested(spec, fit)
+        rules = spec.history(fit.history)
+        additive = rules.window is None and rules.max_events is None and fit.scaling == 0
+        self.running = additive and fit.loss == "squared"
+        """Whether long histories are summed up once for all as-of times."""
         self.systems = 0
         """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
         self.not_converged: set[int] = set()
@@ -85,30 +139,71 @@ class DualShard:
     def tasks(self) -> Iterator[Callable[[], Solves]]:
         """Pieces of work; each fills in its part of `score`, `sd` and `vectors`."""
         users = self.asked.users
-        if not len(users):
-            return
-        cut = np.flatnonzero((np.diff(users) != 0) | (np.diff(self.asked.times) != 0)) + 1
-        first, last = np.append(0, cut), np.append(cut, len(users))
+        first = run_starts(users, self.asked.times)
+        last = np.append(first[1:], len(users))
         filled = self.end[first] > self.start[first]
         self.systems = int(np.count_nonzero(filled))
         if self.nested:
             several = np.bincount(users[first], minlength=len(self.first_event)) > 1
             chosen = np.flatnonzero(several)
-            for make in self._histories(chosen):
-                yield partial(self._solve_prefixes, make)
+            yield from self._histories(chosen)
             last_seen = self.end[self.asked.indptr[chosen + 1] - 1]
             for user in chosen[last_seen > self.first_event[chosen] + self.segment]:
                 yield partial(self._solve_segments, user)
             filled &= ~several[users[first]]
-        first, last = first[filled], last[filled]
-        low, high = self.start[first], self.end[first]
-        C = padded(last - first)
-        tiles = Tiles(first, last, low, high, C, high - low, C, high - low)
-        for make in batches(tiles, self.dim, _BATCH_FLOATS):
-            yield partial(self._solve_systems, make)
+        systems = Systems(first[filled], last[filled], self.start[first[filled]], self.end[first[filled]])
+        long = systems.length > longest_dual(self.dim)
+        yield from (partial(self._solve_group, group) for group in self._groups(systems.take(~long)))
+        systems = systems.take(long)
+        if self.running:
+            starts = run_starts(users[systems.first]).tolist()
+            for low, high in pairwise([*starts, len(systems.first)]):
+                yield partial(self._solve_running, systems.take(np.arange(low, high)))
+        else:
+            for each in range(len(systems.first)):
+                yield partial(self._solve_primal, systems.take(np.array([each])))
 
-    def _histories(self, users: Ints) -> Iterator[Callable[[], Batch]]:
-        """Histories of users, up to one segment of events, with pieces of their candidates."""
+    def _groups(self, systems: Systems) -> Iterator[Group]:
+        """Systems whose events have one kernel matrix for each user, of one length together, the longest first."""
+        if not len(systems.first):
+            return
+        shared = self.model.fit.scaling == 0  # else the prior, and with it the kernel, depends on the length
+        begin = self._shared(systems) if shared else np.arange(len(systems.first))
+        end = np.append(begin[1:], len(systems.first))
+        low, high = systems.low[begin], systems.high[end - 1]
+        alone = end - begin == 1
+        length = np.where(alone, high - low, -(-(high - low) // BLOCK) * BLOCK)
+        order = np.lexsort((length, alone))[::-1]
+        cuts = np.append(run_starts(alone[order], length[order]), len(order)).tolist()
+        for a, b in pairwise(cuts):
+            H = int(length[order[a]])
+            size = max(1, _BATCH_FLOATS // (H * max(H, self.dim)))
+            for at in range(a, b, size):
+                chosen = order[at : min(at + size, b)]
+                parts = [systems.take(np.arange(begin[i], end[i])) for i in chosen]
+                yield Group(low[chosen], parts, H, alone=bool(alone[chosen[0]]))
+
+    def _shared(self, systems: Systems) -> Ints:
+        """The first of each run of systems of a user whose events are few enough for one matrix.
+
+        A run ends where the matrix would get too large: what comes later does not decide that.
+        """
+        users = self.asked.users[systems.first]
+        most = longest_dual(self.dim)
+        begin: list[int] = []
+        for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
+            at = low
+            while at < high:
+                begin.append(at)
+                at = high if systems.high[high - 1] - systems.low[at] <= most else self._next(systems, at, high, most)
+        return np.array(begin, np.int64)
+
+    @staticmethod
+    def _next(systems: Systems, at: int, high: int, most: int) -> int:
+        return max(at + 1, at + int(np.searchsorted(systems.high[at:high], systems.low[at] + most, side="right")))
+
+    def _histories(self, users: Ints) -> Iterator[Callable[[], Solves]]:
+        """The first segments of users, those of one padded length together, with pieces of their candidates."""
         low, high = self.asked.indptr[users], self.asked.indptr[users + 1]
         pieces = -(-(high - low) // _MOST_CANDIDATES)
         owner = np.repeat(np.arange(len(users)), pieces)
@@ -116,71 +211,164 @@ class DualShard:
         first = low[owner] + piece * _MOST_CANDIDATES
         last = np.where(piece + 1 == pieces[owner], high[owner], first + _MOST_CANDIDATES)
         begin = self.first_event[users[owner]]
-        end = np.minimum(self.end[last - 1], begin + self.segment)
-        seen = end > begin
-        first, last, begin, end = first[seen], last[seen], begin[seen], end[seen]
-        C = padded(last - first)
-        H = -(-(end - begin) // BLOCK) * BLOCK
-        tiles = Tiles(first, last, begin, end, C, H, C, H)
-        return batches(tiles, self.segment, _BATCH_FLOATS)
+        cut = Systems(first, last, begin, np.minimum(self.end[last - 1], begin + self.segment))
+        cut = cut.take(cut.length > 0)
+        C, H = padded(cut.last - cut.first), -(-cut.length // BLOCK) * BLOCK
+        order = np.lexsort((C, H))[::-1]
+        for a, b in pairwise(np.append(run_starts(C[order], H[order]), len(order)).tolist()):
+            shape = int(C[order[a]]), int(H[order[a]])
+            size = max(1, _BATCH_FLOATS // (max(shape) * max(self.segment, self.dim)))
+            for at in range(a, b, size):
+                yield partial(self._solve_prefixes, cut.take(order[at : min(at + size, b)]), *shape)
 
     # --- solving them ---
 
-    def _solve_systems(self, make: Callable[[], Batch]) -> Solves:
-        """Systems of one length, each with a few candidates or one vector to write."""
-        batch = make()
-        length = batch.events.shape[1]
-        first = batch.candidates[:, 0]
+    def _solve_group(self, group: Group) -> Solves:
+        """Systems of users with matrices of one size, those of like length at a time."""
+        length = int(group.parts[0].length[0])  # of all, where the prior depends on it
         scale = 1 / np.sqrt(self.model.prior(length))
+        high = np.array([part.high[-1] for part in group.parts])
+        events, inside = _rectangle(group.low, high, group.length)
+        rows = self._rows(np.where(inside, self.slots[events], self.model.matrix.missing), scale)
+        kernel = kernels(rows, group.length if group.alone else BLOCK)
+        systems = Systems.concat(group.parts)
+        owner = np.repeat(np.arange(len(group.parts)), [len(part.first) for part in group.parts])
+        begin = systems.low - group.low[owner]
+        widths = systems.length if group.alone else padded(systems.length)
+        order = np.argsort(widths, kind="stable")
+        done = Solves()
+        for low, high in pairwise([*run_starts(widths[order]).tolist(), len(order)]):
+            H = int(widths[order[low]])
+            step = max(1, _BATCH_FLOATS // H**2)
+            for at in range(low, high, step):
+                chosen = order[at : min(at + step, high)]
+                some = systems.take(chosen)
+                if group.alone:
+                    matrices = kernel[owner[chosen]]
+                else:
+                    matrices = np.zeros((len(chosen), H, H))
+                    for out, b, first, h in zip(matrices, owner[chosen], begin[chosen], some.length, strict=True):
+                        out[:h, :h] = kernel[b, first : first + h, first : first + h]
+                views = [
+                    rows[b, first : first + h]
+                    for b, first, h in zip(owner[chosen], begin[chosen], some.length, strict=True)
+                ]
+                done.add(self._solve(Dual(matrices, views), some, H, scale))
+                done.dual += len(chosen)
+        return done
 
-        def rows(at: slice) -> Doubles:
-            return self._rows(self.slots[batch.events[:, at]], scale)
+    def _solve_primal(self, systems: Systems) -> Solves:
+        """One system of many events, which are looked at in blocks."""
+        length = int(systems.length[0])
+        scale = 1 / np.sqrt(self.model.prior(length))
+        form = Primal.of(
+            lambda at: self._rows(self.slots[systems.low[0] + np.arange(length)[at]], scale)[None], length, self.dim
+        )
+        done = self._solve(form, systems, length, scale)
+        done.primal += 1
+        return done
 
-        confidences = self.weights[batch.events]
+    def _solve(self, form: Form, systems: Systems, H: int, scale: Doubles) -> Solves:
+        """Solve systems of up to H events each, and score their candidates."""
+        events, inside = _rectangle(systems.low, systems.high, H)
+        confidences = np.where(inside, self.weights[events], 0)
         if self.half_life_us is not None:
-            ages = self.asked.times[first, None] - self.times[batch.events]
-            confidences = confidences * np.exp2(-ages / self.half_life_us)
-        targets = self.targets[batch.events]
-        in_dual = length <= self.dim
-        form: Form = Dual.of(rows(slice(None))) if in_dual else Primal.of(rows, length, self.dim)
-        done = Solves(rows=int(np.count_nonzero(batch.is_candidate)))
-        done.dual, done.primal = (len(first), 0) if in_dual else (0, len(first))
+            ages = self.asked.times[systems.first, None] - self.times[events]
+            confidences *= np.exp2(-ages / self.half_life_us)
+        targets = self.targets[events]
+        done = Solves()
         if self.model.fit.loss == "logistic":
             # In the table's coordinates the gradient is at most this much longer than in the whitened ones.
-            stretch = np.full(len(first), 1 / scale.min())
+            stretch = np.full(len(events), 1 / scale.min())
             solved = solve_logistic(form, confidences, (targets > 0).astype(np.float64), stretch)
             done.gradient = float(solved.error.max())
-            self.not_converged.update(self.asked.users[first[solved.error > GRADIENT]].tolist())
+            failed = systems.first[solved.error > GRADIENT]
+            self.not_converged.update(self.asked.users[failed].tolist())
         else:
             solved = solve_squared(form, confidences, targets)
             done.residual = float(solved.error.max())
         vectors = _finite(form.vectors(solved.unknowns))
-        if self.with_vectors:
-            self.vectors[first] = vectors * scale
-            return done
-        step = max(1, _BATCH_FLOATS // (len(first) * self.dim))
-        for low in range(0, batch.candidates.shape[1], step):
-            at = slice(low, low + step)
-            asked = batch.candidates[:, at]
-            x = self._rows(self.asked_slots[asked], scale)
-            score = (x @ vectors[:, :, None])[..., 0]
-            variance = form.variance(solved.weights, x) if len(self.sd) else None
-            self._put(asked, batch.is_candidate[:, at], score, variance)
+        done.rows = self._score(systems, vectors, scale)
+        if len(self.sd):
+            self._deviate(systems, form.variances(solved.weights, self._candidates(systems, scale)))
         return done
 
-    def _solve_prefixes(self, make: Callable[[], Batch]) -> Solves:
-        """First segments of one padded length, each with the candidates of its user; those that see more come later."""
-        batch = make()
+    def _solve_running(self, systems: Systems) -> Solves:
+        """The systems of one user with a long history, one as-of time after another."""
         scale = 1 / np.sqrt(self.model.prior(0))
-        rows = self._rows(self.slots[batch.events], scale)
-        x = self._rows(self.asked_slots[batch.candidates], scale)
-        confidences = np.where(batch.is_event, self.weights[batch.events], 0)
-        targets = np.where(batch.is_event, self.targets[batch.events], 0)
-        ends = self.end[batch.candidates] - batch.first_event
+        begin, done, running = int(systems.low[0]), Solves(primal=len(systems.first)), Running(self.dim)
+        unit = self.half_life_us or np.inf
+        origin = self.times[begin]
+        vectors, variances = np.empty((len(systems.first), self.dim)), []
+
+        def events(low: int, high: int) -> tuple[Doubles, Doubles, Doubles, Doubles]:
+            at = slice(low, high)
+            return (
+                self._rows(self.slots[at], scale),
+                self.weights[at],
+                self.targets[at],
+                (self.times[at] - origin) / unit,
+            )
+
+        taken = begin
+        candidates = self._candidates(systems, scale)
+        for index, (end, first) in enumerate(zip(systems.high.tolist(), systems.first.tolist(), strict=True)):
+            while taken + _RUNNING_EVENTS <= end:
+                running.add(*events(taken, taken + _RUNNING_EVENTS))
+                taken += _RUNNING_EVENTS
+            matrix, right = running.at((self.asked.times[first] - origin) / unit, *events(taken, end))
+            matrix[np.diag_indices(self.dim)] += 1
+            vectors[index] = u = np.linalg.solve(matrix, right)
+            size = float(np.linalg.norm(right))
+            done.residual = max(done.residual, float(np.linalg.norm(matrix @ u - right)) / (size or 1.0))
+            if len(self.sd):
+                x = candidates[index]
+                variances.append(np.einsum("cd,dc->c", x, np.linalg.solve(matrix, x.T)))
+        done.rows = self._score(systems, _finite(vectors), scale)
+        if len(self.sd):
+            self._deviate(systems, variances)
+        return done
+
+    def _candidates(self, systems: Systems, scale: Doubles) -> list[Doubles]:
+        """The whitened vectors of the candidates of each system: (c, d) each."""
+        slots = self.asked_slots
+        return [self._rows(slots[a:b], scale) for a, b in zip(systems.first, systems.last, strict=True)]
+
+    def _score(self, systems: Systems, vectors: Doubles, scale: Doubles) -> int:
+        """Take the vectors of systems, or score the candidates of each; how many that are."""
+        if self.with_vectors:
+            self.vectors[systems.first] = vectors * scale
+            return len(systems.first)
+        counts = systems.last - systems.first
+        candidates, owner = ragged(systems.first, counts), np.repeat(np.arange(len(counts)), counts)
+        step = max(1, _BATCH_FLOATS // self.dim)
+        for low in range(0, len(candidates), step):
+            at = slice(low, low + step)
+            x = self._rows(self.asked_slots[candidates[at]], scale)
+            score = np.vecdot(x, vectors[owner[at]])
+            self._put(candidates[at], np.ones(len(score), np.bool_), score, None)
+        return len(candidates)
+
+    def _deviate(self, systems: Systems, variances: list[Doubles]) -> None:
+        candidates = ragged(systems.first, systems.last - systems.first)
+        known = self.asked_slots[candidates] != self.model.matrix.missing
+        variance = np.concatenate(variances)[known]
+        self.sd[candidates[known]] = np.sqrt(np.maximum(_finite(variance), 0))
+
+    def _solve_prefixes(self, histories: Systems, C: int, H: int) -> Solves:
+        """First segments, up to H events, each with up to C candidates; those that see more come later."""
+        scale = 1 / np.sqrt(self.model.prior(0))
+        events, is_event = _rectangle(histories.low, histories.high, H)
+        candidates, is_candidate = _rectangle(histories.first, histories.last, C)
+        rows = self._rows(self.slots[events], scale)
+        x = self._rows(self.asked_slots[candidates], scale)
+        confidences = np.where(is_event, self.weights[events], 0)
+        targets = np.where(is_event, self.targets[events], 0)
+        ends = self.end[candidates] - histories.low[:, None]
         found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), confidences, targets, ends)
         variance = np.einsum("bcd,bcd->bc", x, x) - found.explained
-        mine = batch.is_candidate & (ends > 0) & (ends <= self.segment)
-        self._put(batch.candidates, mine, found.score, variance)
+        mine = is_candidate & (ends > 0) & (ends <= self.segment)
+        self._put(candidates, mine, found.score, variance)
         return Solves(int(np.count_nonzero(mine)), dual=len(rows), residual=float(found.residual.max()))
 
     def _solve_segments(self, user: int) -> Solves:
@@ -247,6 +435,12 @@ class DualShard:
         self.score[at] = _finite(score[chosen])
         if variance is not None and len(self.sd):
             self.sd[at] = np.sqrt(np.maximum(_finite(variance[chosen]), 0))
+
+
+def _rectangle(first: Ints, last: Ints, width: int) -> tuple[Ints, NDArray[np.bool_]]:
+    """Places [first, last) of each row, up to a width, and which are real; the others repeat the last."""
+    places = first[:, None] + np.arange(width)
+    return np.minimum(places, last[:, None] - 1), places < last[:, None]
 
 
 def _finite(values: Doubles) -> Doubles:

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extembed_cli.data.batches import padded
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.errors import DataError
 from extembed_cli.features.neural import BATCH_EVENTS, FEWEST_ROWS
 from extembed_cli.features.neural_rows import Examples, PaddedRows, examples
+from extembed_cli.kernels.segments import padded
 from extembed_cli.mapping import Mapping
 from extembed_cli.neural import folder, probes
 from extembed_cli.neural.config import ModelConfig

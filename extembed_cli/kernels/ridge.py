@@ -11,7 +11,7 @@ A Newton step adds to u what the curvatures W and g = -loss'(f) say (squared, fr
 
 Both matrices have no eigenvalue below 1, whatever the weights: an event so old that it weighs 0 does no harm. The dual
 form is algorithm 3.1 of Rasmussen and Williams, Gaussian Processes for Machine Learning (2006). Shapes: B systems of H
-events and d dimensions, C candidates; everything is float64, and no system's bits depend on the others.
+events and d dimensions, C candidates; everything is float64, and no system's bits depend on the others. In the primal form the decayed sums of one user are a recursion (`Running`).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Form(Protocol):
     def squared_norm(self, unknowns: Doubles, g: Doubles | None = None) -> Doubles:
         """|u - Zᵀ g|^2: (B); with g = -loss'(f) the squared norm of the gradient."""
 
-    def variance(self, weights: Doubles, x: Doubles) -> Doubles:
-        """xᵀ (I + Zᵀ W Z)^-1 x of candidates (B, C, d): (B, C)."""
+    def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
+        """xᵀ (I + Zᵀ W Z)^-1 x of the candidates (c, d) of each system: (c) each."""
 
     def take(self, chosen: NDArray[np.intp]) -> Form:
         """Some of the systems."""
@@ -59,16 +59,17 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class Dual:
-    """Systems with one unknown per event."""
+    """Systems with one unknown per event, some of them padding: rows of 0 in the kernel, whose unknowns stay 0."""
 
-    rows: Doubles
-    """Z (B, H, d)"""
     kernel: Doubles
     """K (B, H, H)"""
+    rows: list[Doubles]
+    """Z (h, d) of each system, without padding"""
 
     @classmethod
     def of(cls, rows: Doubles) -> Dual:
-        return cls(rows, rows @ rows.transpose(0, 2, 1))
+        """Systems of one length: rows (B, H, d)."""
+        return cls(kernels(rows, rows.shape[1]), list(rows))
 
     @property
     def size(self) -> int:
@@ -83,24 +84,43 @@ class Dual:
         return _times(self.kernel, unknowns)
 
     def vectors(self, unknowns: Doubles) -> Doubles:
-        return _times(self.rows.transpose(0, 2, 1), unknowns)
+        return np.stack([a[: len(rows)] @ rows for a, rows in zip(unknowns, self.rows, strict=True)])
 
     def squared_norm(self, unknowns: Doubles, g: Doubles | None = None) -> Doubles:
         rest = unknowns if g is None else unknowns - g
         return np.maximum(_dot(rest, _times(self.kernel, rest)), 0)
 
-    def variance(self, weights: Doubles, x: Doubles) -> Doubles:
+    def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
         root = np.sqrt(weights)
-        cross = root[:, :, None] * (self.rows @ x.transpose(0, 2, 1))
-        explained = np.einsum("bhc,bhc->bc", cross, np.linalg.solve(self._matrix(root), cross))
-        variance: Doubles = np.maximum(np.einsum("bcd,bcd->bc", x, x) - explained, 0)
-        return variance
+        matrices, found = self._matrix(root), []
+        for x, rows, matrix, r in zip(candidates, self.rows, matrices, root, strict=True):
+            h = len(rows)
+            cross = r[:h, None] * (rows @ x.T)
+            explained = np.einsum("hc,hc->c", cross, np.linalg.solve(matrix[:h, :h], cross))
+            found.append(np.maximum(np.einsum("cd,cd->c", x, x) - explained, 0))
+        return found
 
     def take(self, chosen: NDArray[np.intp]) -> Dual:
-        return Dual(self.rows[chosen], self.kernel[chosen])
+        return Dual(self.kernel[chosen], [self.rows[i] for i in chosen])
 
     def _matrix(self, root: Doubles) -> Doubles:
-        return _plus_identity(root[:, :, None] * self.kernel * root[:, None, :])
+        matrix = self.kernel * root[:, None, :]
+        matrix *= root[:, :, None]
+        return _plus_identity(matrix)
+
+
+def kernels(rows: Doubles, block: int) -> Doubles:
+    """K = Z Zᵀ of rows (B, H, d), H a multiple of the block: (B, H, H).
+
+    In blocks of rows, each with those up to it: no later event touches a bit of what two earlier ones have in common.
+    """
+    B, H, _ = rows.shape
+    out = np.empty((B, H, H))
+    for low in range(0, H, block):
+        at, upto = slice(low, low + block), slice(0, low + block)
+        out[:, at, upto] = rows[:, at] @ rows[:, upto].transpose(0, 2, 1)
+        out[:, :low, at] = out[:, at, :low].transpose(0, 2, 1)
+    return out
 
 
 @dataclass(frozen=True)
@@ -132,10 +152,9 @@ class Primal:
         rest = unknowns if g is None else unknowns - self._gathered(g)
         return _dot(rest, rest)
 
-    def variance(self, weights: Doubles, x: Doubles) -> Doubles:
-        solved = np.linalg.solve(self._matrix(weights), x.transpose(0, 2, 1))
-        variance: Doubles = np.einsum("bcd,bdc->bc", x, solved)
-        return variance
+    def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
+        pairs = zip(candidates, self._matrix(weights), strict=True)
+        return [np.einsum("cd,dc->c", x, np.linalg.solve(matrix, x.T)) for x, matrix in pairs]
 
     def take(self, chosen: NDArray[np.intp]) -> Primal:
         return Primal(lambda at: self.gather(at)[chosen], self.events, self.size)
@@ -160,6 +179,34 @@ class Primal:
         for low in range(0, self.events, _EVENTS):
             at = slice(low, min(low + _EVENTS, self.events))
             yield at, self.gather(at)
+
+
+class Running:
+    """The primal form of a long history as of one moment after another: sums of decayed events, as a recursion.
+
+        A(t2) = 2^(-(t2 - t1) / half_life) A(t1) + what came in between,    M = I + A
+
+    Times are in half-lives. Events are taken up in blocks of a fixed number: no later one touches a bit of a sum.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.matrix: Doubles = np.zeros((dim, dim))
+        self.right: Doubles = np.zeros(dim)
+        self.time = 0.0
+
+    def at(
+        self, time: float, rows: Doubles, weights: Doubles, targets: Doubles, times: Doubles
+    ) -> tuple[Doubles, Doubles]:
+        """Zᵀ C Z (d, d) and Zᵀ C y (d) at a time, with more events (h, d) that are no later."""
+        left = 2.0 ** (self.time - time)
+        c = weights * np.exp2(times - time)
+        weighted = np.sqrt(c)[:, None] * rows
+        return left * self.matrix + weighted.T @ weighted, left * self.right + (c * targets) @ rows
+
+    def add(self, rows: Doubles, weights: Doubles, targets: Doubles, times: Doubles) -> None:
+        """Take up events for good."""
+        self.matrix, self.right = self.at(times[-1], rows, weights, targets, times)
+        self.time = float(times[-1])
 
 
 @dataclass(frozen=True)
@@ -194,8 +241,8 @@ def solve_logistic(form: Form, confidences: Doubles, positive: Doubles, scale: D
     f = np.zeros_like(confidences)
     error = np.full(len(f), np.inf)
     active = np.arange(len(f))
+    part, c, y = form, confidences, positive
     for _ in range(_STEPS):
-        part, c, y = form.take(active), confidences[active], positive[active]
         share = _sigmoid(f[active])
         g = c * (y - share)
         error[active] = scale[active] * np.sqrt(part.squared_norm(unknowns[active], g))
@@ -204,7 +251,7 @@ def solve_logistic(form: Form, confidences: Doubles, positive: Doubles, scale: D
             break
         if not rest.all():
             active = active[rest]
-            part, c, y, share, g = form.take(active), c[rest], y[rest], share[rest], g[rest]
+            part, c, y, share, g = part.take(np.flatnonzero(rest)), c[rest], y[rest], share[rest], g[rest]
         curvature = c * share * (1 - share)
         before, at = unknowns[active], f[active]
         aim = before + part.correction(curvature, before, g)
