@@ -16,7 +16,7 @@ from extembed_cli.features import neural
 from extembed_cli.features.aggregate import expected_cosines
 from extembed_cli.features.cosine_means import FLOATS
 from extembed_cli.features.cosine_ranks import PAIRS
-from extembed_cli.features.dual import all_fits, expected_work, is_nested, vector_files
+from extembed_cli.features.dual import all_fits, expected_work, is_additive, vector_files
 from extembed_cli.features.shard import output_columns
 from extembed_cli.spec import Spec
 
@@ -76,7 +76,7 @@ def work(spec: Spec, inputs: Inputs) -> Work:
     asked = inputs.candidates.rows if inputs.candidates else 0
     weighted = sum(len(spec.embeddings_of(g)) * len(spec.histories_of(g)) * len(g.half_lives) for g in spec.aggregate)
     compute = weighted * (_SECONDS_PER_CANDIDATE + _SECONDS_PER_EVENT * inputs.interactions.rows / max(1, asked))
-    compute += sum(_SECONDS_PER_FIT[is_nested(spec, fit)] for fit in all_fits(spec))
+    compute += sum(_SECONDS_PER_FIT[is_additive(spec, fit)] for fit in all_fits(spec))
     compute += len(spec.neural) * _SECONDS_PER_SCORE
     read = (inputs.interactions.rows + asked) * Work.read
     return Work(compute, read + asked * (compute + Work.write))

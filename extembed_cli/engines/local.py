@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TypeVar
@@ -25,6 +25,8 @@ from extembed_cli.spec import Spec
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+
+_KEPT = 64  # results, while an earlier one is waited for
 
 
 @contextmanager
@@ -121,12 +123,17 @@ def _made(
 def _in_flight(
     pool: ThreadPoolExecutor, run: Callable[[Piece], Result], pieces: Iterable[Piece], most: int
 ) -> Iterator[Result]:
-    """`map` over threads with a bounded number of pieces under way; on an error the rest is cancelled."""
+    """`map` over threads with a bounded number of pieces under way; on an error the rest is cancelled.
+
+    A piece that takes long keeps nobody waiting: what was begun after it is finished and kept for its turn.
+    """
     waiting: deque[Future[Result]] = deque()
     try:
         for piece in pieces:
             waiting.append(pool.submit(run, piece))
-            if len(waiting) >= most:
+            while len(running := [future for future in waiting if not future.done()]) >= most:
+                wait(running, return_when=FIRST_COMPLETED)
+            while waiting and (waiting[0].done() or len(waiting) >= _KEPT):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -173,16 +173,10 @@ class Model:
             )
 
 
-def longest_dual(dim: int) -> int:
-    """Events up to which a system is solved in the dual form: beyond the dimensions, as its kernel matrix is shared."""
-    return max(dim, min(2 * dim, 1024))
-
-
-def is_nested(spec: Spec, fit: Fit) -> bool:
-    """Whether the systems of a user are leading blocks of one: no confidence, λ or start depends on the as-of time."""
+def is_additive(spec: Spec, fit: Fit) -> bool:
+    """Whether time only adds events to the systems of a user, and lets all confidences decay alike."""
     rules = spec.history(fit.history)
-    constant = fit.half_life == "none" and fit.scaling == 0 and fit.loss == "squared"
-    return constant and rules.window is None and rules.max_events is None
+    return fit.scaling == 0 and fit.loss == "squared" and rules.window is None and rules.max_events is None
 
 
 @dataclass(frozen=True)
@@ -202,7 +196,7 @@ def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim
     change = (np.diff(users) != 0) | (np.diff(times) != 0)
     n = count[np.append(np.flatnonzero(change), len(users) - 1)] if len(users) else count
     systems = int(np.count_nonzero(n))
-    if is_nested(spec, fit):
+    if is_additive(spec, fit):
         longest = np.maximum.reduceat(count, asked.indptr[:-1][np.diff(asked.indptr) > 0]) if len(users) else count
         most = segment_length(dim)
         block, segments = np.minimum(longest, most), longest // most

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.done import Solves
-from extembed_cli.features.dual import Model, is_nested, longest_dual
+from extembed_cli.features.dual import Model, is_additive
 from extembed_cli.features.visibility import visible
-from extembed_cli.kernels.prefixes import BLOCK, Past, segment_length, solve_prefixes
+from extembed_cli.kernels.prefixes import BLOCK, MOST_DECAY, Past, segment_length, solve_prefixes
 from extembed_cli.kernels.ridge import (
     GRADIENT,
     Dual,
@@ -23,6 +23,7 @@ from extembed_cli.kernels.ridge import (
     Primal,
     Running,
     kernels,
+    longest_dual,
     solve_logistic,
     solve_squared,
 )
@@ -77,10 +78,11 @@ class Group(NamedTuple):
 class DualShard:
     """One fit for the candidates of a shard (or, `with_vectors`, for its users): what to solve, and what comes of it.
 
-    Where confidences and λ do not change with the as-of time, a user's as-of times share one factor of all prefixes of
-    the history (`prefixes`). Else each distinct as-of time is a system of its own: up to about as many events as there
-    are dimensions in the dual form, of which a user's systems share the kernel matrix; beyond that in the primal form,
-    of which they share running sums, unless a window or the loss forbids it.
+    Where the matrix of an as-of time is that of an earlier one with more events (`is_additive`), a user's as-of times
+    share one factor of all prefixes of the history (`prefixes`); with decay those of a session do, between which events
+    decay by less than a thousandth, and long histories are running sums. Else each distinct as-of time is a system of
+    its own: up to about as many events as there are dimensions in the dual form, of which a user's systems share the
+    kernel matrix, beyond that in the primal form.
     """
 
     def __init__(
@@ -124,11 +126,7 @@ class DualShard:
         self.vectors = np.full((rows if with_vectors else 0, self.dim), np.nan, np.float32)
         """(U, D) in the coordinates of the basis; NaN where there is nothing to fit."""
 
-        self.nested = is_nested(spec, fit)
-        rules = spec.history(fit.history)
-        additive = rules.window is None and rules.max_events is None and fit.scaling == 0
-        self.running = additive and fit.loss == "squared"
-        """Whether long histories are summed up once for all as-of times."""
+        self.additive = is_additive(spec, fit)
         self.systems = 0
         """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
         self.not_converged: set[int] = set()
@@ -142,26 +140,43 @@ class DualShard:
         first = run_starts(users, self.asked.times)
         last = np.append(first[1:], len(users))
         filled = self.end[first] > self.start[first]
-        self.systems = int(np.count_nonzero(filled))
-        if self.nested:
-            several = np.bincount(users[first], minlength=len(self.first_event)) > 1
-            chosen = np.flatnonzero(several)
-            yield from self._histories(chosen)
-            last_seen = self.end[self.asked.indptr[chosen + 1] - 1]
-            for user in chosen[last_seen > self.first_event[chosen] + self.segment]:
-                yield partial(self._solve_segments, user)
-            filled &= ~several[users[first]]
         systems = Systems(first[filled], last[filled], self.start[first[filled]], self.end[first[filled]])
-        long = systems.length > longest_dual(self.dim)
-        yield from (partial(self._solve_group, group) for group in self._groups(systems.take(~long)))
-        systems = systems.take(long)
-        if self.running:
-            starts = run_starts(users[systems.first]).tolist()
-            for low, high in pairwise([*starts, len(systems.first)]):
-                yield partial(self._solve_running, systems.take(np.arange(low, high)))
-        else:
-            for each in range(len(systems.first)):
-                yield partial(self._solve_primal, systems.take(np.array([each])))
+        self.systems = len(systems.first)
+        prefixes: Iterable[Callable[[], Solves]] = ()
+        if self.additive:
+            sessions = self._sessions(systems)
+            prefixes = self._prefixes(systems, sessions)
+            several = np.repeat(np.diff(sessions) > 1, np.diff(sessions))
+            beyond = systems.length > self.segment
+            if self.half_life_us is None:
+                for user in np.unique(users[systems.first[several & beyond]]).tolist():
+                    yield partial(self._solve_segments, user)
+                beyond &= ~several
+            systems = systems.take(~several | beyond)
+        most = self.segment if self.additive else longest_dual(self.dim)
+        long = systems.take(systems.length > most)
+        each = run_starts(users[long.first]) if self.additive else np.arange(len(long.first))
+        solve = self._solve_running if self.additive else self._solve_primal
+        for low, high in pairwise([*each.tolist(), len(long.first)]):  # the longest tasks first
+            yield partial(solve, long.take(np.arange(low, high)))
+        yield from prefixes
+        groups = self._groups(systems.take(systems.length <= most))
+        yield from (partial(self._solve_group, group) for group in groups)
+
+    def _sessions(self, systems: Systems) -> Ints:
+        """Where runs of systems begin that share one factor, and where the last one ends.
+
+        Those of a user whose as-of times are so near that events decay by less than a thousandth: all without decay.
+        """
+        users, times = self.asked.users[systems.first], self.asked.times[systems.first]
+        begin: list[int] = []
+        span = self.half_life_us and int(self.half_life_us * np.log2(1 + MOST_DECAY))
+        for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
+            at = low
+            while at < high:
+                begin.append(at)
+                at = high if span is None else at + int(np.searchsorted(times[at:high], times[at] + span, "right"))
+        return np.array([*begin, len(users)], np.int64)
 
     def _groups(self, systems: Systems) -> Iterator[Group]:
         """Systems whose events have one kernel matrix for each user, of one length together, the longest first."""
@@ -202,24 +217,26 @@ class DualShard:
     def _next(systems: Systems, at: int, high: int, most: int) -> int:
         return max(at + 1, at + int(np.searchsorted(systems.high[at:high], systems.low[at] + most, side="right")))
 
-    def _histories(self, users: Ints) -> Iterator[Callable[[], Solves]]:
-        """The first segments of users, those of one padded length together, with pieces of their candidates."""
-        low, high = self.asked.indptr[users], self.asked.indptr[users + 1]
-        pieces = -(-(high - low) // _MOST_CANDIDATES)
-        owner = np.repeat(np.arange(len(users)), pieces)
+    def _prefixes(self, systems: Systems, sessions: Ints) -> Iterator[Callable[[], Solves]]:
+        """Sessions of more than one as-of time, up to one segment of events, with pieces of their candidates."""
+        sessions = np.stack([sessions[:-1], sessions[1:]])[:, np.diff(sessions) > 1]
+        begin, end = systems.first[sessions[0]], systems.last[sessions[1] - 1]
+        events = self.first_event[self.asked.users[begin]]
+        pieces = -(-(end - begin) // _MOST_CANDIDATES)
+        owner = np.repeat(np.arange(len(begin)), pieces)
         piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        first = low[owner] + piece * _MOST_CANDIDATES
-        last = np.where(piece + 1 == pieces[owner], high[owner], first + _MOST_CANDIDATES)
-        begin = self.first_event[users[owner]]
-        cut = Systems(first, last, begin, np.minimum(self.end[last - 1], begin + self.segment))
-        cut = cut.take(cut.length > 0)
-        C, H = padded(cut.last - cut.first), -(-cut.length // BLOCK) * BLOCK
+        first = begin[owner] + piece * _MOST_CANDIDATES
+        last = np.minimum(first + _MOST_CANDIDATES, end[owner])
+        high = np.minimum(self.end[last - 1], events[owner] + self.segment)
+        cut, since = Systems(first, last, events[owner], high), self.asked.times[begin[owner]]
+        C, H = padded(last - first), -(-cut.length // BLOCK) * BLOCK
         order = np.lexsort((C, H))[::-1]
-        for a, b in pairwise(np.append(run_starts(C[order], H[order]), len(order)).tolist()):
+        for a, b in pairwise([*run_starts(C[order], H[order]).tolist(), len(order)]):
             shape = int(C[order[a]]), int(H[order[a]])
             size = max(1, _BATCH_FLOATS // (max(shape) * max(self.segment, self.dim)))
             for at in range(a, b, size):
-                yield partial(self._solve_prefixes, cut.take(order[at : min(at + size, b)]), *shape)
+                chosen = order[at : min(at + size, b)]
+                yield partial(self._solve_prefixes, cut.take(chosen), since[chosen], *shape)
 
     # --- solving them ---
 
@@ -355,17 +372,21 @@ class DualShard:
         variance = np.concatenate(variances)[known]
         self.sd[candidates[known]] = np.sqrt(np.maximum(_finite(variance), 0))
 
-    def _solve_prefixes(self, histories: Systems, C: int, H: int) -> Solves:
-        """First segments, up to H events, each with up to C candidates; those that see more come later."""
+    def _solve_prefixes(self, histories: Systems, since: Ints, C: int, H: int) -> Solves:
+        """First segments, up to H events, each with up to C candidates from a time on; others see more, or nothing."""
         scale = 1 / np.sqrt(self.model.prior(0))
         events, is_event = _rectangle(histories.low, histories.high, H)
         candidates, is_candidate = _rectangle(histories.first, histories.last, C)
         rows = self._rows(self.slots[events], scale)
         x = self._rows(self.asked_slots[candidates], scale)
         confidences = np.where(is_event, self.weights[events], 0)
+        growth = None
+        if self.half_life_us is not None:
+            confidences *= np.exp2((self.times[events] - since[:, None]) / self.half_life_us)
+            growth = np.exp2((self.asked.times[candidates] - since[:, None]) / self.half_life_us) - 1
         targets = np.where(is_event, self.targets[events], 0)
         ends = self.end[candidates] - histories.low[:, None]
-        found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), confidences, targets, ends)
+        found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), confidences, targets, ends, growth)
         variance = np.einsum("bcd,bcd->bc", x, x) - found.explained
         mine = is_candidate & (ends > 0) & (ends <= self.segment)
         self._put(candidates, mine, found.score, variance)

@@ -5,6 +5,12 @@ matrix of all of them, M = I + C½ K C½, and so are its Cholesky factor L and T
 
     score(x; n) = Σ_{i<n} w_i v_i,    var(x; n) = k(x, x) - Σ_{i<n} w_i²,    w = T C½ k(H, x),    v = T C½ y
 
+Where all confidences have decayed by one factor 1 / (1 + g) since M was made, the matrix is (M + g I) / (1 + g), and
+
+    score(x; n) = k½ (M + g I)^-1 r = k½ M^-1 r - g k½ M^-2 r + g² k½ M^-3 r - ...,    k½ = C½ k(H, x),  r = C½ y
+
+No eigenvalue of M is below 1: after three terms what is left out is less than g³ of the natural size of each factor.
+
 T is made in blocks of rows, each from the events up to it alone and in a shape of its own: what follows an event, be it
 another event or none, changes no bit of what came before. Beyond `segment_length` events the past is carried on in the
 primal form (`Past`), and the events of each segment are seen relative to it.
@@ -17,15 +23,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from extembed_cli.kernels.ridge import longest_dual
+
 Doubles = NDArray[np.floating[Any]]  # float64
 Ints = NDArray[np.int64]
 
 BLOCK = 32
+MOST_DECAY = 1e-3  # g at most
 
 
 def segment_length(dim: int) -> int:
-    """Events that one factor takes: as many as there are dimensions, where the primal form begins to pay, or 256."""
-    return max(256, -(-dim // BLOCK) * BLOCK)
+    """Events that one factor takes: so many that the primal form is cheaper beyond, or 256."""
+    return max(256, -(-longest_dual(dim) // BLOCK) * BLOCK)
 
 
 class Prefixes(NamedTuple):
@@ -40,12 +49,19 @@ class Prefixes(NamedTuple):
 
 
 def solve_prefixes(
-    rows: Doubles, images: Doubles, cross: Doubles, confidences: Doubles, targets: Doubles, ends: Ints
+    rows: Doubles,
+    images: Doubles,
+    cross: Doubles,
+    confidences: Doubles,
+    targets: Doubles,
+    ends: Ints,
+    growth: Doubles | None = None,
 ) -> Prefixes:
     """Scores of candidates by the fits on the first `ends` events of their histories.
 
     rows (B, H, d) whitened event vectors, H a multiple of BLOCK; images (B, d, H) such that K = rows @ images; cross
-    (B, d, C) such that k(H, x) = rows @ cross; confidences, targets (B, H), 0 in the padding; ends (B, C).
+    (B, d, C) such that k(H, x) = rows @ cross; confidences, targets (B, H), 0 in the padding; ends (B, C); growth g of
+    the candidates (B, C), None = 0.
     """
     B, H, _ = rows.shape
     root = np.sqrt(confidences)
@@ -54,7 +70,7 @@ def solve_prefixes(
     score, explained = np.zeros(ends.shape), np.zeros(ends.shape)
     inside = np.arange(H)[:, None] < ends[:, None, :]
     kernels: list[Doubles] = []
-    crossed = np.empty((B, H, ends.shape[1]))
+    crossed, seen = np.empty((B, H, ends.shape[1])), np.empty((B, H, ends.shape[1]))
     for low in range(0, H, BLOCK):
         at, upto = slice(low, low + BLOCK), slice(0, low + BLOCK)
         kernel = root[:, at, None] * (rows[:, at] @ images[:, :, upto]) * root[:, None, upto]
@@ -69,11 +85,35 @@ def solve_prefixes(
         T[:, at, at] = inverse
         v[:, at] = (T[:, at, upto] @ right[:, upto, None])[..., 0]
         crossed[:, at] = root[:, at, None] * (rows[:, at] @ cross)
-        w = np.where(inside[:, at], T[:, at, upto] @ crossed[:, upto], 0)
+        seen[:, at] = w = np.where(inside[:, at], T[:, at, upto] @ crossed[:, upto], 0)
         score += np.einsum("bhc,bh->bc", w, v[:, at])
         explained += np.einsum("bhc,bhc->bc", w, w)
+    if growth is not None:
+        w, r = seen, np.where(inside, v[:, :, None], 0)
+        for power, step in ((-growth, _back), (growth**2, _forth)):
+            w, r = step(T, w, inside), step(T, r, inside)
+            score += power * np.einsum("bhc,bhc->bc", w, r)
+            explained += power * np.einsum("bhc,bhc->bc", w, w)
     solution = (v[:, None, :] @ T)[:, 0]
     return Prefixes(score, explained, _residual(kernels, solution, right))
+
+
+def _back(T: Doubles, values: Doubles, inside: NDArray[np.bool_]) -> Doubles:
+    """Tᵀ values of (B, H, C) that are 0 outside of each prefix. Blocks are added in order: later ones add zeros."""
+    out = np.zeros_like(values)
+    for low in range(0, values.shape[1], BLOCK):
+        at, upto = slice(low, low + BLOCK), slice(0, low + BLOCK)
+        out[:, upto] += T[:, at, upto].transpose(0, 2, 1) @ values[:, at]
+    return out
+
+
+def _forth(T: Doubles, values: Doubles, inside: NDArray[np.bool_]) -> Doubles:
+    """T values of (B, H, C), 0 outside of each prefix."""
+    out = np.empty_like(values)
+    for low in range(0, values.shape[1], BLOCK):
+        at, upto = slice(low, low + BLOCK), slice(0, low + BLOCK)
+        out[:, at] = np.where(inside[:, at], T[:, at, upto] @ values[:, upto], 0)
+    return out
 
 
 def _residual(kernels: list[Doubles], solution: Doubles, right: Doubles) -> Doubles:

@@ -11,7 +11,8 @@ A Newton step adds to u what the curvatures W and g = -loss'(f) say (squared, fr
 
 Both matrices have no eigenvalue below 1, whatever the weights: an event so old that it weighs 0 does no harm. The dual
 form is algorithm 3.1 of Rasmussen and Williams, Gaussian Processes for Machine Learning (2006). Shapes: B systems of H
-events and d dimensions, C candidates; everything is float64, and no system's bits depend on the others. In the primal form the decayed sums of one user are a recursion (`Running`).
+events and d dimensions, C candidates; everything is float64, and no system's bits depend on the others.
+In the primal form the decayed sums of one user are a recursion (`Running`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ GRADIENT = 1e-6  # what a logistic fit has to reach
 _AIM = 1e-8  # what it aims at; Newton's last step goes from one to the other at no cost
 _STEPS = 100
 _EVENTS = 4096  # of a long history looked at in one go
+
+
+def longest_dual(dim: int) -> int:
+    """Events up to which a system is solved in the dual form: more than dimensions, as systems share a kernel matrix."""
+    return max(dim, min(2 * dim, 1024))
 
 
 class Form(Protocol):
