@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from extembed_cli.data import keys
+from extembed_cli.data.ahead import ahead
 from extembed_cli.data.keys import same_type
 from extembed_cli.data.scratch import zeros
 from extembed_cli.data.tables import Table
@@ -206,19 +207,21 @@ def _fill(
     found = np.zeros(places, np.bool_)
     bad: list[int] = []
     row = 0
-    for path, batch in _vector_batches(table, column):
-        vectors, present = _dense(batch, f"{path}: column `{column}`", row, None if raw is None else raw.shape[1])
-        if vectors.shape[0]:
-            if raw is None:
-                raw = zeros((places + 1, vectors.shape[1]), np.float32, folder, keep_as)
-            usable = _usable(vectors)
-            rows = row + np.flatnonzero(present)
-            bad += rows[~usable & table_ids.kept[rows]].tolist()
-            slots = slot_of_row[rows]
-            wanted = (slots >= 0) & usable
-            raw[slots[wanted]] = vectors[wanted]
-            found[slots[wanted]] = True
-        row += len(batch)
+    with ahead(_vector_batches(table, column)) as batches:
+        for path, batch in batches:
+            vectors, present = _dense(batch, f"{path}: column `{column}`", row, None if raw is None else raw.shape[1])
+            if vectors.shape[0]:
+                if raw is None:
+                    raw = zeros((places + 1, vectors.shape[1]), np.float32, folder, keep_as)
+                usable = _usable(vectors)
+                rows = row + np.flatnonzero(present)
+                bad += rows[~usable & table_ids.kept[rows]].tolist()
+                slots = slot_of_row[rows]
+                wanted = (slots >= 0) & usable
+                if not wanted.all():
+                    slots, vectors = slots[wanted], vectors[wanted]
+                raw[slots], found[slots] = vectors, True
+            row += len(batch)
     if raw is None:
         raise DataError(f"{table.label} ({table.parts[0].path}): there is no vector in column `{column}`")
     if bad and options.bad_vectors == "error":
@@ -314,7 +317,7 @@ def _usable(vectors: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows are finite in float32 and not zero."""
     with np.errstate(over="ignore", invalid="ignore"):
         single = vectors.astype(np.float32, copy=False)
-        magnitude = np.abs(single).max(axis=1)  # NaN and infinity survive a maximum
+        magnitude = np.maximum(single.max(axis=1), -single.min(axis=1))  # NaN and infinity survive a maximum
     usable: NDArray[np.bool_] = np.isfinite(magnitude) & (magnitude > 0)
     return usable
 

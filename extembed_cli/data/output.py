@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from extembed_cli.data.ahead import ahead
 from extembed_cli.data.commit import Staged, file_digest, matching
 from extembed_cli.data.parts import FeaturePart, Values, block_of, known_in
 from extembed_cli.data.sources import MANIFEST
@@ -106,10 +105,10 @@ def write_features(
 
     if output.suffix == ".parquet":
         path = stage.temporary(output)
-        with _ahead(batches()) as made:
+        with ahead(batches()) as made:
             _write(path, schema, made, candidates.schema.names)
         return file_digest(path)
-    with _ahead(batches()) as made:
+    with ahead(batches()) as made:
         return _write_directory(stage, output, schema, made, candidates.schema.names)
 
 
@@ -203,20 +202,6 @@ def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dic
         if file.metadata.num_rows != rows:
             raise OSError(f"{path}: {file.metadata.num_rows:,} of {rows:,} rows can be read back: the disk lost some")
     return rows
-
-
-@contextmanager
-def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[Iterator[pa.RecordBatch]]:
-    """The same batches, the next one made by a thread while one is written."""
-    with ThreadPoolExecutor(1, "batches") as thread:
-
-        def made() -> Iterator[pa.RecordBatch]:
-            waiting = thread.submit(next, batches, None)
-            while (batch := waiting.result()) is not None:
-                waiting = thread.submit(next, batches, None)
-                yield batch
-
-        yield made()
 
 
 def _write_directory(

@@ -33,7 +33,7 @@ _EVENTS = 4096  # of a long history looked at in one go
 
 
 def longest_dual(dim: int) -> int:
-    """Events up to which a system is solved in the dual form: more than dimensions, as systems share a kernel matrix."""
+    """Events up to which a system is solved in the dual form: beyond d, as systems share a kernel matrix."""
     return max(dim, min(2 * dim, 1024))
 
 
