@@ -79,6 +79,7 @@ FITS = {
         ReferenceFit(target=lambda e: 1.0 if e.values["rating"] >= 4 else -1.0),
     ),
     "decayed": ('half_life = "5d"\ntarget = "rating - 3"', ReferenceFit(half_life="5d", target=RATING)),
+    "slowly": ('half_life = "9000d"\ntarget = "rating - 3"', ReferenceFit(half_life="9000d", target=RATING)),
     "unobserved": ("unobserved_weight = 0.3\nregularization = 0.5", ReferenceFit(0.5, 0.3)),
     "ials": ("unobserved_weight = 0.1\nscaling = 1\nregularization = 0.01", ReferenceFit(0.01, 0.1, 1.0)),
     "scaled": ("scaling = 0.5\nregularization = 2", ReferenceFit(2, 0.0, 0.5)),
@@ -248,6 +249,7 @@ def long_world(world: World) -> World:
         ('target = "rating - 3"', ReferenceFit(target=RATING)),
         ('target = "rating - 3"\nunobserved_weight = 0.1\nbias = true', ReferenceFit(2, 0.1, target=RATING, bias=True)),
         ('target = "rating - 3"\nhalf_life = "10m"', ReferenceFit(half_life="10m", target=RATING)),
+        ('target = "rating - 3"\nhalf_life = "5000d"', ReferenceFit(half_life="5000d", target=RATING)),
         ('target = "rating - 3"\nloss = "logistic"', ReferenceFit(loss="logistic", target=RATING)),
     ],
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from extembed_cli.kernels.prefixes import BLOCK, solve_prefixes
-from extembed_cli.kernels.ridge import Dual, Form, Primal, solve_logistic, solve_squared
+from extembed_cli.kernels.prefixes import BLOCK, MOST_DECAY, solve_prefixes
+from extembed_cli.kernels.ridge import Dual, Form, Primal, Running, kernels, solve_logistic, solve_squared
 
 
 def systems(B: int, H: int, d: int, seed: int = 0, spread: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -109,3 +109,64 @@ def test_later_events_change_no_bit_of_earlier_prefixes(cut: int) -> None:
     without = prefixes(rows[:, :shorter], c[:, :shorter], y[:, :shorter], x, ends)
     for k in range(2):
         assert before[k].tobytes() == after[k].tobytes() == without[k].tobytes()
+
+
+@pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
+def test_one_factor_serves_as_of_times_between_which_all_decays_alike(strength: float) -> None:
+    """Against systems of their own with confidences that have decayed by up to a thousandth."""
+    H, d = 3 * BLOCK, 20
+    rows, c, y = systems(2, H, d, spread=1.0)
+    rows *= np.sqrt(strength)
+    x = np.random.default_rng(5).standard_normal((2, H, d))
+    ends = np.tile(np.arange(1, H + 1), (2, 1))
+    growth = np.tile(np.linspace(0, MOST_DECAY, H), (2, 1))
+    found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), c, y, ends, growth)
+    variance = np.einsum("bcd,bcd->bc", x, x) - found.explained
+    for n in (1, 7, BLOCK, BLOCK + 1, H):
+        form, at = Dual.of(rows[:, :n]), x[:, n - 1 : n]
+        solved = solve_squared(form, c[:, :n] / (1 + growth[:, n - 1 : n]), y[:, :n])
+        exact = np.einsum("bcd,bd->bc", at, form.vectors(solved.unknowns))[:, 0]
+        sd = np.sqrt(np.einsum("bcd,bcd->bc", at, at)[:, 0])
+        assert (np.abs(found.score[:, n - 1] - exact) <= 1e-8 * sd * np.sqrt(H)).all()
+        exact = np.stack(form.variances(solved.weights, list(at)))[:, 0]
+        np.testing.assert_allclose(variance[:, n - 1], exact, rtol=1e-7)
+
+
+def test_kernels_in_blocks_are_products_and_later_events_change_no_bit() -> None:
+    rows = np.random.default_rng(6).standard_normal((3, 4 * BLOCK, 50))
+    found = kernels(rows, BLOCK)
+    np.testing.assert_allclose(found, rows @ rows.transpose(0, 2, 1), atol=1e-12)
+    for length in (BLOCK, 3 * BLOCK):
+        assert kernels(rows[:, :length], BLOCK).tobytes() == found[:, :length, :length].tobytes()
+
+
+def test_padding_changes_no_solution() -> None:
+    rows, c, y = systems(4, 12, 30)
+    plain = Dual.of(rows)
+    kernel = np.zeros((4, 16, 16))
+    kernel[:, :12, :12] = plain.kernel
+    more = Dual(kernel, list(rows))
+    c_more, y_more = (np.pad(values, ((0, 0), (0, 4))) for values in (c, y))
+    one, other = solve_squared(plain, c, y), solve_squared(more, c_more, y_more)
+    np.testing.assert_allclose(more.vectors(other.unknowns), plain.vectors(one.unknowns), atol=1e-12)
+    positive = (y > 0).astype(float)
+    one = solve_logistic(plain, c, positive, np.ones(4))
+    other = solve_logistic(more, c_more, np.pad(positive, ((0, 0), (0, 4))), np.ones(4))
+    np.testing.assert_allclose(more.vectors(other.unknowns), plain.vectors(one.unknowns), atol=1e-7)
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.1, 300.0])
+def test_running_sums_are_those_of_all_events(gap: float) -> None:
+    """Times in half-lives; 300 of them leave nothing of what was."""
+    rng = np.random.default_rng(7)
+    rows, weights, targets = rng.standard_normal((40, 6)), rng.uniform(0.1, 5, 40), rng.standard_normal(40)
+    times = np.cumsum(rng.random(40)) * gap
+    running = Running(6)
+    for low in (0, 16):
+        at = slice(low, low + 16)
+        running.add(rows[at], weights[at], targets[at], times[at])
+    now = times[-1] + gap / 3
+    matrix, right = running.at(now, rows[32:], weights[32:], targets[32:], times[32:])
+    c = weights * 2.0 ** (times - now)
+    np.testing.assert_allclose(matrix, np.einsum("hd,h,he->de", rows, c, rows), atol=1e-12)
+    np.testing.assert_allclose(right, (c * targets) @ rows, atol=1e-12)

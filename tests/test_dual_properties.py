@@ -8,6 +8,8 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import World, run_spec, timestamps, vectors
 from hypothesis import given, settings
@@ -40,6 +42,20 @@ sd = true
 half_life = "6h"
 scaling = {scaling}
 target = "CASE WHEN rating = 3 THEN NULL ELSE rating - 3 END"
+regularization = {strength}
+unobserved_weight = {w0}
+[[dual]]
+name = "fast"
+sd = true
+half_life = "6h"
+target = "rating - 3"
+regularization = {strength}
+unobserved_weight = {w0}
+[[dual]]
+name = "slow"
+sd = true
+half_life = "20000d"
+target = "rating - 3"
 regularization = {strength}
 unobserved_weight = {w0}
 [[dual]]
@@ -173,6 +189,10 @@ def test_changed_futures_of_long_histories_change_no_byte(crowd: World) -> None:
     rows = before["timestamp"].to_physical() <= at
     assert 200 < rows.sum() < 600
     same_bytes(before.filter(rows), after.filter(rows))
+    later = crowd.table("interactions").filter(pc.field("timestamp") >= pa.scalar(at, pa.timestamp("us")))
+    crowd.write("interactions", pa.concat_tables([crowd.table("interactions"), later, later]))
+    more = run_spec(spec_of(crowd, user_vectors=False))
+    same_bytes(before.filter(rows), more.filter(rows))
 
 
 def test_workers_and_shards_change_no_byte(crowd: World) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from conftest import World, extembed, timestamps, vectors
 
+from extembed_cli.kernels.prefixes import segment_length
+
 DAY = 86_400_000_000
 START = 1_700_000_000_000_000
 
@@ -136,7 +138,7 @@ def test_long_histories_go_on_in_segments(world: World, dim: int) -> None:
         one, each = (made[f"text__all__dual_{name}{what}"].to_numpy() for name in ("", "each_"))
         np.testing.assert_allclose(one, each, rtol=0, atol=3e-3)  # the decay of two years at a half-life of 800
     report = extembed("run", world.spec('[[dual]]\ntarget = "rating - 3"'), "--json").ok().json["dual"]
-    assert report["primal_solves"] == -(-700 // max(256, -(-dim // 32) * 32)) - 1
+    assert report["primal_solves"] == -(-700 // segment_length(dim)) - 1
 
 
 def test_a_lock_that_cannot_be_made_is_told_as_such(world: World) -> None:

@@ -16,6 +16,7 @@ from extembed_cli.features.bases import Basis
 from extembed_cli.features.columns import Column
 from extembed_cli.features.visibility import visible
 from extembed_cli.kernels.prefixes import segment_length
+from extembed_cli.kernels.ridge import longest_dual
 from extembed_cli.spec import DualSpec, Spec, duration_us
 
 Doubles = NDArray[np.floating[Any]]  # float64
@@ -196,13 +197,14 @@ def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim
     change = (np.diff(users) != 0) | (np.diff(times) != 0)
     n = count[np.append(np.flatnonzero(change), len(users) - 1)] if len(users) else count
     systems = int(np.count_nonzero(n))
-    if is_additive(spec, fit):
-        longest = np.maximum.reduceat(count, asked.indptr[:-1][np.diff(asked.indptr) > 0]) if len(users) else count
+    longest = np.maximum.reduceat(count, asked.indptr[:-1][np.diff(asked.indptr) > 0]) if len(users) else count
+    if is_additive(spec, fit) and fit.half_life == "none":
         most = segment_length(dim)
         block, segments = np.minimum(longest, most), longest // most
         products = (longest * block * (dim + block) / 2 + segments * dim**2 * (dim + 2 * most)).sum()
         products += (np.minimum(count, most).astype(np.float64) ** 2).sum()
-    else:
-        side = np.minimum(n, dim)
-        products = _STEPS[fit.loss] * (n * side * dim / 2.0 + side**3 / 3.0).sum()
+    else:  # as if no two systems shared a factor
+        side = np.minimum(n, longest_dual(dim))
+        products = (longest * np.minimum(longest, longest_dual(dim)) * dim / 2.0).sum()
+        products += _STEPS[fit.loss] * (side**3 / 3.0).sum()
     return Work(systems, float(products))

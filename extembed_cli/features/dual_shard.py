@@ -153,7 +153,8 @@ class DualShard:
                     yield partial(self._solve_segments, user)
                 beyond &= ~several
             systems = systems.take(~several | beyond)
-        most = self.segment if self.additive else longest_dual(self.dim)
+        # Systems that share a kernel matrix are solved in the dual form for longer than those that share nothing.
+        most = self.dim if self.additive else longest_dual(self.dim)
         long = systems.take(systems.length > most)
         each = run_starts(users[long.first]) if self.additive else np.arange(len(long.first))
         solve = self._solve_running if self.additive else self._solve_primal
