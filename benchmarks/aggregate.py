@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,25 +20,25 @@ from pathlib import Path
 from typing import Any
 
 from processes import Cost, in_turn, measure, median, ratio
-from world import Size
+from world import SIZES, Size
 
 HERE = Path(__file__).parent
-MAIN = Size()
+BIG = SIZES["big"]
 Results = dict[str, dict[str, Any]]
 
 
 def ours(folder: Path, *more: str) -> list[str]:
     """The job: one half-life, three percentiles, two thresholds."""
-    command = [sys.executable, "-m", "extembed_cli", "aggregate", "-q", "--half-life", "30d"]
+    command = [sys.executable, "-m", "extembed_cli", "aggregate", "-q", "--half-life", "7d"]
     command += ["-i", f"{folder}/interactions.parquet", "-c", f"{folder}/candidates.parquet"]
     command += ["-e", f"text={folder}/items.parquet", "-o", f"{folder}/features.parquet"]
-    command += [f"--percentile={p}" for p in (10, 50, 90)] + [f"--threshold={t}" for t in (0.3, 0.5)]
+    command += [f"--percentile={p}" for p in (10, 50, 90)] + [f"--threshold={t}" for t in (0.2, 0.5)]
     return [*command, *more]
 
 
-def peer(name: str, folder: Path, *more: str) -> list[str]:
+def peer(name: str, folder: Path) -> list[str]:
     """Another way to the same, or the floor."""
-    return [sys.executable, str(HERE / "aggregate_peers.py"), name, str(folder), *more]
+    return [sys.executable, str(HERE / "aggregate_peers.py"), name, str(folder)]
 
 
 def shown(results: Results, title: str, costs: dict[str, list[Cost]]) -> None:
@@ -54,16 +55,19 @@ def shown(results: Results, title: str, costs: dict[str, list[Cost]]) -> None:
 
 
 def peers(results: Results, runs: int) -> None:
-    """DuckDB and the floor at the main size; polars at one where every pair of vectors fits into memory."""
-    for size in (MAIN, replace(MAIN, spread=True)):
+    """One and two workers, the floor and DuckDB on logs with histories of all lengths; polars where it fits."""
+    for size in SIZES.values():
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             size.write(folder)
-            commands = {"extembed": ours(folder), "duckdb": peer("duckdb", folder)}
-            if not size.spread:
-                commands["floor"] = peer("floor", folder, str(size.events))
+            commands = {"extembed": ours(folder, "--workers", "2"), "one worker": ours(folder, "--workers", "1")}
+            commands |= {"floor": peer("floor", folder), "duckdb": peer("duckdb", folder)}
             shown(results, size.name, in_turn(commands, runs))
-    small = replace(MAIN, users=400)
+            stages = {n: [compute_seconds(folder, n) for _ in range(runs)] for n in (1, 2)}
+            both = statistics.median(b / a for a, b in zip(stages[1], stages[2], strict=True))
+            print(f"  stage compute: {statistics.median(stages[2]):.2f} s, {both:.2f} times that of one worker")
+            results[size.name]["compute, 2 workers against 1"] = {"ratio": round(both, 3)}
+    small = replace(BIG, users=400)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small.write(folder)
@@ -71,11 +75,16 @@ def peers(results: Results, runs: int) -> None:
         shown(results, small.name, in_turn(commands, runs))
 
 
+def compute_seconds(folder: Path, workers: int) -> float:
+    """Seconds of the stage `compute` in one run."""
+    measure(ours(folder, "--workers", str(workers)))
+    report = json.loads((folder / "features.parquet.run.json").read_text())
+    return float(report["stages"]["compute"]["seconds"])
+
+
 def grid(results: Results, runs: int) -> None:
-    """Lengths of vectors and of histories."""
-    sizes = [replace(MAIN, dim=dim) for dim in (64, 128, 384, 768)]
-    sizes += [Size(users=100_000, events=10, candidates=10), Size(users=2_000, events=500, candidates=50)]
-    for size in sizes:
+    """Lengths of vectors."""
+    for size in (replace(BIG, dim=dim) for dim in (64, 384, 768)):
         with tempfile.TemporaryDirectory() as name:
             size.write(Path(name))
             shown(results, size.name, in_turn({"extembed": ours(Path(name))}, runs))
@@ -84,15 +93,15 @@ def grid(results: Results, runs: int) -> None:
 def scale(results: Results, runs: int) -> None:
     """Four times the work."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as four:
-        MAIN.write(Path(one))
-        replace(MAIN, users=4 * MAIN.users).write(Path(four))
+        BIG.write(Path(one))
+        replace(BIG, users=4 * BIG.users).write(Path(four))
         costs = in_turn({"extembed": ours(Path(one)), "four times": ours(Path(four))}, runs)
     shown(results, "four times the work", costs)
 
 
 def large(results: Results, runs: int) -> None:
     """A log far larger than the memory that the run may use."""
-    size = Size(users=600_000, events=50, candidates=5, spread=True)
+    size = Size(users=600_000, items=40_000, candidates=5, even=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         size.write(folder)

@@ -9,51 +9,66 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-YEAR_US = 365 * 86_400_000_000
+YEAR_US, QUARTER_US = 365 * 86_400_000_000, 90 * 86_400_000_000
 START_US = 1_700_000_000_000_000
 _ROWS = 2**20
 
 
 @dataclass(frozen=True)
 class Size:
-    """Random events over a year, and candidates at its end (or, `spread`, at random moments of its second half)."""
+    """Random events, and candidates at random moments among them.
+
+    Lengths of histories are lognormal and items popular, as in real logs; `even`: all lengths alike, over a year, the
+    candidates in its second half.
+    """
 
     users: int = 20_000
     events: int = 50
     """Of a user on average."""
     candidates: int = 50
-    """Of each user."""
-    items: int = 40_000
+    """Of each user on average."""
+    items: int = 100_000
     dim: int = 128
-    spread: bool = False
+    even: bool = False
 
     @property
     def name(self) -> str:
         """What it is, for tables."""
         n, m = self.users * self.events, self.users * self.candidates
-        times = ", as-of times of their own" if self.spread else ""
-        return f"{n / 1e6:g} M x {m / 1e6:g} M, histories of {self.events}, d = {self.dim}{times}"
+        lengths = "" if self.even else "about "
+        return f"{n / 1e6:g} M x {m / 1e6:g} M, histories of {lengths}{self.events}, d = {self.dim}"
 
     def write(self, folder: Path, seed: int = 0) -> None:
         """Write interactions, candidates and item vectors as Parquet."""
         rng = np.random.default_rng(seed)
-        with _Writer(folder / "interactions.parquet") as write:
-            for n in _pieces(self.users * self.events):
-                times = START_US + rng.integers(0, YEAR_US, n)
-                write(user_id=rng.integers(0, self.users, n), item_id=rng.integers(0, self.items, n), timestamp=times)
-        with _Writer(folder / "candidates.parquet") as write:
-            first = 0
-            for n in _pieces(self.users * self.candidates):
-                users = np.arange(first, first + n) // self.candidates
-                first += n
-                times = np.full(n, START_US + YEAR_US)
-                if self.spread:
-                    times -= rng.integers(0, YEAR_US // 2, n)
-                items, labels = rng.integers(0, self.items, n), rng.integers(0, 2, n).astype(np.int8)
-                write(user_id=users, item_id=items, timestamp=times, label=labels)
-        vectors = rng.standard_normal((self.items, self.dim)).astype(np.float32)
+        for table, mean in (("interactions", self.events), ("candidates", self.candidates)):
+            with _Writer(folder / f"{table}.parquet") as write:
+                owners = self._owners(rng, mean)
+                for low in range(0, len(owners), _ROWS):
+                    some = owners[low : low + _ROWS]
+                    since = YEAR_US // 2 if self.even and table == "candidates" else 0
+                    times = START_US + rng.integers(since, YEAR_US if self.even else QUARTER_US, len(some))
+                    write(user_id=some, item_id=self._items(rng, len(some)), timestamp=times)
+        vectors = rng.standard_normal((self.items, self.dim), dtype=np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.dim)
         pq.write_table(pa.table({"item_id": np.arange(self.items), "embedding": column}), folder / "items.parquet")
+
+    def _owners(self, rng: np.random.Generator, mean: int) -> np.ndarray:
+        """The user of each row, in random order."""
+        if self.even:
+            return rng.permutation(np.repeat(np.arange(self.users), mean))
+        lengths = np.clip(np.rint(rng.lognormal(np.log(mean) - 0.5, 1, self.users)), 1, 10 * mean).astype(np.int64)
+        return rng.permutation(np.repeat(np.arange(self.users), lengths))
+
+    def _items(self, rng: np.random.Generator, rows: int) -> np.ndarray:
+        return rng.integers(0, self.items, rows) if self.even else rng.zipf(1.3, rows) % self.items
+
+
+SIZES = {
+    "big": Size(),
+    "short": Size(users=100_000, events=10, candidates=10),
+    "long": Size(users=2_000, events=400, candidates=500, dim=384),
+}
 
 
 class _Writer:
@@ -76,7 +91,3 @@ class _Writer:
         table = table.set_column(at, "timestamp", table["timestamp"].cast(pa.timestamp("us")))
         self.writer = self.writer or pq.ParquetWriter(self.path, table.schema)
         self.writer.write_table(table)
-
-
-def _pieces(rows: int) -> list[int]:
-    return [min(_ROWS, rows - low) for low in range(0, rows, _ROWS)]
