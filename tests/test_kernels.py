@@ -140,7 +140,7 @@ def summed(
         padding = np.zeros((count * BLOCK - len(piece), piece.shape[1]))
         rows[place : place + count, 1:] = np.concatenate([piece, padding]).reshape(count, BLOCK, -1)
         place += count
-    made = decayed_sums(rows, t, w, blocks).reshape(len(t) * BLOCK, -1)
+    made = decayed_sums(rows, t, w, blocks)
     ends = offsets(blocks * BLOCK)
     return [made[at : at + len(piece)] for at, piece in zip(ends, values, strict=False)]
 
@@ -189,9 +189,9 @@ def test_a_piece_can_be_summed_in_parts(cut: int) -> None:
     rows[:, 1:] = values.reshape(88, BLOCK, 4)
     t, at = times.reshape(88, BLOCK), cut // BLOCK
     first = decayed_sums(rows[:at], t[:at], None, np.array([at]))
-    before = first[-1, -1], float(t[at - 1, -1])
+    before = first[-1], float(t[at - 1, -1])
     second = decayed_sums(rows[at:], t[at:], None, np.array([88 - at]), before)
-    np.testing.assert_allclose(np.concatenate([first, second]).reshape(704, 4), whole, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-12, atol=1e-12)
 
 
 def test_whole_weights_of_any_history_fit_62_bits_and_keep_its_old_events() -> None:

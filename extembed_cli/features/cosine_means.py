@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,8 @@ from extembed_cli.features.event_lists import EventList
 from extembed_cli.features.pieces import Batch, Pieces, Slice, cut
 from extembed_cli.features.table_statistics import TableStatistics
 from extembed_cli.kernels.cosines import clipped
-from extembed_cli.kernels.decay import BLOCK, Sum, decayed_sums
+from extembed_cli.kernels.decay import BLOCK, Sum, decayed_sums, visible_sums
+from extembed_cli.kernels.segments import run_starts
 from extembed_cli.watch import Cost
 
 Floats = NDArray[np.float32]
@@ -24,6 +26,7 @@ Ints = NDArray[np.int64]
 # Below this length, relative to the weight summed, the direction of a mean is the rounding of the stored vectors.
 _ZERO_MEAN = 1e-6
 _CANDIDATES = 2048  # of a user for whom the events are summed up once
+_FEW = 16  # candidates
 FLOATS = 2**19  # vector elements gathered at a time: their sums stay near the processor
 
 
@@ -40,37 +43,79 @@ class CosineMeans(TableStatistics):
     def batches(self) -> Iterator[Pieces]:
         """What `compute` is to be called with."""
         if not self.found:
-            return iter(())
+            return
         pieces = cut(self.events.candidates.indptr, self.events.seen, self.wanted, _CANDIDATES, BLOCK)
-        dim = self.matrix.vectors.shape[1]
-        return pieces.batches((pieces.events + pieces.last - pieces.first) * dim, 8 * FLOATS)
+        few = pieces.shape <= _FEW
+        for chosen in (few, ~few):
+            some = pieces.take(chosen)
+            some = some.take(np.lexsort((some.shape, some.events)))
+            floats = (some.events + some.shape) * self.matrix.vectors.shape[1]
+            yield from some.batches(floats, 8 * FLOATS)
 
     def compute(self, pieces: Pieces) -> Done:
-        """Fill in what the candidates of some pieces get."""
+        """Fill in what the candidates of some pieces get, which are all few or all many."""
         began = time.perf_counter()
-        vectors = self.matrix.vectors
         batch = Batch(pieces, self.events.seen, self.wanted)
+        (self._few if pieces.shape[0] <= _FEW else self._many)(batch)
+        return Done(stages={"means": Cost(time.perf_counter() - began, len(batch.q))})
+
+    def _many(self, batch: Batch) -> None:
+        """From the sums after every event, which serve all candidates."""
+        vectors = self.matrix.vectors
         events, slots = self.slots_of(batch)
         # The first row of a block is kept free for the sum before it.
         blocks = np.insert(slots.reshape(-1, BLOCK), 0, self.matrix.missing, axis=1)
         sums = {half_life: _Sums(batch, self.events, half_life, events) for half_life in self.half_lives}
         for part in batch.slices(FLOATS // vectors.shape[1]):
             values = vectors.take(blocks[part.events.start // BLOCK : part.events.stop // BLOCK], axis=0)
-            for each in sums.values():
+            for half_life, each in sums.items():
                 rows, m = each.add(part, values)
-                each.project(rows, m, vectors.take(self.slots[batch.q[rows]], axis=0))
-        for half_life, each in sums.items():
-            totals, unsure = self.events.totals(half_life)
-            for row in np.flatnonzero(np.isin(batch.q, unsure)).tolist():
-                at, weights = self.events.weights_of(half_life, int(batch.q[row]))
+                self._project(half_life, batch.q[rows], m)
+        for half_life in self.half_lives:
+            for q in batch.q[np.isin(batch.q, self.events.totals(half_life)[1])].tolist():
+                at, weights = self.events.weights_of(half_life, q)
                 m = weights @ vectors[self.event_slots[at]].astype(np.float64)
-                each.project(slice(row, row + 1), m[None], vectors[self.slots[batch.q[row]]][None])
-            total = totals[batch.q]
-            directed = each.length > _ZERO_MEAN * total
-            to_mean = np.where(directed, each.along / np.where(directed, each.length, 1), np.nan)
-            self.put("cos_mean", batch.q, clipped(each.along / total), half_life)
-            self.put("cos_to_mean", batch.q, clipped(to_mean), half_life)
-        return Done(stages={"means": Cost(time.perf_counter() - began, len(batch.q))})
+                self._project(half_life, np.array([q]), m[None])
+
+    def _few(self, batch: Batch) -> None:
+        """From a product for each candidate: cheaper than sums after every event where those are for few."""
+        pieces, dim = batch.pieces, self.matrix.vectors.shape[1]
+        events, slots = self.slots_of(batch)
+        sums: dict[str, Doubles] = {}
+        for part in batch.slices(FLOATS // dim):
+            values = self.matrix.vectors.take(slots[part.events], axis=0)
+            mine = pieces.take(part.pieces)
+            starts = run_starts(mine.shape, mine.events).tolist()
+            for a, b in pairwise([*starts, len(mine)]):
+                low, high = part.pieces.start + a, part.pieces.start + b
+                at = part.events if part.is_part else slice(int(batch.events_at[low]), int(batch.events_at[high]))
+                k = high - low
+                q = np.minimum(pieces.first[low:high, None] + np.arange(mine.shape[a]), pieces.last[low:high, None] - 1)
+                start, end = (places[q] for places in (self.events.seen.start, self.events.seen.end))
+                origin = (
+                    pieces.low[low] + at.start - batch.events_at[low] if part.is_part else pieces.low[low:high, None]
+                )
+                some = values[at.start - part.events.start : at.stop - part.events.start].reshape(k, -1, BLOCK, dim)
+                for half_life in self.half_lives:
+                    clock, weights = self.events.clock(half_life), self.events.weights
+                    times = clock[events[at]].reshape(k, -1)
+                    w = None if weights is None else weights[events[at]].reshape(k, -1)
+                    m = visible_sums(some, times, w, clock[np.maximum(end, 1) - 1], start - origin, end - origin)
+                    if part.is_part and at.start > batch.events_at[low]:
+                        m += sums[half_life]
+                    sums[half_life] = m
+                    sees = self.wanted[q] & (end > start) & (q >= pieces.first[low:high, None])
+                    sees[:, 1:] &= np.diff(q, axis=1) > 0
+                    self._project(half_life, q[sees], m[sees])
+
+    def _project(self, half_life: str, q: Ints, m: Doubles) -> None:
+        """Both cosines of candidates (n) from the sums m (n, d) that they see."""
+        candidates = self.matrix.vectors.take(self.slots[q], axis=0).astype(np.float64)
+        total, along, length = self.events.totals(half_life)[0][q], np.vecdot(m, candidates), np.sqrt(np.vecdot(m, m))
+        directed = length > _ZERO_MEAN * total
+        to_mean = np.where(directed, along / np.where(directed, length, 1), np.nan)
+        self.put("cos_mean", q, clipped(along / total), half_life)
+        self.put("cos_to_mean", q, clipped(to_mean), half_life)
 
 
 class _Sums:
@@ -88,8 +133,6 @@ class _Sums:
         left = np.exp2(self.clock[self.before] - self.clock[self.last])
         self.left = np.where(batch.hidden > 0, left, 0)[:, None]
         """(R, 1) how much is left of the sum at that event when the newest one comes"""
-        self.along, self.length = np.empty(len(batch.q)), np.empty(len(batch.q))
-        """(R) q · m and |m|, relative to the newest event"""
         self.blocks = batch.pieces.events // BLOCK
         self.carried: Sum | None = None
         self.older = np.zeros((0, 0))
@@ -102,7 +145,6 @@ class _Sums:
         blocks = np.array([(high - low) // BLOCK]) if part.is_part else self.blocks[part.pieces]
         carried = self.carried if low > begin else None
         sums = decayed_sums(vectors, self.clock[part.events].reshape(-1, BLOCK), weights, blocks, carried)
-        sums = sums.reshape(high - low, -1)
         self.carried = sums[-1], float(self.clock[high - 1])
         rows = _within(self.last, low, high)
         m = sums.take(self.last[rows] - low, axis=0)
@@ -115,11 +157,6 @@ class _Sums:
             self.older[new] = sums.take(self.before[mine][new] - low, axis=0)
             m -= self.left[rows] * self.older[rows.start - mine.start : rows.stop - mine.start]
         return rows, m
-
-    def project(self, rows: slice, m: Doubles, candidates: Floats) -> None:
-        """Take down what is needed of the sums m (n, d) that some rows see, whose candidates are (n, d)."""
-        self.along[rows] = np.vecdot(m, candidates.astype(np.float64))
-        self.length[rows] = np.sqrt(np.vecdot(m, m))
 
 
 def _within(places: Ints, low: int, high: int) -> slice:

@@ -38,7 +38,7 @@ def decayed_sums(
     weights  (n, BLOCK)         or None = 1
     blocks   (m)                of each piece, at least one; Σ blocks = n
     before                      the sum so far of a single piece, where its first events were summed before
-    returns  (n, BLOCK, d)      float64
+    returns  (n * BLOCK, d)     float64
 
     A block is one product of a fixed shape. The sums of whole blocks are summed up in the same way, eight blocks at a
     time, so the bits of a sum depend on no later event and on no other piece.
@@ -54,7 +54,29 @@ def decayed_sums(
         totals = (ages[:, -1:] @ rows[:, 1:])[:, 0]
         rows[:, 0], ended = _sums_before(totals, times, blocks, before)
         np.exp2(np.minimum(ended[:, None] - times, 0), out=decay[..., 0])
-    return decay @ rows
+    sums: Doubles = decay @ rows
+    return sums.reshape(-1, rows.shape[-1])
+
+
+def visible_sums(
+    values: Floats, times: Doubles, weights: Doubles | None, newest: Doubles, start: Ints, end: Ints
+) -> Doubles:
+    """Decayed sums of the values that each of a few candidates sees, relative to a time of its own.
+
+        sum[k, c] = Σ_{start[k, c] <= h < end[k, c]} weight[k, h] 2^(time[k, h] - newest[k, c]) value[k, h]
+
+    values (k, n, BLOCK, d); times, weights (k, n * BLOCK), weights None = 1; newest, start, end (k, C) -> (k, C, d).
+    Blocks are products of a fixed shape and are added in order: what nobody sees adds zeros.
+    """
+    k, n = values.shape[:2]
+    share = np.exp2(np.minimum(times[:, None, :] - newest[:, :, None], 0))
+    places = np.arange(n * BLOCK)
+    share *= (places >= start[:, :, None]) & (places < end[:, :, None])
+    if weights is not None:
+        share *= weights[:, None, :]
+    parts = share.reshape(k, -1, n, BLOCK).transpose(0, 2, 1, 3) @ values.astype(np.float64)
+    sums: Doubles = np.add.reduce(parts, axis=1)
+    return sums
 
 
 def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
@@ -82,11 +104,11 @@ def _sums_before(totals: Doubles, times: Doubles, blocks: Ints, before: Sum | No
         counts = blocks[many] - 1  # nothing comes after the last
         above = -(-counts // BLOCK)
         source = ragged(first[many], counts)
-        at = divmod(ragged(BLOCK * offsets(above)[:-1], counts), BLOCK)
+        at = ragged(BLOCK * offsets(above)[:-1], counts)
         values = np.zeros((int(above.sum()), BLOCK + 1, totals.shape[1]))
-        ends = np.repeat(times[first[many] + counts - 1, -1], BLOCK * above).reshape(-1, BLOCK)
-        values[at[0], at[1] + 1], ends[at] = totals[source], times[source, -1]
-        out[source + 1] = decayed_sums(values, ends, None, above, before)[at]
+        ends = np.repeat(times[first[many] + counts - 1, -1], BLOCK * above)
+        values[at // BLOCK, at % BLOCK + 1], ends[at] = totals[source], times[source, -1]
+        out[source + 1] = decayed_sums(values, ends.reshape(-1, BLOCK), None, above, before)[at]
     out[first], ended[first] = 0, times[first, 0]
     if before is not None:
         out[0], ended[0] = before
