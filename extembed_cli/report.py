@@ -14,7 +14,7 @@ from extembed_cli.features.shard import Shared
 from extembed_cli.spec import Spec, time_text
 from extembed_cli.watch import Cost
 
-_INSIDE = ("gather", "cosines", "statistics", "solve", "score")  # stages of `compute`
+_INSIDE = ("gather", "cosines", "statistics", "means", "solve", "score")  # stages of `compute`
 _RESIDUAL = 1e-6  # of a dual fit; above it the run warns
 
 

@@ -26,7 +26,8 @@ Ints = NDArray[np.int64]
 # Below this length, relative to the weight summed, the direction of a mean is the rounding of the stored vectors.
 _ZERO_MEAN = 1e-6
 _CANDIDATES = 2048  # of a user for whom the events are summed up once
-_FEW = 16  # candidates
+_FEW = 16  # candidates: a product for each is then cheaper than sums after every event
+_FEW_BLOCK = 32  # events of such a product
 FLOATS = 2**19  # vector elements gathered at a time: their sums stay near the processor
 
 
@@ -44,10 +45,10 @@ class CosineMeans(TableStatistics):
         """What `compute` is to be called with."""
         if not self.found:
             return
-        pieces = cut(self.events.candidates.indptr, self.events.seen, self.wanted, _CANDIDATES, BLOCK)
-        few = pieces.shape <= _FEW
-        for chosen in (few, ~few):
-            some = pieces.take(chosen)
+        candidates, seen = self.events.candidates, self.events.seen
+        few = np.diff(candidates.indptr)[candidates.users] <= _FEW
+        for chosen, block in ((few, _FEW_BLOCK), (~few, BLOCK)):
+            some = cut(candidates.indptr, seen, self.wanted & chosen, _CANDIDATES, block)
             some = some.take(np.lexsort((some.shape, some.events)))
             floats = (some.events + some.shape) * self.matrix.vectors.shape[1]
             yield from some.batches(floats, 8 * FLOATS)
@@ -56,7 +57,7 @@ class CosineMeans(TableStatistics):
         """Fill in what the candidates of some pieces get, which are all few or all many."""
         began = time.perf_counter()
         batch = Batch(pieces, self.events.seen, self.wanted)
-        (self._few if pieces.shape[0] <= _FEW else self._many)(batch)
+        (self._few if pieces.block[0] == _FEW_BLOCK else self._many)(batch)
         return Done(stages={"means": Cost(time.perf_counter() - began, len(batch.q))})
 
     def _many(self, batch: Batch) -> None:
@@ -95,7 +96,9 @@ class CosineMeans(TableStatistics):
                 origin = (
                     pieces.low[low] + at.start - batch.events_at[low] if part.is_part else pieces.low[low:high, None]
                 )
-                some = values[at.start - part.events.start : at.stop - part.events.start].reshape(k, -1, BLOCK, dim)
+                some = values[at.start - part.events.start : at.stop - part.events.start].reshape(
+                    k, -1, _FEW_BLOCK, dim
+                )
                 for half_life in self.half_lives:
                     clock, weights = self.events.clock(half_life), self.events.weights
                     times = clock[events[at]].reshape(k, -1)

@@ -80,7 +80,7 @@ def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, block: int, shape: i
     some = end > begin
     first, size = first[some], (last - first)[some]
     begin, end = place[begin[some]], place[end[some] - 1] + 1
-    shapes = np.where(size <= 4, size, np.where(size <= 32, -(-size // 4) * 4, -(-size // 8) * 8))
+    shapes = np.where(size <= 8, size, np.where(size <= 32, -(-size // 4) * 4, -(-size // 8) * 8))
     if shape is not None:
         shapes[:] = shape
     found = Pieces(begin, end, seen.start[first], seen.end[end - 1], shapes, np.full(len(size), block))

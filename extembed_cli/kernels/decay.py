@@ -65,16 +65,16 @@ def visible_sums(
 
         sum[k, c] = Σ_{start[k, c] <= h < end[k, c]} weight[k, h] 2^(time[k, h] - newest[k, c]) value[k, h]
 
-    values (k, n, BLOCK, d); times, weights (k, n * BLOCK), weights None = 1; newest, start, end (k, C) -> (k, C, d).
+    values (k, n, K, d); times, weights (k, n * K), weights None = 1; newest, start, end (k, C) -> (k, C, d).
     Blocks are products of a fixed shape and are added in order: what nobody sees adds zeros.
     """
-    k, n = values.shape[:2]
+    k, n, K, _ = values.shape
     share = np.exp2(np.minimum(times[:, None, :] - newest[:, :, None], 0))
-    places = np.arange(n * BLOCK)
+    places = np.arange(n * K)
     share *= (places >= start[:, :, None]) & (places < end[:, :, None])
     if weights is not None:
         share *= weights[:, None, :]
-    parts = share.reshape(k, -1, n, BLOCK).transpose(0, 2, 1, 3) @ values.astype(np.float64)
+    parts = share.reshape(k, -1, n, K).transpose(0, 2, 1, 3) @ values.astype(np.float64)
     sums: Doubles = np.add.reduce(parts, axis=1)
     return sums
 
