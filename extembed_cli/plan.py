@@ -148,7 +148,7 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     batch += batch
     return {
         "libraries": _BYTES_FOR_LIBRARIES + (_BYTES_FOR_TORCH if spec.neural else 0),
-        f"batches of {_threads(workers)}": workers * (batch + 64 * FLOATS),
+        f"batches of {_threads(workers)}": workers * (batch + 32 * FLOATS),
         "item ids": ids * _BYTES_PER_ID + models,
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }

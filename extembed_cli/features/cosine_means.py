@@ -16,7 +16,7 @@ from extembed_cli.features.pieces import Batch, Pieces, Slice, cut
 from extembed_cli.features.table_statistics import TableStatistics
 from extembed_cli.kernels.cosines import clipped
 from extembed_cli.kernels.decay import BLOCK, Sum, decayed_sums, visible_sums
-from extembed_cli.kernels.segments import run_starts
+from extembed_cli.kernels.segments import rectangle, run_starts
 from extembed_cli.watch import Cost
 
 Floats = NDArray[np.float32]
@@ -36,7 +36,7 @@ class CosineMeans(TableStatistics):
 
         m = Σ w v,    cos_to_mean = q · m / |m|,    cos_mean = q · m / Σ w
 
-    Sums after every event are float64: what a window shows is a difference of two of them.
+    Sums are float64. Those after every event serve all candidates: what a window shows is a difference of two.
     """
 
     kinds: ClassVar[set[str]] = {"cos_mean", "cos_to_mean"}
@@ -82,33 +82,33 @@ class CosineMeans(TableStatistics):
         """From a product for each candidate: cheaper than sums after every event where those are for few."""
         pieces, dim = batch.pieces, self.matrix.vectors.shape[1]
         events, slots = self.slots_of(batch)
-        sums: dict[str, Doubles] = {}
+        before: dict[str, Doubles] = {}
+        clocks, weights = {h: self.events.clock(h) for h in self.half_lives}, self.events.weights
         for part in batch.slices(FLOATS // dim):
             values = self.matrix.vectors.take(slots[part.events], axis=0)
             mine = pieces.take(part.pieces)
             starts = run_starts(mine.shape, mine.events).tolist()
-            for a, b in pairwise([*starts, len(mine)]):
+            for a, b in pairwise([*starts, len(mine)]):  # pieces of one shape
                 low, high = part.pieces.start + a, part.pieces.start + b
-                at = part.events if part.is_part else slice(int(batch.events_at[low]), int(batch.events_at[high]))
-                k = high - low
-                q = np.minimum(pieces.first[low:high, None] + np.arange(mine.shape[a]), pieces.last[low:high, None] - 1)
-                start, end = (places[q] for places in (self.events.seen.start, self.events.seen.end))
-                origin = (
-                    pieces.low[low] + at.start - batch.events_at[low] if part.is_part else pieces.low[low:high, None]
-                )
-                some = values[at.start - part.events.start : at.stop - part.events.start].reshape(
-                    k, -1, _FEW_BLOCK, dim
-                )
-                for half_life in self.half_lives:
-                    clock, weights = self.events.clock(half_life), self.events.weights
-                    times = clock[events[at]].reshape(k, -1)
-                    w = None if weights is None else weights[events[at]].reshape(k, -1)
-                    m = visible_sums(some, times, w, clock[np.maximum(end, 1) - 1], start - origin, end - origin)
-                    if part.is_part and at.start > batch.events_at[low]:
-                        m += sums[half_life]
-                    sums[half_life] = m
-                    sees = self.wanted[q] & (end > start) & (q >= pieces.first[low:high, None])
-                    sees[:, 1:] &= np.diff(q, axis=1) > 0
+                at = part.events if part.is_part else slice(*batch.events_at[[low, high]].tolist())
+                some = values[at.start - part.events.start : at.stop - part.events.start]
+                q, is_candidate = rectangle(pieces.first[low:high], pieces.last[low:high], int(mine.shape[a]))
+                start, end = self.events.seen.start[q], self.events.seen.end[q]
+                sees = is_candidate & self.wanted[q] & (end > start)
+                origin = pieces.low[low:high, None] + (at.start - batch.events_at[low])
+                w = None if weights is None else weights[events[at]].reshape(high - low, -1)
+                for half_life, clock in clocks.items():
+                    m = visible_sums(
+                        some.reshape(high - low, -1, _FEW_BLOCK, dim),
+                        clock[events[at]].reshape(high - low, -1),
+                        w,
+                        clock[np.maximum(end, 1) - 1],
+                        start - origin,
+                        end - origin,
+                    )
+                    if at.start > batch.events_at[low]:
+                        m += before[half_life]
+                    before[half_life] = m
                     self._project(half_life, q[sees], m[sees])
 
     def _project(self, half_life: str, q: Ints, m: Doubles) -> None:

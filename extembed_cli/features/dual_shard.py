@@ -27,7 +27,7 @@ from extembed_cli.kernels.ridge import (
     solve_logistic,
     solve_squared,
 )
-from extembed_cli.kernels.segments import padded, ragged, run_starts
+from extembed_cli.kernels.segments import padded, ragged, rectangle, run_starts
 from extembed_cli.spec import Spec, half_life_us
 
 Doubles = NDArray[np.floating[Any]]  # float64
@@ -246,7 +246,7 @@ class DualShard:
         length = int(group.parts[0].length[0])  # of all, where the prior depends on it
         scale = 1 / np.sqrt(self.model.prior(length))
         high = np.array([part.high[-1] for part in group.parts])
-        events, inside = _rectangle(group.low, high, group.length)
+        events, inside = rectangle(group.low, high, group.length)
         rows = self._rows(np.where(inside, self.slots[events], self.model.matrix.missing), scale)
         kernel = kernels(rows, group.length if group.alone else BLOCK)
         systems = Systems.concat(group.parts)
@@ -288,7 +288,7 @@ class DualShard:
 
     def _solve(self, form: Form, systems: Systems, H: int, scale: Doubles) -> Solves:
         """Solve systems of up to H events each, and score their candidates."""
-        events, inside = _rectangle(systems.low, systems.high, H)
+        events, inside = rectangle(systems.low, systems.high, H)
         confidences = np.where(inside, self.weights[events], 0)
         if self.half_life_us is not None:
             ages = self.asked.times[systems.first, None] - self.times[events]
@@ -376,8 +376,8 @@ class DualShard:
     def _solve_prefixes(self, histories: Systems, since: Ints, C: int, H: int) -> Solves:
         """First segments, up to H events, each with up to C candidates from a time on; others see more, or nothing."""
         scale = 1 / np.sqrt(self.model.prior(0))
-        events, is_event = _rectangle(histories.low, histories.high, H)
-        candidates, is_candidate = _rectangle(histories.first, histories.last, C)
+        events, is_event = rectangle(histories.low, histories.high, H)
+        candidates, is_candidate = rectangle(histories.first, histories.last, C)
         rows = self._rows(self.slots[events], scale)
         x = self._rows(self.asked_slots[candidates], scale)
         confidences = np.where(is_event, self.weights[events], 0)
@@ -457,12 +457,6 @@ class DualShard:
         self.score[at] = _finite(score[chosen])
         if variance is not None and len(self.sd):
             self.sd[at] = np.sqrt(np.maximum(_finite(variance[chosen]), 0))
-
-
-def _rectangle(first: Ints, last: Ints, width: int) -> tuple[Ints, NDArray[np.bool_]]:
-    """Places [first, last) of each row, up to a width, and which are real; the others repeat the last."""
-    places = first[:, None] + np.arange(width)
-    return np.minimum(places, last[:, None] - 1), places < last[:, None]
 
 
 def _finite(values: Doubles) -> Doubles:

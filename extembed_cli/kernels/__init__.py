@@ -1,1 +1,1 @@
-"""The feature maths: numpy arrays in, numpy arrays out. Shapes: B tiles, C candidates, H events, d dimensions."""
+"""The feature maths: numpy arrays in, numpy arrays out."""

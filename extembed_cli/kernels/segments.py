@@ -39,6 +39,12 @@ def spread(values: Ints, lengths: Ints) -> Ints:
     return np.cumsum(out, out=out)
 
 
+def rectangle(first: Ints, last: Ints, width: int) -> tuple[Ints, Bools]:
+    """Places [first, last) of each row, up to a width, and which are real; the others repeat the last: (n, width)."""
+    places = first[:, None] + np.arange(width)
+    return np.minimum(places, last[:, None] - 1), places < last[:, None]
+
+
 def run_starts(*keys: NDArray[Any]) -> Ints:
     """Where runs begin in which every key stays the same: keys (n) -> (runs), the first one 0."""
     if not len(keys[0]):
