@@ -138,6 +138,7 @@ def tasks(
     """
     parts = dict.fromkeys((s.history, s.embedding) for s in statistics)
     having = {table: embeddings[table].with_vector[history.items] for _, table in parts if table is not None}
+    passes = sum(table is not None for _, table in parts)
     lists: dict[int, tuple[Seen, list[tuple[str, str | None]]]] = {}
     for name, table in parts:
         part = seen[name] if table is None else seen[name].only(having[table])
@@ -151,7 +152,7 @@ def tasks(
             ranks = CosineRanks([s for s in mine if s.embedding == table], embeddings[table], events)
             found.update(means.found | ranks.found)
             yield from (partial(_compute, means, batch, 0.0) for batch in means.batches())
-            yield from (partial(_compute, ranks, batch, share / len(having)) for batch in ranks.batches())
+            yield from (partial(_compute, ranks, batch, share / passes) for batch in ranks.batches())
 
 
 def _count(statistics: list[Statistic], events: EventList, found: dict[Any, Values]) -> Done:
