@@ -58,7 +58,8 @@ def test_lognormal_lengths(world: World) -> None:
 
 def test_one_candidate_of_each_user(world: World) -> None:
     write_lognormal(world, 20, 100, 200)
-    world.write("candidates", world.table("candidates").group_by("user_id").aggregate([("item_id", "min"), ("timestamp", "max")]).rename_columns(["user_id", "item_id", "timestamp"]))  # fmt: skip  # noqa: E501
+    one = world.table("candidates").group_by("user_id").aggregate([("item_id", "min"), ("timestamp", "max")])
+    world.write("candidates", one.rename_columns(["user_id", "item_id", "timestamp"]))
     assert check(world, f"[[aggregate]]\n{STATISTICS}", ALL)["user_id"].is_unique().all()
 
 

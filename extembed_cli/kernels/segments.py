@@ -19,23 +19,22 @@ def offsets(lengths: Ints) -> Ints:
 
 def ragged(first: Ints, lengths: Ints) -> Ints:
     """first[i], first[i] + 1, ...: lengths[i] of them, for all i one after another."""
-    filled = lengths > 0
-    first, lengths = first[filled], lengths[filled]
-    out = np.ones(int(lengths.sum()), np.int64)
-    if len(first):
-        out[0] = first[0]
-        out[np.cumsum(lengths[:-1])] = np.diff(first) - lengths[:-1] + 1
-    return np.cumsum(out, out=out)
+    return _stepped(first, lengths, 1)
 
 
 def spread(values: Ints, lengths: Ints) -> Ints:
     """values[i], lengths[i] times, for all i: `np.repeat`, which would keep other threads waiting for Python's lock."""
+    return _stepped(values, lengths, 0)
+
+
+def _stepped(first: Ints, lengths: Ints, step: int) -> Ints:
+    """first[i], first[i] + step, ...: lengths[i] of them, by one cumulative sum."""
     filled = lengths > 0
-    values, lengths = values[filled], lengths[filled]
-    out = np.zeros(int(lengths.sum()), np.int64)
-    if len(values):
-        out[0] = values[0]
-        out[np.cumsum(lengths[:-1])] = np.diff(values)
+    first, lengths = first[filled], lengths[filled]
+    out = np.full(int(lengths.sum()), step, np.int64)
+    if len(first):
+        out[0] = first[0]
+        out[np.cumsum(lengths[:-1])] = np.diff(first) - step * (lengths[:-1] - 1)
     return np.cumsum(out, out=out)
 
 
