@@ -14,8 +14,7 @@ from extembed_cli.data.output import ROW_GROUP
 from extembed_cli.errors import ResourceError
 from extembed_cli.features import neural
 from extembed_cli.features.aggregate import expected_cosines
-from extembed_cli.features.cosine_means import FLOATS
-from extembed_cli.features.cosine_ranks import PAIRS
+from extembed_cli.features.cosine_statistics import FLOATS, PAIRS
 from extembed_cli.features.dual import all_fits, expected_work, is_additive, vector_files
 from extembed_cli.features.shard import output_columns
 from extembed_cli.spec import Spec

@@ -13,7 +13,7 @@ from conftest import World, run_spec, timestamps, vectors
 from test_features import ALL, DISLIKED, LIKED, STATISTICS, check
 from test_properties import same_bytes
 
-from extembed_cli.features import cosine_means, cosine_ranks
+from extembed_cli.features import cosine_statistics
 from extembed_cli.features.pieces import Batch, cut
 from extembed_cli.features.visibility import Seen
 from extembed_cli.kernels.segments import offsets
@@ -69,16 +69,14 @@ def test_small_batches_give_the_same(world: World, weighted: bool, monkeypatch: 
     write_lognormal(world, 60, 12, 600, dim=20, candidates=30)
     spec = ('weight = "weight"\n' if weighted else "") + f"{HISTORIES}[[aggregate]]\n{STATISTICS}"
     one = run_spec(world.spec(spec))
-    monkeypatch.setattr(cosine_ranks, "PAIRS", 200)
-    monkeypatch.setattr(cosine_ranks, "_FLOATS", 64 * 20)
-    monkeypatch.setattr(cosine_means, "FLOATS", 64 * 20)
+    monkeypatch.setattr(cosine_statistics, "PAIRS", 200)
+    monkeypatch.setattr(cosine_statistics, "FLOATS", 64 * 20)
     other = run_spec(world.spec(spec))
     means = [name for name in one.columns if "cos_mean" in name or "cos_to_mean" in name]
     same_bytes(one.drop(means), other.drop(means))
-    for name in means:  # sums of other parts, in float64
-        np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=2e-7)
-    monkeypatch.setattr(cosine_ranks, "_LONG", 50)
-    monkeypatch.setattr(cosine_means, "_CANDIDATES", 9)
+    for name in means:  # sums of other parts
+        np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=5e-7)
+    monkeypatch.setattr(cosine_statistics, "_LONG", 50)
     third = run_spec(world.spec(spec))
     for name in one.columns:
         if one[name].dtype == pl.Float32:  # products of other shapes
@@ -176,10 +174,10 @@ def test_every_candidate_that_sees_something_is_in_exactly_one_piece() -> None:
     wanted = rng.random(len(seen_by)) < 0.9
     later = np.concatenate([np.arange(n) >= n // 2 for n in asked])  # of each user, as those with a long history
     batches = []
-    for chosen, most, block in ((wanted & ~later, 64, 8), (wanted & later, 8, 64)):
-        pieces = cut(indptr, seen, chosen, most, block)
+    for chosen, most, shape in ((wanted & ~later, 64, None), (wanted & later, 8, 8)):
+        pieces = cut(indptr, seen, chosen, most, shape)
         assert ((pieces.last - pieces.first) <= most).all()
-        assert (pieces.events % block == 0).all()
+        assert (pieces.events % pieces.block == 0).all()
         batches += [Batch(part, seen, chosen) for part in pieces.batches(pieces.cosines, 2000)]
     rows = np.concatenate([batch.q for batch in batches])
     assert sorted(rows) == np.flatnonzero(wanted & (seen_by > 0)).tolist()

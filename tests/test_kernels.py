@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from extembed_cli.kernels.cosines import block_cosines, clipped, exact_cosines
-from extembed_cli.kernels.decay import BLOCK, decayed_sums, decayed_totals, whole_bits, whole_weights
+from extembed_cli.kernels.decay import BLOCK, decayed_totals, visible_sums, whole_bits, whole_weights
 from extembed_cli.kernels.ranges import first_at_or_after
 from extembed_cli.kernels.segments import LADDER, first_reaching, offsets, padded, ragged, run_starts, spread
 from extembed_cli.kernels.statistics import Ranked, cumulate, rank, reaching, share, weighted_percentiles
@@ -128,70 +128,67 @@ def blocked(pieces: list[np.ndarray], fill: Callable[[np.ndarray], object]) -> t
     return np.concatenate(rows).reshape(-1, BLOCK), blocks
 
 
-def summed(
-    values: list[np.ndarray], times: list[np.ndarray], weights: list[np.ndarray] | None = None
-) -> list[np.ndarray]:
-    """`decayed_sums` of vectors by piece."""
+def totals(times: list[np.ndarray], weights: list[np.ndarray]) -> list[np.ndarray]:
+    """`decayed_totals` by piece."""
     t, blocks = blocked(times, lambda piece: piece[-1])
-    w = None if weights is None else blocked(weights, lambda piece: 0)[0]
-    rows = np.zeros((len(t), BLOCK + 1, values[0].shape[1]), np.float32)
-    place = 0
-    for piece, count in zip(values, blocks, strict=True):
-        padding = np.zeros((count * BLOCK - len(piece), piece.shape[1]))
-        rows[place : place + count, 1:] = np.concatenate([piece, padding]).reshape(count, BLOCK, -1)
-        place += count
-    made = decayed_sums(rows, t, w, blocks)
-    ends = offsets(blocks * BLOCK)
-    return [made[at : at + len(piece)] for at, piece in zip(ends, values, strict=False)]
+    made = decayed_totals(blocked(weights, lambda piece: 0)[0], t, blocks).ravel()
+    return [made[at : at + len(piece)] for at, piece in zip(offsets(blocks * BLOCK), times, strict=False)]
 
 
-def slow_sums(values: np.ndarray, times: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    out, m = [], np.zeros(values.shape[1])
-    for e in range(len(values)):
-        m = m * 2.0 ** (times[e - 1] - times[e] if e else 0) + (1 if weights is None else weights[e]) * values[e]
-        out.append(m)
-    return np.array(out)
+def slow_totals(times: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return np.array([weights[: e + 1] @ 2.0 ** (times[: e + 1] - times[e]) for e in range(len(times))])
 
 
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e5])
-def test_decayed_sums_are_those_of_a_loop(scale: float, weighted: bool) -> None:
+def test_decayed_totals_are_those_of_a_loop(scale: float) -> None:
     """Whatever the half-life: without decay, and with gaps of 100,000 half-lives."""
     rng = np.random.default_rng(4)
     times = [np.sort(rng.random(n)) * scale for n in LENGTHS]
-    values = [unit(rng, n, 5) for n in LENGTHS]
-    weights = [rng.uniform(0.1, 9, n) for n in LENGTHS] if weighted else None
-    made = summed(values, times, weights)
-    for piece, (v, t) in enumerate(zip(values, times, strict=True)):
-        w = None if weights is None else weights[piece]
-        np.testing.assert_allclose(made[piece], slow_sums(v, t, w), rtol=1e-12, atol=1e-12)
-        flat, blocks = blocked([np.ones(len(t)) if w is None else w], lambda piece: 0)
-        totals = decayed_totals(flat, blocked([t], lambda piece: piece[-1])[0], blocks).ravel()[: len(t)]
-        np.testing.assert_allclose(totals, slow_sums(np.ones((len(t), 1)), t, w)[:, 0], rtol=1e-12)
+    weights = [rng.uniform(0.1, 9, n) for n in LENGTHS]
+    for made, t, w in zip(totals(times, weights), times, weights, strict=True):
+        np.testing.assert_allclose(made, slow_totals(t, w), rtol=1e-12)
 
 
-def test_no_later_event_and_no_other_piece_changes_a_bit_of_a_sum() -> None:
+def test_no_later_event_and_no_other_piece_changes_a_bit_of_a_total() -> None:
     rng = np.random.default_rng(5)
-    values, times = [unit(rng, n, 30) for n in (700, 20)], [np.sort(rng.random(n)) * 9 for n in (700, 20)]
-    whole = summed(values, times)
+    times, weights = [np.sort(rng.random(n)) * 9 for n in (700, 20)], [rng.random(n) for n in (700, 20)]
+    whole = totals(times, weights)
     for length in (1, 8, 9, 64, 65, 130, 515):
-        alone = summed([values[0][:length]], [times[0][:length]])[0]
+        alone = totals([times[0][:length]], [weights[0][:length]])[0]
         assert alone.tobytes() == whole[0][:length].tobytes()
-    assert summed(values[::-1], times[::-1])[0].tobytes() == whole[1].tobytes()
+    assert totals(times[::-1], weights[::-1])[0].tobytes() == whole[1].tobytes()
 
 
-@pytest.mark.parametrize("cut", [8, 64, 72, 512])
-def test_a_piece_can_be_summed_in_parts(cut: int) -> None:
+@pytest.mark.parametrize("span", [0.0, 3.0, 1e4])
+@pytest.mark.parametrize("block", [16, 32, 64])
+def test_visible_sums_are_those_of_a_loop(block: int, span: float) -> None:
+    """Windows and all; what is hidden may weigh more than float32 can hold."""
     rng = np.random.default_rng(6)
-    values, times = unit(rng, 704, 4), np.sort(rng.random(704)) * 20
-    whole = summed([values], [times])[0]
-    rows = np.zeros((88, BLOCK + 1, 4), np.float32)
-    rows[:, 1:] = values.reshape(88, BLOCK, 4)
-    t, at = times.reshape(88, BLOCK), cut // BLOCK
-    first = decayed_sums(rows[:at], t[:at], None, np.array([at]))
-    before = first[-1], float(t[at - 1, -1])
-    second = decayed_sums(rows[at:], t[at:], None, np.array([88 - at]), before)
-    np.testing.assert_allclose(np.concatenate([first, second]), whole, rtol=1e-12, atol=1e-12)
+    k, n, candidates, dim = 3, 4, 5, 7
+    values = unit(rng, k * n * block, dim).reshape(k, n, block, dim)
+    heights = np.sort(rng.random((k, n * block)) * span)
+    end = rng.integers(1, n * block + 1, (k, candidates))
+    start = rng.integers(0, end)
+    reference = np.take_along_axis(heights, end - 1, axis=1) + 3
+    made = visible_sums(values, heights, reference, start, end)
+    for piece, candidate in np.ndindex(k, candidates):
+        seen = slice(start[piece, candidate], end[piece, candidate])
+        weights = np.exp2(heights[piece, seen] - reference[piece, candidate])
+        expected = weights @ values[piece].reshape(-1, dim)[seen].astype(float)
+        np.testing.assert_allclose(made[piece, candidate], expected, atol=1e-6 * weights.sum())
+
+
+def test_no_hidden_event_changes_a_bit_of_a_sum() -> None:
+    rng = np.random.default_rng(8)
+    values, heights = unit(rng, 192, 20).reshape(1, 3, 64, 20), np.arange(192.0)[None] / 9
+    end, start = np.array([[40, 65, 100]]), np.array([[0, 3, 50]])
+    reference = heights[0, end - 1] + 4
+    whole = visible_sums(values, heights, reference, start, end)
+    values[0, 1, 36:], values[0, 2] = -values[0, 1, 36:], 0
+    heights[0, 100:] += 1e3
+    for blocks in (2, 3):
+        some = visible_sums(values[:, :blocks], heights[:, : 64 * blocks], reference, start, end)
+        assert some.tobytes() == whole.tobytes()
 
 
 def test_whole_weights_of_any_history_fit_62_bits_and_keep_its_old_events() -> None:

@@ -103,17 +103,19 @@ def _in_order(frame: pl.DataFrame, users: pl.DataFrame, ranks: NDArray[np.int32]
 
 
 def _by_user_and_time(users: NDArray[np.uint32], times: Ints) -> tuple[Ints, Ints]:
-    """The order of rows by user and time, and the places in it where that does not decide: one sort of 64-bit keys."""
+    """The order of rows by user and time, and the places in it where that does not decide: one sort of 64-bit keys.
+
+    Where a key cannot hold both, it goes without the last bits of the times, and more places are undecided.
+    """
     if not len(times):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    since = times - times.min()
+    since = (times - times.min()).view(np.uint64)
     bits = int(since.max()).bit_length()
-    if bits + int(users.max()).bit_length() <= 64:
-        order = pl.Series((users.astype(np.uint64) << np.uint64(bits)) | since.view(np.uint64)).arg_sort().to_numpy()
-    else:
-        order = np.lexsort((times, users))
-    order = order.astype(np.int64)
-    same = np.logical_and(*(np.diff(values[order]) == 0 for values in (users, times)))
+    dropped = max(0, bits + int(users.max()).bit_length() - 64)
+    keys = (users.astype(np.uint64) << np.uint64(bits - dropped)) | (since >> np.uint64(dropped))
+    order = pl.Series(keys).arg_sort().to_numpy().astype(np.int64)
+    in_order = keys[order]
+    same = in_order[1:] == in_order[:-1]
     return order, np.flatnonzero(np.append(same, False) | np.append(False, same))
 
 

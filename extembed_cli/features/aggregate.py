@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.columns import Column, Dtype, Statistic, Technique
-from extembed_cli.features.cosine_means import CosineMeans
-from extembed_cli.features.cosine_ranks import CosineRanks
+from extembed_cli.features.cosine_statistics import CosineStatistics
 from extembed_cli.features.done import Done, Task
 from extembed_cli.features.event_lists import EventList
 from extembed_cli.features.pieces import Pieces
@@ -148,11 +147,10 @@ def tasks(
         mine = [s for s in statistics if (s.history, s.embedding) in of_list]
         yield partial(_count, [s for s in mine if s.kind in _COUNTERS], events, found)
         for table in (table for _, table in of_list if table is not None):
-            means = CosineMeans([s for s in mine if s.embedding == table], embeddings[table], events)
-            ranks = CosineRanks([s for s in mine if s.embedding == table], embeddings[table], events)
-            found.update(means.found | ranks.found)
-            yield from (partial(_compute, means, batch, 0.0) for batch in means.batches())
-            yield from (partial(_compute, ranks, batch, share / passes) for batch in ranks.batches())
+            of_table = [s for s in mine if s.embedding == table and s.kind not in _COUNTERS]
+            computed = CosineStatistics(of_table, embeddings[table], events)
+            found.update(computed.found)
+            yield from (partial(_compute, computed, batch, share / passes) for batch in computed.batches())
 
 
 def _count(statistics: list[Statistic], events: EventList, found: dict[Any, Values]) -> Done:
@@ -161,7 +159,7 @@ def _count(statistics: list[Statistic], events: EventList, found: dict[Any, Valu
     return Done(seconds={"counters": time.perf_counter() - began})
 
 
-def _compute(computed: CosineMeans | CosineRanks, batch: Pieces, share: float) -> Done:
+def _compute(computed: CosineStatistics, batch: Pieces, share: float) -> Done:
     began = time.perf_counter()
     with np.errstate(over="ignore"):  # weights of events that nobody sees
         done = computed.compute(batch)

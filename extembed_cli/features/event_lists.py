@@ -41,7 +41,7 @@ class EventList:
             self.exponents[lengths > 0] = np.clip(np.frexp(weights[first])[1], -200, 200)
             self.weights = np.ldexp(weights, -self.exponents[self.owners])
         self._ages: dict[str, Doubles] = {}
-        self._totals: dict[str, tuple[Doubles, Ints]] = {}
+        self._totals: dict[str, Doubles] = {}
         self._lock = Lock()
 
     def clock(self, half_life: str) -> Doubles:
@@ -60,21 +60,22 @@ class EventList:
         decay = np.exp2(clock - clock[-1])
         return at, decay if self.weights is None else decay * self.weights[at]
 
-    def totals(self, half_life: str) -> tuple[Doubles, Ints]:
-        """(Q) the weight that each candidate sees, decayed to the newest event of it; 0 where there is none.
+    def heights(self, half_life: str) -> Doubles:
+        """(n) log2 of the weights, relative to one moment of the user."""
+        return self.clock(half_life) if self.weights is None else self.clock(half_life) + self.logs
 
-        The second are the candidates for whom sums of visible events must not be taken as differences.
-        """
+    def totals(self, half_life: str) -> Doubles:
+        """(Q) the weight that each candidate sees, decayed to the newest event of it; 0 where there is none."""
         with self._lock:  # several batches may be the first to need it
             if half_life not in self._totals:
                 self._totals[half_life] = self._sum_up(half_life)
         return self._totals[half_life]
 
-    def _sum_up(self, half_life: str) -> tuple[Doubles, Ints]:
+    def _sum_up(self, half_life: str) -> Doubles:
         clock, seen = self.clock(half_life), self.seen
         out = np.zeros(len(seen.start))
         if not len(clock):
-            return out, np.zeros(0, np.int64)
+            return out
         users = np.flatnonzero(np.diff(seen.indptr))
         lengths = np.diff(seen.indptr)[users]
         blocks = -(-lengths // BLOCK)
@@ -86,23 +87,16 @@ class EventList:
         sees = np.flatnonzero(seen.count)
         out[sees] = sums[seen.end[sees] - 1]
         hides = sees[seen.start[sees] > seen.indptr[self.candidates.users[sees]]]
-        hidden = sums[seen.start[hides] - 1] * self.decay_since_start(half_life, hides)
+        left = np.exp2(clock[seen.start[hides] - 1] - clock[seen.end[hides] - 1])
+        hidden = sums[seen.start[hides] - 1] * left
         out[hides] -= hidden
-        unsure = hides[hidden > _HIDDEN * out[hides]]
-        for q in unsure.tolist():
+        for q in hides[hidden > _HIDDEN * out[hides]].tolist():
             out[q] = self.weights_of(half_life, q)[1].sum()
-        return out, unsure
-
-    def decay_since_start(self, half_life: str, q: Ints) -> Doubles:
-        """What is left of the weight of the last event before a candidate's window at the newest event in it."""
-        clock = self.clock(half_life)
-        decay: Doubles = np.exp2(clock[self.seen.start[q] - 1] - clock[self.seen.end[q] - 1])
-        return decay
+        return out
 
     def decayed_count(self, half_life: str) -> Doubles:
         """(Q) Σ w of what each candidate sees, as of its own time."""
-        total, _ = self.totals(half_life)
-        total = np.ldexp(total, self.exponents[self.candidates.users])
+        total = np.ldexp(self.totals(half_life), self.exponents[self.candidates.users])
         us = half_life_us(half_life)
         if us is None or not len(self.times):
             return total

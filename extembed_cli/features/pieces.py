@@ -64,7 +64,7 @@ class Pieces:
             high = low
 
 
-def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, block: int, shape: int | None = None) -> Pieces:
+def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, shape: int | None = None) -> Pieces:
     """Cut the candidates of each user, indptr (U + 1), into equal parts of at most `most`.
 
     Of each part those are kept that are wanted (Q), which have to stand together. A piece has the events from the first
@@ -83,7 +83,9 @@ def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, block: int, shape: i
     shapes = np.where(size <= 8, size, np.where(size <= 32, -(-size // 4) * 4, -(-size // 8) * 8))
     if shape is not None:
         shapes[:] = shape
-    found = Pieces(begin, end, seen.start[first], seen.end[end - 1], shapes, np.full(len(size), block))
+    sees = seen.count[first]
+    blocks = np.where(sees < 16, 16, np.where(sees < 64, 32, 64))
+    found = Pieces(begin, end, seen.start[first], seen.end[end - 1], shapes, blocks)
     return found.take(found.high > found.low)
 
 

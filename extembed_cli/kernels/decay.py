@@ -14,105 +14,63 @@ Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
-BLOCK = 8  # events summed in one product
-Sum = tuple[Doubles, float]
-"""A decayed sum and its time."""
-_UNTIL = np.tri(BLOCK)  # an event counts for itself and those after it
+BLOCK = 8  # events summed up one after another
 
 # A reference of whole weights serves all rows whose heaviest event is less than this many half-lives before it.
 REFERENCE_STEP = 4
 
 
-def decayed_sums(
-    values: Doubles | Floats, times: Doubles, weights: Doubles | None, blocks: Ints, before: Sum | None = None
-) -> Doubles:
-    """Decayed sums of the values so far, after every event.
-
-        sum[e] = Σ_{i <= e} weight[i] 2^(time[i] - time[e]) value[i]
-
-    Each is relative to the time of its own event: nothing under- or overflows, however long ago the first event was.
-
-    values   (n, BLOCK + 1, d)  of pieces one after another, each in whole blocks; the first row of a block is empty,
-                                those behind the last event are 0
-    times    (n, BLOCK)         in half-lives, ascending within a piece; the last one again in the padding
-    weights  (n, BLOCK)         or None = 1
-    blocks   (m)                of each piece, at least one; Σ blocks = n
-    before                      the sum so far of a single piece, where its first events were summed before
-    returns  (n * BLOCK, d)     float64
-
-    A block is one product of a fixed shape. The sums of whole blocks are summed up in the same way, eight blocks at a
-    time, so the bits of a sum depend on no later event and on no other piece.
-    """
-    decay = np.zeros((len(times), BLOCK, BLOCK + 1))
-    ages = np.subtract(times[:, None, :], times[:, :, None], out=decay[..., 1:])
-    np.exp2(np.minimum(ages, 0, out=ages), out=ages)
-    ages *= _UNTIL
-    if weights is not None:
-        ages *= weights[:, None, :]
-    rows = values.astype(np.float64)
-    if len(times) > len(blocks) or before is not None:
-        totals = (ages[:, -1:] @ rows[:, 1:])[:, 0]
-        rows[:, 0], ended = _sums_before(totals, times, blocks, before)
-        np.exp2(np.minimum(ended[:, None] - times, 0), out=decay[..., 0])
-    sums: Doubles = decay @ rows
-    return sums.reshape(-1, rows.shape[-1])
-
-
-def visible_sums(
-    values: Floats, times: Doubles, weights: Doubles | None, newest: Doubles, start: Ints, end: Ints
-) -> Doubles:
-    """Decayed sums of the values that each of a few candidates sees, relative to a time of its own.
-
-        sum[k, c] = Σ_{start[k, c] <= h < end[k, c]} weight[k, h] 2^(time[k, h] - newest[k, c]) value[k, h]
-
-    values (k, n, K, d); times, weights (k, n * K), weights None = 1; newest, start, end (k, C) -> (k, C, d).
-    Blocks are products of a fixed shape and are added in order: what nobody sees adds zeros.
-    """
-    k, n, K, _ = values.shape
-    share = np.exp2(np.minimum(times[:, None, :] - newest[:, :, None], 0))
-    places = np.arange(n * K)
-    share *= (places >= start[:, :, None]) & (places < end[:, :, None])
-    if weights is not None:
-        share *= weights[:, None, :]
-    parts = share.reshape(k, -1, n, K).transpose(0, 2, 1, 3) @ values.astype(np.float64)
-    sums: Doubles = np.add.reduce(parts, axis=1)
-    return sums
-
-
 def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
-    """Decayed sums of the weights so far, after every event: `decayed_sums` of numbers.
+    """Decayed sums of the weights so far, after every event, each relative to the time of its own event:
 
-    weights, times (n, BLOCK), weight 0 in the padding; blocks (m) -> (n, BLOCK)
+        total[e] = Σ_{i <= e} weight[i] 2^(time[i] - time[e])
+
+    So nothing under- or overflows, however long ago the first event was.
+
+    weights  (n, BLOCK)  of segments one after another, each in whole blocks; 0 in the padding
+    times    (n, BLOCK)  in half-lives, ascending within a segment; the last one again in the padding
+    blocks   (m)         of each segment, at least one; Σ blocks = n
+    returns  (n, BLOCK)
+
+    The totals of whole blocks are summed up in the same way, eight at a time, so the bits of a total depend on no later
+    event and on no other segment.
     """
     out = weights.copy()
     step = np.exp2(times[:, :-1] - times[:, 1:])
     for event in range(1, BLOCK):
         out[:, event] += out[:, event - 1] * step[:, event - 1]
-    if len(times) > len(blocks):
-        before, ended = _sums_before(out[:, -1:], times, blocks, None)
-        out += before * np.exp2(np.minimum(ended[:, None] - times, 0))
-    return out
-
-
-def _sums_before(totals: Doubles, times: Doubles, blocks: Ints, before: Sum | None) -> tuple[Doubles, Doubles]:
-    """The decayed sum of all that came before each block, from the totals (n, d) of blocks, and as of when (n)."""
     first = offsets(blocks)[:-1]
-    out, ended = np.empty_like(totals), np.empty(len(times))
-    out[1:], ended[1:] = totals[:-1], times[:-1, -1]  # right for the second block of a piece
-    many = np.flatnonzero(blocks > (2 if before is None else 1))
+    many = np.flatnonzero(blocks > 1)
     if len(many):
         counts = blocks[many] - 1  # nothing comes after the last
         above = -(-counts // BLOCK)
         source = ragged(first[many], counts)
         at = ragged(BLOCK * offsets(above)[:-1], counts)
-        values = np.zeros((int(above.sum()), BLOCK + 1, totals.shape[1]))
-        ends = np.repeat(times[first[many] + counts - 1, -1], BLOCK * above)
-        values[at // BLOCK, at % BLOCK + 1], ends[at] = totals[source], times[source, -1]
-        out[source + 1] = decayed_sums(values, ends.reshape(-1, BLOCK), None, above, before)[at]
-    out[first], ended[first] = 0, times[first, 0]
-    if before is not None:
-        out[0], ended[0] = before
-    return out, ended
+        sums, ends = np.zeros(BLOCK * int(above.sum())), np.repeat(times[first[many] + counts - 1, -1], BLOCK * above)
+        sums[at], ends[at] = out[source, -1], times[source, -1]
+        before = decayed_totals(sums.reshape(-1, BLOCK), ends.reshape(-1, BLOCK), above).reshape(-1)[at]
+        out[source + 1] += before[:, None] * np.exp2(np.minimum(ends[at][:, None] - times[source + 1], 0))
+    return out
+
+
+def visible_sums(values: Floats, heights: Doubles, reference: Doubles, start: Ints, end: Ints) -> Floats:
+    """Weighted sums of the values that each candidate sees:
+
+        sum[k, c] = Σ_{start[k, c] <= h < end[k, c]} 2^(heights[k, h] - reference[k, c]) value[k, h]
+
+    values (k, n, K, d); heights (k, n * K), log2 of the weights; reference (k, C), at least the height of all that is
+    visible; start, end (k, C) -> (k, C, d). Blocks are products of the fixed shape (C, K) x (K, d) and are added in
+    order: what a candidate does not see adds zeros.
+    """
+    k, n, K, _ = values.shape
+    weights = np.subtract(heights[:, None], reference[..., None]).astype(np.float32)
+    np.exp2(np.minimum(weights, 0, out=weights), out=weights)
+    places = np.arange(n * K)
+    weights *= places < end[..., None]
+    if (start > 0).any():
+        weights *= places >= start[..., None]
+    sums: Floats = np.add.reduce(weights.reshape(k, -1, n, K).transpose(0, 2, 1, 3) @ values, axis=1)
+    return sums
 
 
 def whole_bits(counts: Ints) -> Ints:
