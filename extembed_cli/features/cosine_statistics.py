@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +14,10 @@ from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.features.columns import Statistic
 from extembed_cli.features.done import Done
 from extembed_cli.features.event_lists import EventList
-from extembed_cli.features.pieces import Batch, Pieces, cut, with_padding
+from extembed_cli.features.pieces import Batch, Pieces, Slice, cut
 from extembed_cli.kernels.cosines import block_cosines, clipped, exact_cosines
 from extembed_cli.kernels.decay import REFERENCE_STEP, visible_sums, whole_bits, whole_weights
-from extembed_cli.kernels.segments import offsets, ragged, rectangle, run_starts
+from extembed_cli.kernels.segments import offsets, ragged, run_starts, spread
 from extembed_cli.kernels.statistics import cumulate, rank, reaching, share, weighted_percentiles
 from extembed_cli.watch import Cost
 
@@ -28,7 +27,7 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PAIRS = 2**18  # visible pairs of a batch: so many that Python does not show, so few that they stay near the processor
-FLOATS = 2**19  # vector elements gathered at a time
+FLOATS = 2**20  # vector elements gathered at a time
 _CANDIDATES = 64  # of a piece
 # Who sees more events than this is multiplied with few others, in one shape: so many cosines are kept in memory.
 _LONG, _LONG_CANDIDATES = 4096, 8
@@ -38,22 +37,31 @@ _LONG, _LONG_CANDIDATES = 4096, 8
 _SHORT_MEAN, _ZERO_MEAN = 1e-2, 1e-6
 
 
-@dataclass(frozen=True)
-class _Gathered:
-    """The vectors of k pieces of one shape, or of a part of the events of one."""
+class _Means:
+    """Decayed means of the vectors that the candidates of a batch see, and their products: by place, (A) each."""
 
-    pieces: slice
-    """Places among the pieces of the batch"""
-    events: Ints
-    """(k, nK) places in the list"""
-    skipped: int
-    """Events of the piece that came before"""
-    is_last: bool
-    """No more events of the pieces follow"""
-    candidates: Floats
-    """(k, C, d)"""
-    vectors: Floats
-    """(k, n, K, d) of the events, 0 in the padding"""
+    def __init__(self, events: EventList, half_life: str, candidates: Ints, of_batch: Ints) -> None:
+        self.heights = events.heights(half_life)[of_batch]
+        self.total, exponent = np.frexp(events.totals(half_life)[candidates])
+        newest = np.maximum(events.seen.end[candidates], 1) - 1
+        self.reference = events.clock(half_life)[newest] + exponent
+        self.along = np.empty(len(candidates), np.float32)
+        """q · Σ w v, as `total` relative to the reference"""
+        self.square = np.empty(len(candidates), np.float32)
+        """|Σ w v|²"""
+        self.so_far: Floats = np.zeros(0, np.float32)
+
+    def add(self, part: Slice, candidates: Floats, vectors: Floats, start: Ints, end: Ints) -> None:
+        """Add some events: candidates (k, C, d), vectors (k, n, K, d), start and end (k, C) of what is visible."""
+        k, at = len(candidates), part.candidates
+        sums = visible_sums(
+            vectors, self.heights[part.events].reshape(k, -1), self.reference[at].reshape(k, -1), start, end
+        )
+        if part.skipped:
+            sums += self.so_far
+        self.so_far = sums
+        np.vecdot(sums, candidates, out=self.along[at].reshape(k, -1))
+        np.vecdot(sums, sums, out=self.square[at].reshape(k, -1))
 
 
 class CosineStatistics:
@@ -88,105 +96,63 @@ class CosineStatistics:
     def compute(self, pieces: Pieces) -> Done:
         """Fill in what the candidates of some pieces get."""
         batch = Batch(pieces, self.events.seen, self.wanted)
-        costs = {stage: Cost() for stage in ("gather", "cosines", "means", "statistics")}
-        cosines_at = offsets(pieces.cosines)
-        cosines = np.empty(cosines_at[-1], np.float32)
-        sums: dict[str, Floats] = {}
+        done = Done(rows=len(batch.q), cosines=int(pieces.cosines.sum()))
+        done.stages = {stage: Cost() for stage in ("gather", "cosines", "means", "statistics")}
+        cosines, first = self._multiply(batch, done.stages)
         began = time.perf_counter()
-        for some in self._gathered(batch):
-            gathered = time.perf_counter()
-            costs["gather"].add(
-                gathered - began,
-                rows=some.candidates.size // self.matrix.vectors.shape[1] + some.events.size,
-                bytes=some.candidates.nbytes + some.vectors.nbytes,
-            )
-            k, _, block, _ = some.vectors.shape
-            out = cosines[cosines_at[some.pieces.start] : cosines_at[some.pieces.stop]].reshape(
-                k, some.candidates.shape[1], -1, block
-            )
-            done = some.skipped // block
-            block_cosines(some.candidates, some.vectors, out[:, :, done : done + some.vectors.shape[1]])
-            multiplied = time.perf_counter()
-            costs["cosines"].add(multiplied - gathered, rows=some.candidates.shape[1] * some.events.size)
-            self._means(batch, some, sums)
-            began = time.perf_counter()
-            costs["means"].add(began - multiplied)
-        within = batch.q - pieces.first[batch.piece]
-        first = cosines_at[batch.piece] + within * pieces.events[batch.piece] + batch.hidden
         pairs, low = offsets(batch.counts), 0
         while low < len(batch.q):  # rows that are sorted together
             high = max(low + 1, int(np.searchsorted(pairs, pairs[low] + 4 * PAIRS, "right")) - 1)
             self._rank(batch, slice(low, high), cosines, first[low:high])
             low = high
-        costs["statistics"].add(time.perf_counter() - began, len(batch.q))
-        return Done(rows=len(batch.q), cosines=len(cosines), stages=costs)
+        done.stages["statistics"].add(time.perf_counter() - began, len(batch.q))
+        return done
 
     # --- products ---------------------------------------------------------------------------------------
 
-    def _gathered(self, batch: Batch) -> Iterator[_Gathered]:
-        """The vectors of a batch, those of pieces of one shape together."""
+    def _multiply(self, batch: Batch, costs: dict[str, Cost]) -> tuple[Floats, Ints]:
+        """The cosines of a batch, and (R) where those of each row begin; the means are done with."""
         pieces, table, missing = batch.pieces, self.matrix.vectors, self.matrix.missing
-        q, padding = with_padding(pieces.first, pieces.last, pieces.shape)
+        q, padding = batch.candidates()
         slots = np.where(padding, missing, self.slots[q])
+        low = spread(pieces.low, pieces.shape)
+        start, end = self.events.seen.start[q] - low, self.events.seen.end[q] - low
         events, padding = batch.events()
         event_slots = np.where(padding, missing, self.event_slots[events])
-        rows_at = offsets(pieces.shape)
+        means = {half_life: _Means(self.events, half_life, q, events) for half_life in self.half_lives}
+        cosines_at = offsets(pieces.cosines)
+        cosines = np.empty(cosines_at[-1], np.float32)
         for part in batch.slices(FLOATS // table.shape[1]):
-            mine = pieces.take(part.pieces)
-            rows = slice(*rows_at[[part.pieces.start, part.pieces.stop]])
-            candidates = table.take(slots[rows], axis=0)
-            vectors = table.take(event_slots[part.events], axis=0)
-            starts = run_starts(mine.shape, mine.events, mine.block)
-            for low, high in pairwise([*(part.pieces.start + starts).tolist(), part.pieces.stop]):
-                k, shape, block = high - low, int(pieces.shape[low]), int(pieces.block[low])
-                a, b = (rows_at[[low, high]] - rows.start).tolist()
-                begin, end = batch.events_at[[low, high]].tolist()
-                at = part.events if part.is_part else slice(begin, end)
-                some = vectors[at.start - part.events.start : at.stop - part.events.start]
-                yield _Gathered(
-                    pieces=slice(low, high),
-                    events=events[at].reshape(k, -1),
-                    skipped=at.start - begin,
-                    is_last=at.stop == end,
-                    candidates=candidates[a:b].reshape(k, shape, -1),
-                    vectors=some.reshape(k, -1, block, some.shape[1]),
-                )
+            clock = [time.perf_counter()]
+            at, C, K = part.candidates, int(pieces.shape[part.pieces.start]), int(pieces.block[part.pieces.start])
+            some = table.take(slots[at], axis=0).reshape(-1, C, table.shape[1])
+            others = table.take(event_slots[part.events], axis=0).reshape(len(some), -1, K, table.shape[1])
+            clock.append(time.perf_counter())
+            out = cosines[cosines_at[part.pieces.start] : cosines_at[part.pieces.stop]].reshape(len(some), C, -1, K)
+            block_cosines(some, others, out[:, :, part.skipped // K : part.skipped // K + others.shape[1]])
+            clock.append(time.perf_counter())
+            visible = [places[at].reshape(-1, C) - part.skipped for places in (start, end)]
+            for mean in means.values():
+                mean.add(part, some, others, *visible)
+            clock.append(time.perf_counter())
+            for stage, (began, ended) in zip(("gather", "cosines", "means"), pairwise(clock), strict=True):
+                costs[stage].add(ended - began)
+        for half_life, mean in means.items():
+            self._put_means(half_life, batch, mean)
+        return cosines, cosines_at[batch.piece] + batch.within * pieces.events[batch.piece] + batch.hidden
 
-    # --- means ------------------------------------------------------------------------------------------
-
-    def _means(self, batch: Batch, some: _Gathered, sums: dict[str, Floats]) -> None:
-        """Both cosines with the mean; `sums` are those of the events before, where these are a part."""
-        pieces, seen = batch.pieces.take(some.pieces), self.events.seen
-        q, is_candidate = rectangle(pieces.first, pieces.last, some.candidates.shape[1])
-        start, end = seen.start[q], seen.end[q]
-        sees = is_candidate & self.wanted[q] & (end > start)
-        origin = pieces.low[:, None] + some.skipped
-        for half_life in self.half_lives:
-            mass, exponent = np.frexp(self.events.totals(half_life)[q])
-            reference = self.events.clock(half_life)[np.maximum(end, 1) - 1] + exponent
-            heights = self.events.heights(half_life)[some.events]
-            m = visible_sums(some.vectors, heights, reference, start - origin, end - origin)
-            if some.skipped:
-                m += sums[half_life]
-            sums[half_life] = m
-            if not some.is_last:
-                continue
-            along, length = (
-                np.vecdot(m, some.candidates)[sees] / mass[sees],
-                np.sqrt(np.vecdot(m, m)[sees]) / mass[sees],
-            )
-            self._put_means(half_life, q[sees], along, length)
-
-    def _put_means(self, half_life: str, q: Ints, along: Doubles, length: Doubles) -> None:
-        """Take the products of candidates with means, and the lengths of means."""
+    def _put_means(self, half_life: str, batch: Batch, mean: _Means) -> None:
+        """Both cosines with the mean, of all rows."""
+        at = batch.candidates_at[batch.piece] + batch.within
+        along, length = mean.along[at] / mean.total[at], np.sqrt(mean.square[at]) / mean.total[at]
         for row in np.flatnonzero(length < _SHORT_MEAN).tolist():
-            at, weights = self.events.weights_of(half_life, q[row])
-            mean = weights @ self.matrix.vectors[self.event_slots[at]].astype(np.float64) / weights.sum()
-            along[row], length[row] = mean @ self.matrix.vectors[self.slots[q[row]]], np.sqrt(mean @ mean)
+            events, weights = self.events.weights_of(half_life, batch.q[row])
+            m = weights @ self.matrix.vectors[self.event_slots[events]].astype(np.float64) / weights.sum()
+            along[row], length[row] = m @ self.matrix.vectors[self.slots[batch.q[row]]], np.sqrt(m @ m)
         directed = length > _ZERO_MEAN
-        self._put("cos_mean", q, clipped(along), half_life)
         to_mean = np.where(directed, along / np.where(directed, length, 1), np.nan)
-        self._put("cos_to_mean", q, clipped(to_mean), half_life)
+        self._put("cos_mean", batch.q, clipped(along), half_life)
+        self._put("cos_to_mean", batch.q, clipped(to_mean), half_life)
 
     # --- ranks ------------------------------------------------------------------------------------------
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.features.visibility import Seen
-from extembed_cli.kernels.segments import offsets, ragged, spread
+from extembed_cli.kernels.segments import offsets, ragged, run_starts, spread
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -69,6 +70,7 @@ def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, shape: int | None = 
 
     Of each part those are kept that are wanted (Q), which have to stand together. A piece has the events from the first
     that the first candidate of its part sees to the last that its own last one sees; where there is none, no piece.
+    Blocks are as large as what that first candidate sees makes worthwhile.
     """
     asked = np.diff(indptr)
     parts = -(-asked // most)
@@ -91,22 +93,26 @@ def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, shape: int | None = 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some pieces of a batch, or a part of the events of one."""
+    """Pieces of a batch that are of one shape, or a part of the events of one."""
 
     pieces: slice
+    candidates: slice
+    """Places among the candidates of the batch, padding included"""
     events: slice
-    """Places among the events of the batch"""
-    is_part: bool
+    """Places among the events of the batch, padding included"""
+    skipped: int
+    """Events of the piece before this part of them"""
 
 
 class Batch:
-    """Pieces one after another, their events padded to whole blocks.
+    """Pieces one after another, their candidates and events padded to the shapes of products.
 
     Its R rows are the candidates that are wanted and see an event, in order of pieces and times.
     """
 
     def __init__(self, pieces: Pieces, seen: Seen, wanted: Bools) -> None:
         self.pieces = pieces
+        self.candidates_at = offsets(pieces.shape)
         self.events_at = offsets(pieces.events)
         asked = pieces.last - pieces.first
         q = ragged(pieces.first, asked)
@@ -114,30 +120,42 @@ class Batch:
         self.q = q[rows]
         """(R) which candidate of the shard"""
         self.piece = np.repeat(np.arange(len(asked)), asked)[rows]
+        self.within = self.q - pieces.first[self.piece]
+        """(R) which candidate of its piece"""
         self.counts = seen.count[self.q]
         self.hidden = seen.start[self.q] - pieces.low[self.piece]
         """(R) how many of the first events of its piece a row does not see any more"""
         self.place = self.events_at[self.piece] + self.hidden
         """(R) the place of the first event that it sees"""
 
+    def candidates(self) -> tuple[Ints, Bools]:
+        """Candidates of the shard by place, and which are padding: they repeat the last of their piece."""
+        return _with_padding(self.pieces.first, self.pieces.last, self.pieces.shape)
+
     def events(self) -> tuple[Ints, Bools]:
-        """Events of the list by place, and which are padding: they repeat the last."""
-        return with_padding(self.pieces.low, self.pieces.high, self.pieces.events)
+        """Events of the list by place, and which are padding: they repeat the last of their piece."""
+        return _with_padding(self.pieces.low, self.pieces.high, self.pieces.events)
 
     def slices(self, most: int) -> Iterator[Slice]:
-        """All events, at most so many at a time (or a block)."""
-        low = 0
-        while low < len(self.pieces):
-            high = max(low + 1, int(np.searchsorted(self.events_at, self.events_at[low] + most, "right")) - 1)
-            begin, end = int(self.events_at[low]), int(self.events_at[high])
-            step = max(1, most // _WHOLE_BLOCKS) * _WHOLE_BLOCKS
-            is_part = high == low + 1 and step < end - begin
-            for at in range(begin, end, step if is_part else end - begin):
-                yield Slice(slice(low, high), slice(at, min(at + step, end) if is_part else end), is_part)
-            low = high
+        """All products, of at most so many events at a time (or a block)."""
+        pieces = self.pieces
+        starts = run_starts(pieces.shape, pieces.events, pieces.block).tolist()
+        for start, stop in pairwise([*starts, len(pieces)]):
+            events = int(pieces.events[start])
+            together = max(1, most // events)
+            step = min(events, max(1, most // _WHOLE_BLOCKS) * _WHOLE_BLOCKS)
+            for low in range(start, stop, together):
+                high = min(low + together, stop)
+                candidates = slice(*self.candidates_at[[low, high]].tolist())
+                begin, end = self.events_at[[low, high]].tolist()
+                if step == events:
+                    yield Slice(slice(low, high), candidates, slice(begin, end), 0)
+                    continue
+                for at in range(begin, end, step):
+                    yield Slice(slice(low, high), candidates, slice(at, min(at + step, end)), at - begin)
 
 
-def with_padding(first: Ints, last: Ints, lengths: Ints) -> tuple[Ints, Bools]:
+def _with_padding(first: Ints, last: Ints, lengths: Ints) -> tuple[Ints, Bools]:
     """first[i], first[i] + 1, ...: lengths[i] of them; those from last[i] on are padding and repeat the one before."""
     places, end = ragged(first, lengths), spread(last, lengths)
     return np.minimum(places, end - 1), places >= end
