@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from extembed_cli.kernels import prefix_form
+from extembed_cli.kernels.prefix_form import PrefixForm
 from extembed_cli.kernels.prefixes import BLOCK, MOST_DECAY, solve_prefixes
 from extembed_cli.kernels.ridge import Dual, Form, Primal, Running, kernels, solve_logistic, solve_squared
 
@@ -130,6 +132,67 @@ def test_one_factor_serves_as_of_times_between_which_all_decays_alike(strength: 
         assert (np.abs(found.score[:, n - 1] - exact) <= 1e-8 * sd * np.sqrt(H)).all()
         exact = np.stack(form.variances(solved.weights, list(at)))[:, 0]
         np.testing.assert_allclose(variance[:, n - 1], exact, rtol=1e-7)
+
+
+@pytest.mark.parametrize(("d", "stretch"), [(3, 1.0), (50, 1.0), (50, 0.03)])
+@pytest.mark.parametrize("spread", [0.0, 3.0])
+def test_newton_steps_that_share_a_factor_reach_the_same_fits(d: int, stretch: float, spread: float) -> None:
+    """Each prefix with confidences that have decayed by up to a half, against a system of its own."""
+    H, A = 3 * BLOCK, 7
+    rows, c, y = systems(2, H, d, spread=spread)
+    rows /= stretch
+    ends = np.tile(np.linspace(1, H, A).astype(int), (2, 1))
+    decay = np.linspace(1, 0.5, A)
+    form = PrefixForm.of(rows, c, ends)
+    positive = np.repeat((y > 0).astype(float), A, axis=0)
+    inside = np.arange(H) < ends.reshape(-1, 1)
+    confidences = np.repeat(c, A, axis=0) * np.tile(decay, 2)[:, None] * inside
+    x = [np.random.default_rng(4).standard_normal((2, d))] * (2 * A)
+    made = solve_logistic(form, confidences, positive, np.ones(2 * A))
+    vectors, variances = form.vectors(made.unknowns), form.variances(made.weights, x)
+    for system, n in enumerate(ends.ravel()):
+        alone = Dual.of(rows[system // A, None, :n])
+        solved = solve_logistic(alone, confidences[None, system, :n], positive[None, system, :n], np.ones(1))
+        rounding = 1e-10 * (c[system // A] * np.linalg.norm(rows[system // A], axis=1)).sum()
+        assert made.error[system] <= max(1e-6, rounding)
+        np.testing.assert_allclose(vectors[system], alone.vectors(solved.unknowns)[0], atol=1e-6)
+        np.testing.assert_allclose(variances[system], alone.variances(solved.weights, x[:1])[0], rtol=1e-5)
+
+
+def test_what_no_gradient_step_solves_is_solved_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, c, y = systems(1, BLOCK, 4)
+    ends = np.array([[5, BLOCK]])
+    confidences = np.repeat(c, 2, axis=0) * (np.arange(BLOCK) < ends.T)
+    positive = np.repeat((y > 0).astype(float), 2, axis=0)
+    expected = solve_logistic(PrefixForm.of(rows, c, ends), confidences, positive, np.ones(2))
+    monkeypatch.setattr(prefix_form, "_STEPS", 1)
+    found = solve_logistic(PrefixForm.of(rows, c, ends), confidences, positive, np.ones(2))
+    assert found.error.max() <= 1e-8
+    np.testing.assert_allclose(found.unknowns, expected.unknowns, atol=1e-8)
+
+
+@pytest.mark.parametrize("cut", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK])
+def test_later_events_and_other_prefixes_change_no_bit_of_a_logistic_fit(cut: int) -> None:
+    rows, c, y = systems(2, 3 * BLOCK, 10)
+    ends = np.tile([1, (cut + 1) // 2, cut, 3 * BLOCK], (2, 1))
+
+    def fitted(rows: np.ndarray, c: np.ndarray, y: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        inside = np.arange(rows.shape[1]) < ends.reshape(-1, 1)
+        form = PrefixForm.of(rows, c, ends).take(np.flatnonzero(ends))
+        some = np.flatnonzero(ends)
+        confidences, positive = (np.repeat(values, 4, axis=0)[some] for values in (c, (y > 0).astype(float)))
+        solved = solve_logistic(form, confidences * inside[some], positive, np.ones(len(some)))
+        vectors = np.zeros((ends.size, 10))
+        vectors[some] = form.vectors(solved.unknowns)
+        return vectors.reshape(2, 4, 10)[:, :3]
+
+    before = fitted(rows, c, y, ends)
+    others, more, targets = systems(2, 3 * BLOCK, 10, seed=9, spread=2.0)
+    rows[:, cut:], c[:, cut:], y[:, cut:] = others[:, cut:], more[:, cut:], targets[:, cut:]
+    assert fitted(rows, c, y, ends).tobytes() == before.tobytes()
+    shorter = max(BLOCK, -(-cut // BLOCK) * BLOCK)
+    alone = fitted(rows[:, :shorter], c[:, :shorter], y[:, :shorter], np.where(ends > cut, 0, ends))
+    assert alone.tobytes() == before.tobytes()
 
 
 def test_kernels_in_blocks_are_products_and_later_events_change_no_bit() -> None:

@@ -174,10 +174,15 @@ class Model:
             )
 
 
-def is_additive(spec: Spec, fit: Fit) -> bool:
-    """Whether time only adds events to the systems of a user, and lets all confidences decay alike."""
+def sees_prefixes(spec: Spec, fit: Fit) -> bool:
+    """Whether as-of times see the first events of their user, all under one prior, and confidences decay alike."""
     rules = spec.history(fit.history)
-    return fit.scaling == 0 and fit.loss == "squared" and rules.window is None and rules.max_events is None
+    return fit.scaling == 0 and rules.window is None and rules.max_events is None
+
+
+def is_additive(spec: Spec, fit: Fit) -> bool:
+    """Whether time only adds events to the systems of a user, too."""
+    return fit.loss == "squared" and sees_prefixes(spec, fit)
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.data.histories import Candidates, History
 from extembed_cli.features.done import Solves
-from extembed_cli.features.dual import Model, is_additive
+from extembed_cli.features.dual import Model, is_additive, sees_prefixes
+from extembed_cli.features.dual_systems import (
+    BATCH_FLOATS,
+    Group,
+    Systems,
+    alike,
+    distinct,
+    groups,
+    in_pieces,
+    sessions,
+    whole_blocks,
+)
 from extembed_cli.features.visibility import visible
+from extembed_cli.kernels.prefix_form import PrefixForm
 from extembed_cli.kernels.prefixes import BLOCK, MOST_DECAY, Past, segment_length, solve_prefixes
 from extembed_cli.kernels.ridge import (
     GRADIENT,
@@ -36,43 +47,7 @@ Ints = NDArray[np.int64]
 _MOST_CANDIDATES = 512  # that share one factor of all prefixes
 _SEGMENT_CANDIDATES = 256  # scored at a time in the later segments of a long history
 _RUNNING_EVENTS = 64  # of a long history, taken up together
-_BATCH_FLOATS = 2**19  # float64 and squares of it: a batch stays near the processor's cache
-
-
-@dataclass(frozen=True)
-class Systems:
-    """Fits to make: candidates [first, last) of one user and as-of time with the usable events [low, high)."""
-
-    first: Ints
-    last: Ints
-    low: Ints
-    high: Ints
-
-    @property
-    def length(self) -> Ints:
-        return self.high - self.low
-
-    def take(self, chosen: NDArray[Any]) -> Systems:
-        """Some of them."""
-        return Systems(self.first[chosen], self.last[chosen], self.low[chosen], self.high[chosen])
-
-    @classmethod
-    def concat(cls, parts: Sequence[Systems]) -> Systems:
-        """Those of all parts."""
-        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
-
-
-class Group(NamedTuple):
-    """Systems that share kernel matrices of one size."""
-
-    low: Ints
-    """The first event of each matrix"""
-    parts: list[Systems]
-    """Of each"""
-    length: int
-    """Events of a matrix, with padding"""
-    alone: bool
-    """Whether each is of one system, and so without padding"""
+_MOST_SYSTEMS = 64  # that share the factor of a Newton step
 
 
 class DualShard:
@@ -126,7 +101,7 @@ class DualShard:
         self.vectors = np.full((rows if with_vectors else 0, self.dim), np.nan, np.float32)
         """(U, D) in the coordinates of the basis; NaN where there is nothing to fit."""
 
-        self.additive = is_additive(spec, fit)
+        self.prefixes, self.additive = sees_prefixes(spec, fit), is_additive(spec, fit)
         self.systems = 0
         """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
         self.not_converged: set[int] = set()
@@ -136,108 +111,63 @@ class DualShard:
 
     def tasks(self) -> Iterator[Callable[[], Solves]]:
         """Pieces of work; each fills in its part of `score`, `sd` and `vectors`."""
-        users = self.asked.users
-        first = run_starts(users, self.asked.times)
-        last = np.append(first[1:], len(users))
-        filled = self.end[first] > self.start[first]
-        systems = Systems(first[filled], last[filled], self.start[first[filled]], self.end[first[filled]])
+        systems = distinct(self.asked.users, self.asked.times, self.start, self.end)
         self.systems = len(systems.first)
-        prefixes: Iterable[Callable[[], Solves]] = ()
+        together: Iterable[Callable[[], Solves]] = ()
+        beyond = systems.length > self.segment
         if self.additive:
-            sessions = self._sessions(systems)
-            prefixes = self._prefixes(systems, sessions)
-            several = np.repeat(np.diff(sessions) > 1, np.diff(sessions))
-            beyond = systems.length > self.segment
+            runs = self._sessions(systems, np.log2(1 + MOST_DECAY))
+            together = self._prefixes(systems, runs)
+            several = np.repeat(np.diff(runs) > 1, np.diff(runs))
             if self.half_life_us is None:
-                for user in np.unique(users[systems.first[several & beyond]]).tolist():
+                for user in np.unique(self.asked.users[systems.first[several & beyond]]).tolist():
                     yield partial(self._solve_segments, user)
                 beyond &= ~several
             systems = systems.take(~several | beyond)
+        elif self.prefixes:
+            few = systems.take(~beyond)
+            runs = self._sessions(few, 1)
+            together = self._newton_prefixes(few, runs)
+            several = np.repeat(np.diff(runs) > 1, np.diff(runs))
+            systems = Systems.concat([few.take(~several), systems.take(beyond)])
         # Systems that share a kernel matrix are solved in the dual form for longer than those that share nothing.
         most = self.dim if self.additive else longest_dual(self.dim)
         long = systems.take(systems.length > most)
-        each = run_starts(users[long.first]) if self.additive else np.arange(len(long.first))
+        each = run_starts(self.asked.users[long.first]) if self.additive else np.arange(len(long.first))
         solve = self._solve_running if self.additive else self._solve_primal
         for low, high in pairwise([*each.tolist(), len(long.first)]):  # the longest tasks first
             yield partial(solve, long.take(np.arange(low, high)))
-        yield from prefixes
-        groups = self._groups(systems.take(systems.length <= most))
-        yield from (partial(self._solve_group, group) for group in groups)
-
-    def _sessions(self, systems: Systems) -> Ints:
-        """Where runs of systems begin that share one factor, and where the last one ends.
-
-        Those of a user whose as-of times are so near that events decay by less than a thousandth: all without decay.
-        """
-        users, times = self.asked.users[systems.first], self.asked.times[systems.first]
-        begin: list[int] = []
-        span = self.half_life_us and int(self.half_life_us * np.log2(1 + MOST_DECAY))
-        for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
-            at = low
-            while at < high:
-                begin.append(at)
-                at = high if span is None else at + int(np.searchsorted(times[at:high], times[at] + span, "right"))
-        return np.array([*begin, len(users)], np.int64)
-
-    def _groups(self, systems: Systems) -> Iterator[Group]:
-        """Systems whose events have one kernel matrix for each user, of one length together, the longest first."""
-        if not len(systems.first):
-            return
+        yield from together
+        systems = systems.take(systems.length <= most)
         shared = self.model.fit.scaling == 0  # else the prior, and with it the kernel, depends on the length
-        begin = self._shared(systems) if shared else np.arange(len(systems.first))
-        end = np.append(begin[1:], len(systems.first))
-        low, high = systems.low[begin], systems.high[end - 1]
-        alone = end - begin == 1
-        length = np.where(alone, high - low, -(-(high - low) // BLOCK) * BLOCK)
-        order = np.lexsort((length, alone))[::-1]
-        cuts = np.append(run_starts(alone[order], length[order]), len(order)).tolist()
-        for a, b in pairwise(cuts):
-            H = int(length[order[a]])
-            size = max(1, _BATCH_FLOATS // (H * max(H, self.dim)))
-            for at in range(a, b, size):
-                chosen = order[at : min(at + size, b)]
-                parts = [systems.take(np.arange(begin[i], end[i])) for i in chosen]
-                yield Group(low[chosen], parts, H, alone=bool(alone[chosen[0]]))
+        each_group = groups(systems, self.asked.users[systems.first], self.dim, shared=shared)
+        yield from (partial(self._solve_group, group) for group in each_group)
 
-    def _shared(self, systems: Systems) -> Ints:
-        """The first of each run of systems of a user whose events are few enough for one matrix.
+    def _sessions(self, systems: Systems, half_lives: float) -> Ints:
+        """Runs of systems of a user whose as-of times are within so many half-lives: all without decay."""
+        span = None if self.half_life_us is None else int(half_lives * self.half_life_us)
+        return sessions(self.asked.users[systems.first], self.asked.times[systems.first], span)
 
-        A run ends where the matrix would get too large: what comes later does not decide that.
-        """
-        users = self.asked.users[systems.first]
-        most = longest_dual(self.dim)
-        begin: list[int] = []
-        for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
-            at = low
-            while at < high:
-                begin.append(at)
-                at = high if systems.high[high - 1] - systems.low[at] <= most else self._next(systems, at, high, most)
-        return np.array(begin, np.int64)
-
-    @staticmethod
-    def _next(systems: Systems, at: int, high: int, most: int) -> int:
-        return max(at + 1, at + int(np.searchsorted(systems.high[at:high], systems.low[at] + most, side="right")))
-
-    def _prefixes(self, systems: Systems, sessions: Ints) -> Iterator[Callable[[], Solves]]:
+    def _prefixes(self, systems: Systems, runs: Ints) -> Iterator[Callable[[], Solves]]:
         """Sessions of more than one as-of time, up to one segment of events, with pieces of their candidates."""
-        sessions = np.stack([sessions[:-1], sessions[1:]])[:, np.diff(sessions) > 1]
-        begin, end = systems.first[sessions[0]], systems.last[sessions[1] - 1]
-        events = self.first_event[self.asked.users[begin]]
-        pieces = -(-(end - begin) // _MOST_CANDIDATES)
-        owner = np.repeat(np.arange(len(begin)), pieces)
-        piece = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        first = begin[owner] + piece * _MOST_CANDIDATES
-        last = np.minimum(first + _MOST_CANDIDATES, end[owner])
-        high = np.minimum(self.end[last - 1], events[owner] + self.segment)
-        cut, since = Systems(first, last, events[owner], high), self.asked.times[begin[owner]]
-        C, H = padded(last - first), -(-cut.length // BLOCK) * BLOCK
-        order = np.lexsort((C, H))[::-1]
-        for a, b in pairwise([*run_starts(C[order], H[order]).tolist(), len(order)]):
-            shape = int(C[order[a]]), int(H[order[a]])
-            size = max(1, _BATCH_FLOATS // (max(shape) * max(self.segment, self.dim)))
-            for at in range(a, b, size):
-                chosen = order[at : min(at + size, b)]
-                yield partial(self._solve_prefixes, cut.take(chosen), since[chosen], *shape)
+        run = np.flatnonzero(np.diff(runs) > 1)
+        begin = systems.first[runs[run]]
+        owner, first, last = in_pieces(begin, systems.last[runs[run + 1] - 1], _MOST_CANDIDATES)
+        low = self.first_event[self.asked.users[first]]
+        high = np.minimum(self.end[last - 1], low + self.segment)
+        cut, since = Systems(first, last, low, high), self.asked.times[begin[owner]]
+        for chosen, shape in alike(padded(last - first), whole_blocks(cut.length), self.dim):
+            yield partial(self._solve_prefixes, cut.take(chosen), since[chosen], *shape)
+
+    def _newton_prefixes(self, systems: Systems, runs: Ints) -> Iterator[Callable[[], Solves]]:
+        """Sessions of more than one as-of time, in pieces."""
+        run = np.flatnonzero(np.diff(runs) > 1)
+        owner, first, last = in_pieces(runs[run], runs[run + 1], _MOST_SYSTEMS)
+        since = self.asked.times[systems.first[runs[run][owner]]]
+        length = whole_blocks(systems.high[last - 1] - systems.low[first])
+        for chosen, (_, H) in alike(np.full(len(first), _MOST_SYSTEMS), length, self.dim):
+            parts = [systems.take(np.arange(first[i], last[i])) for i in chosen]
+            yield partial(self._solve_newton_prefixes, parts, since[chosen], H)
 
     # --- solving them ---
 
@@ -257,7 +187,7 @@ class DualShard:
         done = Solves()
         for low, high in pairwise([*run_starts(widths[order]).tolist(), len(order)]):
             H = int(widths[order[low]])
-            step = max(1, _BATCH_FLOATS // H**2)
+            step = max(1, BATCH_FLOATS // H**2)
             for at in range(low, high, step):
                 chosen = order[at : min(at + step, high)]
                 some = systems.take(chosen)
@@ -273,6 +203,24 @@ class DualShard:
                 ]
                 done.add(self._solve(Dual(matrices, views), some, H, scale))
                 done.dual += len(chosen)
+        return done
+
+    def _solve_newton_prefixes(self, parts: list[Systems], since: Ints, H: int) -> Solves:
+        """Systems of one user each, whose Newton steps share a factor: that of the weights as of a moment."""
+        scale = 1 / np.sqrt(self.model.prior(0))
+        low, high = np.array([(part.low[0], part.high[-1]) for part in parts]).T
+        events, inside = rectangle(low, high, H)
+        rows = self._rows(np.where(inside, self.slots[events], self.model.matrix.missing), scale)
+        confidences = np.where(inside, self.weights[events], 0)
+        if self.half_life_us is not None:
+            confidences *= np.exp2((self.times[events] - since[:, None]) / self.half_life_us)
+        ends = np.zeros((len(parts), _MOST_SYSTEMS), np.int64)
+        for out, part in zip(ends, parts, strict=True):
+            out[: len(part.first)] = part.length
+        form = PrefixForm.of(rows, confidences, ends).take(np.flatnonzero(ends))
+        systems = Systems.concat(parts)
+        done = self._solve(form, systems, H, scale)
+        done.dual += len(systems.first)
         return done
 
     def _solve_primal(self, systems: Systems) -> Solves:
@@ -359,7 +307,7 @@ class DualShard:
             return len(systems.first)
         counts = systems.last - systems.first
         candidates, owner = ragged(systems.first, counts), np.repeat(np.arange(len(counts)), counts)
-        step = max(1, _BATCH_FLOATS // self.dim)
+        step = max(1, BATCH_FLOATS // self.dim)
         for low in range(0, len(candidates), step):
             at = slice(low, low + step)
             x = self._rows(self.asked_slots[candidates[at]], scale)

@@ -66,23 +66,13 @@ def solve_prefixes(
     B, H, _ = rows.shape
     root = np.sqrt(confidences)
     right = root * targets
-    T, v = np.zeros((B, H, H)), np.zeros((B, H))
+    blocks = kernel_blocks(rows, images)
+    T, v = inverse_factor(blocks, root), np.zeros((B, H))
     score, explained = np.zeros(ends.shape), np.zeros(ends.shape)
     inside = np.arange(H)[:, None] < ends[:, None, :]
-    kernels: list[Doubles] = []
     crossed, seen = np.empty((B, H, ends.shape[1])), np.empty((B, H, ends.shape[1]))
     for low in range(0, H, BLOCK):
         at, upto = slice(low, low + BLOCK), slice(0, low + BLOCK)
-        kernel = root[:, at, None] * (rows[:, at] @ images[:, :, upto]) * root[:, None, upto]
-        kernels.append(kernel)
-        past = kernel[:, :, :low] @ T[:, :low, :low].transpose(0, 2, 1)
-        block = kernel[:, :, low:] - past @ past.transpose(0, 2, 1)
-        diagonal = np.arange(BLOCK)
-        block[:, diagonal, diagonal] += 1
-        # The inverse of an upper triangle needs no pivoting: no row looks at a later one.
-        inverse = np.linalg.inv(np.linalg.cholesky(block).transpose(0, 2, 1)).transpose(0, 2, 1)
-        T[:, at, :low] = -inverse @ (past @ T[:, :low, :low])
-        T[:, at, at] = inverse
         v[:, at] = (T[:, at, upto] @ right[:, upto, None])[..., 0]
         crossed[:, at] = root[:, at, None] * (rows[:, at] @ cross)
         seen[:, at] = w = np.where(inside[:, at], T[:, at, upto] @ crossed[:, upto], 0)
@@ -90,15 +80,40 @@ def solve_prefixes(
         explained += np.einsum("bhc,bhc->bc", w, w)
     if growth is not None:
         w, r = seen, np.where(inside, v[:, :, None], 0)
-        for power, step in ((-growth, _back), (growth**2, _forth)):
-            w, r = step(T, w, inside), step(T, r, inside)
+        for power, step in ((-growth, back), (growth**2, lambda T, values: forth(T, values, inside))):
+            w, r = step(T, w), step(T, r)
             score += power * np.einsum("bhc,bhc->bc", w, r)
             explained += power * np.einsum("bhc,bhc->bc", w, w)
     solution = (v[:, None, :] @ T)[:, 0]
-    return Prefixes(score, explained, _residual(kernels, solution, right))
+    return Prefixes(score, explained, _residual(blocks, root, solution, right))
 
 
-def _back(T: Doubles, values: Doubles, inside: NDArray[np.bool_]) -> Doubles:
+def kernel_blocks(rows: Doubles, images: Doubles) -> list[Doubles]:
+    """K = rows @ images in blocks of rows, each with the events up to it: (B, BLOCK, BLOCK), (B, BLOCK, 2 BLOCK)..."""
+    ends = range(BLOCK, rows.shape[1] + 1, BLOCK)
+    return [rows[:, end - BLOCK : end] @ images[:, :, :end] for end in ends]
+
+
+def inverse_factor(blocks: list[Doubles], root: Doubles) -> Doubles:
+    """T = L^-1 of L Lᵀ = I + R K R, from the blocks of K and R (B, H): (B, H, H)."""
+    B, H = root.shape
+    T = np.zeros((B, H, H))
+    diagonal = np.arange(BLOCK)
+    for index, kernel in enumerate(blocks):
+        low = index * BLOCK
+        at, upto = slice(low, low + BLOCK), slice(0, low + BLOCK)
+        weighted = root[:, at, None] * kernel * root[:, None, upto]
+        past = weighted[:, :, :low] @ T[:, :low, :low].transpose(0, 2, 1)
+        block = weighted[:, :, low:] - past @ past.transpose(0, 2, 1)
+        block[:, diagonal, diagonal] += 1
+        # The inverse of an upper triangle needs no pivoting: no row looks at a later one.
+        inverse = np.linalg.inv(np.linalg.cholesky(block).transpose(0, 2, 1)).transpose(0, 2, 1)
+        T[:, at, :low] = -inverse @ (past @ T[:, :low, :low])
+        T[:, at, at] = inverse
+    return T
+
+
+def back(T: Doubles, values: Doubles) -> Doubles:
     """Tᵀ values of (B, H, C) that are 0 outside of each prefix. Blocks are added in order: later ones add zeros."""
     out = np.zeros_like(values)
     for low in range(0, values.shape[1], BLOCK):
@@ -107,7 +122,7 @@ def _back(T: Doubles, values: Doubles, inside: NDArray[np.bool_]) -> Doubles:
     return out
 
 
-def _forth(T: Doubles, values: Doubles, inside: NDArray[np.bool_]) -> Doubles:
+def forth(T: Doubles, values: Doubles, inside: NDArray[np.bool_]) -> Doubles:
     """T values of (B, H, C), 0 outside of each prefix."""
     out = np.empty_like(values)
     for low in range(0, values.shape[1], BLOCK):
@@ -116,15 +131,15 @@ def _forth(T: Doubles, values: Doubles, inside: NDArray[np.bool_]) -> Doubles:
     return out
 
 
-def _residual(kernels: list[Doubles], solution: Doubles, right: Doubles) -> Doubles:
-    """|(I + K) a - right| / |right| from the block rows of the lower half of K."""
-    rest = solution - right
-    for index, kernel in enumerate(kernels):
+def _residual(blocks: list[Doubles], root: Doubles, solution: Doubles, right: Doubles) -> Doubles:
+    """|(I + R K R) a - right| / |right| from the blocks of K."""
+    values, image = root * solution, np.zeros_like(right)
+    for index, kernel in enumerate(blocks):
         low, high = index * BLOCK, (index + 1) * BLOCK
-        rest[:, low:high] += (kernel @ solution[:, :high, None])[..., 0]
-        rest[:, :low] += (solution[:, None, low:high] @ kernel[:, :, :low])[:, 0]
+        image[:, low:high] += (kernel @ values[:, :high, None])[..., 0]
+        image[:, :low] += (values[:, None, low:high] @ kernel[:, :, :low])[:, 0]
     size: Doubles = np.linalg.norm(right, axis=1).astype(np.float64)
-    norm: Doubles = np.linalg.norm(rest, axis=1) / np.where(size > 0, size, 1)
+    norm: Doubles = np.linalg.norm(solution + root * image - right, axis=1) / np.where(size > 0, size, 1)
     return norm
 
 

@@ -53,8 +53,11 @@ class Form(Protocol):
     def vectors(self, unknowns: Doubles) -> Doubles:
         """u: (B, d)."""
 
-    def squared_norm(self, unknowns: Doubles, g: Doubles | None = None) -> Doubles:
+    def squared_norm(self, unknowns: Doubles, g: Doubles) -> Doubles:
         """|u - Zᵀ g|^2: (B); with g = -loss'(f) the squared norm of the gradient."""
+
+    def penalty(self, unknowns: Doubles, fitted: Doubles) -> Doubles:
+        """|u|^2: (B)."""
 
     def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
         """xᵀ (I + Zᵀ W Z)^-1 x of the candidates (c, d) of each system: (c) each."""
@@ -92,9 +95,12 @@ class Dual:
     def vectors(self, unknowns: Doubles) -> Doubles:
         return np.stack([a[: len(rows)] @ rows for a, rows in zip(unknowns, self.rows, strict=True)])
 
-    def squared_norm(self, unknowns: Doubles, g: Doubles | None = None) -> Doubles:
-        rest = unknowns if g is None else unknowns - g
+    def squared_norm(self, unknowns: Doubles, g: Doubles) -> Doubles:
+        rest = unknowns - g
         return np.maximum(_dot(rest, _times(self.kernel, rest)), 0)
+
+    def penalty(self, unknowns: Doubles, fitted: Doubles) -> Doubles:
+        return self.squared_norm(unknowns, np.zeros_like(unknowns))
 
     def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
         root = np.sqrt(weights)
@@ -154,9 +160,12 @@ class Primal:
     def vectors(self, unknowns: Doubles) -> Doubles:
         return unknowns
 
-    def squared_norm(self, unknowns: Doubles, g: Doubles | None = None) -> Doubles:
-        rest = unknowns if g is None else unknowns - self._gathered(g)
+    def squared_norm(self, unknowns: Doubles, g: Doubles) -> Doubles:
+        rest = unknowns - self._gathered(g)
         return _dot(rest, rest)
+
+    def penalty(self, unknowns: Doubles, fitted: Doubles) -> Doubles:
+        return _dot(unknowns, unknowns)
 
     def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
         pairs = zip(candidates, self._matrix(weights), strict=True)
@@ -287,7 +296,7 @@ def _damped(
 def _objective(form: Form, c: Doubles, y: Doubles, unknowns: Doubles, f: Doubles) -> Doubles:
     margin = np.where(y > 0, f, -f)
     loss: Doubles = (c * np.logaddexp(0, -margin)).sum(axis=1)
-    return loss + form.squared_norm(unknowns) / 2
+    return loss + form.penalty(unknowns, f) / 2
 
 
 def _sigmoid(f: Doubles) -> Doubles:

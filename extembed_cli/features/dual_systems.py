@@ -1,0 +1,141 @@
+"""Which systems technique 2 solves on one slice of users, and which of them share a matrix.
+
+No event after an as-of time decides how its system is solved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extembed_cli.kernels.prefixes import BLOCK
+from extembed_cli.kernels.ridge import longest_dual
+from extembed_cli.kernels.segments import offsets, run_starts
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+BATCH_FLOATS = 2**19  # float64 and squares of it: a batch stays near the processor's cache
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Fits to make: candidates [first, last) of one user and as-of time with the usable events [low, high)."""
+
+    first: Ints
+    last: Ints
+    low: Ints
+    high: Ints
+
+    @property
+    def length(self) -> Ints:
+        return self.high - self.low
+
+    def take(self, chosen: NDArray[Any]) -> Systems:
+        """Some of them."""
+        return Systems(self.first[chosen], self.last[chosen], self.low[chosen], self.high[chosen])
+
+    @classmethod
+    def concat(cls, parts: Sequence[Systems]) -> Systems:
+        """Those of all parts."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+class Group(NamedTuple):
+    """Systems that share kernel matrices of one size."""
+
+    low: Ints
+    """The first event of each matrix"""
+    parts: list[Systems]
+    """Of each"""
+    length: int
+    """Events of a matrix, with padding"""
+    alone: bool
+    """Whether each is of one system, and so without padding"""
+
+
+def distinct(users: Ints, times: Ints, start: Ints, end: Ints) -> Systems:
+    """The distinct pairs of user and as-of time, (Q) each, that see an event: those of [start, end)."""
+    first = run_starts(users, times)
+    last = np.append(first[1:], len(users))
+    filled = end[first] > start[first]
+    return Systems(first[filled], last[filled], start[first[filled]], end[first[filled]])
+
+
+def sessions(users: Ints, times: Ints, span: int | None) -> Ints:
+    """Where runs of systems (n) begin that share one factor, and where the last one ends.
+
+    Those of a user whose as-of times are within a span (us) of the first: all of a user's without one.
+    """
+    begin: list[int] = []
+    for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
+        at = low
+        while at < high:
+            begin.append(at)
+            at = high if span is None else at + int(np.searchsorted(times[at:high], times[at] + span, "right"))
+    return np.array([*begin, len(users)], np.int64)
+
+
+def groups(systems: Systems, users: Ints, dim: int, *, shared: bool) -> Iterator[Group]:
+    """Systems whose events have one kernel matrix for each user, of one length together, the longest first.
+
+    users (n) of the systems; shared: whether those of a user may have one at all.
+    """
+    if not len(systems.first):
+        return
+    begin = _shared(systems, users, longest_dual(dim)) if shared else np.arange(len(systems.first))
+    end = np.append(begin[1:], len(systems.first))
+    low, high = systems.low[begin], systems.high[end - 1]
+    alone = end - begin == 1
+    length = np.where(alone, high - low, whole_blocks(high - low))
+    order = np.lexsort((length, alone))[::-1]
+    for a, b in pairwise([*run_starts(alone[order], length[order]).tolist(), len(order)]):
+        H = int(length[order[a]])
+        size = max(1, BATCH_FLOATS // (H * max(H, dim)))
+        for at in range(a, b, size):
+            chosen = order[at : min(at + size, b)]
+            parts = [systems.take(np.arange(begin[i], end[i])) for i in chosen]
+            yield Group(low[chosen], parts, H, alone=bool(alone[chosen[0]]))
+
+
+def _shared(systems: Systems, users: Ints, most: int) -> Ints:
+    """The first of each run of systems of a user whose events are few enough for one matrix.
+
+    A run ends where the matrix would get too large: what comes later does not decide that.
+    """
+    begin: list[int] = []
+    for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
+        at = low
+        while at < high:
+            begin.append(at)
+            fits = int(np.searchsorted(systems.high[at:high], systems.low[at] + most, side="right"))
+            at = high if at + fits == high else at + max(1, fits)
+    return np.array(begin, np.int64)
+
+
+def in_pieces(begin: Ints, end: Ints, most: int) -> tuple[Ints, Ints, Ints]:
+    """Runs [begin, end) in pieces of at most so many: the run of each piece, and where it begins and ends."""
+    counts = -(-(end - begin) // most)
+    run = np.repeat(np.arange(len(begin)), counts)
+    first = begin[run] + most * (np.arange(len(run)) - np.repeat(offsets(counts)[:-1], counts))
+    return run, first, np.minimum(first + most, end[run])
+
+
+def alike(width: Ints, length: Ints, dim: int) -> Iterator[tuple[Ints, tuple[int, int]]]:
+    """What is of one width and one length, as many together as a batch holds, the longest first; and the two."""
+    order = np.lexsort((width, length))[::-1]
+    for a, b in pairwise([*run_starts(width[order], length[order]).tolist(), len(order)]):
+        shape = int(width[order[a]]), int(length[order[a]])
+        size = max(1, BATCH_FLOATS // (max(shape) * max(shape[1], dim)))
+        for at in range(a, b, size):
+            yield order[at : min(at + size, b)], shape
+
+
+def whole_blocks(lengths: Ints) -> Ints:
+    """Events in whole blocks."""
+    return -(-lengths // BLOCK) * BLOCK
