@@ -292,8 +292,9 @@ def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[NDA
     """The vectors that are not null as (n, d), and which rows of the batch they are."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
-    present = np.asarray(column.is_valid())
-    column = column.drop_null()
+    present = np.ones(len(column), np.bool_)
+    if column.null_count:  # else pyarrow.compute is not needed, which takes long to import
+        present, column = np.asarray(column.is_valid()), column.drop_null()
     if not len(column):
         return np.empty((0, dim or 0), np.float32), present
     fixed = types.is_fixed_size_list(column.type)

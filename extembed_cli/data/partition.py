@@ -75,7 +75,7 @@ class Partition:
                     frame, hashes = frame.filter(pl.Series(kept)), hashes[kept]
             if kind == "events":
                 self._events += np.bincount((hashes % _BUCKETS).astype(np.int64), minlength=_BUCKETS)
-            shard = (hashes // _SLOTS % self.shards).astype(np.int64)
+            shard = (hashes // _SLOTS % self.shards).astype(np.min_scalar_type(self.shards))  # sorts fast
             if streams is None:
                 frame = frame if self.shards == 1 else frame.filter(pl.Series(shard == 0))
                 self._frames[kind].append(self._numbered(frame))

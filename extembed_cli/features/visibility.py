@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from extembed_cli.data.histories import Candidates, History
@@ -90,7 +91,8 @@ def in_own_history(history: History, candidates: Candidates, end: Ints) -> int:
         return 0
     n_items = int(max(history.items.max(), candidates.items.max())) + 1
     owners = np.repeat(np.arange(len(history.indptr) - 1), np.diff(history.indptr))
-    pairs, first = np.unique(owners * n_items + history.items, return_index=True)
-    wanted = candidates.users * n_items + candidates.items
-    at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-    return int(np.count_nonzero((pairs[at] == wanted) & (candidates.items >= 0) & (first[at] < end)))
+    events = pl.DataFrame({"pair": owners * n_items + history.items, "place": np.arange(len(owners))})
+    asked = pl.DataFrame({"pair": candidates.users * n_items + candidates.items, "end": end})
+    asked = asked.filter(pl.Series(candidates.items >= 0))
+    first = events.join(asked, on="pair", how="semi").group_by("pair").agg(pl.col("place").min())
+    return asked.join(first, on="pair").filter(pl.col("place") < pl.col("end")).height
