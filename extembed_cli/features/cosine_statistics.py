@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -123,22 +122,24 @@ class CosineStatistics:
         cosines_at = offsets(pieces.cosines)
         cosines = np.empty(cosines_at[-1], np.float32)
         for part in batch.slices(FLOATS // table.shape[1]):
-            clock = [time.perf_counter()]
+            began = time.perf_counter()
             at, C, K = part.candidates, int(pieces.shape[part.pieces.start]), int(pieces.block[part.pieces.start])
-            some = table.take(slots[at], axis=0).reshape(-1, C, table.shape[1])
-            others = table.take(event_slots[part.events], axis=0).reshape(len(some), -1, K, table.shape[1])
-            clock.append(time.perf_counter())
+            some, others = table.take(slots[at], axis=0), table.take(event_slots[part.events], axis=0)
+            gathered = time.perf_counter()
+            costs["gather"].add(gathered - began, len(some) + len(others), some.nbytes + others.nbytes)
+            some = some.reshape(-1, C, table.shape[1])
+            others = others.reshape(len(some), -1, K, table.shape[1])
             out = cosines[cosines_at[part.pieces.start] : cosines_at[part.pieces.stop]].reshape(len(some), C, -1, K)
             block_cosines(some, others, out[:, :, part.skipped // K : part.skipped // K + others.shape[1]])
-            clock.append(time.perf_counter())
+            multiplied = time.perf_counter()
+            costs["cosines"].add(multiplied - gathered, C * (part.events.stop - part.events.start))
             visible = [places[at].reshape(-1, C) - part.skipped for places in (start, end)]
             for mean in means.values():
                 mean.add(part, some, others, *visible)
-            clock.append(time.perf_counter())
-            for stage, (began, ended) in zip(("gather", "cosines", "means"), pairwise(clock), strict=True):
-                costs[stage].add(ended - began)
+            costs["means"].add(time.perf_counter() - multiplied)
         for half_life, mean in means.items():
             self._put_means(half_life, batch, mean)
+        costs["means"].add(rows=len(batch.q))
         return cosines, cosines_at[batch.piece] + batch.within * pieces.events[batch.piece] + batch.hidden
 
     def _put_means(self, half_life: str, batch: Batch, mean: _Means) -> None:

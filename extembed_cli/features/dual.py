@@ -23,7 +23,8 @@ Doubles = NDArray[np.floating[Any]]  # float64
 
 # Eigenvalues this far below the largest are as small as the rounding of float32 vectors, which would decide the fit.
 _SINGULAR = 1e-6
-_STEPS = {"squared": 1, "logistic": 7}  # of Newton, about: for the plan
+# For the plan: Newton steps, about, and the products with a matrix that they take where as-of times share a factor.
+_STEPS, _SHARED_STEPS = {"squared": 1, "logistic": 7}, 110
 
 
 @dataclass(frozen=True)
@@ -211,5 +212,6 @@ def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim
     else:  # as if no two systems shared a factor
         side = np.minimum(n, longest_dual(dim))
         products = (longest * np.minimum(longest, longest_dual(dim)) * dim / 2.0).sum()
-        products += _STEPS[fit.loss] * (side**3 / 3.0).sum()
+        shares_steps = fit.loss == "logistic" and sees_prefixes(spec, fit)
+        products += (_SHARED_STEPS * side**2.0 if shares_steps else _STEPS[fit.loss] * side**3 / 3.0).sum()
     return Work(systems, float(products))

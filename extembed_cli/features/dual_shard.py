@@ -55,9 +55,10 @@ class DualShard:
 
     Where the matrix of an as-of time is that of an earlier one with more events (`is_additive`), a user's as-of times
     share one factor of all prefixes of the history (`prefixes`); with decay those of a session do, between which events
-    decay by less than a thousandth, and long histories are running sums. Else each distinct as-of time is a system of
-    its own: up to about as many events as there are dimensions in the dual form, of which a user's systems share the
-    kernel matrix, beyond that in the primal form.
+    decay by less than a thousandth, and long histories are running sums. With logistic loss they share the factor that
+    conditions Newton's steps (`prefix_form`). Else each distinct as-of time is a system of its own: up to about as many
+    events as there are dimensions in the dual form, of which a user's systems share the kernel matrix, beyond that in
+    the primal form.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class DualShard:
         self.not_converged: set[int] = set()
         """Users with a logistic fit whose gradient is above 1e-6."""
 
-    # --- which systems there are: no event after an as-of time decides how it is solved ---
+    # --- which systems there are ---
 
     def tasks(self) -> Iterator[Callable[[], Solves]]:
         """Pieces of work; each fills in its part of `score`, `sd` and `vectors`."""

@@ -1,4 +1,4 @@
-"""Exponential decay: w = weight 2^(-age / half_life), as running sums of vectors and as whole numbers.
+"""Exponential decay: w = weight 2^(-age / half_life), as running sums, as sums of vectors and as whole numbers.
 
 Times are in half-lives here. Only differences of times enter, so any origin serves.
 """
