@@ -26,7 +26,7 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PAIRS = 2**18  # visible pairs of a batch: so many that Python does not show, so few that they stay near the processor
-FLOATS = 2**20  # vector elements gathered at a time
+FLOATS = 2**19  # vector elements gathered at a time
 _CANDIDATES = 64  # of a piece
 # Who sees more events than this is multiplied with few others, in one shape: so many cosines are kept in memory.
 _LONG, _LONG_CANDIDATES = 4096, 8

@@ -1,0 +1,35 @@
+"""Events and candidates by user and time, whatever their keys look like."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from extembed_cli.data.histories import encode
+
+
+@pytest.mark.parametrize("span", [10, 2**40, 2**62], ids=["ties", "microseconds", "more than a key holds"])
+def test_rows_are_in_order_of_user_time_item_and_weight(span: int) -> None:
+    """The last bits of times as far apart as 2^62 do not fit into a key of 64 bits beside the user."""
+    rng = np.random.default_rng(5)
+    users, n = 300, 4000
+    times = rng.integers(0, span, n)
+    times[: n // 2] = times[n // 2 :] + rng.integers(0, 3, n // 2)  # apart by nothing or by the last bits
+    events = pl.DataFrame(
+        {
+            "user": rng.integers(0, users, n),
+            "time": times,
+            "item": rng.integers(0, 5, n).astype(np.int32),
+            "weight": rng.random(n),
+        }
+    )
+    candidates = events.select("user", "time", "item").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    shard = encode(events, candidates, np.arange(5, dtype=np.int32), all_users=False)
+    expected = events.sort("user", "time", "item", "weight")
+    assert shard.history.times.tolist() == expected["time"].to_list()
+    assert shard.history.items.tolist() == expected["item"].to_list()
+    assert shard.history.weights is not None
+    assert shard.history.weights.tolist() == expected["weight"].to_list()
+    rows = candidates.sort("user", "time", "item", "row")["row"]
+    assert shard.asked.rows.tolist() == rows.to_list()
