@@ -142,12 +142,12 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     """Bytes by purpose that a job needs however its users are cut."""
     ids = sum(table.rows for table in inputs.embeddings.values())
     written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates and spec.output is not None else 0
-    batch = PAIRS * _BYTES_PER_PAIR if spec.aggregate else 0
-    models, batch = neural.bytes_needed(spec, ids)
-    batch += batch
+    models, scored = neural.bytes_needed(spec, ids)
+    if spec.aggregate:
+        scored += PAIRS * _BYTES_PER_PAIR
     return {
         "libraries": _BYTES_FOR_LIBRARIES + (_BYTES_FOR_TORCH if spec.neural else 0),
-        f"batches of {_threads(workers)}": workers * (batch + 32 * FLOATS),
+        f"batches of {_threads(workers)}": workers * (scored + 32 * FLOATS),
         "item ids": ids * _BYTES_PER_ID + models,
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }

@@ -195,6 +195,43 @@ def test_changed_futures_of_long_histories_change_no_byte(crowd: World) -> None:
     same_bytes(before.filter(rows), more.filter(rows))
 
 
+@pytest.mark.parametrize(
+    ("keys", "seen"),
+    [
+        ('half_life = "1000h"', 30),
+        ('half_life = "1000h"', 300),
+        ("", 250),
+        ('loss = "logistic"', 250),
+        ('loss = "logistic"\nhalf_life = "1000h"', 30),
+        ('histories = ["recent"]', 30),
+        ('histories = ["recent"]\nloss = "logistic"', 30),
+    ],
+)
+def test_how_much_comes_later_changes_no_byte_of_hard_fits(world: World, keys: str, seen: int) -> None:
+    """A regularization so small that float32 shows a fit's last bits; later as-of times see little more, or much."""
+    rng = np.random.default_rng(0)
+    asked, later, dim = 2000, 500, 32
+    hours = np.append(np.sort(rng.integers(0, 100, seen)), 200 + np.sort(rng.integers(0, 100, later)))
+    log = {
+        "user_id": np.ones(len(hours), np.int64),
+        "item_id": rng.integers(0, 300, len(hours)),
+        "timestamp": timestamps(START + hours * HOUR),
+        "rating": rng.integers(1, 6, len(hours)),
+    }
+    moments = np.append(np.full(asked, 150), 400)
+    columns = {"user_id": np.ones(asked + 1, np.int64), "item_id": np.append(np.arange(asked), 0)}
+    world.write("candidates", {**columns, "timestamp": timestamps(START + moments * HOUR)})
+    world.write("text", {"item_id": np.arange(asked), "embedding": vectors(rng.standard_normal((asked, dim)))})
+    group = f'[[dual]]\nsd = true\ntarget = "rating - 3"\nregularization = 1e-9\n{keys}\n'
+    spec = world.spec(f'[histories.recent]\nwindow = "900h"\n{group}')
+    found = []
+    for more in (1, 3, 100, later):
+        world.write("interactions", pa.table(log).slice(0, seen + more))
+        found.append(run_spec(spec).head(asked))
+    for other in found[1:]:
+        same_bytes(found[0], other)
+
+
 def test_workers_and_shards_change_no_byte(crowd: World) -> None:
     spec = spec_of(crowd)
     one = ran(spec, 1, Layout())

@@ -164,6 +164,45 @@ def test_many_candidates_of_one_user(tmp_path: Path) -> None:
         np.testing.assert_allclose(made[name].to_numpy()[some], few[name].to_numpy(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dim", [8, 64])
+def test_candidates_that_are_the_same_have_the_same_bytes(world: World, dim: int) -> None:
+    """So the order of rows shows in none of them, however often a user, time and item is repeated."""
+    write_lognormal(world, 60, 12, 600, dim=dim, candidates=30)
+    one = world.table("candidates")
+    rng = np.random.default_rng(2)
+    order = rng.permutation(np.repeat(np.arange(len(one)), 3))
+    world.write("candidates", one.take(order))
+    spec = world.spec(f"{HISTORIES}[[aggregate]]\n{STATISTICS}[[dual]]\nregularization = 1e-6\nsd = true\n")
+    made = run_spec(spec).with_columns(copy=pl.Series(order)).sort("copy").drop("copy")
+    same_bytes(made[::3], made[1::3])
+    same_bytes(made[::3], made[2::3])
+
+
+@pytest.mark.parametrize("dim", [2, 4])
+def test_sums_of_very_many_events_do_not_drift(tmp_path: Path, dim: int) -> None:
+    """300,000 events of one item, no decay: its cosine with their mean is 1, in float32 sums too."""
+    world, many = World(tmp_path), 300_000
+    times = timestamps(START + np.arange(many) * 1_000_000)
+    log = {"user_id": np.ones(many, np.int64), "item_id": np.zeros(many, np.int64), "timestamp": times}
+    world.write("interactions", log)
+    asked = timestamps([START + (many + 5) * 1_000_000])
+    world.write("candidates", {"user_id": [1], "item_id": [0], "timestamp": asked})
+    vector = np.random.default_rng(3).standard_normal((1, dim))
+    world.write("text", {"item_id": [0], "embedding": vectors(vector)})
+    made = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["none"]\n'))
+    for name in ("cos_mean", "cos_to_mean"):
+        assert made[f"text__all__{name}"][0] == pytest.approx(1, abs=2e-6)
+
+
+@pytest.mark.parametrize("window", [10, 50])
+def test_windows_take_no_more_products_than_they_need(window: int) -> None:
+    """Candidates all along a history of 3,000 events."""
+    end = np.linspace(0, 3000, 60).astype(np.int64)
+    seen = Seen(np.arange(3000), np.array([0, 3000]), np.maximum(end - window, 0), end, moves=True)
+    pieces = cut(np.array([0, 60]), seen, np.ones(60, np.bool_), 8, 8)
+    assert pieces.cosines.sum() <= 60 * 8 * 2 * max(window, 32)
+
+
 def test_every_candidate_that_sees_something_is_in_exactly_one_piece() -> None:
     rng = np.random.default_rng(6)
     asked, events = rng.integers(0, 300, 40), rng.integers(0, 90, 40)

@@ -287,7 +287,7 @@ def test_candidates_without_user_or_time_keep_their_row(
     kept(world.folder / "out.parquet", world.folder / "candidates.parquet")
     gone = pl.Series(np.isin(np.arange(300), [0, 17, 299]))
     assert all(made.filter(gone).select(pl.all().is_null().all()).row(0))
-    # Fewer candidates of a user can be a tile of another shape, and BLAS rounds another shape its own way.
+    # Fewer candidates of a user can be a piece of another shape, and BLAS rounds another shape its own way.
     assert_frame_equal(made.filter(~gone), expected.filter(~gone), check_exact=False, rel_tol=0, abs_tol=1e-6)
 
 

@@ -194,7 +194,7 @@ def test_adding_events_after_the_as_of_time_changes_no_byte(
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("half_life", ["2h", "20d"])
 def test_what_happens_later_changes_no_byte_of_long_histories(tmp_path: Path, half_life: str, weighted: bool) -> None:
-    """Candidates before and after, in tiles together; 60 dimensions, hundreds of events, some without a vector."""
+    """Candidates before and after, in pieces together; 60 dimensions, hundreds of events, some without a vector."""
     rng = np.random.default_rng(3)
     users, hour = 6, 400
     table = {"item_id": np.arange(50), "embedding": vectors(rng.standard_normal((50, 60)))}

@@ -15,7 +15,8 @@ from extembed_cli.data.tables import Part, Table
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec import Spec, time_us
 
-_LARGEST_WEIGHT = 1e30  # sums of weights are written as float32
+_LARGEST = 1e30  # sums of weights are written as float32
+_SMALLEST_WEIGHT = 1e-200  # but for 0: relative to the largest one it still is a number
 _RENAME = "; if it has another name, set columns.{role} in the spec (--set columns.{role}=NAME)"
 
 
@@ -218,9 +219,9 @@ class _BadValues:
         self.examples: list[str] = []
 
     def look(self, values: pl.Series, first_row: int) -> None:
-        bad = values.is_nan() | (values.abs() > _LARGEST_WEIGHT)
+        bad = values.is_nan() | (values.abs() > _LARGEST)
         if self.of_weights:
-            bad |= values < 0
+            bad |= (values != 0) & (values < _SMALLEST_WEIGHT)
         rows = bad.fill_null(value=False).arg_true()
         self.count += len(rows)
         self.examples += [f"row {first_row + row}: {values[row]}" for row in rows[:4]]
@@ -231,8 +232,8 @@ class _BadValues:
         examples = listing(self.examples[:4])
         if self.of_weights:
             raise DataError(
-                f"{self.where}: {self.count:,} weights are negative, not finite or above 1e30 ({examples}). "
-                "Weights must be >= 0"
+                f"{self.where}: {self.count:,} weights are negative, not finite, above 1e30 or below 1e-200 "
+                f"({examples}). A weight of 0 leaves an event out"
             )
         raise DataError(
             f"{self.where}: {self.count:,} targets are not finite or beyond 1e30 ({examples}). "

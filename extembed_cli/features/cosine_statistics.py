@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,44 +24,62 @@ from extembed_cli.watch import Cost
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Values = NDArray[np.floating[Any]]  # float32 or float64
 Ints = NDArray[np.int64]
 
 PAIRS = 2**18  # visible pairs of a batch: so many that Python does not show, so few that they stay near the processor
 FLOATS = 2**19  # vector elements gathered at a time
-_CANDIDATES = 64  # of a piece
-# Who sees more events than this is multiplied with few others, in one shape: so many cosines are kept in memory.
-_LONG, _LONG_CANDIDATES = 4096, 8
+_CANDIDATES, _FEW_CANDIDATES = 64, 8  # of a piece
+_LONG = 4096  # events: who has more behind is multiplied with few others, whose cosines still fit into memory
 
-# Relative to the weight summed: a shorter mean is summed again in float64, and one below the second has no direction,
-# since it is the rounding of the stored vectors.
+# A shorter mean is summed again in float64, and one below the second has no direction: it is the rounding of the stored
+# vectors.
 _SHORT_MEAN, _ZERO_MEAN = 1e-2, 1e-6
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """Vectors of k pieces of one shape, or of some events of one."""
+
+    part: Slice
+    candidates: Values
+    """(k, C, d)"""
+    vectors: Values
+    """(k, n, K, d) of the events, 0 in the padding"""
+    start: Ints
+    """(k, C) the first of these events that a candidate sees"""
+    end: Ints
 
 
 class _Means:
     """Decayed means of the vectors that the candidates of a batch see, and their products: by place, (A) each."""
 
     def __init__(self, events: EventList, half_life: str, candidates: Ints, of_batch: Ints) -> None:
-        self.heights = events.heights(half_life)[of_batch]
+        self.heights = events.heights(half_life, of_batch)
         self.total, exponent = np.frexp(events.totals(half_life)[candidates])
         newest = np.maximum(events.seen.end[candidates], 1) - 1
         self.reference = events.clock(half_life)[newest] + exponent
-        self.along = np.empty(len(candidates), np.float32)
+        self.along = np.zeros(len(candidates))
         """q · Σ w v, as `total` relative to the reference"""
-        self.square = np.empty(len(candidates), np.float32)
+        self.square = np.zeros(len(candidates))
         """|Σ w v|²"""
-        self.so_far: Floats = np.zeros(0, np.float32)
+        self.so_far = np.zeros(0)
 
-    def add(self, part: Slice, candidates: Floats, vectors: Floats, start: Ints, end: Ints) -> None:
-        """Add some events: candidates (k, C, d), vectors (k, n, K, d), start and end (k, C) of what is visible."""
-        k, at = len(candidates), part.candidates
-        sums = visible_sums(
-            vectors, self.heights[part.events].reshape(k, -1), self.reference[at].reshape(k, -1), start, end
-        )
-        if part.skipped:
-            sums += self.so_far
-        self.so_far = sums
-        np.vecdot(sums, candidates, out=self.along[at].reshape(k, -1))
-        np.vecdot(sums, sums, out=self.square[at].reshape(k, -1))
+    def add(self, some: _Gathered) -> None:
+        """Add events of some pieces."""
+        at, shape = some.part.candidates, some.start.shape
+        heights, reference = self.heights[some.part.events], self.reference[at]
+        sums = visible_sums(some.vectors, heights.reshape(shape[0], -1), reference.reshape(shape), some.start, some.end)
+        if some.part.is_part:
+            self.so_far = sums + self.so_far if some.part.skipped else sums.astype(np.float64)
+            sums = self.so_far.astype(sums.dtype)
+        self.along[at] = np.vecdot(sums, some.candidates).ravel()
+        self.square[at] = np.vecdot(sums, sums).ravel()
+
+    def of(self, batch: Batch) -> tuple[Doubles, Doubles]:
+        """(R) q · m, and |m|."""
+        at = batch.candidates_at[batch.piece] + batch.within
+        return self.along[at] / self.total[at], np.sqrt(self.square[at]) / self.total[at]
 
 
 class CosineStatistics:
@@ -86,8 +105,9 @@ class CosineStatistics:
         """What `compute` is to be called with."""
         candidates, seen = self.events.candidates, self.events.seen
         is_long = seen.end - seen.indptr[candidates.users] > _LONG  # as far as a candidate knows
-        pieces = cut(candidates.indptr, seen, self.wanted & ~is_long, _CANDIDATES)
-        pieces += cut(candidates.indptr, seen, self.wanted & is_long, _LONG_CANDIDATES, _LONG_CANDIDATES)
+        one_shape = _FEW_CANDIDATES, _FEW_CANDIDATES
+        pieces = cut(candidates.indptr, seen, self.wanted & ~is_long, *(one_shape if seen.moves else (_CANDIDATES,)))
+        pieces += cut(candidates.indptr, seen, self.wanted & is_long, *one_shape)
         pieces = pieces.take(np.lexsort((pieces.shape, pieces.events, pieces.block)))
         pairs = offsets(seen.count)
         return pieces.batches(pairs[pieces.last] - pairs[pieces.first] + pieces.cosines, 3 * PAIRS)
@@ -95,7 +115,7 @@ class CosineStatistics:
     def compute(self, pieces: Pieces) -> Done:
         """Fill in what the candidates of some pieces get."""
         batch = Batch(pieces, self.events.seen, self.wanted)
-        done = Done(rows=len(batch.q), cosines=int(pieces.cosines.sum()))
+        done = Done(rows=len(batch.q), cosines=int(batch.counts.sum()))
         done.stages = {stage: Cost() for stage in ("gather", "cosines", "means", "statistics")}
         cosines, first = self._multiply(batch, done.stages)
         began = time.perf_counter()
@@ -111,6 +131,32 @@ class CosineStatistics:
 
     def _multiply(self, batch: Batch, costs: dict[str, Cost]) -> tuple[Floats, Ints]:
         """The cosines of a batch, and (R) where those of each row begin; the means are done with."""
+        pieces = batch.pieces
+        cosines_at = offsets(pieces.cosines)
+        cosines = np.empty(cosines_at[-1], np.float32)
+        candidates, events = batch.candidates()[0], batch.events()[0]
+        means = {half_life: _Means(self.events, half_life, candidates, events) for half_life in self.half_lives}
+        began = time.perf_counter()
+        for some in self._gathered(batch):
+            (k, n, K, _), C = some.vectors.shape, some.candidates.shape[1]
+            gathered = time.perf_counter()
+            costs["gather"].add(gathered - began, k * (C + n * K), some.candidates.nbytes + some.vectors.nbytes)
+            out = cosines[cosines_at[some.part.pieces.start] : cosines_at[some.part.pieces.stop]].reshape(k, C, -1, K)
+            low = some.part.skipped // K
+            block_cosines(some.candidates, some.vectors, out[:, :, low : low + n])
+            multiplied = time.perf_counter()
+            costs["cosines"].add(multiplied - gathered, k * C * n * K)
+            for mean in means.values():
+                mean.add(some)
+            began = time.perf_counter()
+            costs["means"].add(began - multiplied)
+        for half_life, mean in means.items():
+            self._put_means(half_life, batch, mean)
+        costs["means"].add(time.perf_counter() - began, len(batch.q))
+        return cosines, cosines_at[batch.piece] + batch.within * pieces.events[batch.piece] + batch.hidden
+
+    def _gathered(self, batch: Batch, dtype: type[np.floating[Any]] = np.float32) -> Iterator[_Gathered]:
+        """The vectors of a batch, part by part."""
         pieces, table, missing = batch.pieces, self.matrix.vectors, self.matrix.missing
         q, padding = batch.candidates()
         slots = np.where(padding, missing, self.slots[q])
@@ -118,38 +164,29 @@ class CosineStatistics:
         start, end = self.events.seen.start[q] - low, self.events.seen.end[q] - low
         events, padding = batch.events()
         event_slots = np.where(padding, missing, self.event_slots[events])
-        means = {half_life: _Means(self.events, half_life, q, events) for half_life in self.half_lives}
-        cosines_at = offsets(pieces.cosines)
-        cosines = np.empty(cosines_at[-1], np.float32)
         for part in batch.slices(FLOATS // table.shape[1]):
-            began = time.perf_counter()
-            at, C, K = part.candidates, int(pieces.shape[part.pieces.start]), int(pieces.block[part.pieces.start])
-            some, others = table.take(slots[at], axis=0), table.take(event_slots[part.events], axis=0)
-            gathered = time.perf_counter()
-            costs["gather"].add(gathered - began, len(some) + len(others), some.nbytes + others.nbytes)
-            some = some.reshape(-1, C, table.shape[1])
-            others = others.reshape(len(some), -1, K, table.shape[1])
-            out = cosines[cosines_at[part.pieces.start] : cosines_at[part.pieces.stop]].reshape(len(some), C, -1, K)
-            block_cosines(some, others, out[:, :, part.skipped // K : part.skipped // K + others.shape[1]])
-            multiplied = time.perf_counter()
-            costs["cosines"].add(multiplied - gathered, C * (part.events.stop - part.events.start))
-            visible = [places[at].reshape(-1, C) - part.skipped for places in (start, end)]
-            for mean in means.values():
-                mean.add(part, some, others, *visible)
-            costs["means"].add(time.perf_counter() - multiplied)
-        for half_life, mean in means.items():
-            self._put_means(half_life, batch, mean)
-        costs["means"].add(rows=len(batch.q))
-        return cosines, cosines_at[batch.piece] + batch.within * pieces.events[batch.piece] + batch.hidden
+            at, first = part.candidates, part.pieces.start
+            shape = -1, int(pieces.shape[first])
+            candidates = table.take(slots[at], axis=0).astype(dtype, copy=False).reshape(*shape, table.shape[1])
+            vectors = table.take(event_slots[part.events], axis=0).astype(dtype, copy=False)
+            vectors = vectors.reshape(len(candidates), -1, int(pieces.block[first]), table.shape[1])
+            yield _Gathered(
+                part, candidates, vectors, *(place[at].reshape(shape) - part.skipped for place in (start, end))
+            )
+
+    # --- means ------------------------------------------------------------------------------------------
 
     def _put_means(self, half_life: str, batch: Batch, mean: _Means) -> None:
         """Both cosines with the mean, of all rows."""
-        at = batch.candidates_at[batch.piece] + batch.within
-        along, length = mean.along[at] / mean.total[at], np.sqrt(mean.square[at]) / mean.total[at]
-        for row in np.flatnonzero(length < _SHORT_MEAN).tolist():
-            events, weights = self.events.weights_of(half_life, batch.q[row])
-            m = weights @ self.matrix.vectors[self.event_slots[events]].astype(np.float64) / weights.sum()
-            along[row], length[row] = m @ self.matrix.vectors[self.slots[batch.q[row]]], np.sqrt(m @ m)
+        along, length = mean.of(batch)
+        short = length < _SHORT_MEAN
+        if short.any():
+            again = Batch(batch.pieces.take(np.unique(batch.piece[short])), self.events.seen, self.wanted)
+            exact = _Means(self.events, half_life, again.candidates()[0], again.events()[0])
+            for some in self._gathered(again, np.float64):
+                exact.add(some)
+            chosen = np.isin(again.q, batch.q[short])
+            along[short], length[short] = (values[chosen] for values in exact.of(again))
         directed = length > _ZERO_MEAN
         to_mean = np.where(directed, along / np.where(directed, length, 1), np.nan)
         self._put("cos_mean", batch.q, clipped(along), half_life)
@@ -198,7 +235,7 @@ class CosineStatistics:
         newest = clock[end - 1]
         if events.weights is not None:
             counts = batch.counts[rows]
-            heights = events.heights(half_life)[ragged(end - counts, counts)]
+            heights = events.heights(half_life, ragged(end - counts, counts))
             newest = np.maximum.reduceat(heights, offsets(counts)[:-1])
         step = np.floor(newest / REFERENCE_STEP)
         bits = whole_bits(end - low)

@@ -42,13 +42,14 @@ class Done:
     rows: float = 0
     """Candidates (users, where only their vectors are made), divided among the passes over them."""
     cosines: int = 0
+    """Of candidates with events that they see."""
     trained_on: int = 0
     """Candidates that are not newer than what a neural model has seen."""
     solves: Solves = field(default_factory=Solves)
     seconds: dict[Technique, float] = field(default_factory=dict)
     """Thread seconds by technique."""
     stages: dict[str, Cost] = field(default_factory=dict)
-    """What stages cost, in thread seconds: gather (vectors), cosines, statistics, solve (fits)."""
+    """What stages cost, in thread seconds: gather (vectors), cosines, means, statistics, solve, score."""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Done:

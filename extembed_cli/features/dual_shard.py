@@ -38,7 +38,7 @@ from extembed_cli.kernels.ridge import (
     solve_logistic,
     solve_squared,
 )
-from extembed_cli.kernels.segments import padded, ragged, rectangle, run_starts
+from extembed_cli.kernels.segments import offsets, padded, ragged, rectangle, run_starts
 from extembed_cli.spec import Spec, half_life_us
 
 Doubles = NDArray[np.floating[Any]]  # float64
@@ -126,11 +126,10 @@ class DualShard:
                 beyond &= ~several
             systems = systems.take(~several | beyond)
         elif self.prefixes:
-            few = systems.take(~beyond)
-            runs = self._sessions(few, 1)
-            together = self._newton_prefixes(few, runs)
+            runs = self._sessions(systems, 1)
+            together = self._newton_prefixes(systems, runs)
             several = np.repeat(np.diff(runs) > 1, np.diff(runs))
-            systems = Systems.concat([few.take(~several), systems.take(beyond)])
+            systems = systems.take(~several | beyond)
         # Systems that share a kernel matrix are solved in the dual form for longer than those that share nothing.
         most = self.dim if self.additive else longest_dual(self.dim)
         long = systems.take(systems.length > most)
@@ -140,9 +139,16 @@ class DualShard:
             yield partial(solve, long.take(np.arange(low, high)))
         yield from together
         systems = systems.take(systems.length <= most)
-        shared = self.model.fit.scaling == 0  # else the prior, and with it the kernel, depends on the length
-        each_group = groups(systems, self.asked.users[systems.first], self.dim, shared=shared)
+        # Scaling makes the prior, and with it the kernel, depend on the length.
+        alone = np.ones(len(systems.first), np.bool_) if self.model.fit.scaling else self._alone(systems)
+        each_group = groups(systems, self.asked.users[systems.first], self.dim, alone)
         yield from (partial(self._solve_group, group) for group in each_group)
+
+    def _alone(self, systems: Systems) -> NDArray[np.bool_]:
+        """Which systems are of users with candidates at one as-of time, be there events to fit before others or not."""
+        users = self.asked.users
+        counts = np.bincount(users[run_starts(users, self.asked.times)])
+        return np.asarray(counts[users[systems.first]] == 1)
 
     def _sessions(self, systems: Systems, half_lives: float) -> Ints:
         """Runs of systems of a user whose as-of times are within so many half-lives: all without decay."""
@@ -161,11 +167,14 @@ class DualShard:
             yield partial(self._solve_prefixes, cut.take(chosen), since[chosen], *shape)
 
     def _newton_prefixes(self, systems: Systems, runs: Ints) -> Iterator[Callable[[], Solves]]:
-        """Sessions of more than one as-of time, in pieces."""
+        """Sessions of more than one as-of time, in pieces; without those that see more than one segment."""
         run = np.flatnonzero(np.diff(runs) > 1)
         owner, first, last = in_pieces(runs[run], runs[run + 1], _MOST_SYSTEMS)
         since = self.asked.times[systems.first[runs[run][owner]]]
-        length = whole_blocks(systems.high[last - 1] - systems.low[first])
+        beyond = offsets((systems.length > self.segment).astype(np.int64))
+        last = last - (beyond[last] - beyond[first])
+        first, last, since = (values[last > first] for values in (first, last, since))
+        length = whole_blocks(systems.length[last - 1])
         for chosen, (_, H) in alike(np.full(len(first), _MOST_SYSTEMS), length, self.dim):
             parts = [systems.take(np.arange(first[i], last[i])) for i in chosen]
             yield partial(self._solve_newton_prefixes, parts, since[chosen], H)
@@ -266,7 +275,6 @@ class DualShard:
         begin, done, running = int(systems.low[0]), Solves(primal=len(systems.first)), Running(self.dim)
         unit = self.half_life_us or np.inf
         origin = self.times[begin]
-        vectors, variances = np.empty((len(systems.first), self.dim)), []
 
         def events(low: int, high: int) -> tuple[Doubles, Doubles, Doubles, Doubles]:
             at = slice(low, high)
@@ -278,22 +286,20 @@ class DualShard:
             )
 
         taken = begin
-        candidates = self._candidates(systems, scale)
         for index, (end, first) in enumerate(zip(systems.high.tolist(), systems.first.tolist(), strict=True)):
             while taken + _RUNNING_EVENTS <= end:
                 running.add(*events(taken, taken + _RUNNING_EVENTS))
                 taken += _RUNNING_EVENTS
             matrix, right = running.at((self.asked.times[first] - origin) / unit, *events(taken, end))
             matrix[np.diag_indices(self.dim)] += 1
-            vectors[index] = u = np.linalg.solve(matrix, right)
+            u = np.linalg.solve(matrix, right)
             size = float(np.linalg.norm(right))
             done.residual = max(done.residual, float(np.linalg.norm(matrix @ u - right)) / (size or 1.0))
+            one = systems.take(np.array([index]))
+            done.rows += self._score(one, _finite(u[None]), scale)
             if len(self.sd):
-                x = candidates[index]
-                variances.append(np.einsum("cd,dc->c", x, np.linalg.solve(matrix, x.T)))
-        done.rows = self._score(systems, _finite(vectors), scale)
-        if len(self.sd):
-            self._deviate(systems, variances)
+                [x] = self._candidates(one, scale)
+                self._deviate(one, [np.einsum("cd,dc->c", x, np.linalg.solve(matrix, x.T))])
         return done
 
     def _candidates(self, systems: Systems, scale: Doubles) -> list[Doubles]:

@@ -81,17 +81,17 @@ def sessions(users: Ints, times: Ints, span: int | None) -> Ints:
     return np.array([*begin, len(users)], np.int64)
 
 
-def groups(systems: Systems, users: Ints, dim: int, *, shared: bool) -> Iterator[Group]:
+def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[Group]:
     """Systems whose events have one kernel matrix for each user, of one length together, the longest first.
 
-    users (n) of the systems; shared: whether those of a user may have one at all.
+    users (n) of the systems; alone (n) those that share it with no other, for a reason that is not one of events.
     """
     if not len(systems.first):
         return
-    begin = _shared(systems, users, longest_dual(dim)) if shared else np.arange(len(systems.first))
+    begin = _shared(systems, np.where(alone, -1 - np.arange(len(users)), users), longest_dual(dim))
     end = np.append(begin[1:], len(systems.first))
     low, high = systems.low[begin], systems.high[end - 1]
-    alone = end - begin == 1
+    alone = alone[begin]
     length = np.where(alone, high - low, whole_blocks(high - low))
     order = np.lexsort((length, alone))[::-1]
     for a, b in pairwise([*run_starts(alone[order], length[order]).tolist(), len(order)]):

@@ -53,16 +53,10 @@ class EventList:
             self._ages[half_life] = since / (us or 1)
         return self._ages[half_life]
 
-    def weights_of(self, half_life: str, q: int) -> tuple[slice, Doubles]:
-        """The events that one candidate sees, and their weights relative to the newest of them."""
-        at = slice(self.seen.start[q], self.seen.end[q])
-        clock = self.clock(half_life)[at]
-        decay = np.exp2(clock - clock[-1])
-        return at, decay if self.weights is None else decay * self.weights[at]
-
-    def heights(self, half_life: str) -> Doubles:
-        """(n) log2 of the weights, relative to one moment of the user."""
-        return self.clock(half_life) if self.weights is None else self.clock(half_life) + self.logs
+    def heights(self, half_life: str, at: Ints) -> Doubles:
+        """log2 of the weights of some events, relative to one moment of the user."""
+        clock: Doubles = self.clock(half_life)[at]
+        return clock if self.weights is None else clock + self.logs[at]
 
     def totals(self, half_life: str) -> Doubles:
         """(Q) the weight that each candidate sees, decayed to the newest event of it; 0 where there is none."""
@@ -91,7 +85,9 @@ class EventList:
         hidden = sums[seen.start[hides] - 1] * left
         out[hides] -= hidden
         for q in hides[hidden > _HIDDEN * out[hides]].tolist():
-            out[q] = self.weights_of(half_life, q)[1].sum()
+            visible = slice(seen.start[q], seen.end[q])
+            decay = np.exp2(clock[visible] - clock[visible.stop - 1])
+            out[q] = decay.sum() if self.weights is None else decay @ self.weights[visible]
         return out
 
     def decayed_count(self, half_life: str) -> Doubles:

@@ -20,6 +20,8 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _WHOLE_BLOCKS = 64  # a multiple of all blocks
+_MOST_EVENTS = 4096  # of a piece that are summed up in one go: long float32 sums round more
+_LEAST_SPAN = 16  # events that windows may move on within a piece
 
 
 @dataclass(frozen=True)
@@ -69,25 +71,28 @@ def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, shape: int | None = 
     """Cut the candidates of each user, indptr (U + 1), into equal parts of at most `most`.
 
     Of each part those are kept that are wanted (Q), which have to stand together. A piece has the events from the first
-    that the first candidate of its part sees to the last that its own last one sees; where there is none, no piece.
-    Blocks are as large as what that first candidate sees makes worthwhile.
+    that its part sees to the last that its own last candidate sees; where there is none, no piece. Where windows move
+    on by more events than the first candidate of the part sees, a new piece begins. All must be of one shape then:
+    how many candidates a piece has is a matter of events that its first ones do not see. Blocks are as large as what
+    the first candidate of the part sees makes worthwhile.
     """
     asked = np.diff(indptr)
     parts = -(-asked // most)
     user = np.repeat(np.arange(len(asked)), parts)
     part = np.arange(len(user)) - np.repeat(offsets(parts)[:-1], parts)
     first, last = (indptr[user] + k * asked[user] // parts[user] for k in (part, part + 1))
-    place = np.flatnonzero(wanted)
-    begin, end = np.searchsorted(place, first), np.searchsorted(place, last)
-    some = end > begin
-    first, size = first[some], (last - first)[some]
-    begin, end = place[begin[some]], place[end[some] - 1] + 1
+    q = np.flatnonzero(wanted)
+    of = np.repeat(np.arange(len(first)), last - first)[q]
+    moved = (seen.start[q] - seen.start[first[of]]) // np.maximum(seen.count[first[of]], _LEAST_SPAN)
+    at = run_starts(of, moved)
+    begin, end, of = q[at], q[np.append(at, len(q))[1:] - 1] + 1, of[at]
+    size, sees = (last - first)[of], seen.count[first[of]]
     shapes = np.where(size <= 8, size, np.where(size <= 32, -(-size // 4) * 4, -(-size // 8) * 8))
     if shape is not None:
         shapes[:] = shape
-    sees = seen.count[first]
     blocks = np.where(sees < 16, 16, np.where(sees < 64, 32, 64))
-    found = Pieces(begin, end, seen.start[first], seen.end[end - 1], shapes, blocks)
+    low = seen.start[np.where(moved[at] > 0, begin, first[of])]
+    found = Pieces(begin, end, low, seen.end[end - 1], shapes, blocks)
     return found.take(found.high > found.low)
 
 
@@ -102,6 +107,7 @@ class Slice:
     """Places among the events of the batch, padding included"""
     skipped: int
     """Events of the piece before this part of them"""
+    is_part: bool
 
 
 class Batch:
@@ -142,17 +148,18 @@ class Batch:
         starts = run_starts(pieces.shape, pieces.events, pieces.block).tolist()
         for start, stop in pairwise([*starts, len(pieces)]):
             events = int(pieces.events[start])
-            together = max(1, most // events)
-            step = min(events, max(1, most // _WHOLE_BLOCKS) * _WHOLE_BLOCKS)
+            together = max(1, most // events) if events <= _MOST_EVENTS else 1
+            step = min(events, max(1, min(most, _MOST_EVENTS) // _WHOLE_BLOCKS) * _WHOLE_BLOCKS)
             for low in range(start, stop, together):
                 high = min(low + together, stop)
                 candidates = slice(*self.candidates_at[[low, high]].tolist())
                 begin, end = self.events_at[[low, high]].tolist()
                 if step == events:
-                    yield Slice(slice(low, high), candidates, slice(begin, end), 0)
+                    yield Slice(slice(low, high), candidates, slice(begin, end), 0, is_part=False)
                     continue
                 for at in range(begin, end, step):
-                    yield Slice(slice(low, high), candidates, slice(at, min(at + step, end)), at - begin)
+                    part = slice(at, min(at + step, end))
+                    yield Slice(slice(low, high), candidates, part, at - begin, is_part=True)
 
 
 def _with_padding(first: Ints, last: Ints, lengths: Ints) -> tuple[Ints, Bools]:

@@ -31,6 +31,7 @@ from extembed_cli.features.dual import Estimate, Fit, Model
 from extembed_cli.features.dual_shard import DualShard
 from extembed_cli.features.neural import Trained
 from extembed_cli.features.visibility import in_own_history, visible, visible_end
+from extembed_cli.kernels.segments import run_starts
 from extembed_cli.mapping import Mapping
 from extembed_cli.spec import Spec
 from extembed_cli.watch import Cost
@@ -248,8 +249,11 @@ def compute_shard(
         done.trained_on = int(np.count_nonzero(candidates.times <= until))
     done.solves.systems = sum(shard.systems for shard in shards)
     progress(rows - done.rows)  # those that see no event are in no task
+    # A product gives equal rows bits of their own: candidates that are the same have the values of the first.
+    first = run_starts(candidates.users, candidates.times, candidates.items)
+    alike = np.repeat(first, np.diff(np.append(first, len(candidates.rows))))
     return ShardFeatures(
-        columns={c.name: found[c.statistic].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns},
+        columns={c.name: found[c.statistic][alike].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns},
         vectors=vectors,
         in_own_history=repeats,
         not_converged=set().union(*(shard.not_converged for shard in shards)),

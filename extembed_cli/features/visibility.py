@@ -32,6 +32,8 @@ class Seen:
     indptr: Ints
     start: Ints
     end: Ints
+    moves: bool = False
+    """Whether the first events are not seen for ever."""
 
     @cached_property
     def count(self) -> Ints:
@@ -44,7 +46,7 @@ class Seen:
         if chosen.all():
             return self
         before = np.concatenate([[0], np.cumsum(chosen)])
-        return Seen(self.events[chosen], before[self.indptr], before[self.start], before[self.end])
+        return Seen(self.events[chosen], before[self.indptr], before[self.start], before[self.end], self.moves)
 
 
 def visible(spec: Spec, name: str, history: History, candidates: Candidates, end: Ints | None = None) -> Seen:
@@ -60,7 +62,8 @@ def visible(spec: Spec, name: str, history: History, candidates: Candidates, end
     if rules.window is not None:
         start = first_at_or_after(history.indptr, history.times, users, candidates.times - duration_us(rules.window))
         start = np.minimum(start, end)  # a window shorter than the lag sees nothing
-    seen = Seen(np.arange(len(history.times)), history.indptr, start, end)
+    moves = rules.window is not None or rules.max_events is not None
+    seen = Seen(np.arange(len(history.times)), history.indptr, start, end, moves)
     if name in history.members:
         seen = seen.only(history.members[name])
     if rules.max_events is not None:

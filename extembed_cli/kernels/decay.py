@@ -5,13 +5,15 @@ Times are in half-lives here. Only differences of times enter, so any origin ser
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from extembed_cli.kernels.segments import offsets, ragged
 
 Doubles = NDArray[np.float64]
-Floats = NDArray[np.float32]
+Values = NDArray[np.floating[Any]]  # float32 or float64
 Ints = NDArray[np.int64]
 
 BLOCK = 8  # events summed up one after another
@@ -53,23 +55,23 @@ def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
     return out
 
 
-def visible_sums(values: Floats, heights: Doubles, reference: Doubles, start: Ints, end: Ints) -> Floats:
+def visible_sums(values: Values, heights: Doubles, reference: Doubles, start: Ints, end: Ints) -> Values:
     """Weighted sums of the values that each candidate sees:
 
         sum[k, c] = Σ_{start[k, c] <= h < end[k, c]} 2^(heights[k, h] - reference[k, c]) value[k, h]
 
     values (k, n, K, d); heights (k, n * K), log2 of the weights; reference (k, C), at least the height of all that is
-    visible; start, end (k, C) -> (k, C, d). Blocks are products of the fixed shape (C, K) x (K, d) and are added in
-    order: what a candidate does not see adds zeros.
+    visible; start, end (k, C) -> (k, C, d) in the type of the values. Blocks are products of the fixed shape
+    (C, K) x (K, d) and are added in order: what a candidate does not see adds zeros.
     """
     k, n, K, _ = values.shape
-    weights = np.subtract(heights[:, None], reference[..., None]).astype(np.float32)
+    weights = np.subtract(heights[:, None], reference[..., None]).astype(values.dtype)
     np.exp2(np.minimum(weights, 0, out=weights), out=weights)
     places = np.arange(n * K)
     weights *= places < end[..., None]
     if (start > 0).any():
         weights *= places >= start[..., None]
-    sums: Floats = np.add.reduce(weights.reshape(k, -1, n, K).transpose(0, 2, 1, 3) @ values, axis=1)
+    sums: Values = np.add.reduce(weights.reshape(k, -1, n, K).transpose(0, 2, 1, 3) @ values, axis=1)
     return sums
 
 
