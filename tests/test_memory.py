@@ -102,8 +102,8 @@ def test_a_user_with_a_million_events(tmp_path: Path, command: list[str]) -> Non
 
 def test_a_mean_that_cancels_fits_into_memory(tmp_path: Path) -> None:
     """Random vectors: the mean of 200,000 events is so short that it is summed again in float64."""
-    write(tmp_path, np.zeros(200_000, np.int64), np.zeros(24, np.int64), dim=256, items=5000)
-    cost, _ = run(tmp_path, ["aggregate"], 400)
+    write(tmp_path, np.zeros(200_000, np.int64), np.zeros(24, np.int64), dim=256)
+    cost, _ = run(tmp_path, ["aggregate", "--half-life", "none"], 400)
     assert cost.anonymous_mib <= 400 * SLACK, str(cost)
 
 
