@@ -36,9 +36,9 @@ def ours(folder: Path, *more: str) -> list[str]:
     return [*command, *more]
 
 
-def peer(name: str, folder: Path) -> list[str]:
+def peer(name: str, folder: Path, threads: int = 2) -> list[str]:
     """Another way to the same, or the floor."""
-    return [sys.executable, str(HERE / "aggregate_peers.py"), name, str(folder)]
+    return [sys.executable, str(HERE / "aggregate_peers.py"), name, str(folder), str(threads)]
 
 
 def shown(results: Results, title: str, costs: dict[str, list[Cost]]) -> None:
@@ -61,11 +61,13 @@ def peers(results: Results, runs: int) -> None:
             folder = Path(name)
             size.write(folder)
             commands = {"extembed": ours(folder, "--workers", "2"), "one worker": ours(folder, "--workers", "1")}
-            commands |= {"floor": peer("floor", folder), "duckdb": peer("duckdb", folder)}
+            commands |= {"floor": peer("floor", folder), "floor, one": peer("floor", folder, threads=1)}
+            commands |= {"duckdb": peer("duckdb", folder)}
             shown(results, size.name, in_turn(commands, runs))
-            stages = {n: [compute_seconds(folder, n) for _ in range(runs)] for n in (1, 2)}
-            both = statistics.median(b / a for a, b in zip(stages[1], stages[2], strict=True))
-            print(f"  stage compute: {statistics.median(stages[2]):.2f} s, {both:.2f} times that of one worker")
+            stages = [(compute_seconds(folder, 1), compute_seconds(folder, 2)) for _ in range(max(3, runs))]
+            both = statistics.median(two / one for one, two in stages)
+            two = statistics.median(two for _, two in stages)
+            print(f"  stage compute: {two:.2f} s, {both:.2f} times that of one worker")
             results[size.name]["compute, 2 workers against 1"] = {"ratio": round(both, 3)}
     small = replace(BIG, users=400)
     with tempfile.TemporaryDirectory() as name:

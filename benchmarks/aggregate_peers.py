@@ -9,7 +9,6 @@ are visible, sort, write as many columns.
 
 from __future__ import annotations
 
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,7 +41,7 @@ COPY (
 """
 
 
-def by_duckdb(folder: Path) -> None:
+def by_duckdb(folder: Path, threads: int) -> None:
     """The features as SQL."""
     import duckdb  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
@@ -50,13 +49,13 @@ def by_duckdb(folder: Path) -> None:
     dim = pq.read_schema(folder / "items.parquet").field("embedding").type.list_size
     shares = ", ".join(f"sum(w * (cosine >= {t})::INT) / sum(w) AS share_{n}" for n, t in enumerate(THRESHOLDS))
     connection = duckdb.connect()
-    connection.execute(f"SET threads = {os.cpu_count()}; SET preserve_insertion_order = false")
+    connection.execute(f"SET threads = {threads}; SET preserve_insertion_order = false")
     connection.execute(
         SQL.format(folder=folder, dim=dim, half_life=HALF_LIFE_US, percentiles=list(PERCENTILES), shares=shares)
     )
 
 
-def by_polars(folder: Path) -> None:
+def by_polars(folder: Path, threads: int) -> None:
     """The features as expressions over the joined pairs: every pair of vectors is a row in memory."""
     import polars as pl  # noqa: PLC0415
 
@@ -98,7 +97,7 @@ def by_polars(folder: Path) -> None:
     )
 
 
-def floor(folder: Path) -> None:
+def floor(folder: Path, threads: int) -> None:
     """Reading, gathering, multiplying, sorting and writing of the job's shapes, and nothing else."""
     import numpy as np  # noqa: PLC0415
     import pyarrow as pa  # noqa: PLC0415
@@ -129,7 +128,7 @@ def floor(folder: Path) -> None:
             q = vectors.take(asked.take(asked_at[some] + np.arange(c), mode="clip"), axis=0)
             np.matmul(q, v.transpose(0, 2, 1)).sort(axis=-1)
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(batch, np.split(order, cuts)):
             pass
     values = np.random.default_rng(0).random((FEATURES, len(candidates)), np.float32)
@@ -139,8 +138,8 @@ def floor(folder: Path) -> None:
 
 
 def main() -> None:
-    which, folder = sys.argv[1], Path(sys.argv[2])
-    {"duckdb": by_duckdb, "polars": by_polars, "floor": floor}[which](folder)
+    which, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    {"duckdb": by_duckdb, "polars": by_polars, "floor": floor}[which](folder, threads)
 
 
 if __name__ == "__main__":

@@ -221,8 +221,13 @@ def _compute(
     if place:
         give_back()
     watch.expect(0)
+
+    def only_shard() -> tuple[Shard, float]:
+        began = time.perf_counter()
+        return loaded.shard(spec, 0), time.perf_counter() - began
+
     with ThreadPoolExecutor(1) as ahead:
-        only = ahead.submit(loaded.shard, spec, 0) if cut.shards == 1 else None
+        only = ahead.submit(only_shard) if cut.shards == 1 else None
         with watch.timing("vectors") as cost:
             folder = place.folder if place and cut.mapped else None
             shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, mapped, folder, cache)
@@ -232,7 +237,11 @@ def _compute(
 
     def encoded(index: int) -> tuple[Shard, Totals]:
         with watch.timing("encode") as cost:
-            shard = loaded.shard(spec, index) if only is None else only.result()
+            if only is None:
+                shard = loaded.shard(spec, index)
+            else:
+                shard, seconds = only.result()
+                cost.add(seconds)  # beside those of the vectors
             totals = Totals.of(shard, shared.with_vector)
             cost.add(rows=totals.events + totals.candidates)
         if cut.shards == 1:

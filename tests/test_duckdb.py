@@ -5,7 +5,9 @@ from __future__ import annotations
 import duckdb
 import numpy as np
 import polars as pl
+import pytest
 from conftest import World, run_spec
+from test_flat import write_lognormal
 
 ABSOLUTE = 2e-5  # float32 cosines against float64
 
@@ -37,7 +39,10 @@ from seen group by row order by row
 """
 
 
-def test_joins_counts_and_means_agree_with_sql(world: World) -> None:
+@pytest.mark.parametrize("lognormal", [False, True])
+def test_joins_counts_and_means_agree_with_sql(world: World, lognormal: bool) -> None:
+    if lognormal:
+        write_lognormal(world, 60, 50, 600, dim=24, candidates=20)
     made = run_spec(
         world.spec(
             """lag = "1h"

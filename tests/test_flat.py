@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import World, run_spec, timestamps, vectors
+from test_engines import ran, same
 from test_features import ALL, DISLIKED, LIKED, STATISTICS, check
 from test_properties import same_bytes
 
@@ -17,6 +18,7 @@ from extembed_cli.features import cosine_statistics
 from extembed_cli.features.pieces import Batch, cut
 from extembed_cli.features.visibility import Seen
 from extembed_cli.kernels.segments import offsets
+from extembed_cli.plan import Layout
 
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000
@@ -162,6 +164,15 @@ def test_many_candidates_of_one_user(tmp_path: Path) -> None:
     few = check(world, spec, ALL)
     for name in few.columns[3:]:
         np.testing.assert_allclose(made[name].to_numpy()[some], few[name].to_numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_workers_and_shards_change_no_byte(world: World) -> None:
+    write_lognormal(world, 60, 60, 600, dim=20, candidates=20)
+    groups = f'[[aggregate]]\n{STATISTICS}[[dual]]\nhistories = ["liked"]\nhalf_life = "20d"\nsd = true\nuser_vectors = "u.parquet"\n'
+    spec = world.spec(f'weight = "weight"\n{HISTORIES}{groups}')
+    one = ran(spec, 1, Layout())
+    for workers, layout in ((2, Layout()), (4, Layout(shards=5)), (2, Layout(shards=60, rows=500, mapped=True))):
+        same(one, ran(spec, workers, layout))
 
 
 @pytest.mark.parametrize("dim", [8, 64])

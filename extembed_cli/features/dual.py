@@ -176,13 +176,13 @@ class Model:
 
 
 def sees_prefixes(spec: Spec, fit: Fit) -> bool:
-    """Whether as-of times see the first events of their user, all under one prior, and confidences decay alike."""
+    """Whether all as-of times of a user see the first events of the history, under one prior."""
     rules = spec.history(fit.history)
     return fit.scaling == 0 and rules.window is None and rules.max_events is None
 
 
 def is_additive(spec: Spec, fit: Fit) -> bool:
-    """Whether time only adds events to the systems of a user, too."""
+    """Whether the system of an as-of time is that of an earlier one, decayed, with more events."""
     return fit.loss == "squared" and sees_prefixes(spec, fit)
 
 

@@ -68,12 +68,13 @@ class DualShard:
         history: History,
         asked: Candidates,
         *,
+        end: Ints | None = None,
         sd: bool = False,
         with_vectors: bool = False,
     ) -> None:
         fit = model.fit
         asked = fit.asked(asked)
-        seen = visible(spec, fit.history, history, asked)
+        seen = visible(spec, fit.history, history, asked, end if fit.refit_every is None else None)
         slots = model.matrix.slots[history.items]
         usable = slots != model.matrix.missing
         if fit.target is not None:

@@ -5,7 +5,7 @@ No event after an as-of time decides how its system is solved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -72,13 +72,22 @@ def sessions(users: Ints, times: Ints, span: int | None) -> Ints:
 
     Those of a user whose as-of times are within a span (us) of the first: all of a user's without one.
     """
+
+    def end(at: int, high: int) -> int:
+        return high if span is None else at + int(np.searchsorted(times[at:high], times[at] + span, "right"))
+
+    return np.append(_runs(users, end), len(users))
+
+
+def _runs(users: Ints, end: Callable[[int, int], int]) -> Ints:
+    """Where runs of a user's systems begin, each as long as the one that begins at a place lasts at most."""
     begin: list[int] = []
     for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
         at = low
         while at < high:
             begin.append(at)
-            at = high if span is None else at + int(np.searchsorted(times[at:high], times[at] + span, "right"))
-    return np.array([*begin, len(users)], np.int64)
+            at = end(at, high)
+    return np.array(begin, np.int64)
 
 
 def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[Group]:
@@ -108,14 +117,11 @@ def _shared(systems: Systems, users: Ints, most: int) -> Ints:
 
     A run ends where the matrix would get too large: what comes later does not decide that.
     """
-    begin: list[int] = []
-    for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
-        at = low
-        while at < high:
-            begin.append(at)
-            fits = int(np.searchsorted(systems.high[at:high], systems.low[at] + most, side="right"))
-            at = high if at + fits == high else at + max(1, fits)
-    return np.array(begin, np.int64)
+
+    def end(at: int, high: int) -> int:
+        return at + max(1, int(np.searchsorted(systems.high[at:high], systems.low[at] + most, side="right")))
+
+    return _runs(users, end)
 
 
 def in_pieces(begin: Ints, end: Ints, most: int) -> tuple[Ints, Ints, Ints]:

@@ -223,7 +223,8 @@ def compute_shard(
             seen = {name: visible(spec, name, history, candidates, end) for name in {s.history for s in statistics}}
             yield from aggregate.tasks(statistics, shared.embeddings, history, candidates, seen, found, share)
         for fit in fits:
-            shard = DualShard(spec, shared.models[fit], history, candidates, sd=Estimate("sd", fit) in estimates)
+            sd = Estimate("sd", fit) in estimates
+            shard = DualShard(spec, shared.models[fit], history, candidates, end=end, sd=sd)
             found.update({Estimate("score", fit): shard.score, Estimate("sd", fit): shard.sd})
             yield from dual_tasks(shard)
         for trained in asked:
