@@ -168,8 +168,8 @@ def test_many_candidates_of_one_user(tmp_path: Path) -> None:
 
 def test_workers_and_shards_change_no_byte(world: World) -> None:
     write_lognormal(world, 60, 60, 600, dim=20, candidates=20)
-    groups = f'[[aggregate]]\n{STATISTICS}[[dual]]\nhistories = ["liked"]\nhalf_life = "20d"\nsd = true\nuser_vectors = "u.parquet"\n'
-    spec = world.spec(f'weight = "weight"\n{HISTORIES}{groups}')
+    dual = '[[dual]]\nhistories = ["liked"]\nhalf_life = "20d"\nsd = true\nuser_vectors = "u.parquet"\n'
+    spec = world.spec(f'weight = "weight"\n{HISTORIES}[[aggregate]]\n{STATISTICS}{dual}')
     one = ran(spec, 1, Layout())
     for workers, layout in ((2, Layout()), (4, Layout(shards=5)), (2, Layout(shards=60, rows=500, mapped=True))):
         same(one, ran(spec, workers, layout))
