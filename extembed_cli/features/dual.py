@@ -214,4 +214,5 @@ def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim
         products = (longest * np.minimum(longest, longest_dual(dim)) * dim / 2.0).sum()
         shares_steps = fit.loss == "logistic" and sees_prefixes(spec, fit)
         products += (_SHARED_STEPS * side**2.0 if shares_steps else _STEPS[fit.loss] * side**3 / 3.0).sum()
+        products += _STEPS[fit.loss] * n[n > longest_dual(dim)].sum() * dim**2 / 2.0  # in the primal form
     return Work(systems, float(products))

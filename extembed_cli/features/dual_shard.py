@@ -176,7 +176,8 @@ class DualShard:
         last = last - (beyond[last] - beyond[first])
         first, last, since = (values[last > first] for values in (first, last, since))
         length = whole_blocks(systems.length[last - 1])
-        for chosen, (_, H) in alike(np.full(len(first), _MOST_SYSTEMS), length, self.dim):
+        # A step of conjugate gradients keeps about a dozen arrays of their size.
+        for chosen, (_, H) in alike(np.full(len(first), 4 * _MOST_SYSTEMS), length, self.dim):
             parts = [systems.take(np.arange(first[i], last[i])) for i in chosen]
             yield partial(self._solve_newton_prefixes, parts, since[chosen], H)
 
