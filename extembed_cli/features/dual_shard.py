@@ -117,19 +117,14 @@ class DualShard:
         self.systems = len(systems.first)
         together: Iterable[Callable[[], Solves]] = ()
         beyond = systems.length > self.segment
-        if self.additive:
-            runs = self._sessions(systems, np.log2(1 + MOST_DECAY))
-            together = self._prefixes(systems, runs)
+        if self.prefixes:
+            runs = self._sessions(systems, np.log2(1 + MOST_DECAY) if self.additive else 1)
+            together = (self._prefixes if self.additive else self._newton_prefixes)(systems, runs)
             several = np.repeat(np.diff(runs) > 1, np.diff(runs))
-            if self.half_life_us is None:
+            if self.additive and self.half_life_us is None:
                 for user in np.unique(self.asked.users[systems.first[several & beyond]]).tolist():
                     yield partial(self._solve_segments, user)
                 beyond &= ~several
-            systems = systems.take(~several | beyond)
-        elif self.prefixes:
-            runs = self._sessions(systems, 1)
-            together = self._newton_prefixes(systems, runs)
-            several = np.repeat(np.diff(runs) > 1, np.diff(runs))
             systems = systems.take(~several | beyond)
         # Systems that share a kernel matrix are solved in the dual form for longer than those that share nothing.
         most = self.dim if self.additive else longest_dual(self.dim)
