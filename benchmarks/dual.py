@@ -26,12 +26,12 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.data.histories import History, every_user
 from extembed_cli.engines.local import threads
-from extembed_cli.features.bases import gramian, make_basis
-from extembed_cli.features.dual import Model, all_fits
-from extembed_cli.features.dual_shard import DualShard
-from extembed_cli.spec import Spec
+from extembed_cli.features.dual.bases import gramian, make_basis
+from extembed_cli.features.dual.shard import DualShard
+from extembed_cli.features.dual.technique import Model, all_fits
+from extembed_cli.histories.csr import History, every_user
+from extembed_cli.spec.model import Spec
 
 USERS, EVENTS, ITEMS = 12_000, 50, 40_000
 START_US, YEAR_US = 1_700_000_000_000_000, 365 * 86_400_000_000

@@ -19,9 +19,9 @@ import numpy as np
 import polars as pl
 from sklearn.metrics import roc_auc_score
 
-from extembed_cli.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.spec_loading import build_spec
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
+from extembed_cli.spec.loading import build_spec
 
 SEEDS = (0, 1, 2)
 TARGETS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import NoReturn
 
-from extembed_cli import signals
+from extembed_cli.system import signals
 
 
 def main() -> NoReturn:

@@ -14,11 +14,11 @@ import typer
 from pydantic import BaseModel
 
 from extembed_cli.cli.main import app
-from extembed_cli.defaults import REGULARIZATION
-from extembed_cli.evaluate.report import Report
-from extembed_cli.features import dual
-from extembed_cli.features.aggregate import KINDS
-from extembed_cli.spec import (
+from extembed_cli.evaluate.schema import Report
+from extembed_cli.features.aggregate.technique import KINDS
+from extembed_cli.features.dual import technique as dual
+from extembed_cli.spec.defaults import REGULARIZATION
+from extembed_cli.spec.model import (
     AggregateSpec,
     Columns,
     DualSpec,

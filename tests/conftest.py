@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.loading import load_spec
 
 ROOT = Path(__file__).parent.parent
 EXTEMBED = [sys.executable, "-m", "extembed_cli"]

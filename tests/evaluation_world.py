@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from conftest import timestamps, vectors
 
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.loading import load_spec
 
 TABLES = """
 interactions = "interactions.parquet"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from conftest import EXTEMBED, World, extembed, vectors
 
-from extembed_cli.data import cache as cache_module
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.data import vector_cache as cache_module
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.loading import load_spec
 
 SPEC = """
 [embeddings.text]
@@ -64,7 +64,7 @@ def test_a_second_run_reads_no_table(cached: World, monkeypatch: pytest.MonkeyPa
     assert (cached.folder / "out.parquet").read_bytes() == wanted
     assert len(entries(cached)) == 2
     monkeypatch.setattr(cache_module, "load_vectors", None)
-    monkeypatch.setattr("extembed_cli.data.tables.Part.batches", guarded(cached))
+    monkeypatch.setattr("extembed_cli.data.parquet.Part.batches", guarded(cached))
     second = run(cached, "text", "tags")
     assert (cached.folder / "out.parquet").read_bytes() == wanted
     for name in ("inputs", "digests", "cosines", "dual"):
@@ -73,7 +73,7 @@ def test_a_second_run_reads_no_table(cached: World, monkeypatch: pytest.MonkeyPa
 
 def guarded(world: World) -> object:
     """Reads of anything but the tables."""
-    from extembed_cli.data.tables import Part
+    from extembed_cli.data.parquet import Part
 
     read = Part.batches
 

@@ -11,8 +11,8 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.loading import load_spec
 
 RELATIVE = 1e-4
 START = 1_700_000_000_000_000

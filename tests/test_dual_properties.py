@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from test_engines import ran, same
 from test_properties import EVENT, EXAMPLES, WORLDS, Small, same_bytes
 
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.plan import Layout
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.loading import load_spec
 
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000

@@ -13,14 +13,14 @@ import pyarrow.compute
 import pytest
 from conftest import World, timestamps, vectors
 
-from extembed_cli.data.histories import Shard
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.engines import local
-from extembed_cli.features.shard import Shared, compute_shard
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.plan import Layout
-from extembed_cli.sample import write_sample
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.features.compute import Shared, compute_shard
+from extembed_cli.histories.csr import Shard
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.jobs.sample import write_sample
+from extembed_cli.spec.loading import load_spec
 
 DAY, START = 86_400_000_000, 1_700_000_000_000_000
 Ran = tuple[dict[str, bytes], dict[str, Any]]

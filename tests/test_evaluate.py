@@ -18,11 +18,11 @@ from conftest import ROOT, Ran, extembed
 from evaluation_world import make_features
 
 from extembed_cli.errors import DataError, SpecError
-from extembed_cli.evaluate.evaluation import evaluate, report_job
-from extembed_cli.evaluate.feature_file import Roles
-from extembed_cli.evaluate.report import Report
+from extembed_cli.evaluate.columns import Roles
+from extembed_cli.evaluate.evaluate import evaluate, report_job
+from extembed_cli.evaluate.schema import Report
 from extembed_cli.evaluate.settings import Settings
-from extembed_cli.watch import Watch
+from extembed_cli.system.progress import Watch
 
 QUICK = ("--seeds", "1", "--resamples", "100", "--workers", "1")
 ONCE: dict[str, Any] = {"seeds": (0,), "resamples": 100}

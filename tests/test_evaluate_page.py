@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_world import make_features
 
-from extembed_cli.evaluate.evaluation import evaluate
-from extembed_cli.evaluate.feature_file import Roles
+from extembed_cli.evaluate.columns import Roles
+from extembed_cli.evaluate.evaluate import evaluate
 from extembed_cli.evaluate.page import page
 from extembed_cli.evaluate.settings import Settings
-from extembed_cli.watch import Watch
+from extembed_cli.system.progress import Watch
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")

@@ -14,11 +14,11 @@ from test_engines import ran, same
 from test_features import ALL, DISLIKED, LIKED, STATISTICS, check
 from test_properties import same_bytes
 
-from extembed_cli.features import cosine_statistics
-from extembed_cli.features.pieces import Batch, cut
-from extembed_cli.features.visibility import Seen
+from extembed_cli.features.aggregate import cosine_statistics
+from extembed_cli.histories.batches import Batch, cut
+from extembed_cli.histories.visibility import Seen
+from extembed_cli.jobs.layout import Layout
 from extembed_cli.kernels.segments import offsets
-from extembed_cli.plan import Layout
 
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000

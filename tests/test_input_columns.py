@@ -18,8 +18,8 @@ import pytest
 from conftest import World, run_spec, timestamps
 from polars.testing import assert_frame_equal
 
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.loading import load_spec
 
 INPUTS = ("interactions", "candidates", "text")
 GROUP = '\n[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresholds = [0.2]\n'

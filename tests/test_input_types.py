@@ -14,8 +14,8 @@ import pytest
 from conftest import World, extembed, timestamps
 from polars.testing import assert_frame_equal
 
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.loading import load_spec
 
 INPUTS = ("interactions", "candidates", "text")
 # `newest` makes the order of events of one second count.

@@ -21,18 +21,18 @@ from evaluation_world import TABLES, make_features
 from torch import nn
 from torch.nn import functional
 
-from extembed_cli.data.histories import Candidates, History
 from extembed_cli.errors import Problems
-from extembed_cli.features.neural_rows import examples
-from extembed_cli.features.neural_scores import adapted_items, as_rows, item_block
-from extembed_cli.features.shard import prepare
-from extembed_cli.job import RunOptions, load, open_all, run_job
+from extembed_cli.features.compute import prepare
+from extembed_cli.features.neural.scores import adapted_items, as_rows, item_block
+from extembed_cli.histories.csr import Candidates, History
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.run import RunOptions, load, open_all, run_job
+from extembed_cli.jobs.train import train_job
 from extembed_cli.neural.config import Architecture, Layers, TrainingSettings
+from extembed_cli.neural.events import examples
 from extembed_cli.neural.model import Model
-from extembed_cli.neural.training import train_job
-from extembed_cli.plan import Layout
-from extembed_cli.spec_loading import build_spec, load_spec
-from extembed_cli.watch import Watch
+from extembed_cli.spec.loading import build_spec, load_spec
+from extembed_cli.system.progress import Watch
 
 GROUP = '[[neural]]\nmodel = "model"\n'
 QUICK = ("--epochs", "2", "--max-events", "20", "--dim", "8", "--device", "cpu", "--workers", "1", "-q")

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extembed_cli.features.neural_rows import Examples
-from extembed_cli.features.neural_scores import as_rows, fixed_batches
+from extembed_cli.features.neural.scores import as_rows, fixed_batches
 from extembed_cli.neural.config import Architecture, TrainingSettings
-from extembed_cli.neural.dataset import Dataset
-from extembed_cli.neural.fitting import Fitting, softmax_loss
+from extembed_cli.neural.events import Examples
 from extembed_cli.neural.model import Items, Model, Rows, dropped
-from extembed_cli.neural.whitening import whitening
+from extembed_cli.neural.training.dataset import Dataset
+from extembed_cli.neural.training.fitting import Fitting, softmax_loss
+from extembed_cli.neural.training.whitening import whitening
 
 ENCODERS = ("mean", "gru", "attention", "transformer")
 B, L, H, V, N = 6, 9, 2, 12, 20

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, run_spec
 
 from extembed_cli.errors import SpecError
-from extembed_cli.sample import make_world, write_sample
+from extembed_cli.jobs.sample import make_world, write_sample
 
 COMMITTED = ROOT / "sample_data"
 

@@ -16,8 +16,8 @@ def check(
 
     Example:  extembed check sample_data/spec.toml
     """
-    from extembed_cli import job
-    from extembed_cli.spec_loading import load_spec
+    from extembed_cli.jobs import run as job
+    from extembed_cli.spec.loading import load_spec
 
     loaded = load_spec(spec, overrides or ())
     with console.watching(quiet, verbose) as watch:

@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extembed_cli import signals
 from extembed_cli.errors import SpecError
+from extembed_cli.system import signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from extembed_cli.job import RunOptions
-    from extembed_cli.watch import Watch
+    from extembed_cli.jobs.run import RunOptions
+    from extembed_cli.system.progress import Watch
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
@@ -44,7 +44,7 @@ def run_options(
     workers: int | None, memory: str | None, wait: float, scratch: Path | None, cache: Path | None, fresh: bool
 ) -> RunOptions:
     """Run options from flags: cores and free memory as this process may use them."""
-    from extembed_cli.job import RunOptions
+    from extembed_cli.jobs.run import RunOptions
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     allowed = _free_memory() if memory is None else _size(memory)
@@ -75,7 +75,7 @@ def _free_memory() -> int | None:
 @contextmanager
 def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
     """A watch that shows a run: a bar on a terminal, stages with `-v`, warnings unless quiet."""
-    from extembed_cli.watch import Watch
+    from extembed_cli.system.progress import Watch
 
     watch = Watch(stage=lambda name: signals.check(), moved=lambda rows, work: signals.check())
     if quiet:

@@ -11,7 +11,7 @@ import typer
 from extembed_cli.cli import console, options
 
 if TYPE_CHECKING:
-    from extembed_cli.evaluate.report import Report, Rung
+    from extembed_cli.evaluate.schema import Report, Rung
 
 _COLUMNS = "Columns"
 _HOW = "How to evaluate"
@@ -115,8 +115,8 @@ def evaluate(
 
     Example:  extembed evaluate features.parquet --label clicked --baseline 'item_*' --baseline popularity -o report
     """
-    from extembed_cli.evaluate.evaluation import report_job
-    from extembed_cli.evaluate.feature_file import Roles
+    from extembed_cli.evaluate.columns import Roles
+    from extembed_cli.evaluate.evaluate import report_job
     from extembed_cli.evaluate.settings import Settings
 
     roles = Roles(label, time, user, group, tuple(baseline or ()), time_unit)
@@ -150,7 +150,7 @@ def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from extembed_cli.evaluate.report import TITLES
+    from extembed_cli.evaluate.schema import TITLES
 
     metric = report.ladder[0].metric
     table = Table(box=None, pad_edge=False)

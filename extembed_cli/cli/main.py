@@ -10,9 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 
 import extembed_cli
-from extembed_cli import signals
 from extembed_cli.cli import aggregate, check, columns, console, dual, evaluate, neural, run, sample
 from extembed_cli.errors import DISK_FULL, ExtembedError
+from extembed_cli.system import signals
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from extembed_cli.cli import console, options
-from extembed_cli.defaults import Encoder, Loss
 from extembed_cli.errors import SpecError
+from extembed_cli.spec.defaults import Encoder, Loss
 
 if TYPE_CHECKING:
-    from extembed_cli.job import RunOptions
-    from extembed_cli.spec import Spec
+    from extembed_cli.jobs.run import RunOptions
+    from extembed_cli.spec.model import Spec
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Technique 3: a model that reads the history (extra `neural`)."
@@ -145,7 +145,7 @@ def train(
 
     from extembed_cli.neural.config import Layers, TrainingSettings
     from extembed_cli.neural.folder import need_extra
-    from extembed_cli.spec_loading import load_spec
+    from extembed_cli.spec.loading import load_spec
 
     if encoder == "attention" and not candidate:
         raise SpecError("--no-candidate: attention is beside the candidate; take --encoder mean, gru or transformer")
@@ -178,8 +178,8 @@ def train(
         layers.check_vectors("--user-vectors" if user_vectors else "--item-vectors")
     need_extra("altair", "vl_convert")
     from extembed_cli.data.commit import locked
-    from extembed_cli.data.output import check_target
-    from extembed_cli.neural.training import train_job
+    from extembed_cli.data.feature_file import check_target
+    from extembed_cli.jobs.train import train_job
 
     how = console.run_options(workers, memory, wait, scratch, None, False)
     for path in paths:  # what cannot be written is told before hours of training
@@ -202,8 +202,8 @@ def _write_vectors(
     spec: Spec, model: Path, users: Path | None, items: Path | None, how: RunOptions, quiet: bool
 ) -> None:
     """A job of the same inputs that writes vectors alone."""
-    from extembed_cli.job import run_job
-    from extembed_cli.spec import NeuralSpec
+    from extembed_cli.jobs.run import run_job
+    from extembed_cli.spec.model import NeuralSpec
 
     group = NeuralSpec(
         model=str(model.absolute()),

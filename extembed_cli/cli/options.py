@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from extembed_cli.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
+from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
 
 _RUN = "How to run"
 _WHAT = "What to compute"

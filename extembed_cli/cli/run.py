@@ -8,8 +8,8 @@ from extembed_cli.cli import console, options
 from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from extembed_cli.job import RunOptions
-    from extembed_cli.spec import Spec
+    from extembed_cli.jobs.run import RunOptions
+    from extembed_cli.spec.model import Spec
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
 
     Example:  extembed run sample_data/spec.toml -o features.parquet --set 'aggregate.0.half_lives=["7d"]'
     """
-    from extembed_cli.spec_loading import load_spec
+    from extembed_cli.spec.loading import load_spec
 
     if engine != "local":
         raise SpecError(f"--engine {engine}: this version runs on `local` only")
@@ -42,7 +42,7 @@ def run(
 
 def execute(spec: Spec, how: RunOptions, dry_run: bool, json: bool, quiet: bool, verbose: int) -> None:
     """Run or plan a spec and show the result: what `run` and the commands of single techniques share."""
-    from extembed_cli import job
+    from extembed_cli.jobs import run as job
 
     with console.watching(quiet, verbose) as watch:
         report = job.plan_job(spec, how, watch) if dry_run else job.run_job(spec, how, watch)

@@ -18,7 +18,7 @@ def sample(
 
     Example:  extembed sample try && extembed run try/spec.toml
     """
-    from extembed_cli.sample import write_sample
+    from extembed_cli.jobs.sample import write_sample
 
     write_sample(folder, seed)
     console.say(f"{folder}: written. Next: extembed run {folder / 'spec.toml'}")

@@ -15,8 +15,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from extembed_cli import signals
 from extembed_cli.errors import DISK_FULL, LockedError, ResourceError, SpecError
+from extembed_cli.system import signals
 
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 

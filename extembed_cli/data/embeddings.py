@@ -13,14 +13,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import types
 
-from extembed_cli.data import keys
-from extembed_cli.data.ahead import ahead
-from extembed_cli.data.keys import same_type
+from extembed_cli.data import ids as keys
+from extembed_cli.data.ids import same_type
+from extembed_cli.data.parquet import Table
 from extembed_cli.data.scratch import zeros
-from extembed_cli.data.tables import Table
 from extembed_cli.errors import DataError, Problems, listing
-from extembed_cli.mapping import Mapping
-from extembed_cli.spec import EmbeddingSpec, Spec
+from extembed_cli.spec.model import EmbeddingSpec, Spec
+from extembed_cli.system.ahead import ahead
+from extembed_cli.system.threads import Mapping
 
 _BATCH_BYTES = 2**22  # of vectors read at a time
 _ID_ROWS = 2**18  # of ids read at a time

@@ -11,10 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from extembed_cli.data import keys
-from extembed_cli.data.cache import VectorCache
+from extembed_cli.data import ids as keys
 from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, check_embedding, load_ids, load_vectors
-from extembed_cli.data.histories import Shard, encode
 from extembed_cli.data.interactions import (
     Asked,
     Log,
@@ -25,11 +23,13 @@ from extembed_cli.data.interactions import (
     read_candidates,
     read_interactions,
 )
+from extembed_cli.data.parquet import Table, open_table
 from extembed_cli.data.partition import Partition
 from extembed_cli.data.scratch import Scratch
-from extembed_cli.data.tables import Table, open_table
+from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.errors import Problems
-from extembed_cli.spec import DAY_US, Spec, duration_us, time_us
+from extembed_cli.histories.csr import Shard, encode
+from extembed_cli.spec.model import DAY_US, Spec, duration_us, time_us
 
 _YEAR_US = 365 * DAY_US
 _KEYS = "keys.json"

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from extembed_cli.data import keys
+from extembed_cli.data import ids as keys
 from extembed_cli.data.expressions import columns_of, compile_expression
-from extembed_cli.data.tables import Part, Table
+from extembed_cli.data.parquet import Part, Table
 from extembed_cli.errors import DataError, Problems, listing
-from extembed_cli.spec import Spec, time_us
+from extembed_cli.spec.model import Spec, time_us
 
 _LARGEST = 1e30  # sums of weights are written as float32
 _SMALLEST_WEIGHT = 1e-200  # but for 0: relative to the largest one it still is a number

@@ -18,10 +18,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from extembed_cli.data import ipc, keys
+from extembed_cli.data import ids as keys
+from extembed_cli.data import ipc
 from extembed_cli.data.vocabulary import Vocabulary
 from extembed_cli.errors import InputError, ResourceError
-from extembed_cli.watch import Watch
+from extembed_cli.system.progress import Watch
 
 Kind = Literal["candidates", "events"]
 

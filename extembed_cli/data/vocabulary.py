@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from extembed_cli.data.keys import same_type
+from extembed_cli.data.ids import same_type
 
 
 class Vocabulary:

@@ -13,15 +13,15 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from extembed_cli.data.histories import Shard
 from extembed_cli.data.inputs import Totals
-from extembed_cli.data.parts import FeaturePart, ShardMade, VectorPart
 from extembed_cli.data.scratch import Scratch
-from extembed_cli.features.done import Done
-from extembed_cli.features.shard import Shared, compute_shard
-from extembed_cli.mapping import Mapping
-from extembed_cli.memory import give_back
-from extembed_cli.spec import Spec
+from extembed_cli.data.shard_results import FeaturePart, ShardMade, VectorPart
+from extembed_cli.features.compute import Shared, compute_shard
+from extembed_cli.features.technique.done import Done
+from extembed_cli.histories.csr import Shard
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.memory import give_back
+from extembed_cli.system.threads import Mapping
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")

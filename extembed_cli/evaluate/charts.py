@@ -10,8 +10,8 @@ from typing import Any
 import altair as alt
 
 from extembed_cli.evaluate.bootstrap import FEWEST_USERS
-from extembed_cli.evaluate.feature_file import BASELINE, TECHNIQUES
-from extembed_cli.evaluate.report import TITLES, Distribution, Report
+from extembed_cli.evaluate.columns import BASELINE, TECHNIQUES
+from extembed_cli.evaluate.schema import TITLES, Distribution, Report
 
 _STEPS = [BASELINE, *TECHNIQUES]
 _COLOURS = ["#8a8f98", "#b07d2b", "#2f7de1", "#d1495b", "#2a9d78"]  # readable on white and on near black

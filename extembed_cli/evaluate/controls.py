@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from extembed_cli.evaluate.bootstrap import Interval
-from extembed_cli.evaluate.feature_file import NEURAL, FeatureFile
+from extembed_cli.evaluate.columns import NEURAL, FeatureFile
 from extembed_cli.evaluate.ladder import Step
-from extembed_cli.evaluate.report import Control
+from extembed_cli.evaluate.schema import Control
 from extembed_cli.evaluate.single import Single
-from extembed_cli.spec import time_text
+from extembed_cli.spec.model import time_text
 
 IMPLAUSIBLE = 0.95  # AUC that hardly any honest feature or ranker of what people like has
 FEATURE, STEP = "single feature", "whole step"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from extembed_cli.evaluate.feature_file import FeatureFile
-from extembed_cli.evaluate.report import Distribution
+from extembed_cli.evaluate.columns import FeatureFile
 from extembed_cli.evaluate.rows import Rows
+from extembed_cli.evaluate.schema import Distribution
 from extembed_cli.evaluate.single import Single
 
 _MOST, _BINS = 4, 32

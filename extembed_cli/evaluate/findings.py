@@ -12,28 +12,18 @@ import extembed_cli
 from extembed_cli.errors import listing
 from extembed_cli.evaluate import controls
 from extembed_cli.evaluate.bootstrap import Interval
+from extembed_cli.evaluate.columns import BASELINE, COUNTERS, FeatureFile
 from extembed_cli.evaluate.distributions import distributions
-from extembed_cli.evaluate.feature_file import BASELINE, COUNTERS, FeatureFile
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, Verdict, verdict
-from extembed_cli.evaluate.lengths import Bucket, count_columns
-from extembed_cli.evaluate.report import (
-    TITLES,
-    Chosen,
-    Control,
-    Data,
-    Feature,
-    HistoryLength,
-    Report,
-    Rung,
-    StepName,
-)
 from extembed_cli.evaluate.rows import Rows
+from extembed_cli.evaluate.schema import TITLES, Chosen, Control, Data, Feature, HistoryLength, Report, Rung, StepName
+from extembed_cli.evaluate.segments import Bucket, count_columns
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import ShortList
 from extembed_cli.evaluate.single import Single, correlations
 from extembed_cli.evaluate.split import NEURAL_ROWS, Plan, Split
-from extembed_cli.spec import DAY_US, time_text
+from extembed_cli.spec.model import DAY_US, time_text
 
 
 @dataclass(frozen=True)

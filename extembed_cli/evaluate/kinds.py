@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 from pyarrow import types
 
-from extembed_cli.data import keys
-from extembed_cli.data.roles import is_number
+from extembed_cli.data import ids as keys
+from extembed_cli.data.labels import is_number
 
 
 def can_learn(kind: pa.DataType) -> bool:

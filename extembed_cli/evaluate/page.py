@@ -13,7 +13,7 @@ import altair as alt
 import vl_convert
 
 from extembed_cli.evaluate.charts import Figure, figures
-from extembed_cli.evaluate.report import TITLES, Data, Report, Rung
+from extembed_cli.evaluate.schema import TITLES, Data, Report, Rung
 
 
 def page(report: Report) -> str:

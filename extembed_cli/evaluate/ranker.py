@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from extembed_cli import signals
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.evaluate.split import Split
 from extembed_cli.kernels.metrics import Groups
+from extembed_cli.system import signals
 
 Doubles = NDArray[np.float64]
 

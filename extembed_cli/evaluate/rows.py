@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from extembed_cli.data.roles import codes, numbers, read_codes, read_labels, read_times
+from extembed_cli.data.labels import codes, numbers, read_codes, read_labels, read_times
 from extembed_cli.errors import Problems, ResourceError
-from extembed_cli.evaluate.feature_file import FeatureFile
+from extembed_cli.evaluate.columns import FeatureFile
 from extembed_cli.evaluate.kinds import fits_float32, is_text
 
 Ints = NDArray[np.int64]

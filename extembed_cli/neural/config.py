@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from extembed_cli.defaults import Encoder, Loss
 from extembed_cli.errors import SpecError
-from extembed_cli.spec import HistorySpec, Time
+from extembed_cli.spec.defaults import Encoder, Loss
+from extembed_cli.spec.model import HistorySpec, Time
 
 AGE_BUCKETS = 64  # half octaves of seconds: the last begins at 96 years
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from extembed_cli.errors import InputError, Problems, SpecError, listing
 from extembed_cli.neural.config import ModelConfig
-from extembed_cli.spec import HistorySpec, Spec
+from extembed_cli.spec.model import HistorySpec, Spec
 
 CONFIG, WEIGHTS, METRICS, CURVES = "config.json", "model.safetensors", "metrics.json", "training.html"
 CHECKPOINT = "checkpoint.safetensors"

@@ -20,8 +20,8 @@ import polars as pl
 import pyarrow.parquet as pq
 from conftest import Ran, World, timestamps, vectors
 
-from extembed_cli.job import RunOptions, Watch, run_job
-from extembed_cli.spec_loading import load_spec
+from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.spec.loading import load_spec
 
 MANIFEST = "_extembed_manifest.json"
 ROWS = 100  # of a part and of a row group, so that 300 candidates make three of each

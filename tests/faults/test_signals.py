@@ -167,7 +167,7 @@ def test_a_signal_while_waiting_for_the_lock(tmp_path: Path) -> None:
     assert_tidy(world.folder / FILE)
 
 
-@pytest.mark.parametrize("module", ["typer", "extembed_cli.job", "polars"])
+@pytest.mark.parametrize("module", ["typer", "extembed_cli.jobs.run", "polars"])
 def test_ctrl_c_while_the_program_starts(tmp_path: Path, module: str) -> None:
     world = build(tmp_path)
     ran = subprocess.run(

@@ -1,0 +1,243 @@
+"""Candidates with their features as Parquet: one file, or a directory of parts that a manifest lists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from extembed_cli.data.commit import Staged, file_digest, matching
+from extembed_cli.data.parquet import Table
+from extembed_cli.data.paths import MANIFEST
+from extembed_cli.data.shard_results import FeaturePart, Values, block_of, known_in
+from extembed_cli.errors import DataError, SpecError
+from extembed_cli.system.ahead import ahead
+
+METADATA_KEY = b"extembed"
+ROW_GROUP = 131_072
+PART_ROWS = 2**20
+_OURS = re.compile(r"part-\d{5}-[0-9a-f]{12}\.parquet|\.(part-\d{5}\.parquet|_extembed_manifest\.json)\.\d+\.tmp")
+_OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parq", ".pq", ".arrow", ".feather", ".gz", ".zip"}
+_CHANGED = "did the candidates change during the run? Run again; the old output is untouched"
+
+
+def check_target(path: str) -> None:
+    """Refuse outputs that would overwrite something that is not ours."""
+    if "://" in path:
+        raise SpecError(f"{path}: only local paths can be written")
+    output = Path(path)
+    if (output.parent / MANIFEST).exists():
+        raise SpecError(f"{output}: is inside a directory of parts; its readers would take the rows for more of them")
+    if output.suffix in _OTHER_FILES:
+        raise SpecError(
+            f"{output}: only Parquet is written; end in .parquet, or name a directory without {output.suffix}"
+        )
+    if output.suffix == ".parquet":
+        if output.is_dir():
+            raise SpecError(f"{output}: is a directory; an output that ends in .parquet is one file")
+    elif output.exists():
+        if not output.is_dir():
+            raise SpecError(f"{output}: is a file; an output that does not end in .parquet is a directory of parts")
+        if not (output / MANIFEST).exists() and not all(_OURS.fullmatch(path.name) for path in output.iterdir()):
+            raise SpecError(
+                f"{output}: this directory holds something else; name a new one, or end in .parquet for one file"
+            )
+
+
+def check_not_an_input(output: Path, tables: Iterable[Table]) -> None:
+    """Refuse to write over what is read."""
+    target = output.resolve()
+    for table in tables:
+        for part in table.parts:
+            path = part.path.resolve()
+            if path == target or target in path.parents:
+                raise SpecError(
+                    f"{output}: the output would overwrite an input, {table.label} ({part.path}); name another"
+                )
+
+
+def check_names(candidates: Table, features: list[str]) -> None:
+    """A feature must not have the name of a candidate column."""
+    taken = [name for name in features if name in candidates.schema.names]
+    if taken:
+        raise DataError(
+            f"candidates: {candidates.parts[0].path}: already has the column `{taken[0]}`, which the job would make "
+            f"({len(taken)} such). Drop it there, or give the group a `name`"
+        )
+
+
+def write_features(
+    stage: Staged,
+    output: Path,
+    candidates: Table,
+    columns: dict[str, str],
+    parts: Sequence[FeaturePart],
+    metadata: dict[str, Any],
+    progress: Callable[[int], None] = lambda rows: None,
+) -> str:
+    """Write all candidate columns and the features in candidate order; SHA-256 of what was written.
+
+    `columns` are the features' types by name, `parts` their values. The files wait in `stage` to be committed;
+    `progress` hears of rows as they are written.
+    """
+    features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
+    kept = candidates.schema.metadata or {}
+    metadata = {**metadata, "columns": [*_made_before(candidates), *metadata["columns"]]}
+    schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: _json(metadata)})
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        row = 0
+        for batch in candidate_rows(candidates):
+            known = known_in(parts, row, row + len(batch))
+            arrays = [_array(block_of(parts, name, row, row + len(batch)), known) for name in columns]
+            yield pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)
+            row += len(batch)
+            progress(len(batch))
+        if row != candidates.rows:
+            raise DataError(f"{output}: {row:,} rows to write for {candidates.rows:,} candidates: {_CHANGED}")
+
+    if output.suffix == ".parquet":
+        path = stage.temporary(output)
+        with ahead(batches()) as made:
+            _write(path, schema, made, candidates.schema.names)
+        return file_digest(path)
+    with ahead(batches()) as made:
+        return _write_directory(stage, output, schema, made, candidates.schema.names)
+
+
+def _made_before(candidates: Table) -> list[dict[str, Any]]:
+    """Columns that an earlier run made: features of one technique are candidates of the next."""
+    try:
+        about = json.loads((candidates.schema.metadata or {})[METADATA_KEY])
+        return [column for column in about["columns"] if column["name"] in candidates.schema.names]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def write_vectors(
+    stage: Staged,
+    output: Path,
+    key: str,
+    ids: pa.Array,
+    vectors: Iterable[NDArray[np.floating[Any]]],
+    *,
+    dim: int,
+    with_bias: bool,
+    metadata: dict[str, Any],
+) -> str:
+    """Write one vector per id, in a column `key`, from blocks of rows (n, dim), or (n, dim + 1) with a bias.
+
+    Returns the SHA-256 of the file.
+    """
+    fields = [pa.field(key, ids.type), pa.field("embedding", pa.list_(pa.float32(), dim))]
+    fields += [pa.field("bias", pa.float32())] if with_bias else []
+    schema = pa.schema(fields, metadata={METADATA_KEY: _json(metadata)})
+    path = stage.temporary(output)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        row = 0
+        for block in vectors:
+            single = block.astype(np.float32)
+            arrays = [ids[row : row + len(block)], pa.FixedSizeListArray.from_arrays(single[:, :dim].ravel(), dim)]
+            arrays += [pa.array(single[:, dim])] if with_bias else []
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            row += len(block)
+
+    _write(path, schema, batches(), [key])
+    return file_digest(path)
+
+
+def candidate_rows(candidates: Table) -> Iterator[pa.RecordBatch]:
+    """All columns of all files as one schema."""
+    schema = candidates.schema
+    for part in candidates.parts:
+        missing = [name for name in schema.names if name not in part.schema.names]
+        for batch in part.batches(None, ROW_GROUP):
+            arrays = [
+                pa.nulls(len(batch), f.type) if f.name in missing else _as(batch.column(f.name), f, part.path)
+                for f in schema
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _json(metadata: dict[str, Any]) -> bytes:
+    return json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _as(array: pa.Array, field: pa.Field, path: Path) -> pa.Array:
+    """A column of one file in the type that all files share."""
+    if array.type == field.type:
+        return array
+    try:
+        return array.cast(field.type)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path}: column `{field.name}` is {array.type} and does not fit {field.type}, which the other "
+            f"files need: {error}. Write the files with one schema"
+        ) from None
+
+
+def _array(values: Values, known: NDArray[np.bool_]) -> pa.Array:
+    """Features with nulls: NaN in floats, candidates without user or time in counts."""
+    if values.dtype == np.uint32:
+        return pa.array(values, mask=None if known.all() else ~known)
+    return pa.array(values, from_pandas=True)
+
+
+def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str]) -> int:
+    """Write one file and read its row count back."""
+    rows = 0
+    with pq.ParquetWriter(path, schema, use_dictionary=dictionaries, write_page_checksum=True) as writer:
+        for batch in batches:
+            writer.write_batch(batch, row_group_size=ROW_GROUP)
+            rows += len(batch)
+    with pq.ParquetFile(path) as file:
+        if file.metadata.num_rows != rows:
+            raise OSError(f"{path}: {file.metadata.num_rows:,} of {rows:,} rows can be read back: the disk lost some")
+    return rows
+
+
+def _write_directory(
+    stage: Staged, output: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str]
+) -> str:
+    """Parts named by their content, then the manifest that readers trust."""
+    stage.folder(output)
+    parts: list[dict[str, Any]] = []
+    for index, chunk in enumerate(_chunks(batches)):
+        path = stage.temporary(output / f"part-{index:05d}.parquet")
+        rows = _write(path, schema, chunk(), dictionaries)
+        digest = file_digest(path)
+        parts.append({"file": f"part-{index:05d}-{digest[:12]}.parquet", "rows": rows, "sha256": digest})
+        stage.files[path] = output / parts[-1]["file"]
+    listed = {part["file"] for part in parts}
+    stage.obsolete += [
+        path for path in matching(output, _OURS.pattern) if path.name not in listed and path not in stage.files
+    ]
+    total = sum(part["rows"] for part in parts)
+    return file_digest(stage.json(output / MANIFEST, {"rows": total, "parts": parts}))
+
+
+def _chunks(batches: Iterator[pa.RecordBatch]) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:
+    """Runs of at most PART_ROWS rows, at least one; each has to be used up before the next is asked for."""
+    rest = next(batches, None)
+    first = True
+    while rest is not None or first:
+        first = False
+
+        def chunk() -> Iterator[pa.RecordBatch]:
+            nonlocal rest
+            room = PART_ROWS
+            while rest is not None and room:
+                taken = rest.slice(0, room)
+                room -= len(taken)
+                rest = rest.slice(len(taken)) if len(taken) < len(rest) else next(batches, None)
+                yield taken
+
+        yield chunk

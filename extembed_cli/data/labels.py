@@ -1,0 +1,84 @@
+"""Columns of rows that are no features: labels, times, users, requests. For evaluation and for training."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from extembed_cli.data import ids as keys
+from extembed_cli.data.parquet import Table
+from extembed_cli.errors import DataError, listing
+
+Ints = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+
+NO_TIME = np.iinfo(np.int64).min
+_ROWS = 131_072  # read at a time
+_MOST_GRADES = 30  # the gains 2^grade - 1 that LightGBM knows
+
+
+def read_labels(table: Table, name: str, *, graded: bool) -> Doubles:
+    """(n) 0 or 1, or grades; NaN = null."""
+    where = f"{table.parts[0].path}: label `{name}`"
+    found = [numbers(part[name], where) for part in _tables(table, name)]
+    labels = np.concatenate(found) if found else np.empty(0)
+    values = np.unique(labels[~np.isnan(labels)])
+    if graded:
+        if ((values < 0) | (values != np.floor(values)) | (values > _MOST_GRADES)).any():
+            raise DataError(
+                f"--label {name}: has the values {_shown(values)}; requests are ranked by grades, whole numbers from 0 "
+                f"to {_MOST_GRADES}"
+            )
+    elif not np.isin(values, [0, 1]).all():
+        raise DataError(
+            f"--label {name}: has the values {_shown(values)}; it has to be 0 or 1. Make such a column before the run "
+            "(rating >= 4, say), or rank requests by a graded label with --group"
+        )
+    return labels
+
+
+def read_times(table: Table, name: str, time_unit: str | None) -> Ints:
+    """(n) µs UTC; NO_TIME = null."""
+    keys.check_time_type(table, name, time_unit)
+    where = f"{table.parts[0].path}: `{name}`"
+    found = [keys.times_us(part[name], time_unit, where).fill_null(NO_TIME).to_numpy() for part in _tables(table, name)]
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def read_codes(table: Table, what: str, name: str) -> Ints:
+    """(n) a number for each distinct id, from 1 in order of ids; 0 = null."""
+    keys.check_id_kinds(what, [(table, name)])
+    return codes([part[name] for part in _tables(table, name)])
+
+
+def codes(columns: list[pa.ChunkedArray]) -> Ints:
+    """A number for each distinct value of all columns from 1, in order of values; 0 = null."""
+    values = pl.concat(keys.same_type(*map(keys.ids, columns)))
+    return values.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
+
+
+def numbers(column: pa.ChunkedArray, where: str) -> Doubles:
+    """Numbers as float64, null as NaN."""
+    if not is_number(column.type):
+        raise DataError(f"{where}: is {column.type}; a number or a boolean is needed")
+    series = pl.from_arrow(column)
+    assert isinstance(series, pl.Series)
+    return series.cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Numbers, booleans, and columns of nothing but nulls."""
+    t = pa.types
+    return bool(t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind) or t.is_decimal128(kind)) or t.is_null(
+        kind
+    )
+
+
+def _tables(table: Table, name: str) -> list[pa.Table]:
+    return [pa.concat_tables(part.tables([name], _ROWS)) for part in table.parts if part.rows]
+
+
+def _shown(values: Doubles) -> str:
+    return listing(f"{value:g}" for value in values)

@@ -1,0 +1,113 @@
+"""The events of a history that count for something, their decayed weights, and what the candidates see of them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extembed_cli.histories.csr import Candidates, History
+from extembed_cli.histories.visibility import Seen
+from extembed_cli.kernels.decay import BLOCK, decayed_totals
+from extembed_cli.kernels.segments import offsets, ragged
+from extembed_cli.spec.model import half_life_us
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Where a window hides a weight so many times that of what is visible, a difference of sums is no sum.
+_HIDDEN = 1e6
+
+
+class EventList:
+    """All events of a history, or those whose item has a vector in a table: n of them."""
+
+    def __init__(self, history: History, candidates: Candidates, seen: Seen) -> None:
+        self.seen = seen
+        self.candidates = candidates
+        self.times = history.times[seen.events]
+        self.items = history.items[seen.events]
+        lengths = np.diff(seen.indptr)
+        self.owners = np.repeat(np.arange(len(lengths)), lengths)
+        self.exponents = np.zeros(len(lengths), np.int64)
+        """(U) `weights` are to be multiplied with 2 to this power"""
+        self.weights: Doubles | None = None
+        """(n) relative to the user's first event"""
+        if history.weights is not None:
+            weights = history.weights[seen.events]
+            first = seen.indptr[:-1][lengths > 0]
+            self.exponents[lengths > 0] = np.clip(np.frexp(weights[first])[1], -200, 200)
+            self.weights = np.ldexp(weights, -self.exponents[self.owners])
+        self._ages: dict[str, Doubles] = {}
+        self._totals: dict[str, Doubles] = {}
+        self._lock = Lock()
+
+    def clock(self, half_life: str) -> Doubles:
+        """(n) times in half-lives since the user's first event; all 0 without decay."""
+        if half_life not in self._ages:
+            us = half_life_us(half_life)
+            first = self.times[self.seen.indptr[self.owners]]
+            since = self.times - first if us else np.zeros(len(self.times))
+            self._ages[half_life] = since / (us or 1)
+        return self._ages[half_life]
+
+    def heights(self, half_life: str, at: Ints) -> Doubles:
+        """log2 of the weights of some events, relative to one moment of the user."""
+        clock: Doubles = self.clock(half_life)[at]
+        return clock if self.weights is None else clock + self.logs[at]
+
+    def totals(self, half_life: str) -> Doubles:
+        """(Q) the weight that each candidate sees, decayed to the newest event of it; 0 where there is none."""
+        with self._lock:  # several batches may be the first to need it
+            if half_life not in self._totals:
+                self._totals[half_life] = self._sum_up(half_life)
+        return self._totals[half_life]
+
+    def _sum_up(self, half_life: str) -> Doubles:
+        clock, seen = self.clock(half_life), self.seen
+        out = np.zeros(len(seen.start))
+        if not len(clock):
+            return out
+        users = np.flatnonzero(np.diff(seen.indptr))
+        lengths = np.diff(seen.indptr)[users]
+        blocks = -(-lengths // BLOCK)
+        at = ragged(BLOCK * offsets(blocks)[:-1], lengths)  # of each event, its user's in whole blocks
+        weights = np.zeros(BLOCK * int(blocks.sum()))
+        padded = np.repeat(clock[seen.indptr[users + 1] - 1], BLOCK * blocks)
+        weights[at], padded[at] = 1 if self.weights is None else self.weights, clock
+        sums = decayed_totals(weights.reshape(-1, BLOCK), padded.reshape(-1, BLOCK), blocks).reshape(-1)[at]
+        sees = np.flatnonzero(seen.count)
+        out[sees] = sums[seen.end[sees] - 1]
+        hides = sees[seen.start[sees] > seen.indptr[self.candidates.users[sees]]]
+        left = np.exp2(clock[seen.start[hides] - 1] - clock[seen.end[hides] - 1])
+        hidden = sums[seen.start[hides] - 1] * left
+        out[hides] -= hidden
+        for q in hides[hidden > _HIDDEN * out[hides]].tolist():
+            visible = slice(seen.start[q], seen.end[q])
+            decay = np.exp2(clock[visible] - clock[visible.stop - 1])
+            out[q] = decay.sum() if self.weights is None else decay @ self.weights[visible]
+        return out
+
+    def decayed_count(self, half_life: str) -> Doubles:
+        """(Q) Σ w of what each candidate sees, as of its own time."""
+        total = np.ldexp(self.totals(half_life), self.exponents[self.candidates.users])
+        us = half_life_us(half_life)
+        if us is None or not len(self.times):
+            return total
+        return np.where(total > 0, total * np.exp2(-np.maximum(self.age, 0) / us), 0)
+
+    @property
+    def age(self) -> Ints:
+        """(Q) us since the newest event that each candidate sees; arbitrary where there is none."""
+        newest = np.append(self.times, 0)[np.where(self.seen.count > 0, self.seen.end - 1, -1)]
+        age: Ints = self.candidates.times - newest
+        return age
+
+    @cached_property
+    def logs(self) -> Doubles:
+        """(n) log2 of the weights."""
+        assert self.weights is not None
+        logs: Doubles = np.log2(self.weights)
+        return logs

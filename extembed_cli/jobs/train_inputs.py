@@ -1,0 +1,153 @@
+"""What a model is trained on, read from the inputs of a spec: nothing is computed here, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.data.inputs import Totals, mismatches
+from extembed_cli.data.labels import read_codes, read_labels, read_times
+from extembed_cli.data.parquet import Table
+from extembed_cli.data.scratch import Scratch, scratch
+from extembed_cli.errors import Problems, SpecError, did_you_mean
+from extembed_cli.features.compute import prepare
+from extembed_cli.histories.csr import Shard
+from extembed_cli.histories.visibility import in_own_history, visible_end
+from extembed_cli.jobs import train_memory as needs
+from extembed_cli.jobs.layout import Layout, sample
+from extembed_cli.jobs.report import own_history
+from extembed_cli.jobs.run import RunOptions, digesting, load, open_all
+from extembed_cli.neural.config import Layers, TrainingSettings
+from extembed_cli.neural.training.dataset import Dataset, Labelled, build, bytes_needed, check, newest
+from extembed_cli.neural.training.fitting import PART
+from extembed_cli.spec.model import ALL, Spec, time_text, time_us
+from extembed_cli.system.progress import Watch
+from extembed_cli.system.threads import Mapping
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a model is trained on."""
+
+    data: Dataset
+    rows: dict[str, int]
+    """Candidates by what they are for, or why they are left out."""
+    trained_until: str
+    tables: dict[str, EmbeddingMatrix]
+    table_rows: dict[str, int]
+    vocabulary: pl.Series
+    digests: dict[str, Any]
+    """Of the inputs."""
+
+
+def read(
+    spec: Spec,
+    settings: TrainingSettings,
+    layers: Layers,
+    output: Path,
+    how: RunOptions,
+    mapped: Mapping,
+    watch: Watch,
+    stack: ExitStack,
+) -> Read:
+    """Read everything; what does not fit into memory is in mapped files until the stack is left."""
+    problems = Problems()
+    opened = open_all(spec, watch, problems)
+    if problems.errors:
+        load(spec, watch, opened, problems, sample(opened))
+    inputs = opened.complete(spec)
+    assert inputs.candidates is not None
+    labelled = _labelled(spec, settings, inputs.candidates, watch)
+    usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
+    part = max(PART, labelled.largest_group(usable)) if settings.loss == "softmax" else min(PART, settings.batch_size)
+    taken = needs.of_training(spec, inputs, settings, layers, part, how.workers)
+    learned = bytes_needed(int(np.count_nonzero(usable)), inputs.interactions.rows, len(histories_of(spec)))
+    cut = how.cut or needs.layout_of(spec, inputs, how.workers, how.memory, taken, learned)
+    with digesting(inputs, {}, {}) as digests:
+        place = stack.enter_context(_scratch(how, output, cut))
+        where = place.folder if place else None
+        loaded = load(spec, watch, opened, problems, Layout(**place.cut) if place else cut, place)
+        with watch.timing("vectors"):
+            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, where)
+        totals, repeats = Totals(), 0
+
+        def shards() -> Iterator[Shard]:
+            nonlocal repeats
+            for index in range(loaded.partition.shards):
+                shard = loaded.shard(spec, index)
+                totals.add(Totals.of(shard, shared.with_vector))
+                end = visible_end(spec, shard.history, shard.asked)
+                repeats += in_own_history(shard.history, shard.asked, end)
+                yield shard
+
+        with watch.timing("encode"):
+            histories, events = histories_of(spec), loaded.log.usable
+            data, rows = build(spec, histories, settings.max_events, shards(), labelled, usable, events, where)
+        for message in [*mismatches(spec, loaded, totals), *own_history(repeats, totals.candidates)]:
+            watch.warning(message)
+        check(data, labelled, {**rows, **left_out}, inside_groups=settings.group is not None)
+        until = newest(data, labelled)
+        if not (labelled.times > until).any():
+            watch.warning("no candidate is newer than those that are learned from: a ranker needs later ones (--until)")
+        inputs.check_unchanged()  # all of it is read; a log may grow while the model learns
+        return Read(
+            data,
+            {**rows, **left_out},
+            time_text(until),
+            {name: shared.embeddings[name] for name in spec.embeddings},
+            {name: table.rows for name, table in inputs.embeddings.items()},
+            loaded.vocabulary,
+            digests.result(),
+        )
+
+
+def histories_of(spec: Spec) -> list[str]:
+    """Those that a model reads."""
+    return list(spec.histories) or [ALL]
+
+
+def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch) -> Labelled:
+    """Labels, times and requests of all candidates; what is wrong with them is told together."""
+    labels = times = groups = None
+    problems = Problems()
+    with watch.timing("read"):
+        for flag, name in {"--label": settings.label, "--group": settings.group}.items():
+            with problems.collect():
+                if name is not None and name not in table.schema.names:
+                    raise SpecError(
+                        f"{flag} {name}: the candidates have no such column{did_you_mean(name, table.schema.names)}"
+                    )
+        problems.raise_any()
+        with problems.collect():
+            labels = read_labels(table, settings.label, graded=settings.group is not None)
+        with problems.collect():
+            times = read_times(table, spec.column("candidates", "time"), spec.time_unit)
+        with problems.collect():
+            groups = None if settings.group is None else read_codes(table, "group", settings.group)
+    problems.raise_any()
+    assert labels is not None
+    assert times is not None
+    return Labelled(labels, times, groups)
+
+
+@contextmanager
+def _scratch(how: RunOptions, output: Path, cut: Layout) -> Iterator[Scratch | None]:
+    """A folder for shards and mapped arrays, where they do not fit: a training goes on from its checkpoint instead."""
+    with scratch(
+        how.scratch or output.parent,
+        output,
+        dict,
+        asdict(cut),
+        needed=cut.on_disk,
+        fits=lambda old: False,
+        fresh=True,
+        note=lambda message: None,
+    ) as place:
+        yield place

@@ -1,0 +1,230 @@
+"""The training loop: epochs of steps, early stopping, and a state that can be saved between any two steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from extembed_cli.errors import DataError
+from extembed_cli.features.neural.scores import adapted_items, as_rows, fixed_batches
+from extembed_cli.kernels import metrics
+from extembed_cli.neural.config import TrainingSettings
+from extembed_cli.neural.model import Items, Model
+from extembed_cli.neural.training.dataset import Dataset
+from extembed_cli.system.threads import Mapping
+
+Ints = NDArray[np.int64]
+
+_DIVERGED = "Lower --lr, or set `normalize = true` if a table has very long vectors"
+_CLIP = 1.0  # of the gradient's norm
+PART = 64  # candidates of a step that one thread works on: a fixed size, so that workers do not change sums
+
+
+@dataclass
+class Epoch:
+    """What one pass over the training candidates came to."""
+
+    epoch: int
+    loss: float
+    valid_loss: float
+    valid_auc: float
+    """With requests, inside them."""
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """Where a training stands: all of it that is no tensor."""
+
+    epoch: int = 0
+    step: int = 0
+    """Steps of this epoch that are done."""
+    loss: float = 0.0
+    """Their summed losses."""
+    rows: int = 0
+    seconds: float = 0.0
+    best: int = -1
+    """The epoch whose weights are kept."""
+
+    def begin(self) -> None:
+        """The next epoch."""
+        self.epoch, self.step, self.loss, self.rows, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
+
+
+class Fitting:
+    """A model, its optimizer, and where they stand."""
+
+    def __init__(
+        self,
+        model: Model,
+        data: Dataset,
+        settings: TrainingSettings,
+        items: Callable[[Ints], Items],
+        all_items: int,
+        mapped: Mapping = map,
+    ) -> None:
+        self.model, self.data, self.settings = model.to(settings.device), data, settings
+        self.items, self.all_items, self.mapped = items, all_items, mapped
+        # What is multiplied with decays; a learned half-life or gain would be dragged from where it begins to 0.
+        kinds = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding | nn.GRU)]
+        decayed = [p for kind in kinds for p in kind.parameters(recurse=False) if p.ndim > 1]
+        known = {id(p) for p in decayed}
+        others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+        self.parameters = [*decayed, *others]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.lr,
+        )
+        self.best = self._weights()
+        self.epochs: list[Epoch] = []
+        self.now = Progress()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the last ones brought nothing."""
+        done = len(self.epochs)
+        return done >= self.settings.epochs or (done > 0 and done - 1 - self.now.best >= self.settings.patience)
+
+    def run_epoch(self, moved: Callable[[int], None], stop: Callable[[], bool]) -> bool:
+        """Go on with the epoch, step by step, until it is done, or until it is to stop (False)."""
+        settings, data, now = self.settings, self.data, self.now
+        whole = settings.loss == "softmax"
+        batches = data.batches(settings.seed, now.epoch, settings.batch_size, whole_groups=whole)
+        began, before = time.perf_counter(), now.seconds
+        for batch in batches[now.step :]:
+            loss = self._step(batch)
+            if not math.isfinite(loss):
+                raise DataError(f"the loss is {loss} in epoch {now.epoch + 1}: the training diverged. {_DIVERGED}")
+            now.loss += loss * len(batch)
+            now.rows += len(batch)
+            now.step += 1
+            now.seconds = before + time.perf_counter() - began
+            moved(len(batch))
+            if stop():
+                return False
+        valid_loss, valid_auc = self._validate()
+        if not math.isfinite(valid_loss):
+            raise DataError(f"the loss of the last by time is {valid_loss}: the training diverged. {_DIVERGED}")
+        self.epochs.append(Epoch(now.epoch, now.loss / now.rows, valid_loss, valid_auc, round(now.seconds, 3)))
+        if self._is_best():
+            now.best, self.best = now.epoch, self._weights()
+        now.begin()
+        return True
+
+    def _is_best(self) -> bool:
+        *before, last = (each.valid_auc for each in self.epochs)
+        return last > max(before, default=-math.inf)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}
+
+    def _step(self, batch: Ints) -> float:
+        size = PART if self.settings.device == "cpu" else len(batch)
+        loss, count = 0.0, 0
+        summed = [torch.zeros_like(parameter) for parameter in self.parameters]
+        for more, counted, gradients in self.mapped(self._part, enumerate(self.data.parts(batch, size))):
+            loss, count = loss + more, count + counted
+            for total, gradient in zip(summed, gradients, strict=True):
+                total.add_(gradient)
+        count = max(1, count)  # without anything wanted in any request there is nothing to learn
+        for parameter, total in zip(self.parameters, summed, strict=True):
+            parameter.grad = total / count
+        torch.nn.utils.clip_grad_norm_(self.parameters, _CLIP)
+        self.optimizer.step()
+        return loss / count
+
+    def _part(self, part: tuple[int, Ints]) -> tuple[float, int, tuple[Tensor, ...]]:
+        """Loss of some candidates of a step, what it is to be divided by, and its gradients."""
+        place, chosen = part
+        # What is dropped depends on the step and the place in it alone, so that a training can go on anywhere.
+        seed = np.random.SeedSequence([self.settings.seed, self.now.epoch, self.now.step, place]).generate_state(1)[0]
+        device = self.settings.device
+        noise = torch.Generator(device).manual_seed(int(seed))
+        rows = self.data.seen.padded(chosen, int(self.data.seen.lengths[chosen].max()))
+        items, places = np.unique(np.append(rows.events.ravel(), rows.candidates), return_inverse=True)
+        adapted = self.model.adapter(self.items(items.astype(np.int64)).to(device), noise)
+        logits = self.model(adapted, as_rows(rows).at(torch.from_numpy(places)).to(device), noise)
+        labels = torch.from_numpy(self.data.labels[chosen]).to(device)
+        loss, count = self._loss(logits, labels, self.data.groups[chosen])
+        return loss.item(), count, torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+
+    def _loss(self, logits: Tensor, labels: Tensor, groups: Ints) -> tuple[Tensor, int]:
+        """The sum over candidates, or over requests, and how many they are."""
+        if self.settings.loss == "bce":
+            right = (labels > 0).to(logits.dtype)
+            return functional.binary_cross_entropy_with_logits(logits, right, reduction="sum"), len(labels)
+        return softmax_loss(logits, labels, torch.from_numpy(groups).to(logits.device))
+
+    def _validate(self) -> tuple[float, float]:
+        """Loss and AUC on the last slice by time."""
+        chosen, data = self.data.valid, self.data
+        scores = np.empty(len(data.labels), np.float32)
+        adapted = adapted_items(self.model, self.items, self.all_items, self.mapped)
+
+        def score(batch: tuple[Ints, int]) -> None:
+            rows = as_rows(data.seen.padded(*batch)).to(self.settings.device)
+            with torch.inference_mode():
+                scores[batch[0]] = self.model(adapted, rows).cpu().numpy()
+
+        for _ in self.mapped(score, fixed_batches(chosen, data.seen.lengths)):
+            pass
+        labels, groups = data.labels[chosen], data.groups[chosen]
+        total, count = self._loss(torch.from_numpy(scores[chosen]), torch.from_numpy(labels), groups)
+        loss = float(total) / max(1, count)
+        if self.settings.group is None:
+            return loss, metrics.auc(scores[chosen], labels > 0)
+        of = metrics.Groups.of(groups)
+        inside = metrics.group_aucs(scores[chosen], labels > 0, of)
+        known = np.isfinite(inside)
+        return loss, float(np.average(inside[known], weights=of.sizes[known]))
+
+    # --- a state that can be saved ---
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, which the next step changes, and the rest."""
+        tensors = {f"now.{name}": tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for place, parameter in enumerate(self.parameters):
+            for name, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{place}.{name}"] = value.detach().cpu()
+        return tensors, {"now": asdict(self.now), "epochs": [asdict(epoch) for epoch in self.epochs]}
+
+    def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
+        """Go on from a state; raises what torch raises where it does not fit."""
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
+        for name, tensor in tensors.items():
+            part, _, inner = name.partition(".")
+            parts[part][inner] = tensor
+        self.model.load_state_dict(parts["now"])
+        self.best = parts["best"]
+        for name, tensor in parts["adam"].items():
+            place, _, inner = name.partition(".")
+            parameter = self.parameters[int(place)]
+            kept = tensor if inner == "step" else tensor.to(parameter.device)
+            self.optimizer.state[parameter][inner] = kept
+        self.now = Progress(**rest["now"])
+        self.epochs = [Epoch(**epoch) for epoch in rest["epochs"]]
+
+
+def softmax_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> tuple[Tensor, int]:
+    """−Σ y log softmax(logits) / Σ y inside each group: the sum over groups with a label above 0, and their number.
+
+    logits, labels, groups (B).
+    """
+    _, group = torch.unique(groups, return_inverse=True)  # (B)
+    G = int(group.max()) + 1
+    highest = torch.full((G,), -math.inf, device=logits.device).scatter_reduce(0, group, logits.detach(), "amax")
+    total = torch.zeros(G, device=logits.device).index_add(0, group, torch.exp(logits - highest[group]))
+    log_chance = logits - highest[group] - torch.log(total)[group]
+    gains = torch.zeros(G, device=logits.device).index_add(0, group, labels)
+    weight = labels / gains.clamp_min(1e-9)[group]
+    return -(weight * log_chance).sum(), int((gains > 0).sum())

@@ -1,0 +1,212 @@
+"""Building a spec from a TOML file or from flags; whatever is wrong is told at once, in a user's words."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from extembed_cli.errors import SpecError, did_you_mean
+from extembed_cli.spec.model import FOR_TRAINING, Spec
+
+_GROUPS = {"aggregate", "dual", "neural"}  # lists of tables at the top of a spec
+
+
+def load_spec(
+    path: Path, overrides: Sequence[str] = (), output: str | None = None, *, for_training: bool = False
+) -> Spec:
+    """The spec in a TOML file, with `KEY=VALUE` overrides; relative paths in the file start at its folder.
+
+    What a model is trained on needs no group that computes something.
+    """
+    data = _read(path)
+    _anchor_paths(data, path.absolute().parent)
+    if output is not None:
+        data["output"] = _anchored(output, Path.cwd())
+    for override in overrides:
+        _override(data, override)
+    return build_spec(data, str(path), {FOR_TRAINING: for_training})
+
+
+def spec_from_flags(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Spec:
+    """The spec that flags describe; None = not given. Relative paths start at the working directory."""
+    given = _without_none(data)
+    _anchor_paths(given, Path.cwd())
+    for override in overrides:
+        _override(given, override)
+    return build_spec(given, "flags")
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return [_without_none(v) for v in value] if isinstance(value, list) else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such spec file; `extembed sample DIR` writes one to start from") from None
+    except IsADirectoryError:
+        raise SpecError(f"{path}: is a directory; name the spec file in it, such as {path / 'spec.toml'}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as a spec: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+
+
+def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] | None = None) -> Spec:
+    """A checked spec from plain data; every problem found is told in one `SpecError`."""
+    if "user_embeddings" in data:
+        raise SpecError(f"{where}: [user_embeddings] is reserved and cannot be used yet; remove it")
+    try:
+        return Spec.model_validate(data, context=context)
+    except ValidationError as error:
+        problems = error.errors()
+        # A list whose only entry is wrong counts as too short as well: that is no second mistake.
+        told = [p for p in problems if p["type"] != "too_short" or not p["input"]]
+        raise SpecError("\n".join(f"{where}: {line}" for p in told for line in _explain(p, where))) from None
+
+
+_KINDS = {
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be an integer",
+    "int_from_float": "must be an integer",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "float_type": "must be a number",
+}
+_FLAGS = {
+    "half_lives": "--half-life",
+    "percentiles": "--percentile",
+    "thresholds": "--threshold",
+    "as_of": "--as-of",
+    "lag": "--lag",
+    "window": "--window",
+    "max_events": "--max-events",
+    "time_unit": "--time-unit",
+    "regularization": "--regularization",
+    "unobserved_weight": "--unobserved-weight",
+    "scaling": "--scaling",
+    "half_life": "--half-life",
+    "target": "--target",
+    "loss": "--loss",
+    "user_vectors": "--user-vectors",
+    "refit_every": "--refit-every",
+}
+
+
+def _explain(problem: Any, where: str) -> list[str]:
+    """One pydantic problem in a user's words, a line for each thing to mend."""
+    # Union members appear in `loc` as type names such as `tuple[str, ...]`: no keys of the user's.
+    loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
+    key = ".".join(str(part) for part in loc)
+    if where == "flags":
+        key = next((_FLAGS[str(part)] for part in reversed(loc) if part in _FLAGS), key)
+    if problem["type"] == "extra_forbidden":
+        return [f"`{key}` is not a known key{did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"]
+    if problem["type"] == "missing":
+        return [f"`{key}` is missing"]
+    if problem["type"] == "value_error":
+        lines = [_under(key, line) for line in str(problem["ctx"]["error"]).splitlines()]
+        return [_as_flag(line) for line in lines] if where == "flags" else lines
+    if problem["type"] == "too_short":
+        return [f"`{key}` needs at least one entry"]
+    if key in _GROUPS and isinstance(problem["input"], dict):
+        return [f"`[{key}]` is one table; groups are a list, so write `[[{key}]]`"]
+    told = _KINDS.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+    return [f"`{key}`: {told}, got {problem['input']!r}"]
+
+
+def _under(key: str, line: str) -> str:
+    """A message about a key of the table at `key`, or about `key` itself."""
+    inner = re.match(r"[a-z_.0-9]+: ", line)
+    return f"{key}{'.' if inner else ': '}{line}" if key else line
+
+
+def _as_flag(line: str) -> str:
+    """A message that begins with a key, beginning with the flag of that key."""
+    key, colon, told = line.partition(": ")
+    return f"{_FLAGS.get(key.rpartition('.')[2], key)}{colon}{told}"
+
+
+def _fields_at(loc: Iterable[str | int]) -> list[str]:
+    """Known keys of the table that `loc` points to."""
+    model: type[BaseModel] = Spec
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for arg in get_args(annotation) if (model := _model_in(arg))), None)
+
+
+def _override(data: Any, override: str) -> None:
+    """Put one `a.b.0.c=VALUE` into `data`. VALUE is TOML, or else a plain string; its paths start here, as a flag's."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise SpecError(f'--set {override}: write KEY=VALUE, such as `aggregate.0.half_lives=["7d"]`')
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    wrapped = reduce(lambda inner, part: {part: inner}, reversed(parts), value)
+    _anchor_paths(wrapped, Path.cwd())
+    value = reduce(lambda outer, part: outer[part], parts, wrapped)
+
+    node = data
+    for depth, part in enumerate(parts):
+        at: str | int = part
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) > len(node):
+                above = ".".join(parts[:depth])
+                raise SpecError(f"--set {override}: `{above}` is a list of {len(node)}, numbered from 0")
+            at = int(part)
+            node += [{}] * (at == len(node))
+        elif not isinstance(node, dict):
+            raise SpecError(f"--set {override}: `{'.'.join(parts[:depth])}` is not a table")
+        if depth == len(parts) - 1:
+            node[at] = value
+        else:
+            if at not in node and isinstance(node, dict):
+                node[at] = [] if depth == 0 and part in _GROUPS else {}
+            node = node[at]
+
+
+def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a spec absolute, in place; what is not text is left for the checks to refuse."""
+    holders = [(data, key) for key in ("interactions", "candidates", "output")]
+    for name in ("dual", "neural"):
+        groups = data.get(name)
+        if isinstance(groups, dict):  # of an override, by number
+            groups = list(groups.values())
+        if isinstance(groups, list):
+            keys = ("model", "user_vectors", "item_vectors")
+            holders += [(group, key) for group in groups if isinstance(group, dict) for key in keys]
+    tables = data.get("embeddings")
+    if isinstance(tables, dict):
+        holders += [(table, "path") for table in tables.values() if isinstance(table, dict)]
+    for holder, key in holders:
+        value = holder.get(key)
+        if isinstance(value, str):
+            holder[key] = _anchored(value, folder)
+        elif isinstance(value, list):
+            holder[key] = [_anchored(v, folder) if isinstance(v, str) else v for v in value]
+
+
+def _anchored(path: str, folder: Path) -> str:
+    return path if "://" in path else str(folder / path)
