@@ -26,10 +26,10 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.engines.local import threads
+from extembed_cli.system.threads import threads
 from extembed_cli.features.dual.bases import gramian, make_basis
 from extembed_cli.features.dual.shard import DualShard
-from extembed_cli.features.dual.technique import Model, all_fits
+from extembed_cli.features.dual.fits import Model, all_fits
 from extembed_cli.histories.csr import History, every_user
 from extembed_cli.spec.model import Spec
 

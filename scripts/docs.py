@@ -18,17 +18,8 @@ from extembed_cli.evaluate.schema import Report
 from extembed_cli.features.aggregate.technique import KINDS
 from extembed_cli.features.dual import technique as dual
 from extembed_cli.spec.defaults import REGULARIZATION
-from extembed_cli.spec.model import (
-    AggregateSpec,
-    Columns,
-    DualSpec,
-    EmbeddingSpec,
-    HistorySpec,
-    LogColumns,
-    NeuralSpec,
-    Spec,
-    TableColumns,
-)
+from extembed_cli.spec.groups import AggregateGroup, DualGroup, NeuralGroup
+from extembed_cli.spec.model import Columns, EmbeddingSpec, HistorySpec, LogColumns, Spec, TableColumns
 
 ROOT = Path(__file__).parent.parent
 SPEC_HEAD = """# The spec
@@ -89,9 +80,9 @@ def spec_reference() -> str:
         "[embeddings.X]": EmbeddingSpec,
         "[embeddings.X.columns]": TableColumns,
         "[histories.X]": HistorySpec,
-        "[[aggregate]]": AggregateSpec,
-        "[[dual]]": DualSpec,
-        "[[neural]]": NeuralSpec,
+        "[[aggregate]]": AggregateGroup,
+        "[[dual]]": DualGroup,
+        "[[neural]]": NeuralGroup,
     }
     blocks = []
     for title, model in tables.items():

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.system.progress import Watch
+from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,9 @@ import pytest
 from conftest import EXTEMBED, World, extembed, vectors
 
 from extembed_cli.data import vector_cache as cache_module
-from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.system.progress import Watch
+from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 
 SPEC = """

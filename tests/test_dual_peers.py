@@ -11,7 +11,9 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
-from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.system.progress import Watch
+from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 
 RELATIVE = 1e-4

@@ -17,7 +17,9 @@ from test_engines import ran, same
 from test_properties import EVENT, EXAMPLES, WORLDS, Small, same_bytes
 
 from extembed_cli.jobs.layout import Layout
-from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.system.progress import Watch
+from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 
 HOUR = 3_600_000_000

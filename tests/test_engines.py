@@ -15,10 +15,13 @@ from conftest import World, timestamps, vectors
 
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.engines import local
-from extembed_cli.features.compute import Shared, compute_shard
+from extembed_cli.features.prepare import Shared
+from extembed_cli.features.compute import compute_shard
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout
-from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.system.progress import Watch
+from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.sample import write_sample
 from extembed_cli.spec.loading import load_spec
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from extembed_cli.histories.csr import encode
+from extembed_cli.data.encode import encode
 
 
 @pytest.mark.parametrize("span", [10, 2**40, 2**62], ids=["ties", "microseconds", "more than a key holds"])

@@ -14,7 +14,9 @@ import pytest
 from conftest import World, extembed, timestamps
 from polars.testing import assert_frame_equal
 
-from extembed_cli.jobs.run import RunOptions, Watch, run_job
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.system.progress import Watch
+from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 
 INPUTS = ("interactions", "candidates", "text")

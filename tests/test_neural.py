@@ -22,11 +22,14 @@ from torch import nn
 from torch.nn import functional
 
 from extembed_cli.errors import Problems
-from extembed_cli.features.compute import prepare
-from extembed_cli.features.neural.scores import adapted_items, as_rows, item_block
+from extembed_cli.features.prepare import prepare
+from extembed_cli.neural.items import adapted_items, item_block
+from extembed_cli.features.neural.scores import as_rows
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.jobs.layout import Layout
-from extembed_cli.jobs.run import RunOptions, load, open_all, run_job
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.reading import load, open_all
+from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.train import train_job
 from extembed_cli.neural.config import Architecture, Layers, TrainingSettings
 from extembed_cli.neural.events import examples

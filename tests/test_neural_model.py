@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extembed_cli.features.neural.scores import as_rows, fixed_batches
+from extembed_cli.features.neural.scores import as_rows
+from extembed_cli.neural.events import fixed_batches
 from extembed_cli.neural.config import Architecture, TrainingSettings
 from extembed_cli.neural.events import Examples
 from extembed_cli.neural.model import Items, Model, Rows, dropped

@@ -11,9 +11,10 @@ import tomli_w
 from conftest import ROOT
 
 from extembed_cli.errors import SpecError
-from extembed_cli.features.compute import output_columns
+from extembed_cli.features.registry import output_columns
 from extembed_cli.spec.loading import build_spec, load_spec
-from extembed_cli.spec.model import Spec, duration_us, threshold_label, time_us
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.durations import duration_us, threshold_label, time_us
 
 MINIMAL = {
     "interactions": "i.parquet",

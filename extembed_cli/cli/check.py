@@ -16,12 +16,13 @@ def check(
 
     Example:  extembed check sample_data/spec.toml
     """
-    from extembed_cli.jobs import run as job
+    from extembed_cli.jobs.check import check_job
+    from extembed_cli.jobs.report import coverage_text
     from extembed_cli.spec.loading import load_spec
 
     loaded = load_spec(spec, overrides or ())
     with console.watching(quiet, verbose) as watch:
-        report = job.check_job(loaded, watch)
+        report = check_job(loaded, watch)
     if json:
         console.result_json(report)
         return
@@ -32,7 +33,7 @@ def check(
     for name, table in report["inputs"]["embeddings"].items():
         lines.append(
             f"embeddings {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
-            f"vectors for {console.coverage_text(table['coverage'])}"
+            f"vectors for {coverage_text(table['coverage'])}"
         )
     lines.append(f"{report['columns']} features; no problems found")
     if not quiet:

@@ -14,7 +14,7 @@ def columns(spec: options.SpecPath, overrides: options.Set = None, json: options
     """
     from dataclasses import asdict
 
-    from extembed_cli.features.compute import output_columns
+    from extembed_cli.features.registry import output_columns
     from extembed_cli.spec.loading import load_spec
 
     found = output_columns(load_spec(spec, overrides or ()))

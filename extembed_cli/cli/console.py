@@ -17,7 +17,7 @@ from extembed_cli.system import signals
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from extembed_cli.jobs.run import RunOptions
+    from extembed_cli.jobs.options import RunOptions
     from extembed_cli.system.progress import Watch
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
@@ -44,7 +44,7 @@ def run_options(
     workers: int | None, memory: str | None, wait: float, scratch: Path | None, cache: Path | None, fresh: bool
 ) -> RunOptions:
     """Run options from flags: cores and free memory as this process may use them."""
-    from extembed_cli.jobs.run import RunOptions
+    from extembed_cli.jobs.options import RunOptions
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     allowed = _free_memory() if memory is None else _size(memory)
@@ -146,12 +146,6 @@ class _Bar:
         self.progress.update(self.task, advance=work, rows=f"{self.rows:,.0f}/{self.expected:,} rows, {rate:,.0f}/s")
 
 
-def coverage_text(share: dict[str, float | None]) -> str:
-    """`95.0% of candidates and 97.1% of events`; a dash where there are none."""
-    shown = {what: "-" if value is None else f"{value:.1%}" for what, value in share.items()}
-    return f"{shown['candidates']} of candidates and {shown['events']} of events"
-
-
 def used_text(events: dict[str, Any]) -> str:
     """How many of the interactions are used, and why not all."""
     others = events["of_users_without_candidates"]
@@ -187,24 +181,8 @@ def summary(report: dict[str, Any], verbose: int) -> None:
         _stages(report["stages"])
         for technique, seconds in report["seconds_by_technique"].items():
             say(f"  of which {technique:10} {seconds:8.3f} s per worker")
-    coverage = ", ".join(f"{name} {coverage_text(t['coverage'])}" for name, t in inputs["embeddings"].items())
-    fits = report["dual"]
     for vectors in report["user_vectors"]:
         say(f"{vectors['path']}: {vectors['rows']:,} user vectors")
     for vectors in report["item_vectors"]:
         say(f"{vectors['path']}: {vectors['rows']:,} item vectors")
-    parts = [f"vectors for {coverage}"]
-    if fits:
-        errors = {
-            "relative residual": fits["largest_relative_residual"],
-            "logistic gradient": fits["largest_logistic_gradient"],
-        }
-        told = [f", largest {what} {error:.0e}" for what, error in errors.items() if error]
-        parts.append(f"{fits['systems']:,} fits{''.join(told)}")
-    if report["output"]:
-        parts.append(f"{report['candidates_in_own_history']:,} candidates in their own history")
-    made = (
-        f"{report['output']}: {report['rows_out']:,} rows, {report['columns']} features" if report["output"] else "done"
-    )
-    parts.append(f"at most {report['peak_memory_bytes'] / 2**20:,.0f} MiB resident")
-    say(f"{made} in {report['seconds']:.1f} s; {'; '.join(parts)}")
+    say(report["summary"])

@@ -12,7 +12,7 @@ from extembed_cli.errors import SpecError
 from extembed_cli.spec.defaults import Encoder, Loss
 
 if TYPE_CHECKING:
-    from extembed_cli.jobs.run import RunOptions
+    from extembed_cli.jobs.options import RunOptions
     from extembed_cli.spec.model import Spec
 
 app = typer.Typer(
@@ -203,16 +203,16 @@ def _write_vectors(
 ) -> None:
     """A job of the same inputs that writes vectors alone."""
     from extembed_cli.jobs.run import run_job
-    from extembed_cli.spec.model import NeuralSpec
+    from extembed_cli.spec.groups import NeuralGroup
 
-    group = NeuralSpec(
+    group = NeuralGroup(
         model=str(model.absolute()),
         user_vectors=None if users is None else str(users.absolute()),
         item_vectors=None if items is None else str(items.absolute()),
     )
-    alone = {"aggregate": (), "dual": (), "neural": (group,), "output": None, "candidates": None}
+    alone = spec.with_groups(group).model_copy(update={"candidates": None})
     with console.watching(quiet, 0) as watch:
-        report = run_job(spec.model_copy(update=alone), how, watch)
+        report = run_job(alone, how, watch)
     if not quiet:
         console.summary(report, 0)
 

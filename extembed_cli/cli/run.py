@@ -8,7 +8,7 @@ from extembed_cli.cli import console, options
 from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from extembed_cli.jobs.run import RunOptions
+    from extembed_cli.jobs.options import RunOptions
     from extembed_cli.spec.model import Spec
 
 
@@ -42,10 +42,11 @@ def run(
 
 def execute(spec: Spec, how: RunOptions, dry_run: bool, json: bool, quiet: bool, verbose: int) -> None:
     """Run or plan a spec and show the result: what `run` and the commands of single techniques share."""
-    from extembed_cli.jobs import run as job
+    from extembed_cli.jobs.plan import plan_job
+    from extembed_cli.jobs.run import run_job
 
     with console.watching(quiet, verbose) as watch:
-        report = job.plan_job(spec, how, watch) if dry_run else job.run_job(spec, how, watch)
+        report = (plan_job if dry_run else run_job)(spec, how, watch)
     if json:
         console.result_json(report)
     elif dry_run:
@@ -55,13 +56,15 @@ def execute(spec: Spec, how: RunOptions, dry_run: bool, json: bool, quiet: bool,
 
 
 def _plan(plan: dict[str, Any]) -> str:
+    from extembed_cli.jobs.report import coverage_text
+
     inputs = plan["inputs"]
     lines = [
         f"interactions  {console.used_text(inputs['interactions'])}",
         f"candidates    {inputs['candidates']['rows']:,} rows, {inputs['candidates']['users']:,} users",
     ]
     for name, table in inputs["embeddings"].items():
-        coverage = console.coverage_text(table["coverage"])
+        coverage = coverage_text(table["coverage"])
         lines.append(f"embeddings    {name}: {table['rows']:,} rows; vectors for {coverage}")
     if inputs["candidates"]["rows"] or not plan["user_vectors"]:
         lines.append(f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows")

@@ -13,17 +13,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import types
 
-from extembed_cli.data import ids as keys
-from extembed_cli.data.ids import same_type
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums, Values
+from extembed_cli.data.ids import as_ids, same_type
+from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
 from extembed_cli.data.parquet import Table
-from extembed_cli.data.scratch import zeros
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.model import EmbeddingSpec, Spec
-from extembed_cli.system.ahead import ahead
-from extembed_cli.system.threads import Mapping
+from extembed_cli.system.threads import Mapping, ahead
 
 _BATCH_BYTES = 2**22  # of vectors read at a time
 _ID_ROWS = 2**18  # of ids read at a time
+ROWS = 2048  # of a matrix taken at a time: a fixed number
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
 # A centred vector this short against what was subtracted is rounding, and has no direction.
 _ZERO_CENTRED = 1e-6
@@ -33,11 +33,11 @@ _ZERO_CENTRED = 1e-6
 class EmbeddingMatrix:
     """Unit vectors of the items of one table."""
 
-    vectors: NDArray[np.float32]
+    vectors: Floats
     """(n + 1, d): rows of norm 1; the last row is zero and stands for every item without a vector."""
-    norms: NDArray[np.float64]
+    norms: Doubles
     """(n + 1): what each vector was divided by; 0 = no vector."""
-    slots: NDArray[np.int32]
+    slots: Nums
     """(items + 1): row of `vectors` by item num; the last entry is that of a null item (num -1)."""
     report: dict[str, Any]
     """Rows in the table and what was left out."""
@@ -48,18 +48,48 @@ class EmbeddingMatrix:
         return len(self.vectors) - 1
 
     @property
-    def with_vector(self) -> NDArray[np.bool_]:
+    def with_vector(self) -> Bools:
         """(items + 1) which items have a vector; the last is a null item, which has none."""
-        having: NDArray[np.bool_] = self.slots != self.missing
+        having: Bools = self.slots != self.missing
         return having
 
-    def of_used_items(self, folder: Path | None = None) -> EmbeddingMatrix:
+    @property
+    def blocks(self) -> Iterator[slice]:
+        """Rows of `vectors`, a fixed number at a time: the bits of sums over them do not depend on who adds which."""
+        return (slice(low, min(low + ROWS, len(self.vectors))) for low in range(0, len(self.vectors), ROWS))
+
+    def exact(self, at: slice, *, normalized: bool, bias: bool) -> Doubles:
+        """Some vectors in float64, of the length they had unless normalized, a constant 1 behind them with `bias`.
+
+        Of an item without a vector all is 0, the constant too.
+        """
+        vectors = self.vectors[at].astype(np.float64)
+        norms = self.norms[at]
+        if not normalized:
+            vectors *= norms[:, None]
+        return np.column_stack([vectors, norms > 0]) if bias else vectors
+
+    def save(self, arrays: ArrayFolder, name: str) -> dict[str, Any]:
+        """Keep it in mapped files; returns what `open` needs."""
+        parts = {"vectors": self.vectors, "norms": self.norms, "slots": self.slots}
+        return {
+            "report": self.report,
+            **{part: arrays.put(f"{name}.{part}", values) for part, values in parts.items()},
+        }
+
+    @classmethod
+    def open(cls, arrays: ArrayFolder, about: dict[str, Any]) -> EmbeddingMatrix:
+        """What `save` kept."""
+        parts = {part: arrays.get(about[part]) for part in ("vectors", "norms", "slots")}
+        return cls(**parts, report=about["report"])
+
+    def of_used_items(self, folder: Path | None = None, keep_as: str | None = None) -> EmbeddingMatrix:
         """Without the vectors of items that the job does not touch; in a mapped file of the folder, if there is one."""
         used = np.append(np.unique(self.slots[self.slots != self.missing]), self.missing)
         if len(used) == len(self.vectors):
             return self
         slots = np.searchsorted(used, self.slots).astype(np.int32)
-        vectors = zeros((len(used), self.vectors.shape[1]), np.float32, folder)
+        vectors = zeros((len(used), self.vectors.shape[1]), np.float32, folder, keep_as)
         for low in range(0, len(used), _SUM_ROWS):
             at = slice(low, low + _SUM_ROWS)
             vectors[at] = self.vectors[used[at]]
@@ -72,9 +102,9 @@ class TableVectors:
 
     ids: pl.Series
     """(n)"""
-    vectors: NDArray[np.float32]
+    vectors: Floats
     """(n + 1, d): rows of norm 1; zero where there is no usable vector, and in the last row."""
-    norms: NDArray[np.float64]
+    norms: Doubles
     """(n + 1): what each vector was divided by; 0 = no vector."""
     report: dict[str, Any]
 
@@ -94,7 +124,7 @@ class TableIds:
     """The ids of a table and where its rows go."""
 
     ids: pl.Series
-    kept: NDArray[np.bool_]
+    kept: Bools
     """(rows): False for null ids and for all but the last row of a repeated id."""
     report: dict[str, Any]
 
@@ -127,7 +157,7 @@ def check_embedding(spec: Spec, name: str, table: Table) -> None:
 def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     """Read the ids alone: duplicates are found, and every row's place is known, before a vector is read."""
     column = spec.embedding_column(name, "item")
-    parts = [keys.ids(data.column(0)) for part in table.parts for data in part.tables([column], _ID_ROWS)]
+    parts = [as_ids(data.column(0)) for part in table.parts for data in part.tables([column], _ID_ROWS)]
     ids = pl.concat(same_type(*parts)) if parts else pl.Series(dtype=pl.Int64)
     kept = ids.is_not_null()
     repeated = (ids.is_duplicated() & kept).sum()
@@ -184,7 +214,7 @@ def load_vectors(
     return TableVectors(places, raw, norms, report)
 
 
-def _places_of(ids: pl.Series, places: pl.Series, missing: int) -> NDArray[np.int64]:
+def _places_of(ids: pl.Series, places: pl.Series, missing: int) -> Ints:
     """The place of each id among others in order; `missing` where it has none."""
     ids, places = same_type(ids, places)
     table = pl.DataFrame({"id": places}).with_row_index("place")
@@ -195,15 +225,15 @@ def _places_of(ids: pl.Series, places: pl.Series, missing: int) -> NDArray[np.in
 def _fill(
     table: Table,
     column: str,
-    slot_of_row: NDArray[np.int64],
+    slot_of_row: Ints,
     table_ids: TableIds,
     places: int,
     options: EmbeddingSpec,
     folder: Path | None,
     keep_as: str | None,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], int]:
+) -> tuple[Floats, Bools, int]:
     """Stream vectors into their slots: raw (places + 1, d), which slots got a usable one, how many are bad."""
-    raw: NDArray[np.float32] | None = None
+    raw: Floats | None = None
     found = np.zeros(places, np.bool_)
     bad: list[int] = []
     row = 0
@@ -229,9 +259,7 @@ def _fill(
     return raw, found, len(bad)
 
 
-def _normalize(
-    raw: NDArray[np.float32], found: NDArray[np.bool_], options: EmbeddingSpec, mapped: Mapping
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+def _normalize(raw: Floats, found: Bools, options: EmbeddingSpec, mapped: Mapping) -> tuple[Doubles, NDArray[np.intp]]:
     """Centre (if asked) and divide by the norm, in place, in float64.
 
     Returns the norms, 0 where there is no vector, and the slots of vectors that vanish, and so are not found.
@@ -288,7 +316,7 @@ def _vectors_type(kind: pa.DataType) -> pa.DataType | None:
     return kind if types.is_floating(kind.value_type) or types.is_integer(kind.value_type) else None
 
 
-def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[Values, Bools]:
     """The vectors that are not null as (n, d), and which rows of the batch they are."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
@@ -314,12 +342,12 @@ def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[NDA
     return values.to_numpy(zero_copy_only=False).reshape(-1, length), present
 
 
-def _usable(vectors: NDArray[Any]) -> NDArray[np.bool_]:
+def _usable(vectors: Values) -> Bools:
     """Which rows are finite in float32 and not zero."""
     with np.errstate(over="ignore", invalid="ignore"):
         single = vectors.astype(np.float32, copy=False)
         magnitude = np.maximum(single.max(axis=1), -single.min(axis=1))  # NaN and infinity survive a maximum
-    usable: NDArray[np.bool_] = np.isfinite(magnitude) & (magnitude > 0)
+    usable: Bools = np.isfinite(magnitude) & (magnitude > 0)
     return usable
 
 

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Values
 from extembed_cli.data.commit import Staged, file_digest, matching
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.paths import MANIFEST
-from extembed_cli.data.shard_results import FeaturePart, Values, block_of, known_in
+from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
 from extembed_cli.errors import DataError, SpecError
-from extembed_cli.system.ahead import ahead
+from extembed_cli.system.threads import ahead
 
 METADATA_KEY = b"extembed"
 ROW_GROUP = 131_072
@@ -184,7 +185,7 @@ def _as(array: pa.Array, field: pa.Field, path: Path) -> pa.Array:
         ) from None
 
 
-def _array(values: Values, known: NDArray[np.bool_]) -> pa.Array:
+def _array(values: Values, known: Bools) -> pa.Array:
     """Features with nulls: NaN in floats, candidates without user or time in counts."""
     if values.dtype == np.uint32:
         return pa.array(values, mask=None if known.all() else ~known)

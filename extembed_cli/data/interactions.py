@@ -1,28 +1,30 @@
-"""Interactions and candidates as frames with canonical keys: `user`, `item`, `time` in us."""
+"""Interactions as frames of events: `user`, `item`, `time` in us, and the values of the expressions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from extembed_cli.data import ids as keys
 from extembed_cli.data.expressions import columns_of, compile_expression
+from extembed_cli.data.ids import as_ids
 from extembed_cli.data.parquet import Part, Table
+from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
-from extembed_cli.spec.model import Spec, time_us
+from extembed_cli.spec.model import Expression, Spec
 
 _LARGEST = 1e30  # sums of weights are written as float32
 _SMALLEST_WEIGHT = 1e-200  # but for 0: relative to the largest one it still is a number
-_RENAME = "; if it has another name, set columns.{role} in the spec (--set columns.{role}=NAME)"
+_DTYPES: dict[str, pl.DataType] = {"Boolean": pl.Boolean(), "Float64": pl.Float64()}
+RENAME = "; if it has another name, set columns.{role} in the spec (--set columns.{role}=NAME)"
 
 
 @dataclass
-class Log:
-    """What was read of the interactions, batch by batch."""
+class EventCounts:
+    """Rows of the interactions, counted batch by batch."""
 
     rows: int = 0
     usable: int = 0
@@ -34,22 +36,23 @@ class Log:
     newest: int | None = None
     """Times of usable events (us)."""
 
-    def usable_events(self, events: pl.DataFrame) -> pl.DataFrame:
+    def usable_events(self, spec: Spec, events: pl.DataFrame) -> pl.DataFrame:
         """The rows with user, item, time and a weight; counts them, and the others by what they lack."""
         self.rows += len(events)
         reasons = [(f"null {name}", pl.col(name).is_not_null()) for name in ("user", "item", "time")]
-        if "weight" in events.columns:
-            reasons += [("null weight", pl.col("weight").is_not_null()), ("weight 0", pl.col("weight") != 0)]
+        if spec.event_weight is not None:
+            weight = pl.col(spec.event_weight.column)
+            reasons += [("null weight", weight.is_not_null()), ("weight 0", weight != 0)]
         for reason, keep in reasons:
             before = len(events)
             events = events.filter(keep)
             if before > len(events):
                 self.dropped[reason] = self.dropped.get(reason, 0) + before - len(events)
         self.usable += len(events)
-        for name in events.columns:
-            if name.startswith("target:"):
-                text = name.removeprefix("target:")
-                self.null_targets[text] = self.null_targets.get(text, 0) + events[name].null_count()
+        for expression in spec.expressions:
+            if expression.dtype == "Float64" and expression != spec.event_weight:
+                nulls = events[expression.column].null_count()
+                self.null_targets[expression.text] = self.null_targets.get(expression.text, 0) + nulls
         if len(events):
             oldest: Any = events["time"].min()
             newest: Any = events["time"].max()
@@ -58,46 +61,17 @@ class Log:
         return events
 
 
-@dataclass
-class Asked:
-    """What was read of the candidates, batch by batch."""
-
-    rows: int = 0
-    null_user_or_time: int = 0
-    null_item: int = 0
-
-    def known(self, candidates: pl.DataFrame) -> pl.DataFrame:
-        """The rows with user and time; the others see nothing and get nulls."""
-        self.rows += len(candidates)
-        self.null_item += candidates["item"].null_count()
-        known = candidates.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
-        self.null_user_or_time += len(candidates) - len(known)
-        return known
-
-
 def check_interactions(spec: Spec, table: Table) -> None:
     """Columns, their types, and what the expressions read, from the footers alone."""
     roles = {role: spec.column("interactions", role) for role in ("user", "item", "time")}
-    table.require({name: _RENAME.format(role=role) for role, name in roles.items()})
+    table.require({name: RENAME.format(role=role) for role, name in roles.items()})
     problems = Problems()
     with problems.collect():
-        keys.check_time_type(table, roles["time"], spec.time_unit)
-    for expression in _expressions(spec):
+        check_time_type(table, roles["time"], spec.time_unit)
+    for expression, key in spec.expressions.items():
         with problems.collect():
-            columns_of(expression.text, expression.key, table.names)
+            columns_of(expression.text, key, table.names)
     problems.raise_any()
-
-
-def check_candidates(spec: Spec, table: Table) -> None:
-    """Columns and their types, from the footers alone."""
-    roles = ["user", "item"] if spec.as_of else ["user", "item", "time"]
-    names = {role: spec.column("candidates", role) for role in roles}
-    fixes = {name: _RENAME.format(role=role) for role, name in names.items()}
-    if "time" in names:
-        fixes[names["time"]] += ", or give one as-of time for all (as_of, --as-of)"
-    table.require(fixes)
-    if "time" in names:
-        keys.check_time_type(table, names["time"], spec.time_unit)
 
 
 def read_interactions(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:
@@ -112,91 +86,42 @@ def read_interactions(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFr
     problems.raise_any()
 
 
-def read_candidates(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:
-    """`user`, `item`, `time` (floored to `as_of_step`) and `row` of every candidate, `rows` at a time, nulls kept."""
-    user, item, time = (spec.column("candidates", role) for role in ("user", "item", "time"))
-    wanted = list(dict.fromkeys([user, item] if spec.as_of else [user, item, time]))
-    problems = Problems()
-    row = 0
-    for part in table.parts:
-        with problems.collect():
-            for data in part.tables(wanted, rows):
-                columns = {"user": keys.ids(data.column(user)), "item": keys.ids(data.column(item))}
-                if not spec.as_of:
-                    columns["time"] = keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`")
-                frame = pl.DataFrame(columns)
-                if spec.as_of:
-                    frame = frame.with_columns(time=pl.lit(time_us(spec.as_of), pl.Int64))
-                frame = frame.with_columns(
-                    pl.col("time") // spec.as_of_step_us * spec.as_of_step_us,
-                    row=pl.int_range(row, row + len(frame), dtype=pl.Int64),
-                )
-                row += len(frame)
-                yield frame
-    problems.raise_any()
-
-
 def no_events(spec: Spec) -> pl.DataFrame:
     """A frame of events without rows."""
-    dtypes: dict[str, pl.DataType] = {"user": pl.Null(), "item": pl.Int32(), "time": pl.Int64()}
-    for expression in _expressions(spec):
-        dtypes[expression.column] = pl.Boolean() if expression.column.startswith("in:") else pl.Float64()
-    return pl.DataFrame(schema=dtypes)
-
-
-def no_candidates() -> pl.DataFrame:
-    """A frame of candidates without rows."""
-    return pl.DataFrame(schema={"user": pl.Null(), "item": pl.Int32(), "time": pl.Int64(), "row": pl.Int64()})
-
-
-class _Expression(NamedTuple):
-    """An expression of the spec: where it stands, its text, and the column of events that it makes."""
-
-    key: str
-    text: str
-    column: str
-
-
-def _expressions(spec: Spec) -> list[_Expression]:
-    """Every different expression of the spec."""
-    found = [_Expression("weight", spec.weight, "weight")] if spec.weight is not None else []
-    for name, history in spec.histories.items():
-        if history.where is not None:
-            found.append(_Expression(f"histories.{name}.where", history.where, f"in:{name}"))
-    targets: dict[str, _Expression] = {}
-    for index, group in enumerate(spec.dual):
-        if group.target is not None:
-            made = _Expression(f"dual.{index}.target", group.target, f"target:{group.target}")
-            targets.setdefault(group.target, made)
-    return [*found, *targets.values()]
+    dtypes: dict[str, pl.DataType] = {"user": pl.Null(), "item_number": pl.Int32(), "time": pl.Int64()}
+    return pl.DataFrame(schema={**dtypes, **{e.column: _DTYPES[e.dtype] for e in spec.expressions}})
 
 
 def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.DataFrame]:
     """Events of one file with canonical keys and the evaluated expressions."""
     user, item, time = (spec.column("interactions", role) for role in ("user", "item", "time"))
-    expressions = _expressions(spec)
+    expressions = spec.expressions
     needed = [user, item, time]
-    for expression in expressions:
-        needed += columns_of(expression.text, expression.key, table.names)
+    for expression, key in expressions.items():
+        needed += columns_of(expression.text, key, table.names)
     problems = Problems()
-    bad = {e.column: _BadValues(e, part) for e in expressions if not e.column.startswith("in:")}
+    bad = {
+        expression: _BadValues(f"{part.path}: {key} = {expression.text!r}", of_weights=expression == spec.event_weight)
+        for expression, key in expressions.items()
+        if expression.dtype == "Float64"
+    }
     first = 0
     for data in part.tables(list(dict.fromkeys(needed)), rows):
         frame = pl.DataFrame(
             {
-                "user": keys.ids(data.column(user)),
-                "item": keys.ids(data.column(item)),
-                "time": keys.times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`"),
+                "user": as_ids(data.column(user)),
+                "item": as_ids(data.column(item)),
+                "time": times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`"),
             }
         )
         raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
         if not raw.width:  # constants need a row to stand in
             raw = pl.DataFrame({"row": pl.repeat(0, len(frame), eager=True)})
-        for expression in expressions:
+        for expression, key in expressions.items():
             with problems.collect():
-                values = _evaluated(raw, expression, part)
-                if expression.column in bad:
-                    bad[expression.column].look(values, first)
+                values = _evaluated(raw, expression, key, part)
+                if expression in bad:
+                    bad[expression].look(values, first)
                 else:
                     values = values.fill_null(value=False)
                 frame = frame.with_columns(values.alias(expression.column))
@@ -212,9 +137,9 @@ def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.Data
 class _BadValues:
     """Weights or targets of a file that are no usable numbers, counted with a few examples."""
 
-    def __init__(self, expression: _Expression, part: Part) -> None:
-        self.where = f"{part.path}: {expression.key} = {expression.text!r}"
-        self.of_weights = expression.column == "weight"
+    def __init__(self, where: str, *, of_weights: bool) -> None:
+        self.where = where
+        self.of_weights = of_weights
         self.count = 0
         self.examples: list[str] = []
 
@@ -241,11 +166,10 @@ class _BadValues:
         )
 
 
-def _evaluated(raw: pl.DataFrame, expression: _Expression, part: Part) -> pl.Series:
-    """An expression's value for each event: Boolean for a history, else Float64."""
-    key, text, column = expression
-    dtype: pl.DataType = pl.Boolean() if column.startswith("in:") else pl.Float64()
-    compiled = compile_expression(text, key, dict(raw.schema), dtype)
+def _evaluated(raw: pl.DataFrame, expression: Expression, key: str, part: Part) -> pl.Series:
+    """An expression's value for each event."""
+    text = expression.text
+    compiled = compile_expression(text, key, dict(raw.schema), _DTYPES[expression.dtype])
     try:
         values = raw.lazy().with_columns(compiled.alias("value")).collect()["value"]
     except pl.exceptions.PolarsError as error:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from extembed_cli.data import ids as keys
+from extembed_cli.arrays import Doubles, Ints
+from extembed_cli.data.ids import as_ids, check_id_kinds, same_type
 from extembed_cli.data.parquet import Table
+from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, listing
-
-Ints = NDArray[np.int64]
-Doubles = NDArray[np.float64]
 
 NO_TIME = np.iinfo(np.int64).min
 _ROWS = 131_072  # read at a time
@@ -41,21 +39,21 @@ def read_labels(table: Table, name: str, *, graded: bool) -> Doubles:
 
 def read_times(table: Table, name: str, time_unit: str | None) -> Ints:
     """(n) µs UTC; NO_TIME = null."""
-    keys.check_time_type(table, name, time_unit)
+    check_time_type(table, name, time_unit)
     where = f"{table.parts[0].path}: `{name}`"
-    found = [keys.times_us(part[name], time_unit, where).fill_null(NO_TIME).to_numpy() for part in _tables(table, name)]
+    found = [times_us(part[name], time_unit, where).fill_null(NO_TIME).to_numpy() for part in _tables(table, name)]
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def read_codes(table: Table, what: str, name: str) -> Ints:
     """(n) a number for each distinct id, from 1 in order of ids; 0 = null."""
-    keys.check_id_kinds(what, [(table, name)])
+    check_id_kinds(what, [(table, name)])
     return codes([part[name] for part in _tables(table, name)])
 
 
 def codes(columns: list[pa.ChunkedArray]) -> Ints:
     """A number for each distinct value of all columns from 1, in order of values; 0 = null."""
-    values = pl.concat(keys.same_type(*map(keys.ids, columns)))
+    values = pl.concat(same_type(*map(as_ids, columns)))
     return values.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
 
 

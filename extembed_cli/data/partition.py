@@ -1,6 +1,6 @@
 """Events and candidates by shards of users: in memory, or, where they do not fit, in files of a scratch folder.
 
-Their items become nums on the way.
+Their items are numbered on the way.
 
 A user's shard is a hash of the id, so a log is cut up batch by batch, and all that belongs to a user comes together.
 """
@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from extembed_cli.data import ids as keys
 from extembed_cli.data import ipc
-from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.data.ids import hashes, same_type
+from extembed_cli.data.vocabulary import Numbering
 from extembed_cli.errors import InputError, ResourceError
 from extembed_cli.system.progress import Watch
 
@@ -45,7 +45,7 @@ class Partition:
         self.folder = folder
         self.watch = watch
         self.all_users = all_users
-        self.vocabulary = Vocabulary()
+        self.numbering = Numbering()
         self._frames: dict[Kind, list[pl.DataFrame]] = defaultdict(list)
         self._asked = None if all_users else np.zeros(_SLOTS, np.bool_)
         self._events = np.zeros(_BUCKETS, np.int64)
@@ -66,17 +66,17 @@ class Partition:
                 put(frame)
 
         def put(frame: pl.DataFrame) -> None:
-            hashes = keys.hashes(frame["user"])
+            hashed = hashes(frame["user"])
             if self._asked is not None:
-                slots = (hashes % _SLOTS).astype(np.int64)
+                slots = (hashed % _SLOTS).astype(np.int64)
                 if kind == "candidates":
                     self._asked[slots] = True
                 else:
                     kept = self._asked[slots]
-                    frame, hashes = frame.filter(pl.Series(kept)), hashes[kept]
+                    frame, hashed = frame.filter(pl.Series(kept)), hashed[kept]
             if kind == "events":
-                self._events += np.bincount((hashes % _BUCKETS).astype(np.int64), minlength=_BUCKETS)
-            shard = (hashes // _SLOTS % self.shards).astype(np.min_scalar_type(self.shards))  # sorts fast
+                self._events += np.bincount((hashed % _BUCKETS).astype(np.int64), minlength=_BUCKETS)
+            shard = (hashed // _SLOTS % self.shards).astype(np.min_scalar_type(self.shards))  # sorts fast
             if streams is None:
                 frame = frame if self.shards == 1 else frame.filter(pl.Series(shard == 0))
                 self._frames[kind].append(self._numbered(frame))
@@ -96,7 +96,7 @@ class Partition:
     def keep(self) -> dict[str, int]:
         """Write the vocabulary beside the shards; the bytes of all files, by name."""
         assert self.folder is not None
-        ipc.write_table(self.folder / _VOCABULARY, ipc.to_arrow(self.vocabulary.frame))
+        ipc.write_table(self.folder / _VOCABULARY, ipc.to_arrow(self.numbering.frame))
         return self._sizes()
 
     def reopen(self, kept: dict[str, int]) -> bool:
@@ -105,7 +105,7 @@ class Partition:
         if self._sizes() != kept:
             return False
         try:
-            self.vocabulary = Vocabulary(ipc.from_arrow(ipc.map_table(self.folder / _VOCABULARY)))
+            self.numbering = Numbering(ipc.from_arrow(ipc.map_table(self.folder / _VOCABULARY)))
         except (pa.ArrowException, OSError):
             return False
         return True
@@ -115,7 +115,7 @@ class Partition:
         paths = [path for kind in get_args(Kind) for path in self.folder.glob(f"{kind}-*.arrow")]
         return {path.name: path.stat().st_size for path in sorted([*paths, *self.folder.glob(_VOCABULARY)])}
 
-    def frame(self, kind: Kind, shard: int) -> pl.DataFrame | None:
+    def table(self, kind: Kind, shard: int) -> pa.Table | None:
         """The rows of a shard, their users in one type; None where there are none."""
         if self.folder is None:
             frames = self._frames[kind] if shard == 0 else []
@@ -124,11 +124,11 @@ class Partition:
             frames = [_read(path) for path in paths]
         if not frames:
             return None
-        users = keys.same_type(*(frame["user"] for frame in frames))
-        return pl.concat([f.with_columns(u.alias("user")) for f, u in zip(frames, users, strict=True)])
+        users = same_type(*(frame["user"] for frame in frames))
+        return ipc.to_arrow(pl.concat([f.with_columns(u.alias("user")) for f, u in zip(frames, users, strict=True)]))
 
     def _numbered(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.with_columns(self.vocabulary.nums(frame["item"]).alias("item"))
+        return frame.with_columns(self.numbering.numbers(frame["item"]).alias("item_number")).drop("item")
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -6,15 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from extembed_cli.errors import DISK_FULL, SpecError
 
@@ -28,7 +24,7 @@ class Scratch:
     """The folder of one job."""
 
     folder: Path
-    cut: dict[str, Any]
+    layout: dict[str, Any]
     """How the job is cut."""
 
     def write_json(self, name: str, data: dict[str, Any]) -> None:
@@ -47,7 +43,7 @@ def scratch(
     parent: Path,
     output: Path,
     job: Callable[[], dict[str, Any]],
-    cut: dict[str, Any],
+    layout: dict[str, Any],
     *,
     needed: bool,
     fits: Callable[[dict[str, Any]], bool],
@@ -79,9 +75,9 @@ def scratch(
         return
     try:
         make_folder(folder, "what does not fit into memory", "--scratch")
-        found = Scratch(folder, cut if old is None else old["cut"])
+        found = Scratch(folder, layout if old is None else old["layout"])
         if old is None:
-            found.write_json(_JOB, {"job": wanted, "cut": cut})
+            found.write_json(_JOB, {"job": wanted, "layout": layout})
         yield found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,25 +97,6 @@ def make_folder(folder: Path, what: str, flag: str) -> None:
         ) from None
 
 
-def zeros(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None, keep_as: str | None = None) -> NDArray[Any]:
-    """An array of zeros: in memory, or in a mapped file of the folder.
-
-    The file is kept under a name, or has none and goes with the array.
-
-    All of the file is there before it is mapped: a disk that fills up later would end the process with SIGBUS.
-    """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if folder is None or size == 0:
-        return np.zeros(shape, dtype)
-    with (folder / keep_as).open("wb+") if keep_as else tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:  # macOS
-            file.write(bytes(size))
-            file.flush()
-        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
-
-
 def _why_not(
     old: dict[str, Any] | None, wanted: dict[str, str], fits: Callable[[dict[str, Any]], bool], fresh: bool
 ) -> str | None:
@@ -131,7 +108,7 @@ def _why_not(
     others = [aspect for aspect, digest in wanted.items() if old["job"].get(aspect) != digest]
     if others:
         return f"it is of {' and '.join(others)}"
-    return None if fits(old["cut"]) else "its shards are too large for this run's memory"
+    return None if fits(old["layout"]) else "its shards are too large for this run's memory"
 
 
 def _digest(value: Any) -> str:

@@ -1,24 +1,23 @@
-"""What the shards made: features by candidate row and vectors by user, in memory or in files of a scratch folder."""
+"""Results of shards: features by candidate row and vectors by user, in memory or in files of a scratch folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from extembed_cli.data import ids as keys
+from extembed_cli.arrays import Bools, Floats, Ints, Values
 from extembed_cli.data import ipc
+from extembed_cli.data.coverage import Coverage
+from extembed_cli.data.ids import same_type
 from extembed_cli.data.scratch import Scratch
+from extembed_cli.system.progress import Cost
 from extembed_cli.system.threads import Mapping
-
-Ints = NDArray[np.int64]
-Values = NDArray[Any]  # float32 or uint32
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def block_of(parts: Sequence[FeaturePart], name: str, low: int, high: int) -> Va
     return out
 
 
-def known_in(parts: Sequence[FeaturePart], low: int, high: int) -> NDArray[np.bool_]:
+def known_in(parts: Sequence[FeaturePart], low: int, high: int) -> Bools:
     """Which of the rows [low, high) a part has."""
     known = np.zeros(high - low, np.bool_)
     for part in parts:
@@ -78,7 +77,7 @@ class VectorPart:
     """Vectors of some users, in order of their ids."""
 
     users: pl.Series
-    vectors: NDArray[np.float32]
+    vectors: Floats
     """(n, D)"""
 
     def save(self, path: Path) -> VectorPart:
@@ -97,36 +96,86 @@ class VectorPart:
         return cls(ipc.from_arrow(table.select(["user"]))["user"], vectors)
 
 
+@dataclass
+class Tally:
+    """What was computed, counted: for progress and for the run report. Plain data."""
+
+    passes: float = 0.0
+    """Candidates gone through, once for each pass over them (users, where only their vectors are computed)"""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Such as cosines and systems"""
+    largest: dict[str, float] = field(default_factory=dict)
+    """Such as residuals"""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Thread seconds by step of the ladder"""
+    stages: dict[str, Cost] = field(default_factory=dict)
+    """In thread seconds"""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Tally:
+        """From `asdict`."""
+        return cls(**{**data, "stages": {name: Cost(**cost) for name, cost in data["stages"].items()}})
+
+    def add(self, other: Tally) -> None:
+        """Add what was computed elsewhere."""
+        self.passes += other.passes
+        for name, count in other.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+        for name, value in other.largest.items():
+            self.largest[name] = max(self.largest.get(name, 0.0), value)
+        for step, seconds in other.seconds.items():
+            self.seconds[step] = self.seconds.get(step, 0.0) + seconds
+        for name, cost in other.stages.items():
+            self.stages.setdefault(name, Cost()).add(cost.seconds, cost.rows, cost.bytes)
+
+
 @dataclass(frozen=True)
-class ShardMade:
-    """What one shard made."""
+class ShardResult:
+    """What one shard comes to."""
 
     features: FeaturePart
     vectors: list[VectorPart]
-    """By file of user vectors, in the order of the spec."""
-    about: dict[str, Any]
-    """Plain data: what was done and seen."""
+    """By file of user vectors, in the order of the spec"""
+    repeats: int
+    """Candidates whose item stands in their user's visible history"""
+    flagged: dict[str, list[str]]
+    """Ids of users with a doubtful result, by reason"""
+    tally: Tally
+    coverage: Coverage
 
-    def save(self, scratch: Scratch, index: int) -> ShardMade:
-        """The same, in files of which the last one says that all are there."""
+    def save(self, scratch: Scratch, index: int) -> ShardResult:
+        """The same, in files, of which the last one says that all are there."""
         features = self.features.save(scratch.folder / f"features-{index:04d}.arrow")
         vectors = [
             part.save(scratch.folder / f"vectors-{number}-{index:04d}.arrow")
             for number, part in enumerate(self.vectors)
         ]
-        scratch.write_json(f"shard-{index:04d}.json", {**self.about, "vectors": len(vectors)})
-        return ShardMade(features, vectors, self.about)
+        about = {
+            "vectors": len(vectors),
+            "repeats": self.repeats,
+            "flagged": self.flagged,
+            "tally": asdict(self.tally),
+            "coverage": asdict(self.coverage),
+        }
+        scratch.write_json(f"shard-{index:04d}.json", about)
+        return replace(self, features=features, vectors=vectors)
 
     @classmethod
-    def load(cls, scratch: Scratch, index: int) -> ShardMade | None:
+    def load(cls, scratch: Scratch, index: int) -> ShardResult | None:
         """What `save` wrote; None where the shard was not finished, or its files are torn: the power went off."""
         about = scratch.read_json(f"shard-{index:04d}.json")
         if about is None:
             return None
         files = (scratch.folder / f"vectors-{number}-{index:04d}.arrow" for number in range(about["vectors"]))
         try:
-            features = FeaturePart.load(scratch.folder / f"features-{index:04d}.arrow")
-            return cls(features, [VectorPart.load(path) for path in files], about)
+            return cls(
+                features=FeaturePart.load(scratch.folder / f"features-{index:04d}.arrow"),
+                vectors=[VectorPart.load(path) for path in files],
+                repeats=about["repeats"],
+                flagged=about["flagged"],
+                tally=Tally.from_dict(about["tally"]),
+                coverage=Coverage(**about["coverage"]),
+            )
         except (pa.ArrowException, OSError):
             return None
 
@@ -136,14 +185,14 @@ class Vectors:
 
     def __init__(self, parts: Sequence[VectorPart]) -> None:
         self._parts = [part.vectors for part in parts]
-        users = pl.concat(keys.same_type(*(part.users for part in parts)))
+        users = pl.concat(same_type(*(part.users for part in parts)))
         order = users.arg_sort().to_numpy()
         lengths = [len(part.users) for part in parts]
         self.users = users.gather(order)
         self._part = np.repeat(np.arange(len(parts)), lengths)[order]
         self._at = np.concatenate([np.arange(length) for length in lengths])[order]
 
-    def blocks(self, rows: int) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, rows: int) -> Iterator[Floats]:
         """The vectors, so many at a time."""
         for low in range(0, len(self.users), rows):
             part, at = self._part[low : low + rows], self._at[low : low + rows]

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 import extembed_cli
+from extembed_cli.arrays import Floats
 from extembed_cli.data import ipc
 from extembed_cli.data.embeddings import TableIds, TableVectors, load_vectors
 from extembed_cli.data.parquet import Table
@@ -102,7 +102,7 @@ class VectorCache:
             mapped = np.memmap(folder / _VECTORS, np.float32, "r", shape=tuple(about["shape"]))
         except OSError:  # another run has just removed it, with what its files held before
             return None
-        vectors: NDArray[np.float32] = np.asarray(mapped)
+        vectors: Floats = np.asarray(mapped)
         norms = np.append(ipc.whole(table["norm"]).to_numpy(), 0)
         return TableVectors(ipc.from_arrow(table.select(["id"]))["id"], vectors, norms, about["report"])
 

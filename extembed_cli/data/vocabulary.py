@@ -1,42 +1,60 @@
-"""Ids and nums of items, numbered as they are met: a log that does not fit in memory is read once."""
+"""Ids of items and their nums."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Nums
 from extembed_cli.data.ids import same_type
 
 
+@dataclass(frozen=True)
 class Vocabulary:
-    """A growing vocabulary. Nums are in order of appearance; `ranks` puts them in order of ids."""
+    """Item ids in order: the place of an id is the item's num."""
+
+    ids: pl.Series
+    ranks: Nums
+    """The num of each item by the number that it got while the inputs were read"""
+
+    def nums(self, items: pl.DataFrame) -> Nums:
+        """Nums of items, -1 for a null one: by `item_number`, where the frame has that, or by `item`, their ids."""
+        if "item_number" in items.columns:
+            numbers = items["item_number"].fill_null(len(self.ranks))
+            nums: Nums = np.append(self.ranks, np.int32(-1))[numbers.to_numpy()]
+            return nums
+        known, ids = same_type(self.ids, items["item"])
+        table = pl.DataFrame({"id": known}).with_row_index("num")
+        places = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")["num"]
+        if places.null_count() > ids.null_count():
+            raise KeyError(f"{places.null_count() - ids.null_count():,} ids are not in the vocabulary")
+        return places.cast(pl.Int32).fill_null(-1).to_numpy()
+
+
+class Numbering:
+    """Numbers items in order of appearance: a log that does not fit in memory is read once."""
 
     def __init__(self, frame: pl.DataFrame | None = None) -> None:
-        self.frame = pl.DataFrame(schema={"id": pl.Null(), "num": pl.Int32()}) if frame is None else frame
-        """`id` and `num`, in order of nums."""
+        self.frame = pl.DataFrame(schema={"id": pl.Null(), "number": pl.Int32()}) if frame is None else frame
+        """`id` and `number`, in order of numbers."""
 
-    def nums(self, ids: pl.Series) -> pl.Series:
-        """The num of each id, Int32; null for null. Ids not met before get the next ones."""
+    def numbers(self, ids: pl.Series) -> pl.Series:
+        """The number of each id, Int32; null for null. New ids get the next numbers."""
         known, ids = same_type(self.frame["id"], ids)
         unique = pl.DataFrame({"id": ids.drop_nulls().unique()})
         table = self.frame.with_columns(known.alias("id"))
         new = unique.join(table, on="id", how="anti")
         first = len(table)
-        new = new.with_columns(num=pl.int_range(first, first + len(new), dtype=pl.Int32))
+        new = new.with_columns(number=pl.int_range(first, first + len(new), dtype=pl.Int32))
         self.frame = pl.concat([table, new])
-        found = pl.DataFrame({"id": ids}).join(self.frame, on="id", how="left", maintain_order="left")
-        return found["num"]
+        numbered = pl.DataFrame({"id": ids}).join(self.frame, on="id", how="left", maintain_order="left")
+        return numbered["number"]
 
-    @property
-    def ids(self) -> pl.Series:
-        """All ids in order."""
-        return self.frame["id"].sort()
-
-    @property
-    def ranks(self) -> NDArray[np.int32]:
-        """The place of each num in order of ids."""
+    def vocabulary(self) -> Vocabulary:
+        """All ids so far."""
         order = self.frame["id"].arg_sort().to_numpy()
         ranks = np.empty(len(order), np.int32)
         ranks[order] = np.arange(len(order), dtype=np.int32)
-        return ranks
+        return Vocabulary(self.frame["id"].sort(), ranks)

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from extembed_cli.arrays import Doubles, Ints
 
 LEVEL = 0.95
 FEWEST_USERS = 10

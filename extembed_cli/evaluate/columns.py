@@ -12,7 +12,7 @@ from extembed_cli.data.feature_file import METADATA_KEY
 from extembed_cli.data.parquet import Table, open_table
 from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
 from extembed_cli.evaluate.kinds import can_learn
-from extembed_cli.spec.model import time_us
+from extembed_cli.spec.durations import time_us
 
 BASELINE = "baseline"
 COUNTERS = "counters"

@@ -9,7 +9,7 @@ from extembed_cli.evaluate.columns import NEURAL, FeatureFile
 from extembed_cli.evaluate.ladder import Step
 from extembed_cli.evaluate.schema import Control
 from extembed_cli.evaluate.single import Single
-from extembed_cli.spec.model import time_text
+from extembed_cli.spec.durations import time_text
 
 IMPLAUSIBLE = 0.95  # AUC that hardly any honest feature or ranker of what people like has
 FEATURE, STEP = "single feature", "whole step"

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from extembed_cli.data.commit import locked, remove_leftovers, staged, writing
-from extembed_cli.engines import local
 from extembed_cli.errors import SpecError, listing
 from extembed_cli.evaluate.columns import COUNTERS, Roles, open_features
 from extembed_cli.evaluate.findings import Found, report_of
@@ -23,6 +22,7 @@ from extembed_cli.evaluate.shortlist import short_list, sizes
 from extembed_cli.evaluate.single import judge_columns
 from extembed_cli.evaluate.split import plan_split, split_rows
 from extembed_cli.system.progress import Watch
+from extembed_cli.system.threads import threads as worker_threads
 
 
 def evaluate(features: str, roles: Roles, settings: Settings, threads: int, memory: int | None, watch: Watch) -> Report:
@@ -48,7 +48,7 @@ def evaluate(features: str, roles: Roles, settings: Settings, threads: int, memo
     watch.total(rankers)
     watch.expect(rankers * len(split.train))
 
-    with warnings.catch_warnings(action="ignore"), local.threads(at_once) as mapped:  # LightGBM's, of parameters
+    with warnings.catch_warnings(action="ignore"), worker_threads(at_once) as mapped:  # LightGBM's, of parameters
 
         def train(columns: Sequence[str], permuted: Sequence[str] = ()) -> list[list[Ranked]]:
             sides = [(), permuted] if permuted else [()]

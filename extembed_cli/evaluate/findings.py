@@ -23,7 +23,7 @@ from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import ShortList
 from extembed_cli.evaluate.single import Single, correlations
 from extembed_cli.evaluate.split import NEURAL_ROWS, Plan, Split
-from extembed_cli.spec.model import DAY_US, time_text
+from extembed_cli.spec.durations import DAY_US, time_text
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Doubles
 from extembed_cli.evaluate.bootstrap import Interval, Users, mean_over_seeds
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.kernels import metrics
-
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 from pyarrow import types
 
-from extembed_cli.data import ids as keys
+from extembed_cli.data.ids import id_kind
 from extembed_cli.data.labels import is_number
 
 
@@ -16,7 +16,7 @@ def can_learn(kind: pa.DataType) -> bool:
 
 def is_text(kind: pa.DataType) -> bool:
     """Text of any kind: a ranker takes its values as categories."""
-    return keys.id_kind(kind) == "text"
+    return id_kind(kind) == "text"
 
 
 def fits_float32(kind: pa.DataType) -> bool:

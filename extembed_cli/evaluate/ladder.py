@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from extembed_cli.evaluate.bootstrap import FEWEST_USERS, Interval
 from extembed_cli.evaluate.judge import Judge, Measured
 from extembed_cli.evaluate.ranker import Ranked, Train
-
-Doubles = NDArray[np.float64]
 
 _HOPELESS = 1000.0  # times too wide an interval is: a million times the rows
 _MARGIN = 1.05  # so that the rows that are told do decide

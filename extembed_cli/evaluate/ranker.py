@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Doubles, Floats
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.evaluate.split import Split
 from extembed_cli.kernels.metrics import Groups
 from extembed_cli.system import signals
-
-Doubles = NDArray[np.float64]
 
 _ROUNDS, _PATIENCE = 2000, 50
 _PARAMETERS: dict[str, Any] = {
@@ -65,7 +63,7 @@ def fit(split: Split, columns: Sequence[str], seed: int, permuted: Collection[st
     train, valid, test = (_matrix(part, columns, permuted, rng) for part in (split.train, split.valid, split.test))
     categories = [place for place, name in enumerate(columns) if name in split.train.categories]
 
-    def dataset(rows: Rows, values: NDArray[np.float32], reference: Any = None) -> Any:
+    def dataset(rows: Rows, values: Floats, reference: Any = None) -> Any:
         """As LightGBM takes it: the rows of a request side by side."""
         labels, sizes = rows.labels, None
         if rows.groups is not None:
@@ -89,10 +87,8 @@ def fit(split: Split, columns: Sequence[str], seed: int, permuted: Collection[st
     return Ranked(scores, stopped, np.asarray(gain, np.float64))
 
 
-def _matrix(
-    rows: Rows, columns: Sequence[str], permuted: Collection[str], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = rows.values[:, rows.places(columns)]
+def _matrix(rows: Rows, columns: Sequence[str], permuted: Collection[str], rng: np.random.Generator) -> Floats:
+    values: Floats = rows.values[:, rows.places(columns)]
     shuffled = [place for place, name in enumerate(columns) if name in permuted]
     if shuffled:
         order = rng.permutation(len(rows))  # one for all: what columns have to do with each other stays

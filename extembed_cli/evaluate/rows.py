@@ -8,16 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints
 from extembed_cli.data.labels import codes, numbers, read_codes, read_labels, read_times
 from extembed_cli.errors import Problems, ResourceError
 from extembed_cli.evaluate.columns import FeatureFile
 from extembed_cli.evaluate.kinds import fits_float32, is_text
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Doubles = NDArray[np.float64]
 
 # What was measured: of this process, of a value, and of a value in each ranker (its copy, LightGBM's, its bins).
 _BYTES_FOR_LIBRARIES = 320 * 2**20
@@ -43,7 +39,7 @@ class Rows:
     """Some rows of a feature file, in its order."""
 
     names: list[str]
-    values: NDArray[np.float32]
+    values: Floats
     """(n, F); NaN = null. Text columns are codes."""
     categories: frozenset[str]
     """Names of the columns that are codes."""
@@ -75,9 +71,9 @@ class Rows:
         known = {name: place for place, name in enumerate(self.names)}
         return [known[name] for name in names]
 
-    def column(self, name: str) -> NDArray[np.float32]:
+    def column(self, name: str) -> Floats:
         """(n) the values of one column."""
-        values: NDArray[np.float32] = self.values[:, self.names.index(name)]
+        values: Floats = self.values[:, self.names.index(name)]
         return values
 
 
@@ -158,7 +154,7 @@ def rankers_at_once(values: int, memory: int | None) -> int:
     return max(1, (memory - _BYTES_FOR_LIBRARIES - _VALUE_BYTES * values) // (_RANKER_BYTES * values))
 
 
-def _in_order(values: Doubles) -> NDArray[np.float32]:
+def _in_order(values: Doubles) -> Floats:
     """As float32 where that keeps values apart, else by their ranks: for trees, AUC and drift only the order counts."""
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools
 from extembed_cli.evaluate.bootstrap import FEWEST_USERS, Interval
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import Step
@@ -58,7 +58,7 @@ def by_length(test: Rows, counters: Sequence[str], judge: Judge, steps: Sequence
     return found
 
 
-def _bucket(name: str, rows: NDArray[np.bool_], of: Rows, judge: Judge, steps: Sequence[Step]) -> Bucket:
+def _bucket(name: str, rows: Bools, of: Rows, judge: Judge, steps: Sequence[Step]) -> Bucket:
     users = len(np.unique(of.users))
     if users < FEWEST_USERS:
         return Bucket(name, len(of), users, {step.name: None for step in steps[1:]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from extembed_cli.errors import Problems, SpecError
-from extembed_cli.spec.model import duration_us, time_us
+from extembed_cli.spec.durations import duration_us, time_us
 
 
 class Settings(BaseModel):

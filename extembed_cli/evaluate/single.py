@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints
 from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.evaluate.split import Split
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 
 _Z = 1.959963984540054  # of a normal distribution, 19 times of 20
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from extembed_cli.arrays import Bools, Ints
 from extembed_cli.data.labels import NO_TIME
 from extembed_cli.errors import DataError, listing
-from extembed_cli.evaluate.rows import Bools, Ints, Roled, Rows
+from extembed_cli.evaluate.rows import Roled, Rows
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.kernels.metrics import Groups
-from extembed_cli.spec.model import time_text
+from extembed_cli.spec.durations import time_text
 
 NEURAL_ROWS = "that the neural model may have been trained on"
 _UNTIMED, _UNLABELLED, _EARLY = "without a time", "without a label", "before --from"

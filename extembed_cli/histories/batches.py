@@ -11,13 +11,10 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Ints
 from extembed_cli.histories.visibility import Seen
 from extembed_cli.kernels.segments import offsets, ragged, run_starts, spread
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 _WHOLE_BLOCKS = 64  # a multiple of all blocks
 _MOST_EVENTS = 4096  # of a piece that are summed up in one go: long float32 sums round more

@@ -7,14 +7,13 @@ from functools import cached_property
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Ints
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.kernels.ranges import first_at_or_after
-from extembed_cli.spec.model import Spec, duration_us
+from extembed_cli.spec.durations import duration_us
+from extembed_cli.spec.model import Spec
 from extembed_cli.system.threads import Mapping
-
-Ints = NDArray[np.int64]
 
 _PARTS = 8  # of the users, looked at side by side
 
@@ -40,7 +39,7 @@ class Seen:
         """(Q) how many events each candidate sees."""
         return self.end - self.start
 
-    def only(self, counts: NDArray[np.bool_]) -> Seen:
+    def only(self, counts: Bools) -> Seen:
         """The part that counts (N flags of the shard's events); the same object where all of it does."""
         chosen = counts[self.events]
         if chosen.all():
@@ -64,8 +63,9 @@ def visible(spec: Spec, name: str, history: History, candidates: Candidates, end
         start = np.minimum(start, end)  # a window shorter than the lag sees nothing
     moves = rules.window is not None or rules.max_events is not None
     seen = Seen(np.arange(len(history.times)), history.indptr, start, end, moves)
-    if name in history.members:
-        seen = seen.only(history.members[name])
+    where = spec.membership(name)
+    if where is not None:
+        seen = seen.only(history.values[where])
     if rules.max_events is not None:
         seen = replace(seen, start=np.maximum(seen.start, seen.end - rules.max_events))
     return seen
@@ -95,7 +95,7 @@ def in_own_history(history: History, candidates: Candidates, end: Ints) -> int:
     n_items = int(max(history.items.max(), candidates.items.max())) + 1
     owners = np.repeat(np.arange(len(history.indptr) - 1), np.diff(history.indptr))
     events = pl.DataFrame({"pair": owners * n_items + history.items, "place": np.arange(len(owners))})
-    asked = pl.DataFrame({"pair": candidates.users * n_items + candidates.items, "end": end})
-    asked = asked.filter(pl.Series(candidates.items >= 0))
-    first = events.join(asked, on="pair", how="semi").group_by("pair").agg(pl.col("place").min())
-    return asked.join(first, on="pair").filter(pl.col("place") < pl.col("end")).height
+    pairs = pl.DataFrame({"pair": candidates.users * n_items + candidates.items, "end": end})
+    pairs = pairs.filter(pl.Series(candidates.items >= 0))
+    first = events.join(pairs, on="pair", how="semi").group_by("pair").agg(pl.col("place").min())
+    return pairs.join(first, on="pair").filter(pl.col("place") < pl.col("end")).height

@@ -5,22 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 import extembed_cli
-from extembed_cli.data import ids as keys
 from extembed_cli.data.commit import Staged, writing
 from extembed_cli.data.feature_file import write_features, write_vectors
+from extembed_cli.data.ids import as_stored, narrowed
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.data.shard_results import Vectors
-from extembed_cli.engines import local
-from extembed_cli.features.compute import Shared
-from extembed_cli.jobs.layout import Work
+from extembed_cli.engines.base import Results
+from extembed_cli.features.prepare import Shared
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
+SECONDS_PER_WRITTEN_ROW = 0.3e-6  # for a bar that moves about evenly
 _VECTOR_ROWS = 2048  # of user vectors rotated and written at a time
 
 
@@ -29,10 +28,9 @@ def write_outputs(
     stage: Staged,
     loaded: Loaded,
     shared: Shared,
-    made: local.Made,
+    results: Results,
     digests: dict[str, Any],
     mapped: Mapping,
-    steps: Work,
     watch: Watch,
 ) -> dict[str, Any]:
     """Stage features and user vectors; the part of the report that describes them."""
@@ -47,20 +45,20 @@ def write_outputs(
                 output,
                 loaded.inputs.candidates,
                 {c.name: c.dtype for c in shared.columns},
-                made.features,
+                results.features,
                 {**about, "columns": columns},
-                progress=lambda rows: watch.moved(rows, rows * steps.write),
+                progress=lambda rows: watch.moved(rows, rows * SECONDS_PER_WRITTEN_ROW),
             )
     vectors = []
     user_column = spec.column("interactions", "user")
-    for path, model in shared.vector_files.items():
+    for (path, model), parts in zip(shared.vector_files.items(), results.vectors, strict=True):
         with writing(Path(path)):
-            found = Vectors(made.vectors[path])
+            found = Vectors(parts)
             written = write_vectors(
                 stage,
                 Path(path),
                 "user_id",
-                keys.as_stored(found.users, loaded.inputs.interactions, user_column),
+                as_stored(found.users, loaded.inputs.interactions, user_column),
                 mapped(model.original, found.blocks(_VECTOR_ROWS)),
                 dim=model.dim - model.with_bias,
                 with_bias=model.with_bias,
@@ -71,8 +69,8 @@ def write_outputs(
         "version": about["version"],
         "output": spec.output,
         "output_sha256": digest,
-        "rows_in": loaded.asked.rows,
-        "rows_out": loaded.asked.rows,
+        "rows_in": loaded.candidates.rows,
+        "rows_out": loaded.candidates.rows,
         "columns": len(columns),
         "column_names": [c["name"] for c in columns],
         "user_vectors": vectors,
@@ -85,22 +83,21 @@ def write_outputs(
 def _write_item_vectors(
     spec: Spec, stage: Staged, loaded: Loaded, shared: Shared, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Stage the vectors that neural models have of the tables' items; the part of the report that describes them."""
+    """Stage the vectors that the techniques have of the items; the part of the report that describes them."""
     written = []
-    for path, scorer in ((g.item_vectors, shared.scorers[g.model]) for g in spec.neural if g.item_vectors is not None):
-        having = np.any([shared.with_vector[name][:-1] for name in scorer.config.tables], axis=0)
-        ids = loaded.vocabulary.filter(pl.Series(having))
-        sources = [(loaded.inputs.embeddings[n], spec.embedding_column(n, "item")) for n in scorer.config.tables]
-        with writing(Path(path)):
+    for file in (file for state in shared.states.values() for file in state.item_vectors()):
+        ids = loaded.vocabulary.ids.filter(pl.Series(file.has_vector))
+        sources = [(loaded.inputs.embeddings[name], spec.embedding_column(name, "item")) for name in file.tables]
+        with writing(Path(file.path)):
             digest = write_vectors(
                 stage,
-                Path(path),
+                Path(file.path),
                 "item_id",
-                keys.as_stored(ids, *sources[0]) if len(sources) == 1 else keys.narrowed(ids).to_arrow(),
-                iter([scorer.adapted.numpy()[:-1][having]]),
-                dim=scorer.config.architecture.dim,
+                as_stored(ids, *sources[0]) if len(sources) == 1 else narrowed(ids).to_arrow(),
+                iter([file.vectors]),
+                dim=file.vectors.shape[1],
                 with_bias=False,
-                metadata={**about, "meaning": "what a user's vector of the same model is multiplied with"},
+                metadata={**about, "meaning": file.meaning},
             )
-        written.append({"path": path, "rows": len(ids), "sha256": digest})
+        written.append({"path": file.path, "rows": len(ids), "sha256": digest})
     return written

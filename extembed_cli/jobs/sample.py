@@ -9,13 +9,13 @@ whoever sees an item may click, like or dislike it a few seconds later.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from extembed_cli.arrays import Doubles, Ints, Values
 from extembed_cli.data.commit import staged
 from extembed_cli.errors import SpecError
 
@@ -129,7 +129,7 @@ def make_world(seed: int = 0) -> dict[str, pa.Table]:
     }
 
 
-def _requests(rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
+def _requests(rng: np.random.Generator) -> dict[str, Ints]:
     """Who asks when, in order of time; some users come often and some hardly at all."""
     often = np.maximum(1, rng.gamma(1.5, REQUESTS / 1.5, USERS)).astype(np.int64)
     user = np.repeat(np.arange(1, USERS + 1), often)
@@ -140,33 +140,31 @@ def _requests(rng: np.random.Generator) -> dict[str, NDArray[np.int64]]:
 
 def _affinity(
     rng: np.random.Generator,
-    user: NDArray[np.int64],
-    topic: NDArray[np.int64],
-    style: NDArray[np.int64],
-    time: NDArray[np.int64],
-) -> NDArray[np.float64]:
+    user: Ints,
+    topic: Ints,
+    style: Ints,
+    time: Ints,
+) -> Doubles:
     """How much a user likes an item at a time: a taste for styles, and one for topics that changes on one day."""
     tastes = rng.choice([-2.0, 0.0, 1.8], size=(2, USERS + 1, TOPICS), p=[0.25, 0.45, 0.3])
     styles = rng.choice([-0.6, 0.6], size=(USERS + 1, STYLES))
     change = START_US + rng.integers(20 * DAY_US, 100 * DAY_US, USERS + 1)
     era = (time >= change[user]).astype(np.int64)
-    affinity: NDArray[np.float64] = tastes[era, user, topic] + styles[user, style]
+    affinity: Doubles = tastes[era, user, topic] + styles[user, style]
     return affinity
 
 
-def _show(
-    rng: np.random.Generator, group: NDArray[np.int64], groups: int, dim: int, common: float
-) -> NDArray[np.float16]:
+def _show(rng: np.random.Generator, group: Ints, groups: int, dim: int, common: float) -> NDArray[np.float16]:
     """Vectors that show the group of an item: its centre, noise, and a direction common to all."""
     centres = rng.standard_normal((groups, dim))
     vectors = centres[group] + 0.8 * rng.standard_normal((len(group), dim)) + common * rng.standard_normal(dim)
     return vectors.astype(np.float16)
 
 
-def _vectors(names: NDArray[Any], vectors: NDArray[np.float16]) -> pa.Table:
+def _vectors(names: Values, vectors: NDArray[np.float16]) -> pa.Table:
     dim = vectors.shape[1]
     return pa.table({"item_id": names, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)})
 
 
-def _times(micros: NDArray[np.int64]) -> pa.Array:
+def _times(micros: Ints) -> pa.Array:
     return pa.array(micros, pa.timestamp("us", "UTC"))

@@ -9,20 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import extembed_cli
+from extembed_cli.arrays import Ints
 from extembed_cli.data.commit import locked, staged
 from extembed_cli.data.commit import writing as naming
-from extembed_cli.engines import local
 from extembed_cli.errors import Problems, SpecError, listing
-from extembed_cli.features.neural.scores import id_buckets, item_block, model_vectors
 from extembed_cli.jobs import train_inputs as reading
 from extembed_cli.jobs import train_memory as needs
-from extembed_cli.jobs.run import RunOptions
+from extembed_cli.jobs.options import RunOptions
 from extembed_cli.neural import folder as files
 from extembed_cli.neural import probes
 from extembed_cli.neural.config import Architecture, Layers, ModelConfig, TrainedTable, TrainingSettings
+from extembed_cli.neural.items import id_buckets, item_block, model_vectors
 from extembed_cli.neural.model import Items, Model
 from extembed_cli.neural.training import writing
 from extembed_cli.neural.training.checkpoint import Checkpoint, described, differences
@@ -32,8 +31,7 @@ from extembed_cli.spec.model import Spec
 from extembed_cli.system import signals
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
-
-Ints = NDArray[np.int64]
+from extembed_cli.system.threads import threads as worker_threads
 
 
 def train_job(
@@ -47,12 +45,12 @@ def train_job(
 ) -> dict[str, Any]:
     """Train a model on a spec's tables and histories, and commit its folder; returns what came of it."""
     # The tables and histories alone: what the spec computes may need the model that is not there yet.
-    spec = spec.model_copy(update={"aggregate": (), "dual": (), "neural": (), "output": None})
+    spec = spec.with_groups()
     settings = _checked(spec, settings)
     output = Path(folder)
     writing.check_folder(output)
     with locked(output, how.wait), staged() as stage, ExitStack() as stack:
-        mapped = stack.enter_context(local.threads(how.workers))
+        mapped = stack.enter_context(worker_threads(how.workers))
         _make_deterministic()
         read = reading.read(spec, settings, layers, output, how, mapped, watch, stack)
         architecture = Architecture(

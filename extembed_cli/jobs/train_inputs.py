@@ -11,23 +11,25 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.data.inputs import Totals, mismatches
 from extembed_cli.data.labels import read_codes, read_labels, read_times
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.scratch import Scratch, scratch
 from extembed_cli.errors import Problems, SpecError, did_you_mean
-from extembed_cli.features.compute import prepare
+from extembed_cli.features.prepare import prepare
 from extembed_cli.histories.csr import Shard
 from extembed_cli.histories.visibility import in_own_history, visible_end
 from extembed_cli.jobs import train_memory as needs
-from extembed_cli.jobs.layout import Layout, sample
-from extembed_cli.jobs.report import own_history
-from extembed_cli.jobs.run import RunOptions, digesting, load, open_all
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.reading import digesting, load, open_all, sample_layout
+from extembed_cli.jobs.warnings import repeated_items
 from extembed_cli.neural.config import Layers, TrainingSettings
 from extembed_cli.neural.training.dataset import Dataset, Labelled, build, bytes_needed, check, newest
 from extembed_cli.neural.training.fitting import PART
-from extembed_cli.spec.model import ALL, Spec, time_text, time_us
+from extembed_cli.spec.durations import time_text, time_us
+from extembed_cli.spec.model import ALL, Spec
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
@@ -61,7 +63,7 @@ def read(
     problems = Problems()
     opened = open_all(spec, watch, problems)
     if problems.errors:
-        load(spec, watch, opened, problems, sample(opened))
+        load(spec, watch, opened, problems, sample_layout(opened))
     inputs = opened.complete(spec)
     assert inputs.candidates is not None
     labelled = _labelled(spec, settings, inputs.candidates, watch)
@@ -69,29 +71,29 @@ def read(
     part = max(PART, labelled.largest_group(usable)) if settings.loss == "softmax" else min(PART, settings.batch_size)
     taken = needs.of_training(spec, inputs, settings, layers, part, how.workers)
     learned = bytes_needed(int(np.count_nonzero(usable)), inputs.interactions.rows, len(histories_of(spec)))
-    cut = how.cut or needs.layout_of(spec, inputs, how.workers, how.memory, taken, learned)
-    with digesting(inputs, {}, {}) as digests:
+    cut = how.layout or needs.training_layout(spec, inputs, how.workers, how.memory, taken, learned)
+    with digesting(inputs, {}) as digests:
         place = stack.enter_context(_scratch(how, output, cut))
         where = place.folder if place else None
-        loaded = load(spec, watch, opened, problems, Layout(**place.cut) if place else cut, place)
+        loaded = load(spec, watch, opened, problems, Layout(**place.layout) if place else cut, place)
         with watch.timing("vectors"):
             shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, where)
-        totals, repeats = Totals(), 0
+        coverage, repeats = Coverage(), 0
 
         def shards() -> Iterator[Shard]:
             nonlocal repeats
             for index in range(loaded.partition.shards):
                 shard = loaded.shard(spec, index)
-                totals.add(Totals.of(shard, shared.with_vector))
-                end = visible_end(spec, shard.history, shard.asked)
-                repeats += in_own_history(shard.history, shard.asked, end)
+                coverage.add(Coverage.of(shard, shared.with_vector))
+                end = visible_end(spec, shard.history, shard.candidates)
+                repeats += in_own_history(shard.history, shard.candidates, end)
                 yield shard
 
         with watch.timing("encode"):
-            histories, events = histories_of(spec), loaded.log.usable
+            histories, events = histories_of(spec), loaded.events.usable
             data, rows = build(spec, histories, settings.max_events, shards(), labelled, usable, events, where)
-        for message in [*mismatches(spec, loaded, totals), *own_history(repeats, totals.candidates)]:
-            watch.warning(message)
+        watch.warn_of(coverage.mismatches(spec, loaded))
+        watch.warn_of(repeated_items(repeats, coverage.candidates))
         check(data, labelled, {**rows, **left_out}, inside_groups=settings.group is not None)
         until = newest(data, labelled)
         if not (labelled.times > until).any():
@@ -103,7 +105,7 @@ def read(
             time_text(until),
             {name: shared.embeddings[name] for name in spec.embeddings},
             {name: table.rows for name, table in inputs.embeddings.items()},
-            loaded.vocabulary,
+            loaded.vocabulary.ids,
             digests.result(),
         )
 

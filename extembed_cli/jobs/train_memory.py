@@ -8,7 +8,7 @@ import numpy as np
 
 from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.inputs import Inputs
-from extembed_cli.jobs.layout import Layout, layout, memory_needed
+from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.neural.config import Layers, TrainingSettings
 from extembed_cli.spec.model import Spec
 
@@ -46,10 +46,10 @@ def of_training(
     }
 
 
-def layout_of(
+def training_layout(
     spec: Spec, inputs: Inputs, workers: int, memory: int | None, taken: dict[str, int], learned: int
 ) -> Layout:
     """How users are cut; what is learned from, so many bytes, is mapped where it does not fit as well."""
-    cut = layout(spec, inputs, workers, memory, more=taken)
-    needed = memory_needed(spec, inputs, cut, workers) + sum(taken.values()) + learned
-    return replace(cut, mapped=cut.mapped or (memory is not None and needed > memory))
+    layout = layout_of(spec, inputs, workers, memory, more=taken)
+    needed = memory_needed(spec, inputs, layout, workers) + sum(taken.values()) + learned
+    return replace(layout, mapped=layout.mapped or (memory is not None and needed > memory))

@@ -7,10 +7,8 @@ shape is a matter of the candidates alone: events that nobody may see yet cannot
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
+from extembed_cli.arrays import Doubles, Floats
 
 _DIMS = 128  # of one product: one long float32 sum would round more
 

@@ -5,16 +5,10 @@ Times are in half-lives here. Only differences of times enter, so any origin ser
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Doubles, Ints, Values
 from extembed_cli.kernels.segments import offsets, ragged
-
-Doubles = NDArray[np.float64]
-Values = NDArray[np.floating[Any]]  # float32 or float64
-Ints = NDArray[np.int64]
 
 BLOCK = 8  # events summed up one after another
 

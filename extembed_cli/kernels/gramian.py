@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Doubles = NDArray[np.floating[Any]]  # float64
-
-ROWS = 2048  # of a table summed at a time: fixed, so that the bits of the sum are, whoever adds up which block
+from extembed_cli.arrays import Doubles
 
 
 class Eigen(NamedTuple):

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints
 
 _CLIP = 1e-15
 
@@ -20,7 +17,7 @@ class RankedScores:
     scores (n); labels (n) of 0 and 1; users (n), the number of the user of each row: weights are of users.
     """
 
-    def __init__(self, scores: Floats, labels: NDArray[np.bool_], users: Ints) -> None:
+    def __init__(self, scores: Floats, labels: Bools, users: Ints) -> None:
         order = np.argsort(scores, kind="stable")
         self.users = users[order]
         self.labels = labels[order].astype(np.float64)
@@ -50,12 +47,12 @@ class RankedScores:
         return float(below / total) if total > 0 else float("nan")
 
 
-def auc(scores: Floats, labels: NDArray[np.bool_]) -> float:
+def auc(scores: Floats, labels: Bools) -> float:
     """The AUC of scores (n) for labels (n); NaN where one class is missing."""
     return RankedScores(scores, labels, np.zeros(len(scores), np.int64)).auc(np.ones(1))
 
 
-def log_losses(chances: Floats, labels: NDArray[np.bool_]) -> Doubles:
+def log_losses(chances: Floats, labels: Bools) -> Doubles:
     """−ln of the chance given to what came true: (n), (n) -> (n). Their mean is scikit-learn's `log_loss`."""
     chances = np.clip(chances.astype(np.float64), _CLIP, 1 - _CLIP)
     return -np.where(labels, np.log(chances), np.log1p(-chances))
@@ -93,7 +90,7 @@ class Groups:
         return self.rows[order], np.arange(len(order)) - self.start[:-1][owner], np.cumsum(np.append(False, changes))
 
 
-def group_aucs(scores: Floats, labels: NDArray[np.bool_], groups: Groups) -> Doubles:
+def group_aucs(scores: Floats, labels: Bools, groups: Groups) -> Doubles:
     """The AUC inside each group; NaN where all labels are alike: (n), (n) -> (G).
 
     GAUC is the mean over groups, weighted by their rows as Alibaba's DIN does (arXiv:1706.06978, §6.3).
@@ -132,7 +129,7 @@ def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Do
         return np.where(best > 0, dcg(scores) / best, np.nan)
 
 
-def reciprocal_ranks(scores: Floats, relevant: NDArray[np.bool_], groups: Groups) -> Doubles:
+def reciprocal_ranks(scores: Floats, relevant: Bools, groups: Groups) -> Doubles:
     """1 / rank of the first relevant row of each group, from 1; NaN where there is none: (n), (n) -> (G).
 
     Where it ties with others, the mean over all their orders: the first of r relevant among m equal rows is the j-th

@@ -13,17 +13,13 @@ Where all confidences of a later prefix have decayed by one factor, the factor T
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Doubles, Ints
 from extembed_cli.kernels.prefixes import BLOCK, back, forth, inverse_factor, kernel_blocks
 from extembed_cli.kernels.ridge import Dual
-
-Bools = NDArray[np.bool_]
-Doubles = NDArray[np.floating[Any]]  # float64
-Ints = NDArray[np.int64]
 
 _RELATIVE = 1e-3  # what is left of a residual: Newton's next step sees to the rest
 _STEPS = 50  # then a system is solved by itself

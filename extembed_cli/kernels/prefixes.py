@@ -18,15 +18,12 @@ primal form (`Past`), and the events of each segment are seen relative to it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Doubles, Ints
 from extembed_cli.kernels.ridge import longest_dual
-
-Doubles = NDArray[np.floating[Any]]  # float64
-Ints = NDArray[np.int64]
 
 BLOCK = 32
 MOST_DECAY = 1e-3  # g at most
@@ -122,7 +119,7 @@ def back(T: Doubles, values: Doubles) -> Doubles:
     return out
 
 
-def forth(T: Doubles, values: Doubles, inside: NDArray[np.bool_]) -> Doubles:
+def forth(T: Doubles, values: Doubles, inside: Bools) -> Doubles:
     """T values of (B, H, C), 0 outside of each prefix."""
     out = np.empty_like(values)
     for low in range(0, values.shape[1], BLOCK):

@@ -7,9 +7,8 @@ before a moment is then a prefix, so point-in-time correctness is two integers p
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from extembed_cli.arrays import Ints
 
 
 def first_at_or_after(indptr: Ints, times: Ints, users: Ints, cutoffs: Ints) -> Ints:

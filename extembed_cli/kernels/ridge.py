@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Doubles = NDArray[np.floating[Any]]  # float64
+from extembed_cli.arrays import Doubles
 
 GRADIENT = 1e-6  # what a logistic fit has to reach
 _AIM = 1e-8  # what it aims at; Newton's last step goes from one to the other at no cost

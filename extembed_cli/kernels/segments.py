@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
+from extembed_cli.arrays import Bools, Ints, Values
 
 
 def offsets(lengths: Ints) -> Ints:
@@ -44,7 +41,7 @@ def rectangle(first: Ints, last: Ints, width: int) -> tuple[Ints, Bools]:
     return np.minimum(places, last[:, None] - 1), places < last[:, None]
 
 
-def run_starts(*keys: NDArray[Any]) -> Ints:
+def run_starts(*keys: Values) -> Ints:
     """Where runs begin in which every key stays the same: keys (n) -> (runs), the first one 0."""
     if not len(keys[0]):
         return np.zeros(0, np.int64)

@@ -12,12 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from extembed_cli.arrays import Doubles, Floats, Ints
 from extembed_cli.kernels.cosines import clipped
 from extembed_cli.kernels.segments import LADDER, first_reaching, offsets, ragged, run_starts, spread
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 
 _PLACE, _VALUE = np.uint64(2**32 - 1), np.uint64(32)  # a key: a cosine's bits above the place of its event

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from extembed_cli.errors import SpecError
 from extembed_cli.spec.defaults import Encoder, Loss
-from extembed_cli.spec.model import HistorySpec, Time
+from extembed_cli.spec.model import HistorySpec
+from extembed_cli.spec.types import Time
 
 AGE_BUCKETS = 64  # half octaves of seconds: the last begins at 96 years
 

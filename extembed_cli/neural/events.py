@@ -1,20 +1,20 @@
-"""What a neural model reads of a shard: of each candidate, the newest events that it sees in any of some histories."""
+"""The events that a neural model reads: for each candidate, the newest that it sees in any of some histories."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Doubles, Ints, Nums
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.histories.visibility import visible, visible_end
+from extembed_cli.kernels.segments import padded
 from extembed_cli.spec.model import Spec
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
+BATCH_EVENTS = 8192  # of a scored batch: so few that its tensors stay near the processor's cache
+FEWEST_ROWS = 16
 _KEYS = 2**18  # events looked at together, of all candidates and histories
 
 
@@ -26,7 +26,7 @@ class Examples:
     """(Q) where each candidate stood in the input"""
     times: Ints
     """(Q) as-of times, us"""
-    items: NDArray[np.int32]
+    items: Nums
     """(Q) -1 = null"""
     starts: Ints
     """(Q, H) what each candidate sees of a history: from here ..."""
@@ -38,7 +38,7 @@ class Examples:
     """(Q) how many those are"""
     of_history: Sequence[Ints]
     """(H) which of the N events are in it, ascending"""
-    event_items: NDArray[np.int32]
+    event_items: Nums
     """(N)"""
     event_times: Ints
     """(N) us"""
@@ -63,13 +63,13 @@ class Examples:
 class PaddedRows:
     """B candidates with L events each, the newest last, then padding."""
 
-    candidates: NDArray[np.int32]
+    candidates: Nums
     """(B) items"""
-    events: NDArray[np.int32]
+    events: Nums
     """(B, L) items; the candidate's in the padding"""
     members: Bools
     """(B, L, H) which histories an event is seen in; none in the padding"""
-    ages: NDArray[np.float64]
+    ages: Doubles
     """(B, L) seconds"""
 
 
@@ -116,6 +116,8 @@ def examples(
 
     Of the events of any of the histories the newest `max_events` are read.
     """
+    members = [spec.membership(name) for name in histories]
+    history = history.in_order_of([expression for expression in members if expression is not None])
     end = visible_end(spec, history, candidates)
     seen = [visible(spec, name, history, candidates, end) for name in histories]
     used = np.zeros(len(history.times), np.bool_)
@@ -144,3 +146,21 @@ def examples(
         event_items=history.items[used],
         event_times=history.times[used],
     )
+
+
+def fixed_batches(chosen: Ints, lengths: Ints) -> Iterator[tuple[Ints, int]]:
+    """Candidates (B) of one padded length together, the longest first; the last batch repeats its last candidate.
+
+    The shape of a batch depends on the length alone, so that no score depends on who shares it.
+    """
+    length = padded(lengths[chosen])
+    order = chosen[np.argsort(-length, kind="stable")]
+    length = np.sort(length)[::-1]
+    cuts = np.flatnonzero(np.diff(length)) + 1
+    for group, size in zip(np.split(order, cuts), np.split(length, cuts), strict=True):
+        if not len(group):
+            continue
+        L = int(size[0])
+        B = max(FEWEST_ROWS, BATCH_EVENTS // L // FEWEST_ROWS * FEWEST_ROWS)
+        for at in range(0, len(group), B):
+            yield group[np.minimum(np.arange(at, at + B), len(group) - 1)], L

@@ -19,11 +19,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from extembed_cli.neural.config import AGE_BUCKETS, Architecture
+from extembed_cli.neural.events import PaddedRows
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Rows:
     """(B, L, H) bool: which histories an event is in; none in the padding"""
     ages: Tensor
     """(B, L) float64: seconds from the event to the as-of time"""
+
+    @classmethod
+    def of(cls, rows: PaddedRows) -> Rows:
+        """From arrays."""
+        candidates, events = rows.candidates.astype(np.int64), rows.events.astype(np.int64)
+        return cls(*map(torch.from_numpy, (candidates, events, rows.members, rows.ages)))
 
     @property
     def visible(self) -> Tensor:

@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Doubles, Floats, Ints
 from extembed_cli.errors import SpecError
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
 
 _ITEMS, _NUMBERS = 16, 16
 _GOLDEN_ANGLE = 2.399963  # no two directions of the projection are alike

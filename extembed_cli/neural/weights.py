@@ -15,8 +15,8 @@ from extembed_cli.neural.folder import AGAIN, CONFIG, WEIGHTS, pending
 from extembed_cli.neural.model import Model
 
 
-def load_model(folder: str, config: ModelConfig) -> Model:
-    """The model with its weights, ready to score."""
+def read_weights(folder: str, config: ModelConfig) -> bytes:
+    """The file of the weights, checked to be that of the config."""
     path = Path(folder) / WEIGHTS
     waiting = pending(Path(folder), config.weights_sha256)
     try:
@@ -28,6 +28,12 @@ def load_model(folder: str, config: ModelConfig) -> Model:
         raise InputError(
             f"{path}: is not the file that {CONFIG} is of: it is missing, was changed, or is torn. {AGAIN}"
         )
+    return data
+
+
+def load_model(folder: str, config: ModelConfig) -> Model:
+    """The model with its weights, ready to score."""
+    path, data = Path(folder) / WEIGHTS, read_weights(folder, config)
     try:
         tensors = load(data)
         with torch.random.fork_rng(devices=[]):

@@ -12,9 +12,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from extembed_cli.errors import SpecError, did_you_mean
-from extembed_cli.spec.model import FOR_TRAINING, Spec
-
-_GROUPS = {"aggregate", "dual", "neural"}  # lists of tables at the top of a spec
+from extembed_cli.spec.groups import Group
+from extembed_cli.spec.model import FOR_TRAINING, Spec, spec_type
 
 
 def load_spec(
@@ -66,7 +65,7 @@ def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] 
     if "user_embeddings" in data:
         raise SpecError(f"{where}: [user_embeddings] is reserved and cannot be used yet; remove it")
     try:
-        return Spec.model_validate(data, context=context)
+        return spec_type().model_validate(data, context=context)
     except ValidationError as error:
         problems = error.errors()
         # A list whose only entry is wrong counts as too short as well: that is no second mistake.
@@ -121,7 +120,7 @@ def _explain(problem: Any, where: str) -> list[str]:
         return [_as_flag(line) for line in lines] if where == "flags" else lines
     if problem["type"] == "too_short":
         return [f"`{key}` needs at least one entry"]
-    if key in _GROUPS and isinstance(problem["input"], dict):
+    if key in Group.known and isinstance(problem["input"], dict):
         return [f"`[{key}]` is one table; groups are a list, so write `[[{key}]]`"]
     told = _KINDS.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
     return [f"`{key}`: {told}, got {problem['input']!r}"]
@@ -141,7 +140,7 @@ def _as_flag(line: str) -> str:
 
 def _fields_at(loc: Iterable[str | int]) -> list[str]:
     """Known keys of the table that `loc` points to."""
-    model: type[BaseModel] = Spec
+    model: type[BaseModel] = spec_type()
     for part in loc:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
@@ -183,20 +182,19 @@ def _override(data: Any, override: str) -> None:
             node[at] = value
         else:
             if at not in node and isinstance(node, dict):
-                node[at] = [] if depth == 0 and part in _GROUPS else {}
+                node[at] = [] if depth == 0 and part in Group.known else {}
             node = node[at]
 
 
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     """Make the paths of a spec absolute, in place; what is not text is left for the checks to refuse."""
     holders = [(data, key) for key in ("interactions", "candidates", "output")]
-    for name in ("dual", "neural"):
-        groups = data.get(name)
+    for technique, kind in Group.known.items():
+        groups = data.get(technique)
         if isinstance(groups, dict):  # of an override, by number
             groups = list(groups.values())
         if isinstance(groups, list):
-            keys = ("model", "user_vectors", "item_vectors")
-            holders += [(group, key) for group in groups if isinstance(group, dict) for key in keys]
+            holders += [(group, key) for group in groups if isinstance(group, dict) for key in kind.path_keys]
     tables = data.get("embeddings")
     if isinstance(tables, dict):
         holders += [(table, "path") for table in tables.values() if isinstance(table, dict)]

@@ -1,150 +1,27 @@
 """What to compute. A spec says *what*; how (workers, memory, engine) are run options and never stand here.
 
-Flags and TOML files build the same frozen `Spec` (spec_loading.py). This file knows no data library.
+Flags and TOML files build the same frozen `Spec` (spec/loading.py). Nothing here knows a data library.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
+from functools import cache
 from os.path import normpath
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, create_model, model_validator
 
 from extembed_cli.errors import did_you_mean
-from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
-
-DAY_US = 86_400_000_000
-_UNIT_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": DAY_US, "w": 7 * DAY_US}
-_DURATION = re.compile(r"(0|[1-9][0-9]*)([smhdw])")
-_LONGEST_US = 1000 * 366 * DAY_US
-_NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9-])*_?")
+from extembed_cli.spec.durations import duration_us
+from extembed_cli.spec.groups import Group, TableGroup
+from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
 
 ALL = "all"  # the history of every interaction; always exists
 FOR_TRAINING = "for_training"  # key of the validation's context: a spec to train on computes nothing itself
 
-
-# --- durations, times, names -------------------------------------------------------------------------
-
-
-def duration_us(text: str) -> int:
-    """Microseconds of a duration such as `30d`: an integer and one of `s m h d w`."""
-    match = _DURATION.fullmatch(text)
-    if not match:
-        raise ValueError(f"`{text}` is not a duration: write an integer and one of s m h d w, such as `30d`")
-    length = int(match[1]) * _UNIT_US[match[2]]
-    if length > _LONGEST_US:
-        raise ValueError(f"`{text}` is longer than 1000 years")
-    return length
-
-
-def half_life_us(text: str) -> int | None:
-    """Microseconds of a half-life; None for `none` (no decay)."""
-    return None if text == "none" else duration_us(text)
-
-
-def time_us(text: str) -> int:
-    """Microseconds since 1970 UTC of an ISO 8601 time; without a zone it is UTC."""
-    moment = datetime.fromisoformat(text)
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
-def time_text(us: int) -> str:
-    """ISO 8601 UTC of microseconds since 1970."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
-
-
-def threshold_label(threshold: float) -> str:
-    """`030` for 0.30, `m020` for -0.20."""
-    hundredths = round(threshold * 100)
-    return f"m{-hundredths:03d}" if hundredths < 0 else f"{hundredths:03d}"
-
-
-def half_life_suffix(half_life: str) -> str:
-    """`__hl7d`, or nothing without decay."""
-    return "" if half_life == "none" else f"__hl{half_life}"
-
-
-def _check_duration(text: str) -> str:
-    duration_us(text)
-    return text
-
-
-def _check_positive_duration(text: str) -> str:
-    if duration_us(text) == 0:
-        raise ValueError(f"`{text}` must be longer than 0")
-    return text
-
-
-def _check_half_life(text: str) -> str:
-    return text if text == "none" else _check_positive_duration(text)
-
-
-def _check_time(value: object) -> object:
-    text = value.isoformat() if hasattr(value, "isoformat") else value
-    if isinstance(text, str):
-        try:
-            time_us(text)
-        except ValueError:
-            raise ValueError(f"`{text}` is not an ISO 8601 time, such as `2026-01-31T06:00:00`") from None
-    return text
-
-
-def _check_threshold(value: float) -> float:
-    if not -1 <= value <= 1 or abs(value * 100 - round(value * 100)) > 1e-9:
-        raise ValueError(f"{value} is not a multiple of 0.01 between -1 and 1")
-    return value
-
-
-def _check_name(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise ValueError(
-            f"`{text}` is not a name: use letters, digits, `-` and single `_` (it becomes part of column names)"
-        )
-    return text
-
-
-def _check_paths(value: object) -> object:
-    if isinstance(value, list | tuple) and all(isinstance(path, str) for path in value):
-        return tuple(value)
-    if not isinstance(value, str):
-        raise ValueError(f"must be a path or a list of paths, got {value!r}")
-    return value
-
-
-Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
-PositiveDuration: TypeAlias = Annotated[str, AfterValidator(_check_positive_duration)]
-HalfLife: TypeAlias = Annotated[str, AfterValidator(_check_half_life)]
-Time: TypeAlias = Annotated[str, BeforeValidator(_check_time)]
-Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
-Threshold: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_threshold)]
-NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
-Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
-Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths)]
-
-
-# --- the spec ----------------------------------------------------------------------------------------
-
-
-class Frozen(BaseModel):
-    """Keyword-only, immutable, no unknown keys; the docstring under a field is its documentation."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False, defer_build=True
-    )
+AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 
 class LogColumns(Frozen):
@@ -206,77 +83,6 @@ class HistorySpec(Frozen):
     """Only the newest so many visible events; all unless set."""
 
 
-class AggregateSpec(Frozen):
-    """Technique 1: cosines between a candidate and the user's history."""
-
-    embeddings: tuple[str, ...] | None = None
-    """Names of embedding tables; every table unless set."""
-    histories: tuple[str, ...] | None = None
-    """Names of histories; the named ones unless set, or `all` if there are none."""
-    name: Name | None = None
-    """Goes before the statistic in the column names."""
-    half_lives: Annotated[tuple[HalfLife, ...], Field(min_length=1)] = ("30d",)
-    """Ages at which a weight has halved, such as `7d`; `none` = no decay."""
-    percentiles: tuple[Percentile, ...] = (10, 50, 90)
-    """Decay-weighted percentiles of the cosines, 1 to 99."""
-    thresholds: tuple[Threshold, ...] = ()
-    """Decay-weighted share of cosines at or above these, multiples of 0.01 from -1 to 1."""
-
-
-class DualSpec(Frozen):
-    """Technique 2: a linear model per user over the fixed item vectors, and its score of the candidate."""
-
-    embeddings: tuple[str, ...] | None = None
-    """Names of embedding tables; every table unless set."""
-    histories: tuple[str, ...] | None = None
-    """Names of histories; the named ones unless set, or `all` if there are none."""
-    name: Name | None = None
-    """Goes into the column names: `dual_NAME_score`."""
-    half_life: HalfLife = "none"
-    """Age at which the confidence of an event has halved, such as `30d`; `none` = no decay."""
-    target: str | None = None
-    """What the score of an event's item should be: a column or a row-wise SQL expression; 1 unless set."""
-    regularization: NotNegative = REGULARIZATION
-    """λ, the L2 strength; it may be 0 only where no fit can be singular."""
-    unobserved_weight: NotNegative = UNOBSERVED_WEIGHT
-    """w0, the weight with which every item of the table counts as one of target 0."""
-    scaling: NotNegative = 0.0
-    """ν: λ is multiplied by (events + w0 · items)^ν; 0 = plain λ, 1 = iALS frequency scaling."""
-    loss: Literal["squared", "logistic"] = "squared"
-    """`squared` fits the target; `logistic` fits its sign (positive or not)."""
-    bias: Annotated[bool, Field(strict=True)] = False
-    """Append a constant 1 to every vector."""
-    sd: Annotated[bool, Field(strict=True)] = False
-    """Also write the posterior standard deviation of the score."""
-    refit_every: PositiveDuration | None = None
-    """Fit a user at most this often: on what was visible at the as-of time floored to this step since 1970 UTC."""
-    user_vectors: str | None = None
-    """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction)."""
-
-    @model_validator(mode="after")
-    def _solvable(self) -> DualSpec:
-        if self.regularization == 0 and self.unobserved_weight == 0:
-            raise ValueError(
-                "regularization: 0 with an unobserved_weight of 0: a user with fewer events than dimensions has no "
-                "unique fit. Set regularization above 0"
-            )
-        return self
-
-
-class NeuralSpec(Frozen):
-    """Technique 3: the score of a model that `extembed neural train` made; it knows its own tables and histories."""
-
-    model: str
-    """Folder of the trained model."""
-    name: Name | None = None
-    """Goes into the column name: `neural_NAME_score`."""
-    user_vectors: str | None = None
-    """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction), of a
-    model whose state does not depend on the candidate."""
-    item_vectors: str | None = None
-    """Parquet file to write with the model's vectors of the items: a user's vector · an item's + bias is the score."""
-
-
 class Spec(Frozen):
     """One job: which features, from which interactions, candidates and embedding tables."""
 
@@ -301,77 +107,104 @@ class Spec(Frozen):
     """Your column names."""
     embeddings: dict[Name, EmbeddingSpec] = Field(min_length=1)
     """Embedding tables by name."""
-    histories: dict[Name, HistorySpec] = {}
+    histories: dict[Name, HistorySpec] = Field(default_factory=dict)
     """Named histories; `all` (every interaction) always exists."""
-    aggregate: tuple[AggregateSpec, ...] = ()
-    """Groups of aggregate features."""
-    dual: tuple[DualSpec, ...] = ()
-    """Groups of dual features."""
-    neural: tuple[NeuralSpec, ...] = ()
-    """Trained models to score candidates with."""
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Spec:
-        found = []
+        problems = []
         if self.histories.get(ALL, HistorySpec()).where is not None:
-            found.append("histories.all: `all` is every interaction and takes no `where`; use another name")
-        groups: dict[str, AggregateSpec | DualSpec] = {f"aggregate.{i}": g for i, g in enumerate(self.aggregate)}
-        groups |= {f"dual.{i}": g for i, g in enumerate(self.dual)}
-        for key, group in groups.items():
-            found += _unknown(f"{key}.embeddings", group.embeddings, self.embeddings)
-            found += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
-        computes = self.aggregate or self.dual or self.neural
-        if not computes and not (info.context or {}).get(FOR_TRAINING):
-            found.append("nothing to compute: add an [[aggregate]], a [[dual]] or a [[neural]] group")
-        found += self._wrong_user_vectors()
-        if found:
-            raise ValueError("\n".join(found))
+            problems.append("histories.all: `all` is every interaction and takes no `where`; use another name")
+        for key, group in self.groups.items():
+            if isinstance(group, TableGroup):
+                problems += _unknown(f"{key}.embeddings", group.embeddings, self.embeddings)
+                problems += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
+        if not self.groups and not (info.context or {}).get(FOR_TRAINING):
+            listed = [f"[[{technique}]]" for technique in Group.known]
+            problems.append(f"nothing to compute: add a group, {', '.join(listed[:-1])} or {listed[-1]}")
+        problems += self._wrong_paths()
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
-    def _wrong_user_vectors(self) -> list[str]:
-        """What is wrong with the files of user vectors, and with having no candidates."""
-        found = []
-        if self.candidates is None and (self.aggregate or None in self.user_vectors):
-            found.append(
-                "`candidates` is missing: only [[dual]] and [[neural]] groups that all have `user_vectors` can do "
-                "without them"
-            )
+    def _wrong_paths(self) -> list[str]:
+        """Problems with the files of vectors, and with a spec without candidates."""
+        problems = []
+        if self.candidates is None and not all(group.writes_user_vectors for group in self.groups.values()):
+            problems.append("`candidates` is missing: only groups that all have `user_vectors` can do without them")
         if self.candidates is None and self.output is not None:
-            found.append("output: without `candidates` there are no features to write; leave it out")
-        for index, group in enumerate(self.dual):
-            path, key = group.user_vectors, f"dual.{index}.user_vectors"
-            if path is None:
+            problems.append("output: without `candidates` there are no features to write; leave it out")
+        for key, group in self.groups.items():
+            if not isinstance(group, TableGroup) or not group.writes_user_vectors:
                 continue
             for what, names in (("embedding table", self.embeddings_of(group)), ("history", self.histories_of(group))):
                 if len(names) > 1:
-                    listed = ", ".join(names)
-                    found.append(f"{key}: takes one {what}, and the group has {len(names)}: {listed}; name one of them")
-        for key, path in self._vector_paths():
+                    problems.append(
+                        f"{key}.user_vectors: takes one {what}, and the group has {len(names)}: {', '.join(names)}; "
+                        "name one of them"
+                    )
+        for key, path in self._vector_paths().items():
             if not path.endswith(".parquet"):
-                found.append(f"{key}: `{path}` must end in .parquet")
+                problems.append(f"{key}: `{path}` must end in .parquet")
             others = [normpath(output) for output in self.outputs]
             others.remove(normpath(path))
             if normpath(path) in others:
-                found.append(f"{key}: `{path}` is the path of another output too")
+                problems.append(f"{key}: `{path}` is the path of another output too")
             if any(Path(output) in Path(normpath(path)).parents for output in others):
-                found.append(f"{key}: `{path}` is inside the output, whose readers would take it for a part of that")
-        return found
+                problems.append(f"{key}: `{path}` is inside the output, whose readers would take it for a part of that")
+        return problems
 
-    def _vector_paths(self) -> list[tuple[str, str]]:
-        """Where vectors are written, by the keys that say so."""
-        named = [(f"dual.{i}.user_vectors", group.user_vectors) for i, group in enumerate(self.dual)]
-        for i, group in enumerate(self.neural):
-            named += [
-                (f"neural.{i}.user_vectors", group.user_vectors),
-                (f"neural.{i}.item_vectors", group.item_vectors),
-            ]
-        return [(key, path) for key, path in named if path is not None]
+    def _vector_paths(self) -> dict[str, str]:
+        """Paths of the files of vectors, by key."""
+        return {f"{key}.{inner}": path for key, group in self.groups.items() for inner, path in group.written().items()}
+
+    # --- groups ---
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """All groups in order of techniques, by key: `dual.0`."""
+        return {
+            f"{technique}.{index}": group
+            for technique in Group.known
+            for index, group in enumerate(getattr(self, technique, ()))
+        }
+
+    def of(self, kind: type[AnyGroup]) -> tuple[AnyGroup, ...]:
+        """The groups of one technique."""
+        return tuple(group for group in self.groups.values() if isinstance(group, kind))
+
+    def with_groups(self, *groups: Group) -> Spec:
+        """The same inputs and histories with other groups, and nothing to write but what these say."""
+        by_technique: dict[str, tuple[Group, ...]] = {
+            technique: tuple(group for group in groups if group.technique == technique) for technique in Group.known
+        }
+        return self.model_copy(update={**by_technique, "output": None})
+
+    def histories_of(self, group: TableGroup) -> tuple[str, ...]:
+        """Names of the histories a group uses, each once."""
+        return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
+
+    def embeddings_of(self, group: TableGroup) -> tuple[str, ...]:
+        """Names of the embedding tables a group uses, each once."""
+        return tuple(dict.fromkeys(group.embeddings or tuple(self.embeddings)))
+
+    # --- inputs and outputs ---
 
     @property
     def outputs(self) -> list[str]:
-        """The paths that a job writes: the features first, then vectors."""
+        """Paths of the files that a job writes: the features first, then vectors."""
         features = [] if self.output is None else [self.output]
-        return [*features, *(path for _, path in self._vector_paths())]
+        return [*features, *self._vector_paths().values()]
+
+    def column(self, source: Literal["interactions", "candidates"], role: str) -> str:
+        """The user's name for the column `user`, `item` or `time` of an input."""
+        return getattr(getattr(self.columns, source), role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
+
+    def embedding_column(self, table: str, role: str) -> str:
+        """The user's name for the column `item` or `embedding` of an embedding table."""
+        return getattr(self.embeddings[table].columns, role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
+
+    # --- histories ---
 
     @property
     def as_of_step_us(self) -> int:
@@ -382,31 +215,32 @@ class Spec(Frozen):
         """The history of that name; `all` exists without being written down."""
         return self.histories.get(name, HistorySpec())
 
-    @property
-    def user_vectors(self) -> list[str | None]:
-        """Where each group that has vectors of users writes them; None = nowhere."""
-        return [group.user_vectors for group in self.dual] + [group.user_vectors for group in self.neural]
+    def membership(self, history: str) -> Expression | None:
+        """What decides which events belong to a history; None = all do."""
+        where = self.history(history).where
+        return None if where is None else Expression(where, "Boolean")
 
     @property
-    def all_items(self) -> bool:
-        """Whether the items of the embedding tables are of interest, touched by anybody or not."""
-        return any(group.item_vectors is not None for group in self.neural)
+    def event_weight(self) -> Expression | None:
+        """The weight of an event; None = 1."""
+        return None if self.weight is None else Expression(self.weight, "Float64")
 
-    def histories_of(self, group: AggregateSpec | DualSpec) -> tuple[str, ...]:
-        """Names of the histories a group uses, each once."""
-        return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
+    @property
+    def expressions(self) -> dict[Expression, str]:
+        """Every different expression over the interactions, with the first key that has it; the weight first."""
+        keys: dict[Expression, str] = {}
+        if self.event_weight is not None:
+            keys[self.event_weight] = "weight"
+        for name in self.histories:
+            member = self.membership(name)
+            if member is not None:
+                keys.setdefault(member, f"histories.{name}.where")
+        for key, group in self.groups.items():
+            for inner, text in group.expressions().items():
+                keys.setdefault(Expression(text, "Float64"), f"{key}.{inner}")
+        return keys
 
-    def embeddings_of(self, group: AggregateSpec | DualSpec) -> tuple[str, ...]:
-        """Names of the embedding tables a group uses, each once."""
-        return tuple(dict.fromkeys(group.embeddings or tuple(self.embeddings)))
-
-    def column(self, source: Literal["interactions", "candidates"], role: str) -> str:
-        """The user's name for the column `user`, `item` or `time` of an input."""
-        return getattr(getattr(self.columns, source), role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
-
-    def embedding_column(self, table: str, role: str) -> str:
-        """The user's name for the column `item` or `embedding` of an embedding table."""
-        return getattr(self.embeddings[table].columns, role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
+    # --- meaning ---
 
     def meaning(self) -> dict[str, Any]:
         """What is computed, as plain data: no output, no paths, nothing of how it is run."""
@@ -416,17 +250,54 @@ class Spec(Frozen):
         data["embeddings"] = {
             name: {k: v for k, v in table.items() if k != "path"} for name, table in data["embeddings"].items()
         }
-        for groups in ("dual", "neural"):
-            data[groups] = [{k: v for k, v in group.items() if k not in _PATHS} for group in data[groups]]
+        for technique, kind in Group.known.items():
+            if technique in data:
+                data[technique] = [{k: v for k, v in g.items() if k not in kind.path_keys} for g in data[technique]]
         return data
 
 
+class Expression(NamedTuple):
+    """An expression over the interactions, and what its values are cast to."""
+
+    text: str
+    dtype: Literal["Boolean", "Float64"]
+
+    @property
+    def column(self) -> str:
+        """Name of its column among those of the events."""
+        return f"{self.dtype}:{self.text}"
+
+    @classmethod
+    def of_column(cls, name: str) -> Expression:
+        """The expression of a column."""
+        dtype, _, text = name.partition(":")
+        return cls(text, "Boolean" if dtype == "Boolean" else "Float64")
+
+
+def spec_type() -> type[Spec]:
+    """The class of a spec with a list of groups for every technique: what a TOML file is checked against."""
+    return _spec_type(tuple(Group.known.values()))
+
+
+@cache
+def _spec_type(kinds: tuple[type[Group], ...]) -> type[Spec]:
+    fields: dict[str, Any] = {
+        kind.technique: Annotated[tuple[kind, ...], Field(default=(), description=_first_line(kind))]  # type: ignore[valid-type]
+        for kind in kinds
+    }
+    made: type[Spec] = create_model("Spec", __base__=Spec, __doc__=Spec.__doc__, **fields)
+    return made
+
+
+def _first_line(kind: type[Group]) -> str:
+    return (kind.__doc__ or "").partition("\n")[0]
+
+
 def _unknown(key: str, used: tuple[str, ...] | None, known: Collection[str]) -> list[str]:
-    """What is wrong with a list of names."""
+    """Problems with a list of names."""
     if used is not None and not used:
         return [f"{key}: the list is empty; leave the key out to use all"]
     return [f"{key}: nothing is named `{name}`{did_you_mean(name, known)}" for name in used or () if name not in known]
 
 
-_PATHS = {"model", "user_vectors", "item_vectors"}
 _DEFAULT_COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp", "embedding": "embedding"}

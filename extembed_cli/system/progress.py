@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -75,6 +75,11 @@ class Watch:
         """Pass a warning on and keep it for the report."""
         self.warnings.append(message)
         self.warn(message)
+
+    def warn_of(self, messages: Iterable[str]) -> None:
+        """Pass several warnings on."""
+        for message in messages:
+            self.warning(message)
 
     def _switch(self) -> None:
         now = time.perf_counter()

@@ -6,16 +6,13 @@ from functools import cached_property
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Doubles, Ints
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.histories.visibility import Seen
 from extembed_cli.kernels.decay import BLOCK, decayed_totals
 from extembed_cli.kernels.segments import offsets, ragged
-from extembed_cli.spec.model import half_life_us
-
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from extembed_cli.spec.durations import half_life_us
 
 # Where a window hides a weight so many times that of what is visible, a difference of sums is no sum.
 _HIDDEN = 1e6

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Doubles, Floats
 from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.data.scratch import zeros
-from extembed_cli.kernels.gramian import ROWS, eigen, gramian_of_block
+from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
+from extembed_cli.kernels.gramian import eigen
 from extembed_cli.system.threads import Mapping
-
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.floating[Any]]  # float64
 
 
 @dataclass(frozen=True)
@@ -37,16 +33,25 @@ class Basis:
         exact = vectors.astype(np.float64)
         return exact if self.rotation is None else exact @ self.rotation.T
 
+    def save(self, arrays: ArrayFolder, name: str, matrix: EmbeddingMatrix) -> dict[str, Any]:
+        """Keep it in mapped files; returns what `open` needs."""
+        parts = {"vectors": self.vectors, "eigenvalues": self.eigenvalues, "rotation": self.rotation}
+        if self.vectors is matrix.vectors:
+            parts["vectors"] = None
+        kept = {
+            part: None if values is None else arrays.put(f"{name}.{part}", values) for part, values in parts.items()
+        }
+        return {**kept, "items": self.items}
 
-def gramian(matrix: EmbeddingMatrix, *, normalized: bool, mapped: Mapping) -> Doubles:
-    """Σ x xᵀ over the table, each x with a constant 1 behind it: (d + 1, d + 1).
-
-    Added up in fixed blocks in order of ids, so the bits are the same for any number of workers and order of rows.
-    """
-    total = np.zeros((matrix.vectors.shape[1] + 1,) * 2)
-    for part in mapped(lambda at: gramian_of_block(_exact(matrix, at, normalized, bias=True)), _blocks(matrix)):
-        total += part
-    return total
+    @classmethod
+    def open(cls, arrays: ArrayFolder, about: dict[str, Any], matrix: EmbeddingMatrix) -> Basis:
+        """What `save` kept."""
+        return cls(
+            vectors=arrays.get(about["vectors"]) if "vectors" in about else matrix.vectors,
+            eigenvalues=arrays.get(about["eigenvalues"]),
+            rotation=arrays.get(about["rotation"]) if "rotation" in about else None,
+            items=about["items"],
+        )
 
 
 def make_basis(
@@ -58,6 +63,7 @@ def make_basis(
     bias: bool,
     mapped: Mapping,
     folder: Path | None = None,
+    keep_as: str | None = None,
 ) -> Basis:
     """The vectors of a table in the coordinates that diagonalise its Gramian; without one, as they are.
 
@@ -67,25 +73,12 @@ def make_basis(
     if gramian is None and normalized and not bias:
         return Basis(matrix.vectors, np.zeros(dim), None, items)
     values, rotation = (np.zeros(dim), None) if gramian is None else eigen(gramian[:dim, :dim])
-    out = zeros((len(matrix.vectors), dim), np.float32, folder)
+    out = zeros((len(matrix.vectors), dim), np.float32, folder, keep_as)
 
     def fill(at: slice) -> None:
-        exact = _exact(matrix, at, normalized, bias=bias)
+        exact = matrix.exact(at, normalized=normalized, bias=bias)
         out[at] = exact if rotation is None else exact @ rotation
 
-    for _ in mapped(fill, _blocks(matrix)):
+    for _ in mapped(fill, matrix.blocks):
         pass
     return Basis(out, values, rotation, items)
-
-
-def _exact(matrix: EmbeddingMatrix, at: slice, normalized: bool, *, bias: bool) -> Doubles:
-    """Some vectors in float64; of those that are missing all is 0, the constant too."""
-    vectors = matrix.vectors[at].astype(np.float64)
-    norms = matrix.norms[at]
-    if not normalized:
-        vectors *= norms[:, None]
-    return np.column_stack([vectors, norms > 0]) if bias else vectors
-
-
-def _blocks(matrix: EmbeddingMatrix) -> Iterator[slice]:
-    return (slice(low, min(low + ROWS, len(matrix.vectors))) for low in range(0, len(matrix.vectors), ROWS))

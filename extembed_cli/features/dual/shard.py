@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Doubles, Ints, Nums
+from extembed_cli.features.dual.fits import Model, is_additive, sees_prefixes
 from extembed_cli.features.dual.systems import (
     BATCH_FLOATS,
     Group,
+    Solves,
     Systems,
     alike,
     distinct,
@@ -21,8 +22,6 @@ from extembed_cli.features.dual.systems import (
     sessions,
     whole_blocks,
 )
-from extembed_cli.features.dual.technique import Model, is_additive, sees_prefixes
-from extembed_cli.features.technique.done import Solves
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.histories.visibility import visible
 from extembed_cli.kernels.prefix_form import PrefixForm
@@ -39,10 +38,8 @@ from extembed_cli.kernels.ridge import (
     solve_squared,
 )
 from extembed_cli.kernels.segments import offsets, padded, ragged, rectangle, run_starts
-from extembed_cli.spec.model import Spec, half_life_us
-
-Doubles = NDArray[np.floating[Any]]  # float64
-Ints = NDArray[np.int64]
+from extembed_cli.spec.durations import half_life_us
+from extembed_cli.spec.model import Spec
 
 _MOST_CANDIDATES = 512  # that share one factor of all prefixes
 _SEGMENT_CANDIDATES = 256  # scored at a time in the later segments of a long history
@@ -66,37 +63,40 @@ class DualShard:
         spec: Spec,
         model: Model,
         history: History,
-        asked: Candidates,
+        candidates: Candidates,
+        not_converged: set[int],
         *,
         end: Ints | None = None,
         sd: bool = False,
         with_vectors: bool = False,
     ) -> None:
         fit = model.fit
-        asked = fit.asked(asked)
-        seen = visible(spec, fit.history, history, asked, end if fit.refit_every is None else None)
+        target = fit.target_expression
+        history = history.in_order_of([] if target is None else [target])
+        candidates = fit.as_of(candidates)
+        seen = visible(spec, fit.history, history, candidates, end if fit.refit_every is None else None)
         slots = model.matrix.slots[history.items]
         usable = slots != model.matrix.missing
-        if fit.target is not None:
-            usable = usable & ~np.isnan(history.targets[fit.target])
+        if target is not None:
+            usable = usable & ~np.isnan(history.values[target])
         seen = seen.only(usable)
         events = seen.events
 
-        self.model, self.asked = model, asked
+        self.model, self.candidates = model, candidates
         self.dim = model.dim
         self.start, self.end = seen.start, seen.end
         """(Q) the usable events that a candidate sees; positions here and below count usable events alone."""
         self.slots = slots[events]
         self.times = history.times[events]
         self.weights = np.ones(len(events)) if history.weights is None else history.weights[events]
-        self.targets = np.ones(len(events)) if fit.target is None else history.targets[fit.target][events]
-        self.asked_slots = model.matrix.slots[asked.items]
+        self.targets = np.ones(len(events)) if target is None else history.values[target][events]
+        self.candidate_slots = model.matrix.slots[candidates.items]
         self.half_life_us = half_life_us(fit.half_life)
         self.first_event = seen.indptr[:-1]
         """(U) the first usable event of each user"""
         self.segment = segment_length(self.dim)
 
-        rows = len(asked.rows)
+        rows = len(candidates.rows)
         self.score = np.full(rows, np.nan, np.float32)
         self.sd = np.full(rows if sd else 0, np.nan, np.float32)
         self.with_vectors = with_vectors
@@ -106,14 +106,14 @@ class DualShard:
         self.prefixes, self.additive = sees_prefixes(spec, fit), is_additive(spec, fit)
         self.systems = 0
         """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
-        self.not_converged: set[int] = set()
+        self.not_converged = not_converged
         """Users with a logistic fit whose gradient is above 1e-6."""
 
     # --- which systems there are ---
 
     def tasks(self) -> Iterator[Callable[[], Solves]]:
         """Pieces of work; each fills in its part of `score`, `sd` and `vectors`."""
-        systems = distinct(self.asked.users, self.asked.times, self.start, self.end)
+        systems = distinct(self.candidates.users, self.candidates.times, self.start, self.end)
         self.systems = len(systems.first)
         together: Iterable[Callable[[], Solves]] = ()
         beyond = systems.length > self.segment
@@ -122,14 +122,14 @@ class DualShard:
             together = (self._prefixes if self.additive else self._newton_prefixes)(systems, runs)
             several = np.repeat(np.diff(runs) > 1, np.diff(runs))
             if self.additive and self.half_life_us is None:
-                for user in np.unique(self.asked.users[systems.first[several & beyond]]).tolist():
+                for user in np.unique(self.candidates.users[systems.first[several & beyond]]).tolist():
                     yield partial(self._solve_segments, user)
                 beyond &= ~several
             systems = systems.take(~several | beyond)
         # Systems that share a kernel matrix are solved in the dual form for longer than those that share nothing.
         most = self.dim if self.additive else longest_dual(self.dim)
         long = systems.take(systems.length > most)
-        each = run_starts(self.asked.users[long.first]) if self.additive else np.arange(len(long.first))
+        each = run_starts(self.candidates.users[long.first]) if self.additive else np.arange(len(long.first))
         solve = self._solve_running if self.additive else self._solve_primal
         for low, high in pairwise([*each.tolist(), len(long.first)]):  # the longest tasks first
             yield partial(solve, long.take(np.arange(low, high)))
@@ -137,28 +137,28 @@ class DualShard:
         systems = systems.take(systems.length <= most)
         # Scaling makes the prior, and with it the kernel, depend on the length.
         alone = np.ones(len(systems.first), np.bool_) if self.model.fit.scaling else self._alone(systems)
-        each_group = groups(systems, self.asked.users[systems.first], self.dim, alone)
+        each_group = groups(systems, self.candidates.users[systems.first], self.dim, alone)
         yield from (partial(self._solve_group, group) for group in each_group)
 
-    def _alone(self, systems: Systems) -> NDArray[np.bool_]:
+    def _alone(self, systems: Systems) -> Bools:
         """Which systems are of users with candidates at one as-of time, be there events to fit before others or not."""
-        users = self.asked.users
-        counts = np.bincount(users[run_starts(users, self.asked.times)])
+        users = self.candidates.users
+        counts = np.bincount(users[run_starts(users, self.candidates.times)])
         return np.asarray(counts[users[systems.first]] == 1)
 
     def _sessions(self, systems: Systems, half_lives: float) -> Ints:
         """Runs of systems of a user whose as-of times are within so many half-lives: all without decay."""
         span = None if self.half_life_us is None else int(half_lives * self.half_life_us)
-        return sessions(self.asked.users[systems.first], self.asked.times[systems.first], span)
+        return sessions(self.candidates.users[systems.first], self.candidates.times[systems.first], span)
 
     def _prefixes(self, systems: Systems, runs: Ints) -> Iterator[Callable[[], Solves]]:
         """Sessions of more than one as-of time, up to one segment of events, with pieces of their candidates."""
         run = np.flatnonzero(np.diff(runs) > 1)
         begin = systems.first[runs[run]]
         owner, first, last = in_pieces(begin, systems.last[runs[run + 1] - 1], _MOST_CANDIDATES)
-        low = self.first_event[self.asked.users[first]]
+        low = self.first_event[self.candidates.users[first]]
         high = np.minimum(self.end[last - 1], low + self.segment)
-        cut, since = Systems(first, last, low, high), self.asked.times[begin[owner]]
+        cut, since = Systems(first, last, low, high), self.candidates.times[begin[owner]]
         for chosen, shape in alike(padded(last - first), whole_blocks(cut.length), self.dim):
             yield partial(self._solve_prefixes, cut.take(chosen), since[chosen], *shape)
 
@@ -166,7 +166,7 @@ class DualShard:
         """Sessions of more than one as-of time, in pieces; without those that see more than one segment."""
         run = np.flatnonzero(np.diff(runs) > 1)
         owner, first, last = in_pieces(runs[run], runs[run + 1], _MOST_SYSTEMS)
-        since = self.asked.times[systems.first[runs[run][owner]]]
+        since = self.candidates.times[systems.first[runs[run][owner]]]
         beyond = offsets((systems.length > self.segment).astype(np.int64))
         last = last - (beyond[last] - beyond[first])
         first, last, since = (values[last > first] for values in (first, last, since))
@@ -246,7 +246,7 @@ class DualShard:
         events, inside = rectangle(systems.low, systems.high, H)
         confidences = np.where(inside, self.weights[events], 0)
         if self.half_life_us is not None:
-            ages = self.asked.times[systems.first, None] - self.times[events]
+            ages = self.candidates.times[systems.first, None] - self.times[events]
             confidences *= np.exp2(-ages / self.half_life_us)
         targets = self.targets[events]
         done = Solves()
@@ -256,14 +256,14 @@ class DualShard:
             solved = solve_logistic(form, confidences, (targets > 0).astype(np.float64), stretch)
             done.gradient = float(solved.error.max())
             failed = systems.first[solved.error > GRADIENT]
-            self.not_converged.update(self.asked.users[failed].tolist())
+            self.not_converged.update(self.candidates.users[failed].tolist())
         else:
             solved = solve_squared(form, confidences, targets)
             done.residual = float(solved.error.max())
         vectors = _finite(form.vectors(solved.unknowns))
         done.rows = self._score(systems, vectors, scale)
         if len(self.sd):
-            self._deviate(systems, form.variances(solved.weights, self._candidates(systems, scale)))
+            self._deviate(systems, form.variances(solved.weights, self._candidate_rows(systems, scale)))
         return done
 
     def _solve_running(self, systems: Systems) -> Solves:
@@ -287,7 +287,7 @@ class DualShard:
             while taken + _RUNNING_EVENTS <= end:
                 running.add(*events(taken, taken + _RUNNING_EVENTS))
                 taken += _RUNNING_EVENTS
-            matrix, right = running.at((self.asked.times[first] - origin) / unit, *events(taken, end))
+            matrix, right = running.at((self.candidates.times[first] - origin) / unit, *events(taken, end))
             matrix[np.diag_indices(self.dim)] += 1
             u = np.linalg.solve(matrix, right)
             size = float(np.linalg.norm(right))
@@ -295,13 +295,13 @@ class DualShard:
             one = systems.take(np.array([index]))
             done.rows += self._score(one, _finite(u[None]), scale)
             if len(self.sd):
-                [x] = self._candidates(one, scale)
+                [x] = self._candidate_rows(one, scale)
                 self._deviate(one, [np.einsum("cd,dc->c", x, np.linalg.solve(matrix, x.T))])
         return done
 
-    def _candidates(self, systems: Systems, scale: Doubles) -> list[Doubles]:
+    def _candidate_rows(self, systems: Systems, scale: Doubles) -> list[Doubles]:
         """The whitened vectors of the candidates of each system: (c, d) each."""
-        slots = self.asked_slots
+        slots = self.candidate_slots
         return [self._rows(slots[a:b], scale) for a, b in zip(systems.first, systems.last, strict=True)]
 
     def _score(self, systems: Systems, vectors: Doubles, scale: Doubles) -> int:
@@ -314,14 +314,14 @@ class DualShard:
         step = max(1, BATCH_FLOATS // self.dim)
         for low in range(0, len(candidates), step):
             at = slice(low, low + step)
-            x = self._rows(self.asked_slots[candidates[at]], scale)
+            x = self._rows(self.candidate_slots[candidates[at]], scale)
             score = np.vecdot(x, vectors[owner[at]])
             self._put(candidates[at], np.ones(len(score), np.bool_), score, None)
         return len(candidates)
 
     def _deviate(self, systems: Systems, variances: list[Doubles]) -> None:
         candidates = ragged(systems.first, systems.last - systems.first)
-        known = self.asked_slots[candidates] != self.model.matrix.missing
+        known = self.candidate_slots[candidates] != self.model.matrix.missing
         variance = np.concatenate(variances)[known]
         self.sd[candidates[known]] = np.sqrt(np.maximum(_finite(variance), 0))
 
@@ -331,12 +331,12 @@ class DualShard:
         events, is_event = rectangle(histories.low, histories.high, H)
         candidates, is_candidate = rectangle(histories.first, histories.last, C)
         rows = self._rows(self.slots[events], scale)
-        x = self._rows(self.asked_slots[candidates], scale)
+        x = self._rows(self.candidate_slots[candidates], scale)
         confidences = np.where(is_event, self.weights[events], 0)
         growth = None
         if self.half_life_us is not None:
             confidences *= np.exp2((self.times[events] - since[:, None]) / self.half_life_us)
-            growth = np.exp2((self.asked.times[candidates] - since[:, None]) / self.half_life_us) - 1
+            growth = np.exp2((self.candidates.times[candidates] - since[:, None]) / self.half_life_us) - 1
         targets = np.where(is_event, self.targets[events], 0)
         ends = self.end[candidates] - histories.low[:, None]
         found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), confidences, targets, ends, growth)
@@ -349,7 +349,7 @@ class DualShard:
         """The later segments of one long history, each relative to the fit on all before it."""
         past, done = Past(self.dim), Solves()
         scale = 1 / np.sqrt(self.model.prior(0))
-        candidates = np.arange(self.asked.indptr[user], self.asked.indptr[user + 1])
+        candidates = np.arange(self.candidates.indptr[user], self.candidates.indptr[user + 1])
         begin = int(self.first_event[user])
         ends = self.end[candidates] - begin
         for low in range(0, int(ends[-1]), self.segment):
@@ -383,7 +383,7 @@ class DualShard:
         for low in range(0, len(candidates), _SEGMENT_CANDIDATES):
             chosen = np.arange(low, low + _SEGMENT_CANDIDATES)
             some = np.minimum(chosen, len(candidates) - 1)
-            x = self._rows(self.asked_slots[candidates[some]], scale)
+            x = self._rows(self.candidate_slots[candidates[some]], scale)
             cross = inverse @ x.T
             found = solve_prefixes(
                 rows[None],
@@ -399,12 +399,12 @@ class DualShard:
             done.add(Solves(dual=1, residual=float(found.residual[0])))
         return done
 
-    def _rows(self, slots: NDArray[np.int32], scale: Doubles) -> Doubles:
+    def _rows(self, slots: Nums, scale: Doubles) -> Doubles:
         """Whitened vectors of items: (...) -> (..., D)."""
         return np.multiply(self.model.basis.vectors.take(slots, axis=0), scale, dtype=np.float64)
 
-    def _put(self, candidates: Ints, chosen: NDArray[np.bool_], score: Doubles, variance: Doubles | None) -> None:
-        chosen = chosen & (self.asked_slots[candidates] != self.model.matrix.missing)
+    def _put(self, candidates: Ints, chosen: Bools, score: Doubles, variance: Doubles | None) -> None:
+        chosen = chosen & (self.candidate_slots[candidates] != self.model.matrix.missing)
         at = candidates[chosen]
         self.score[at] = _finite(score[chosen])
         if variance is not None and len(self.sd):

@@ -8,19 +8,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Ints, Values
 from extembed_cli.kernels.prefixes import BLOCK
 from extembed_cli.kernels.ridge import longest_dual
 from extembed_cli.kernels.segments import offsets, run_starts
 
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-
 BATCH_FLOATS = 2**19  # float64 and squares of it: a batch stays near the processor's cache
+
+
+@dataclass
+class Solves:
+    """What was solved."""
+
+    rows: int = 0
+    """Candidates scored, or users with a vector"""
+    primal: int = 0
+    dual: int = 0
+    residual: float = 0.0
+    """Largest relative residual of a squared fit"""
+    gradient: float = 0.0
+    """Largest gradient of a logistic fit"""
+
+    def add(self, other: Solves) -> None:
+        """Add what was solved elsewhere."""
+        self.rows += other.rows
+        self.primal += other.primal
+        self.dual += other.dual
+        self.residual = max(self.residual, other.residual)
+        self.gradient = max(self.gradient, other.gradient)
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ class Systems:
     def length(self) -> Ints:
         return self.high - self.low
 
-    def take(self, chosen: NDArray[Any]) -> Systems:
+    def take(self, chosen: Values) -> Systems:
         """Some of them."""
         return Systems(self.first[chosen], self.last[chosen], self.low[chosen], self.high[chosen])
 

@@ -2,203 +2,226 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.errors import DataError
-from extembed_cli.features.dual.bases import Basis
+from extembed_cli.data.mapped_arrays import ArrayFolder
+from extembed_cli.data.shard_results import Tally
+from extembed_cli.errors import DataError, listing
+from extembed_cli.features.dual.bases import Basis, make_basis
+from extembed_cli.features.dual.fits import Estimate as Estimated
+from extembed_cli.features.dual.fits import Fit, Model, all_fits, columns, fits, is_additive, sees_prefixes
+from extembed_cli.features.dual.shard import DualShard
+from extembed_cli.features.dual.systems import Solves
 from extembed_cli.features.technique.columns import Column
-from extembed_cli.histories.csr import Candidates, History
+from extembed_cli.features.technique.protocol import (
+    Estimate,
+    ItemVectors,
+    Prepared,
+    ShardWork,
+    Task,
+    Technique,
+)
+from extembed_cli.histories.csr import Candidates
 from extembed_cli.histories.visibility import visible
 from extembed_cli.kernels.prefixes import segment_length
 from extembed_cli.kernels.ridge import longest_dual
-from extembed_cli.spec.model import DualSpec, Spec, duration_us
+from extembed_cli.spec.groups import DualGroup
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.progress import Cost
 
-Doubles = NDArray[np.floating[Any]]  # float64
-
-# Eigenvalues this far below the largest are as small as the rounding of float32 vectors, which would decide the fit.
-_SINGULAR = 1e-6
-# For the plan: Newton steps, about, and the products with a matrix that they take where as-of times share a factor.
+_RESIDUAL = 1e-6  # of a fit; above it the run warns
+_NOT_CONVERGED = "not_converged"
+# Newton steps, about, and the products with a matrix that they take where as-of times share a factor.
 _STEPS, _SHARED_STEPS = {"squared": 1, "logistic": 7}, 110
+# Measured on 2 cores, see docs/decisions/.
+_SECONDS_PER_PRODUCT = 1.5e-10
+_SECONDS_PER_FIT = {True: 20e-6, False: 130e-6}  # nested in those of the user's other as-of times, or by itself
+
+
+class Dual(Technique):
+    """Scores of per-user linear models, and these models as vectors of the users."""
+
+    group = DualGroup
+    steps = ("dual",)
+
+    def columns(self, spec: Spec) -> Iterator[Column]:
+        for group in spec.of(DualGroup):
+            yield from columns(spec, group)
+
+    def needs_gramian(self, spec: Spec, table: str) -> bool:
+        return any(fit.unobserved_weight > 0 for fit in all_fits(spec) if fit.embedding == table)
+
+    def copies(self, spec: Spec, table: str) -> int:
+        return len({fit.basis for fit in all_fits(spec) if fit.embedding == table})
+
+    def prepare(self, spec: Spec, columns: Sequence[Column], prepared: Prepared) -> DualState:
+        bases: dict[tuple[str, bool, bool], Basis] = {}
+        for fit in all_fits(spec):
+            if fit.basis not in bases:
+                totals = prepared.totals[fit.embedding]
+                bases[fit.basis] = make_basis(
+                    prepared.embeddings[fit.embedding],
+                    totals.items,
+                    totals.gramian if fit.is_rotated else None,
+                    normalized=spec.embeddings[fit.embedding].normalize,
+                    bias=fit.bias,
+                    mapped=prepared.mapped,
+                    folder=prepared.folder,
+                    keep_as=f"{_file_name(fit.basis)}.vectors",
+                )
+        state = _state(spec, columns, prepared, bases)
+        for model in state.models.values():
+            model.check()
+        return state
+
+    def open(
+        self, spec: Spec, columns: Sequence[Column], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
+    ) -> DualState:
+        bases = {
+            fit.basis: Basis.open(arrays, about[_file_name(fit.basis)], prepared.embeddings[fit.embedding])
+            for fit in all_fits(spec)
+        }
+        return _state(spec, columns, prepared, bases)
+
+    def seconds_per_candidate(self, spec: Spec, events: float) -> float:
+        return sum(_SECONDS_PER_FIT[is_additive(spec, fit)] for fit in all_fits(spec))
+
+    def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
+        costs = [_expected(spec, fit, work, work.candidates, dims[fit.embedding]) for fit in all_fits(spec)]
+        costs += [_expected(spec, fit, work, work.users, dims[fit.embedding]) for fit in _vector_fits(spec).values()]
+        systems, products = (sum(each) for each in zip(*costs, strict=True)) if costs else (0, 0.0)
+        return Estimate(products * _SECONDS_PER_PRODUCT, {"systems": int(systems)})
+
+    def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        if not spec.of(DualGroup):
+            return {"dual": None}
+        not_converged = flagged.get(_NOT_CONVERGED, [])
+        about = {
+            "systems": tally.counts.get("systems", 0),
+            "primal_solves": tally.counts.get("primal_solves", 0),
+            "dual_solves": tally.counts.get("dual_solves", 0),
+            "largest_relative_residual": tally.largest.get("relative_residual", 0.0),
+            "largest_logistic_gradient": tally.largest.get("logistic_gradient", 0.0),
+            "users_not_converged": len(not_converged),
+            "examples_not_converged": list(not_converged[:20]),
+        }
+        return {"dual": about}
+
+    def closing(self, report: dict[str, Any]) -> Iterator[str]:
+        about = report["dual"]
+        if about is not None:
+            errors = {
+                "relative residual": about["largest_relative_residual"],
+                "logistic gradient": about["largest_logistic_gradient"],
+            }
+            shown = "".join(f", largest {what} {error:.0e}" for what, error in errors.items() if error)
+            yield f"{about['systems']:,} fits{shown}"
+
+    def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
+        users = flagged.get(_NOT_CONVERGED, [])
+        if users:
+            yield (
+                f"{len(users):,} users have a logistic fit with a gradient above 1e-6 (user {listing(users)}); "
+                "raise `regularization`"
+            )
+        residual = tally.largest.get("relative_residual", 0.0)
+        if residual > _RESIDUAL:
+            yield (
+                f"a dual fit has a relative residual of {residual:.1e}: its weights are too large for its "
+                "regularization; raise `regularization` or lower `weight`"
+            )
+
+
+def _vector_fits(spec: Spec) -> dict[str, Fit]:
+    """The fits whose user vectors are written, by file."""
+    groups = spec.of(DualGroup)
+    return {group.user_vectors: next(fits(spec, group)) for group in groups if group.user_vectors is not None}
+
+
+def _file_name(basis: tuple[str, bool, bool]) -> str:
+    table, rotated, bias = basis
+    return f"{table}.basis{'-rotated' * rotated}{'-bias' * bias}"
+
+
+def _state(
+    spec: Spec, columns: Sequence[Column], prepared: Prepared, bases: dict[tuple[str, bool, bool], Basis]
+) -> DualState:
+    models = {fit: Model(fit, prepared.embeddings[fit.embedding], bases[fit.basis]) for fit in all_fits(spec)}
+    estimates = [s for column in columns if isinstance(s := column.statistic, Estimated)]
+    return DualState(models, estimates, {path: models[fit] for path, fit in _vector_fits(spec).items()})
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What is fitted, apart from what its columns are called: equal fits are made once."""
+class DualState:
+    """The models to fit."""
 
-    embedding: str
-    history: str
-    half_life: str
-    target: str | None
-    regularization: float
-    unobserved_weight: float
-    scaling: float
-    loss: str
-    bias: bool
-    refit_every: str | None
+    models: dict[Fit, Model]
+    estimates: list[Estimated]
+    vector_files: dict[str, Model]
 
     @property
-    def meaning(self) -> str:
-        """What the score is."""
-        target = "1" if self.target is None else self.target
-        half, loss, meant = "", "Σ c (y − u·x)²", f"y = {target}"
-        if self.loss == "logistic":
-            half, loss, meant = "½ ", "Σ c log(1 + exp(−s u·x))", f"s = sign of ({target})"
-        if self.unobserved_weight:
-            loss += f" + {half}{self.unobserved_weight:g} Σ_items (u·x)²"
-        loss += f" + {half}{self.regularization:g}"
-        if self.scaling:
-            loss += f" (events + {self.unobserved_weight:g} · items)^{self.scaling:g}"
-        weight = "c = weight" if self.half_life == "none" else f"c = weight · 2^(−age / {self.half_life})"
-        bias = ", x with a constant 1" if self.bias else ""
-        refit = f", as of the time floored to {self.refit_every}" if self.refit_every else ""
-        where = f"over `{self.history}` in `{self.embedding}`"
-        return f"u·x of the u with least {loss} ‖u‖² {where}; {meant}, {weight}{bias}{refit}"
+    def passes(self) -> int:
+        return len({estimate.fit for estimate in self.estimates}) + len(self.vector_files)
 
-    @property
-    def singular(self) -> str:
-        """What to say when its matrix has no inverse in float64."""
-        return (
-            f"dual fit over `{self.history}` in `{self.embedding}`: regularization = {self.regularization:g} is so "
-            "small against the weights that float64 cannot solve a fit. Raise `regularization`, or lower `weight`"
+    def item_vectors(self) -> Iterator[ItemVectors]:
+        return iter(())
+
+    def save(self, arrays: ArrayFolder) -> dict[str, Any]:
+        bases = {model.fit.basis: model for model in self.models.values()}
+        return {
+            _file_name(name): model.basis.save(arrays, _file_name(name), model.matrix) for name, model in bases.items()
+        }
+
+    def tasks(self, work: ShardWork) -> Iterator[Task]:
+        """The fits for the candidates, then those of the users' vectors."""
+        not_converged = work.flagged.setdefault(_NOT_CONVERGED, set())
+        for fit in dict.fromkeys(estimate.fit for estimate in self.estimates):
+            sd = Estimated("sd", fit) in self.estimates
+            shard = DualShard(
+                work.spec, self.models[fit], work.history, work.candidates, not_converged, end=work.end, sd=sd
+            )
+            work.values.update({Estimated("score", fit): shard.score, Estimated("sd", fit): shard.sd})
+            yield from _tasks(shard, 1.0)
+        for path, model in self.vector_files.items():
+            shard = DualShard(work.spec, model, work.history, work.users, not_converged, with_vectors=True)
+            work.vectors[path] = shard.vectors
+            yield from _tasks(shard, work.passes_per_user)
+
+
+def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
+    """Fits and scores, batch by batch, into the shard's own arrays."""
+
+    def run(solve: Callable[[], Solves]) -> Tally:
+        began = time.perf_counter()
+        try:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is singular
+                solves = solve()
+        except np.linalg.LinAlgError:
+            raise DataError(shard.model.fit.singular) from None
+        seconds = time.perf_counter() - began
+        return Tally(
+            passes=passes_per_row * solves.rows,
+            counts={"primal_solves": solves.primal, "dual_solves": solves.dual},
+            largest={"relative_residual": solves.residual, "logistic_gradient": solves.gradient},
+            seconds={"dual": seconds},
+            stages={"solve": Cost(seconds, solves.primal + solves.dual)},
         )
 
-    def asked(self, candidates: Candidates) -> Candidates:
-        """The candidates as of the times at which their users are fitted."""
-        if self.refit_every is None:
-            return candidates
-        step = duration_us(self.refit_every)
-        return replace(candidates, times=candidates.times // step * step)
-
-    @property
-    def sd_meaning(self) -> str:
-        """What its standard deviation is."""
-        weight = "c" if self.loss == "squared" else "c σ(1 − σ)"
-        return f"√(xᵀ (Σ {weight} x xᵀ + w0 Σ_items x xᵀ + λ I)⁻¹ x) of the same fit"
+    for task in shard.tasks():
+        yield partial(run, task)
+    yield lambda: Tally(counts={"systems": shard.systems})
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a column holds: the `score` of a fit, or its `sd`."""
-
-    kind: str
-    fit: Fit
-
-
-# --- spec -> columns ---------------------------------------------------------------------------------
-
-
-def columns(spec: Spec, group: DualSpec) -> Iterator[Column]:
-    """Columns of one group: each table with each history."""
-    for fit in fits(spec, group):
-        stem = f"{fit.embedding}__{fit.history}__dual_{group.name + '_' if group.name else ''}"
-        yield Column(stem + "score", "Float32", "dual", fit.meaning, Estimate("score", fit))
-        if group.sd:
-            yield Column(stem + "sd", "Float32", "dual", fit.sd_meaning, Estimate("sd", fit))
-
-
-def fits(spec: Spec, group: DualSpec) -> Iterator[Fit]:
-    """The fits of one group."""
-    for embedding in spec.embeddings_of(group):
-        for history in spec.histories_of(group):
-            yield Fit(
-                embedding,
-                history,
-                group.half_life,
-                group.target,
-                group.regularization,
-                group.unobserved_weight,
-                group.scaling,
-                group.loss,
-                group.bias,
-                group.refit_every,
-            )
-
-
-def all_fits(spec: Spec) -> list[Fit]:
-    """The different fits of a spec."""
-    return list(dict.fromkeys(fit for group in spec.dual for fit in fits(spec, group)))
-
-
-def vector_files(spec: Spec) -> dict[str, Fit]:
-    """The files of user vectors that a spec asks for, with the fit of each."""
-    return {group.user_vectors: next(fits(spec, group)) for group in spec.dual if group.user_vectors is not None}
-
-
-# --- shared state ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Model:
-    """A fit with the table it is made on."""
-
-    fit: Fit
-    matrix: EmbeddingMatrix
-    basis: Basis
-
-    @property
-    def dim(self) -> int:
-        """Unknowns of a vector, that of the bias included."""
-        return len(self.basis.eigenvalues)
-
-    @property
-    def with_bias(self) -> bool:
-        return self.fit.bias
-
-    @property
-    def meaning(self) -> str:
-        return self.fit.meaning
-
-    def original(self, vectors: NDArray[np.float32]) -> Doubles:
-        """Vectors of users in the coordinates of the table."""
-        return self.basis.original(vectors)
-
-    def prior(self, events: int) -> Doubles:
-        """The diagonal of P = w0 Λ + λ (events + w0 N)^ν: (D)."""
-        fit = self.fit
-        strength = fit.regularization * (events + fit.unobserved_weight * self.basis.items) ** fit.scaling
-        prior: Doubles = fit.unobserved_weight * self.basis.eigenvalues + strength
-        return prior
-
-    def check(self) -> None:
-        """Without regularization, the Gramian alone must make every fit unique."""
-        prior = self.prior(1)
-        if prior.min() <= _SINGULAR * prior.max() and self.fit.regularization == 0:
-            raise DataError(
-                f"embeddings {self.fit.embedding}: its vectors do not span their {len(prior)} dimensions, so with "
-                "regularization = 0 a dual fit is not unique. Set regularization above 0"
-            )
-
-
-def sees_prefixes(spec: Spec, fit: Fit) -> bool:
-    """Whether all as-of times of a user see the first events of the history, under one prior."""
-    rules = spec.history(fit.history)
-    return fit.scaling == 0 and rules.window is None and rules.max_events is None
-
-
-def is_additive(spec: Spec, fit: Fit) -> bool:
-    """Whether the system of an as-of time is that of an earlier one, decayed, with more events."""
-    return fit.loss == "squared" and sees_prefixes(spec, fit)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a fit would cost."""
-
-    systems: int
-    products: float
-    """Multiplications."""
-
-
-def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim: int) -> Work:
+def _expected(spec: Spec, fit: Fit, work: ShardWork, candidates: Candidates, dim: int) -> tuple[int, float]:
     """The systems of a fit and about how many multiplications they take, from the counts of events alone."""
-    asked = fit.asked(asked)
-    count = visible(spec, fit.history, history, asked).count
+    asked = fit.as_of(candidates)
+    count = visible(spec, fit.history, work.history, asked).count
     users, times = asked.users, asked.times
     change = (np.diff(users) != 0) | (np.diff(times) != 0)
     n = count[np.append(np.flatnonzero(change), len(users) - 1)] if len(users) else count
@@ -215,4 +238,4 @@ def expected_work(spec: Spec, fit: Fit, history: History, asked: Candidates, dim
         shares_steps = fit.loss == "logistic" and sees_prefixes(spec, fit)
         products += (_SHARED_STEPS * side**2.0 if shares_steps else _STEPS[fit.loss] * side**3 / 3.0).sum()
         products += _STEPS[fit.loss] * n[n > longest_dual(dim)].sum() * dim**2 / 2.0  # in the primal form
-    return Work(systems, float(products))
+    return systems, float(products)

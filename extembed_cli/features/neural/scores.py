@@ -1,40 +1,35 @@
-"""Technique 3 with torch: items as a model sees them, and its scores of a shard's candidates."""
+"""Technique 3 with torch: the scores of a shard's candidates, and vectors of its users."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from extembed_cli.arrays import Floats, Ints
 from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.errors import DataError
-from extembed_cli.features.neural.technique import BATCH_EVENTS, FEWEST_ROWS
+from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.histories.csr import Candidates, History
-from extembed_cli.kernels.segments import padded
 from extembed_cli.neural import folder, probes
 from extembed_cli.neural.config import ModelConfig
-from extembed_cli.neural.events import Examples, PaddedRows, examples
-from extembed_cli.neural.model import Items, Model, Rows
-from extembed_cli.neural.weights import load_model
-from extembed_cli.spec.model import NeuralSpec, Spec, time_us
+from extembed_cli.neural.events import BATCH_EVENTS, Examples, examples, fixed_batches
+from extembed_cli.neural.items import adapted_items, id_buckets, item_block, model_vectors
+from extembed_cli.neural.model import Model, Rows
+from extembed_cli.neural.weights import load_model, read_weights
+from extembed_cli.spec.durations import time_us
+from extembed_cli.spec.groups import NeuralGroup
+from extembed_cli.spec.model import Spec
 from extembed_cli.system.threads import Mapping
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-_BLOCK = 1024  # items adapted at a time: a fixed size, so that the bits of each are fixed
-
-
-# --- shared state ------------------------------------------------------------------------------------
+# --- once --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -61,17 +56,29 @@ class Scorer:
     def meaning(self) -> str:
         return f"logit of `{self.config.settings.label}` = embedding · the model's vector of the item + bias"
 
-    def shard(self, spec: Spec, history: History, asked: Candidates, *, with_vectors: bool = False) -> NeuralShard:
-        """What it makes of a shard."""
-        return NeuralShard(spec, self, history, asked, with_vectors=with_vectors)
-
     def original(self, vectors: Floats) -> Floats:
         """Vectors of users as they are written."""
         return vectors
 
+    def save(self, arrays: ArrayFolder, name: str, model: Path) -> dict[str, Any]:
+        """Keep it and the folder of its model; returns what `open` needs."""
+        kept = arrays.folder / name
+        kept.mkdir(exist_ok=True)
+        (kept / folder.CONFIG).write_text(json.dumps(folder.config_json(self.config)), encoding="utf-8")
+        (kept / folder.WEIGHTS).write_bytes(read_weights(str(model), self.config))
+        return {"model": name, "adapted": arrays.put(f"{name}.adapted", self.adapted.numpy())}
+
+    @classmethod
+    def open(cls, arrays: ArrayFolder, about: dict[str, Any]) -> Scorer:
+        """What `save` kept."""
+        model = str(arrays.folder / about["model"])
+        config = folder.read_config(model)
+        torch.set_num_threads(1)  # as many batches as there are workers are scored at once
+        return cls(config, load_model(model, config), torch.from_numpy(arrays.get(about["adapted"]).copy()))
+
 
 def prepare_scorer(
-    spec: Spec, group: NeuralSpec, embeddings: dict[str, EmbeddingMatrix], vocabulary: pl.Series, mapped: Mapping
+    spec: Spec, group: NeuralGroup, embeddings: dict[str, EmbeddingMatrix], vocabulary: pl.Series, mapped: Mapping
 ) -> Scorer:
     """Load a model, and adapt the items once."""
     config = folder.read_config(group.model)
@@ -91,79 +98,27 @@ def prepare_scorer(
     return Scorer(config, model, adapted)
 
 
-def adapted_items(model: Model, items: Callable[[Ints], Items], count: int, mapped: Mapping = map) -> Tensor:
-    """(count, D) the first items as the model sees them, on its device."""
-    device = str(model.adapter.linear.weight.device)
-    adapted = torch.empty((count, model.a.dim), device=device)
-
-    def adapt(low: int) -> None:
-        nums = np.minimum(np.arange(low, low + _BLOCK), count - 1)
-        with torch.inference_mode():
-            made = model.adapter(items(nums).to(device))[: count - low]
-        if not made.isfinite().all():
-            raise DataError("an item's vectors are too long for the model's arithmetic: train with `normalize = true`")
-        adapted[low : low + _BLOCK] = made
-
-    for _ in mapped(adapt, range(0, count, _BLOCK)):
-        pass
-    return adapted
-
-
-def id_buckets(vocabulary: pl.Series, buckets: int) -> Ints:
-    """(items + 1) a bucket for each id by its text, the same in every job; 0 for a null item, and without buckets."""
-    found = np.zeros(len(vocabulary) + 1, np.int64)
-    if buckets:
-        for num, item in enumerate(vocabulary.to_list()):
-            digest = hashlib.blake2b(probes.id_text(item).encode(), digest_size=8).digest()
-            found[num] = int.from_bytes(digest) % buckets
-    return found
-
-
-def model_vectors(table: EmbeddingMatrix, normalized: bool, nums: Ints) -> tuple[Floats, Bools]:
-    """(n, V) vectors of some items, of norm 1 where the table says so, and (n) whether there is one."""
-    at = table.slots[nums]
-    scale = 1.0 if normalized else table.norms[at, None]
-    return (table.vectors[at] * scale).astype(np.float32, copy=False), at != table.missing
-
-
-def item_block(tables: Sequence[tuple[EmbeddingMatrix, bool]], buckets: Ints, nums: Ints) -> Items:
-    """Vectors of all tables side by side, and hashes of the ids, of some items."""
-    vectors, known = zip(*(model_vectors(table, normalized, nums) for table, normalized in tables), strict=True)
-    side_by_side, knowns = np.concatenate(vectors, axis=1), np.stack(known, axis=1)
-    return Items(torch.from_numpy(side_by_side), torch.from_numpy(knowns), torch.from_numpy(buckets[nums]))
-
-
-# --- batch -> columns --------------------------------------------------------------------------------
-
-
-def as_rows(rows: PaddedRows) -> Rows:
-    """As the model takes them."""
-    return Rows(
-        torch.from_numpy(rows.candidates.astype(np.int64)),
-        torch.from_numpy(rows.events.astype(np.int64)),
-        torch.from_numpy(rows.members),
-        torch.from_numpy(rows.ages),
-    )
+# --- per slice of users ------------------------------------------------------------------------------
 
 
 class NeuralShard:
     """Scores of the candidates of a shard: null where no event is visible, or the item is null."""
 
     def __init__(
-        self, spec: Spec, scorer: Scorer, history: History, asked: Candidates, *, with_vectors: bool = False
+        self, spec: Spec, scorer: Scorer, history: History, candidates: Candidates, *, with_vectors: bool = False
     ) -> None:
         config = scorer.config
         self.scorer = scorer
-        self.seen = examples(spec, list(config.histories), config.settings.max_events, history, asked)
-        self.score = np.full(len(asked.rows), np.nan, np.float32)
+        self.seen = examples(spec, list(config.histories), config.settings.max_events, history, candidates)
+        self.score = np.full(len(candidates.rows), np.nan, np.float32)
         self.with_vectors = with_vectors
-        self.vectors = np.full((len(asked.rows) if with_vectors else 0, scorer.dim), np.nan, np.float32)
+        self.vectors = np.full((len(candidates.rows) if with_vectors else 0, scorer.dim), np.nan, np.float32)
         """(U, D + 1) by candidate, the bias last; NaN where no event is visible."""
         reads = self.seen.lengths > 0
         if config.architecture.reads_candidate:
-            self.leaders = np.flatnonzero(reads & (asked.items >= 0))
+            self.leaders = np.flatnonzero(reads & (candidates.items >= 0))
         else:  # candidates of one user and time share a state: that of the first
-            again = (np.diff(asked.users, prepend=-1) == 0) & (np.diff(asked.times, prepend=0) == 0)
+            again = (np.diff(candidates.users, prepend=-1) == 0) & (np.diff(candidates.times, prepend=0) == 0)
             self.request = np.cumsum(~again) - 1
             self.leaders = np.flatnonzero(reads & ~again)
             self.followers = np.append(np.flatnonzero(~again), len(again))
@@ -176,7 +131,7 @@ class NeuralShard:
 
     def _candidates(self, chosen: Ints, length: int) -> int:
         with torch.inference_mode():
-            rows = as_rows(self.seen.padded(chosen, length))
+            rows = Rows.of(self.seen.padded(chosen, length))
             self.score[chosen] = self.scorer.model(self.scorer.adapted, rows).numpy()
         return len(np.unique(chosen))
 
@@ -201,24 +156,6 @@ class NeuralShard:
 def user_vectors(scorer: Scorer, seen: Examples, chosen: Ints, length: int) -> tuple[Floats, Floats]:
     """Vectors (B, D) and biases (B) of the users of some candidates: score = vector · adapted item + bias."""
     with torch.inference_mode():
-        states = scorer.model.state(scorer.adapted, as_rows(seen.padded(chosen, length)))
+        states = scorer.model.state(scorer.adapted, Rows.of(seen.padded(chosen, length)))
         vectors, bias = scorer.model.user_vectors(states)
     return vectors.numpy(), bias.numpy()
-
-
-def fixed_batches(chosen: Ints, lengths: Ints) -> Iterator[tuple[Ints, int]]:
-    """Candidates (B) of one padded length together, the longest first; the last batch repeats its last candidate.
-
-    The shape of a batch depends on the length alone, so that no score depends on who shares it.
-    """
-    length = padded(lengths[chosen])
-    order = chosen[np.argsort(-length, kind="stable")]
-    length = np.sort(length)[::-1]
-    cuts = np.flatnonzero(np.diff(length)) + 1
-    for group, size in zip(np.split(order, cuts), np.split(length, cuts), strict=True):
-        if not len(group):
-            continue
-        L = int(size[0])
-        B = max(FEWEST_ROWS, BATCH_EVENTS // L // FEWEST_ROWS * FEWEST_ROWS)
-        for at in range(0, len(group), B):
-            yield group[np.minimum(np.arange(at, at + B), len(group) - 1)], L

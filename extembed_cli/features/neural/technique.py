@@ -1,22 +1,121 @@
-"""Technique 3, the score of a trained model that reads the history: what a spec asks for. No torch is needed here."""
+"""Technique 3: the score of a trained model that reads the history. Only where a spec has one is torch imported."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from extembed_cli.errors import DataError
+import numpy as np
+
+from extembed_cli.arrays import Bools
+from extembed_cli.data.mapped_arrays import ArrayFolder
+from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.technique.columns import Column
-from extembed_cli.spec.model import NeuralSpec, Spec
+from extembed_cli.features.technique.protocol import (
+    Estimate,
+    ItemVectors,
+    Memory,
+    Prepared,
+    ShardWork,
+    Task,
+    Technique,
+)
+from extembed_cli.neural import folder
+from extembed_cli.neural.config import ModelConfig
+from extembed_cli.neural.events import BATCH_EVENTS, FEWEST_ROWS
+from extembed_cli.spec.groups import NeuralGroup
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.progress import Cost
 
 if TYPE_CHECKING:
-    from extembed_cli.neural.config import ModelConfig
+    from extembed_cli.features.neural.scores import NeuralShard, Scorer
 
-BATCH_EVENTS = 8192  # of a scored batch: so few that its tensors stay near the processor's cache
-FEWEST_ROWS = 16
-# Measured: 17 to 30 MiB with vectors of 32, 85 with those of 256; 101 with 5,000 events of 32.
+# Measured on 2 cores, see docs/decisions/. Batches: 17 to 30 MiB with vectors of 32, 85 with those of 256; 101 with
+# 5,000 events of 32.
+_BYTES_FOR_TORCH = 130 * 2**20
 _BYTES_OF_A_BATCH, _COPIES_OF_A_BATCH = 20 * 2**20, 10
+_SECONDS_PER_SCORE = 30e-6
+_NOT_NEWER = "not_newer_than_training"
+
+
+class Neural(Technique):
+    """Scores of trained models."""
+
+    group = NeuralGroup
+    steps = ("neural",)
+
+    def columns(self, spec: Spec) -> Iterator[Column]:
+        for group in spec.of(NeuralGroup):
+            config = folder.read_config(group.model)
+            folder.check_fits(group.model, config, spec)
+            yield _column(group, config)
+
+    def digests(self, spec: Spec) -> dict[str, Any]:
+        models = {
+            column.name: statistic.weights
+            for column in self.columns(spec)
+            if isinstance(statistic := column.statistic, Trained)
+        }
+        return {"models": models} if models else {}
+
+    def versions(self) -> dict[str, str]:
+        from importlib.metadata import version  # noqa: PLC0415  slow to import
+
+        return {"torch": version("torch")}
+
+    def prepare(self, spec: Spec, columns: Sequence[Column], prepared: Prepared) -> NeuralState:
+        folder.need_extra()
+        from extembed_cli.features.neural.scores import prepare_scorer  # noqa: PLC0415
+
+        return _state(
+            spec,
+            columns,
+            {
+                group.model: prepare_scorer(spec, group, prepared.embeddings, prepared.vocabulary.ids, prepared.mapped)
+                for group in spec.of(NeuralGroup)
+            },
+            {name: matrix.with_vector[:-1] for name, matrix in prepared.embeddings.items()},
+        )
+
+    def open(
+        self, spec: Spec, columns: Sequence[Column], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
+    ) -> NeuralState:
+        folder.need_extra()
+        from extembed_cli.features.neural.scores import Scorer  # noqa: PLC0415
+
+        return _state(
+            spec,
+            columns,
+            {model: Scorer.open(arrays, kept) for model, kept in about.items()},
+            {name: matrix.with_vector[:-1] for name, matrix in prepared.embeddings.items()},
+        )
+
+    def memory(self, spec: Spec, items: int) -> Memory:
+        configs = [folder.read_config(model) for model in {group.model for group in spec.of(NeuralGroup)}]
+        return Memory(
+            libraries=_BYTES_FOR_TORCH,
+            state=sum(4 * items * config.architecture.dim for config in configs),
+            batch=max((_batch_bytes(config) for config in configs), default=0),
+        )
+
+    def seconds_per_candidate(self, spec: Spec, events: float) -> float:
+        return len(spec.of(NeuralGroup)) * _SECONDS_PER_SCORE
+
+    def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
+        return Estimate(len(spec.of(NeuralGroup)) * len(work.candidates.rows) * _SECONDS_PER_SCORE)
+
+    def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
+        count = tally.counts.get(_NOT_NEWER, 0)
+        if count:
+            yield (
+                f"{count:,} of {candidates:,} candidates are not newer than what a neural model "
+                "was trained on, which flatters their scores: do not train or test a ranker on them (`evaluate` does "
+                "not)"
+            )
 
 
 @dataclass(frozen=True)
@@ -25,49 +124,22 @@ class Trained:
 
     folder: str
     weights: str
-    """Their SHA-256."""
+    """Their SHA-256"""
 
 
-# --- spec -> columns ---------------------------------------------------------------------------------
-
-
-def columns(spec: Spec, group: NeuralSpec) -> Iterator[Column]:
-    """The one column of a group; the folder has to fit the spec."""
-    from extembed_cli.neural.folder import check_fits  # noqa: PLC0415
-
-    config = _config(group.model)
-    check_fits(group.model, config, spec)
+def _column(group: NeuralGroup, config: ModelConfig) -> Column:
     histories, tables = (", ".join(f"`{name}`" for name in names) for names in (config.histories, config.tables))
     settings = config.settings
-    yield Column(
+    return Column(
         name=f"neural_{group.name + '_' if group.name else ''}score",
         dtype="Float32",
         technique="neural",
         meaning=f"logit of `{settings.label}` by a model (`{config.architecture.encoder}`) over the newest "
         f"{settings.max_events} visible events of {histories} in {tables}, trained on candidates until "
         f"{config.trained_until}",
-        statistic=trained(group),
+        statistic=Trained(group.model, config.weights_sha256),
         trained_until=config.trained_until,
     )
-
-
-def _config(model: str) -> ModelConfig:
-    from extembed_cli.neural.folder import read_config  # noqa: PLC0415  most jobs have no model: 40 ms
-
-    return read_config(model)
-
-
-def trained(group: NeuralSpec) -> Trained:
-    """What a group's column holds."""
-    return Trained(group.model, _config(group.model).weights_sha256)
-
-
-def bytes_needed(spec: Spec, items: int) -> tuple[int, int]:
-    """Of the models of a spec: what all workers share, and what each takes for a batch."""
-    configs = [_config(model) for model in {group.model for group in spec.neural}]
-    shared = sum(4 * items * config.architecture.dim for config in configs)
-    batch = max((_batch_bytes(config) for config in configs), default=0)
-    return shared, batch
 
 
 def _batch_bytes(config: ModelConfig) -> int:
@@ -75,13 +147,77 @@ def _batch_bytes(config: ModelConfig) -> int:
     return _BYTES_OF_A_BATCH + 4 * _COPIES_OF_A_BATCH * events * config.architecture.dim
 
 
-def digests(spec: Spec) -> dict[str, dict[str, str]]:
-    """The models of a spec among the digests of its inputs; nothing where there is none."""
-    models = {column.name: trained(group).weights for group in spec.neural for column in columns(spec, group)}
-    return {"models": models} if models else {}
+def _state(
+    spec: Spec, columns: Sequence[Column], scorers: dict[str, Scorer], has_vector: dict[str, Bools]
+) -> NeuralState:
+    groups = spec.of(NeuralGroup)
+    return NeuralState(
+        scorers,
+        [statistic for column in columns if isinstance(statistic := column.statistic, Trained)],
+        {group.user_vectors: scorers[group.model] for group in groups if group.user_vectors is not None},
+        {group.item_vectors: scorers[group.model] for group in groups if group.item_vectors is not None},
+        has_vector,
+    )
 
 
-def check_unchanged(spec: Spec, before: dict[str, dict[str, str]]) -> None:
-    """Refuse models that were trained again while the job was reading them."""
-    if digests(spec) != before:
-        raise DataError("a neural model changed while the job was reading it. Run again; the old output is untouched")
+@dataclass(frozen=True)
+class NeuralState:
+    """The models that score."""
+
+    scorers: dict[str, Scorer]
+    """By folder"""
+    trained: list[Trained]
+    vector_files: dict[str, Scorer]
+    item_files: dict[str, Scorer]
+    has_vector: dict[str, Bools]
+    """(items) by table"""
+
+    @property
+    def passes(self) -> int:
+        return len(self.trained) + len(self.vector_files)
+
+    def item_vectors(self) -> Iterator[ItemVectors]:
+        for path, scorer in self.item_files.items():
+            has_vector = np.any([self.has_vector[table] for table in scorer.config.tables], axis=0)
+            yield ItemVectors(
+                path,
+                list(scorer.config.tables),
+                has_vector,
+                scorer.adapted.numpy()[:-1][has_vector],
+                "what a user's vector of the same model is multiplied with",
+            )
+
+    def save(self, arrays: ArrayFolder) -> dict[str, Any]:
+        return {
+            model: scorer.save(arrays, f"model-{place}", Path(model))
+            for place, (model, scorer) in enumerate(self.scorers.items())
+        }
+
+    def tasks(self, work: ShardWork) -> Iterator[Task]:
+        """The scores of the candidates, then the vectors of the users."""
+        from extembed_cli.features.neural.scores import NeuralShard  # noqa: PLC0415
+
+        if self.trained:
+            until = max(self.scorers[trained.folder].trained_until_us for trained in self.trained)
+            count = int(np.count_nonzero(work.candidates.times <= until))
+            yield lambda: Tally(counts={_NOT_NEWER: count})
+        for trained in self.trained:
+            shard = NeuralShard(work.spec, self.scorers[trained.folder], work.history, work.candidates)
+            work.values[trained] = shard.score
+            yield from _tasks(shard, 1.0)
+        for path, scorer in self.vector_files.items():
+            shard = NeuralShard(work.spec, scorer, work.history, work.users, with_vectors=True)
+            work.vectors[path] = shard.vectors
+            yield from _tasks(shard, work.passes_per_user)
+
+
+def _tasks(shard: NeuralShard, passes_per_row: float) -> Iterator[Task]:
+    """Scores and vectors, batch by batch, into the shard's own arrays."""
+
+    def run(score: Callable[[], int]) -> Tally:
+        began = time.perf_counter()
+        rows = score()
+        seconds = time.perf_counter() - began
+        return Tally(passes=passes_per_row * rows, seconds={"neural": seconds}, stages={"score": Cost(seconds, rows)})
+
+    return (partial(run, task) for task in shard.tasks())

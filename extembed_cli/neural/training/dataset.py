@@ -11,18 +11,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints
 from extembed_cli.data.labels import NO_TIME
-from extembed_cli.data.scratch import zeros
+from extembed_cli.data.mapped_arrays import zeros
 from extembed_cli.errors import DataError
 from extembed_cli.histories.csr import Shard
 from extembed_cli.kernels import metrics
 from extembed_cli.neural.events import Examples, examples
-from extembed_cli.spec.model import Spec, time_text
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from extembed_cli.spec.durations import time_text
+from extembed_cli.spec.model import Spec
 
 _STOPPING = "early stopping"
 _VALID = 0.15  # of the candidates, the last by time, for early stopping
@@ -33,7 +31,7 @@ _SORTED_BATCHES = 20  # sorted by length together: little padding, and still at 
 class Labelled:
     """The rows of the candidate file: (n) each."""
 
-    labels: NDArray[np.float64]
+    labels: Doubles
     """NaN = null"""
     times: Ints
     """us, not floored; NO_TIME = null"""
@@ -63,7 +61,7 @@ class Dataset:
     """Candidates to learn from, and candidates to stop by."""
 
     seen: Examples
-    labels: NDArray[np.float32]
+    labels: Floats
     """(Q)"""
     groups: Ints
     """(Q) those of one number are ranked against each other"""
@@ -132,7 +130,7 @@ def build(
     of_history = [zeros((events,), np.int64, folder) for _ in range(H)]
     q, e, own = 0, 0, [0] * H
     for shard in shards:
-        part = examples(spec, histories, max_events, shard.history, shard.asked)
+        part = examples(spec, histories, max_events, shard.history, shard.candidates)
         kept = usable[part.rows] & (part.lengths > 0) & (part.items >= 0)
         new, more = slice(q, q + int(np.count_nonzero(kept))), slice(e, e + len(part.event_items))
         rows[new], times[new], items[new] = part.rows[kept], part.times[kept], part.items[kept]

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from extembed_cli.arrays import Ints
 from extembed_cli.errors import DataError
-from extembed_cli.features.neural.scores import adapted_items, as_rows, fixed_batches
 from extembed_cli.kernels import metrics
 from extembed_cli.neural.config import TrainingSettings
-from extembed_cli.neural.model import Items, Model
+from extembed_cli.neural.events import fixed_batches
+from extembed_cli.neural.items import adapted_items
+from extembed_cli.neural.model import Items, Model, Rows
 from extembed_cli.neural.training.dataset import Dataset
 from extembed_cli.system.threads import Mapping
-
-Ints = NDArray[np.int64]
 
 _DIVERGED = "Lower --lr, or set `normalize = true` if a table has very long vectors"
 _CLIP = 1.0  # of the gradient's norm
@@ -152,7 +151,7 @@ class Fitting:
         rows = self.data.seen.padded(chosen, int(self.data.seen.lengths[chosen].max()))
         items, places = np.unique(np.append(rows.events.ravel(), rows.candidates), return_inverse=True)
         adapted = self.model.adapter(self.items(items.astype(np.int64)).to(device), noise)
-        logits = self.model(adapted, as_rows(rows).at(torch.from_numpy(places)).to(device), noise)
+        logits = self.model(adapted, Rows.of(rows).at(torch.from_numpy(places)).to(device), noise)
         labels = torch.from_numpy(self.data.labels[chosen]).to(device)
         loss, count = self._loss(logits, labels, self.data.groups[chosen])
         return loss.item(), count, torch.autograd.grad(loss, self.parameters, materialize_grads=True)
@@ -171,7 +170,7 @@ class Fitting:
         adapted = adapted_items(self.model, self.items, self.all_items, self.mapped)
 
         def score(batch: tuple[Ints, int]) -> None:
-            rows = as_rows(data.seen.padded(*batch)).to(self.settings.device)
+            rows = Rows.of(data.seen.padded(*batch)).to(self.settings.device)
             with torch.inference_mode():
                 scores[batch[0]] = self.model(adapted, rows).cpu().numpy()
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from extembed_cli.arrays import Ints
 from extembed_cli.errors import DataError
 from extembed_cli.neural.model import Items
-
-Ints = NDArray[np.int64]
 
 _BLOCK = 4096  # items at a time
 _ITEMS = 100_000  # that the covariance is taken of

@@ -1,0 +1,74 @@
+"""Candidates as frames: `user`, `item`, `time` in us, and `row`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from extembed_cli.data.ids import as_ids
+from extembed_cli.data.interactions import RENAME
+from extembed_cli.data.parquet import Table
+from extembed_cli.data.times import check_time_type, times_us
+from extembed_cli.errors import Problems
+from extembed_cli.spec.durations import time_us
+from extembed_cli.spec.model import Spec
+
+
+@dataclass
+class CandidateCounts:
+    """Rows of the candidates, counted batch by batch."""
+
+    rows: int = 0
+    null_user_or_time: int = 0
+    null_item: int = 0
+
+    def known(self, candidates: pl.DataFrame) -> pl.DataFrame:
+        """The rows with user and time; the others see nothing and get nulls."""
+        self.rows += len(candidates)
+        self.null_item += candidates["item"].null_count()
+        known = candidates.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
+        self.null_user_or_time += len(candidates) - len(known)
+        return known
+
+
+def check_candidates(spec: Spec, table: Table) -> None:
+    """Columns and their types, from the footers alone."""
+    roles = ["user", "item"] if spec.as_of else ["user", "item", "time"]
+    names = {role: spec.column("candidates", role) for role in roles}
+    fixes = {name: RENAME.format(role=role) for role, name in names.items()}
+    if "time" in names:
+        fixes[names["time"]] += ", or give one as-of time for all (as_of, --as-of)"
+    table.require(fixes)
+    if "time" in names:
+        check_time_type(table, names["time"], spec.time_unit)
+
+
+def read_candidates(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:
+    """`user`, `item`, `time` (floored to `as_of_step`) and `row` of every candidate, `rows` at a time, nulls kept."""
+    user, item, time = (spec.column("candidates", role) for role in ("user", "item", "time"))
+    wanted = list(dict.fromkeys([user, item] if spec.as_of else [user, item, time]))
+    problems = Problems()
+    row = 0
+    for part in table.parts:
+        with problems.collect():
+            for data in part.tables(wanted, rows):
+                columns = {"user": as_ids(data.column(user)), "item": as_ids(data.column(item))}
+                if not spec.as_of:
+                    columns["time"] = times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`")
+                frame = pl.DataFrame(columns)
+                if spec.as_of:
+                    frame = frame.with_columns(time=pl.lit(time_us(spec.as_of), pl.Int64))
+                frame = frame.with_columns(
+                    pl.col("time") // spec.as_of_step_us * spec.as_of_step_us,
+                    row=pl.int_range(row, row + len(frame), dtype=pl.Int64),
+                )
+                row += len(frame)
+                yield frame
+    problems.raise_any()
+
+
+def no_candidates() -> pl.DataFrame:
+    """A frame of candidates without rows."""
+    return pl.DataFrame(schema={"user": pl.Null(), "item_number": pl.Int32(), "time": pl.Int64(), "row": pl.Int64()})

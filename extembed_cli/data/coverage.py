@@ -1,0 +1,156 @@
+"""What there is in the shards: counts for the run report, and signs that the inputs do not meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from extembed_cli.arrays import Bools
+from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.times import has_dates
+from extembed_cli.histories.csr import Shard
+from extembed_cli.spec.durations import DAY_US, duration_us
+from extembed_cli.spec.model import Spec
+
+_YEAR_US = 365 * DAY_US
+
+
+@dataclass
+class Coverage:
+    """Counts of some shards; plain data."""
+
+    users: int = 0
+    """Users with a candidate"""
+    users_met: int = 0
+    """Users with a candidate and an event"""
+    events: int = 0
+    candidates: int = 0
+    expressions: dict[str, int] = field(default_factory=dict)
+    """By an expression's column, the events of which it is true, or that have a number"""
+    events_covered: dict[str, int] = field(default_factory=dict)
+    candidates_covered: dict[str, int] = field(default_factory=dict)
+    """By table, those whose item has a vector"""
+    oldest: int | None = None
+    """The oldest event (us)"""
+    latest: int | None = None
+    """The latest as-of time (us)"""
+
+    @classmethod
+    def of(cls, shard: Shard, with_vector: dict[str, Bools]) -> Coverage:
+        """Of one shard. with_vector, by table: (items + 1) whether an item has a vector, False for a null one."""
+        history, candidates = shard.history, shard.candidates
+        have_events, have_candidates = np.diff(history.indptr) > 0, np.diff(candidates.indptr) > 0
+        return cls(
+            users=_count(have_candidates),
+            users_met=_count(have_candidates & have_events),
+            events=len(history.items),
+            candidates=len(candidates.items),
+            expressions={
+                expression.column: _count(values if expression.dtype == "Boolean" else ~np.isnan(values))
+                for expression, values in history.values.items()
+            },
+            events_covered={name: _count(having[history.items]) for name, having in with_vector.items()},
+            candidates_covered={name: _count(having[candidates.items]) for name, having in with_vector.items()},
+            oldest=int(history.times.min()) if len(history.times) else None,
+            latest=int(candidates.times.max()) if len(candidates.times) else None,
+        )
+
+    def add(self, other: Coverage, times: int = 1) -> None:
+        """Add another shard, which may stand for several."""
+        for name in ("users", "users_met", "events", "candidates"):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        for name in ("expressions", "events_covered", "candidates_covered"):
+            counts = getattr(self, name)
+            for key, count in getattr(other, name).items():
+                counts[key] = counts.get(key, 0) + times * count
+        self.oldest = min((t for t in (self.oldest, other.oldest) if t is not None), default=None)
+        self.latest = max((t for t in (self.latest, other.latest) if t is not None), default=None)
+
+    def of_table(self, table: str) -> dict[str, float | None]:
+        """The share of used events and of candidates whose item has a vector."""
+        return {
+            "events": _share(self.events_covered.get(table, 0), self.events),
+            "candidates": _share(self.candidates_covered.get(table, 0), self.candidates),
+        }
+
+    def members(self, spec: Spec) -> dict[str, int]:
+        """Events of each history that has a `where`."""
+        members = {name: spec.membership(name) for name in spec.histories}
+        return {name: self.expressions.get(where.column, 0) for name, where in members.items() if where is not None}
+
+    def report(
+        self, spec: Spec, loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None
+    ) -> dict[str, Any]:
+        """The inputs in the run report: rows, what was dropped and why, coverage (by vectors once they are loaded)."""
+        events, candidates = loaded.events, loaded.candidates
+        tables = {name: ids.report for name, ids in loaded.ids.items()}
+        tables |= {name: matrix.report for name, matrix in (embeddings or {}).items()}
+        return {
+            "interactions": {
+                "rows": events.rows,
+                "dropped": events.dropped,
+                "null_targets": events.null_targets,
+                "of_users_without_candidates": events.usable - self.events,
+                "used": self.events,
+            },
+            "histories": self.members(spec),
+            "candidates": {
+                "rows": candidates.rows,
+                "users": self.users,
+                "null_user_or_time": candidates.null_user_or_time,
+                "null_item": candidates.null_item,
+            },
+            "embeddings": {name: {**table, "coverage": self.of_table(name)} for name, table in tables.items()},
+        }
+
+    def mismatches(self, spec: Spec, loaded: Loaded) -> list[str]:
+        """Signs that the inputs do not meet: the features would be valid and worthless."""
+        signs: list[str] = []
+        times = spec.column("interactions", "time")
+        if has_dates(loaded.inputs.interactions, times) and duration_us(spec.lag) < DAY_US:
+            signs.append(
+                f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that "
+                'day\'s evening. Set lag = "1d" (--lag 1d)'
+            )
+        if loaded.inputs.candidates is not None:
+            if not self.candidates:
+                return signs
+            signs += self._of_candidates(spec)
+        if not self.events:
+            return signs or ["no interaction can be used, every history is empty"]
+        if loaded.events.newest is not None and loaded.events.newest < _YEAR_US:
+            signs.append("all interactions are in 1970, so candidates would see their future. Is time_unit right?")
+        for name, members in self.members(spec).items():
+            if not members:
+                signs.append(
+                    f"histories.{name}: no interaction fits where = {spec.history(name).where!r}: it is always empty"
+                )
+        for expression in spec.expressions:
+            if expression.dtype == "Float64" and not self.expressions.get(expression.column, 0):
+                signs.append(f"target = {expression.text!r}: null for every interaction, so there is nothing to fit")
+        for name in loaded.ids:
+            share = self.of_table(name)
+            if 0 in share.values():
+                side = "interactions" if share["events"] == 0 else "candidates"
+                signs.append(f"embeddings {name}: no item of the {side} has a vector. Are the item ids the same?")
+        return signs
+
+    def _of_candidates(self, spec: Spec) -> list[str]:
+        if not self.users_met:
+            return ["no user of the candidates has an interaction, every history is empty. Are the user ids the same?"]
+        assert self.oldest is not None
+        assert self.latest is not None
+        if self.latest - duration_us(spec.lag) <= self.oldest:
+            return ["all candidates are before the first interaction, so every history is empty. Is time_unit right?"]
+        return []
+
+
+def _count(flags: Bools) -> int:
+    return int(np.count_nonzero(flags))
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None

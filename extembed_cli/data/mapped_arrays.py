@@ -1,0 +1,70 @@
+"""Arrays in mapped files: those that do not fit in memory, and those that several processes share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from extembed_cli.arrays import Values
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None, keep_as: str | None = None) -> Values:
+    """An array of zeros: in memory, or in a mapped file of the folder.
+
+    The file is kept under a name, or has none and goes with the array. All of it is there before it is mapped: a disk
+    that fills up later would end the process with SIGBUS.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if folder is None or size == 0:
+        return np.zeros(shape, dtype)
+    with open(folder / keep_as, "wb+") if keep_as else tempfile.TemporaryFile(dir=folder) as file:  # noqa: PTH123
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:  # macOS
+            file.write(bytes(size))
+            file.flush()
+        return np.asarray(np.memmap(file.name if keep_as else file, dtype, "r+", shape=shape))
+
+
+class ArrayFolder:
+    """Named arrays in the files of a folder, mapped when they are read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, name: str, array: Values) -> dict[str, Any]:
+        """Keep an array; returns what `get` needs. A file that holds the array already is linked, not copied."""
+        path = self.folder / name
+        source = _file_of(array)
+        if source is None:
+            with path.open("wb") as file:
+                np.ascontiguousarray(array).tofile(file)
+        elif source != path:
+            path.unlink(missing_ok=True)
+            try:
+                os.link(source, path)
+            except OSError:  # on another disk
+                shutil.copyfile(source, path)
+        return {"file": name, "dtype": array.dtype.str, "shape": list(array.shape)}
+
+    def get(self, about: dict[str, Any]) -> Values:
+        """The array, read-only."""
+        shape = tuple(about["shape"])
+        if not np.prod(shape):
+            return np.zeros(shape, about["dtype"])
+        return np.asarray(np.memmap(self.folder / about["file"], about["dtype"], "r", shape=shape))
+
+
+def _file_of(array: Values) -> Path | None:
+    """The file that holds an array and nothing else."""
+    base = array.base
+    if not isinstance(base, np.memmap) or base.filename is None or base.nbytes != array.nbytes:
+        return None
+    path = Path(base.filename)
+    return path if path.exists() and path.stat().st_size == array.nbytes else None

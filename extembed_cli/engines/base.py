@@ -1,0 +1,91 @@
+"""Where shards run: what a job asks of an engine. Engines know no maths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+from extembed_cli.data.coverage import Coverage
+from extembed_cli.data.shard_results import FeaturePart, ShardResult, Tally, VectorPart
+from extembed_cli.features.compute import compute_shard
+from extembed_cli.features.prepare import Shared
+from extembed_cli.histories.csr import Shard
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.threads import Mapping
+
+Progress = Callable[[float], None]
+"""Gets the number of candidates that are done, again and again"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is computed, apart from the shards."""
+
+    spec: Spec
+    shared: Shared
+    vectors_as_of: int
+    """The moment of user vectors (us)"""
+
+    def compute(self, shard: Shard, mapped: Mapping = map, progress: Progress = lambda candidates: None) -> ShardResult:
+        """The result of one shard: all that an engine has to call. `mapped` runs its pieces of work."""
+        features = compute_shard(
+            self.spec, self.shared, shard.history, shard.candidates, self.vectors_as_of, mapped, progress
+        )
+        vectors = []
+        for path in self.shared.vector_files:
+            rows = features.vectors[path]
+            fitted = ~np.isnan(rows[:, 0])
+            vectors.append(VectorPart(shard.users.filter(pl.Series(fitted)), rows[fitted]))
+        return ShardResult(
+            features=FeaturePart.of(shard.candidates.rows, features.columns, mapped),
+            vectors=vectors,
+            repeats=features.repeats,
+            flagged={
+                reason: [str(user) for user in shard.users.gather(sorted(users))]
+                for reason, users in features.flagged.items()
+            },
+            tally=features.tally,
+            coverage=Coverage.of(shard, self.shared.with_vector),
+        )
+
+
+class Engine(Protocol):
+    """Runs shards, in any order and anywhere; their results come back in the order of the shards."""
+
+    def run(self, job: Job, shards: Iterable[Callable[[], Shard]], progress: Progress) -> Iterator[ShardResult]:
+        """The results of shards, each encoded when its turn comes."""
+
+
+@dataclass
+class Results:
+    """The results of all shards."""
+
+    features: list[FeaturePart] = field(default_factory=list)
+    vectors: list[list[VectorPart]] = field(default_factory=list)
+    """By file of user vectors, in the order of the spec"""
+    repeats: int = 0
+    """Candidates whose item stands in their user's visible history"""
+    flagged: dict[str, list[str]] = field(default_factory=dict)
+    """Ids of users with a doubtful result, by reason"""
+    tally: Tally = field(default_factory=Tally)
+    coverage: Coverage = field(default_factory=Coverage)
+
+    @classmethod
+    def of(cls, shards: Iterable[ShardResult]) -> Results:
+        """Of shards as they come."""
+        results = cls()
+        for shard in shards:
+            results.features.append(shard.features)
+            results.vectors = results.vectors or [[] for _ in shard.vectors]
+            for parts, part in zip(results.vectors, shard.vectors, strict=True):
+                parts.append(part)
+            results.repeats += shard.repeats
+            for reason, users in shard.flagged.items():
+                results.flagged.setdefault(reason, []).extend(users)
+            results.tally.add(shard.tally)
+            results.coverage.add(shard.coverage)
+        return results

@@ -1,0 +1,102 @@
+"""The cosines that some candidates see, as the statistics read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from extembed_cli.arrays import Doubles, Floats, Ints
+from extembed_cli.features.aggregate.event_lists import EventList
+from extembed_cli.histories.batches import Batch
+from extembed_cli.kernels.decay import REFERENCE_STEP, whole_bits, whole_weights
+from extembed_cli.kernels.segments import offsets, ragged, run_starts
+from extembed_cli.kernels.statistics import Cumulative, Ranked, Reaching, cumulate, rank, reaching
+
+
+class Mean(NamedTuple):
+    """The decayed mean m = Σ w v / Σ w of the vectors that R candidates see, with the candidate q."""
+
+    along: Doubles
+    """(R) q · m"""
+    length: Doubles
+    """(R) |m|"""
+
+
+class Rows:
+    """R candidates of a batch, each of which sees at least one event; what is read is computed then, once."""
+
+    def __init__(
+        self,
+        events: EventList,
+        batch: Batch,
+        at: slice,
+        cosines: Floats,
+        first: Ints,
+        means: dict[str, Mean],
+        exact: Callable[[Ints, Ints], Doubles],
+    ) -> None:
+        """`first` (R): where the cosines of each row begin; `exact`: float64 cosines by rows and events of the list."""
+        self.events, self.batch, self.at = events, batch, at
+        self.candidates = batch.q[at]
+        """(R) which candidates of the shard"""
+        self.piece = batch.piece[at]
+        self._cosines, self._first, self._means, self._exact = cosines, first, means, exact
+        self._cumulative: dict[str, Cumulative] = {}
+        self._reaching: dict[tuple[float, ...], list[Reaching]] = {}
+
+    @cached_property
+    def ranked(self) -> Ranked:
+        """The cosines in order."""
+        return rank(self._cosines, self._first, self.batch.place[self.at], self.batch.counts[self.at])
+
+    def mean(self, half_life: str) -> Mean:
+        """The decayed mean of the vectors."""
+        mean = self._means[half_life]
+        return Mean(mean.along[self.at], mean.length[self.at])
+
+    def cumulative(self, half_life: str) -> Cumulative:
+        """Cumulative weights in the order of the cosines."""
+        if half_life not in self._cumulative:
+            self._cumulative[half_life] = cumulate(self.ranked, *self._whole_weights(half_life))
+        return self._cumulative[half_life]
+
+    def reaching(self, thresholds: Sequence[float]) -> list[Reaching]:
+        """Which cosines are at least each of some thresholds."""
+        key = tuple(thresholds)
+        if key not in self._reaching:
+            shift = self.batch.pieces.low[self.piece] - self.batch.events_at[self.piece]
+            self._reaching[key] = reaching(
+                self.ranked, thresholds, lambda row, place: self._exact(row, place + shift[row])
+            )
+        return self._reaching[key]
+
+    def _whole_weights(self, half_life: str) -> tuple[Ints, Ints]:
+        """Whole weights of the events, and by how much a row's places are shifted to find its own.
+
+        Rows of a piece share weights where these can be relative to one moment: a whole number of half-lives after the
+        user's first event, so that weights that are powers of two stay so, and not long after the newest event that
+        weighs anything.
+        """
+        events, piece = self.events, self.piece
+        clock, low = events.clock(half_life), self.batch.pieces.low[piece]
+        end = events.seen.end[self.candidates]
+        newest = clock[end - 1]
+        if events.weights is not None:
+            counts = self.batch.counts[self.at]
+            heights = events.heights(half_life, ragged(end - counts, counts))
+            newest = np.maximum.reduceat(heights, offsets(counts)[:-1])
+        step = np.floor(newest / REFERENCE_STEP)
+        bits = whole_bits(end - low)
+        first = run_starts(piece, step, bits)
+        last = np.append(first[1:], len(piece)) - 1
+        lengths = end[last] - low[first]
+        at, reference = ragged(low[first], lengths), (step[first] + 1) * REFERENCE_STEP
+        ages = np.repeat(reference, lengths) - clock[at]
+        whole = whole_weights(
+            None if events.weights is None else events.weights[at], ages, np.repeat(bits[first], lengths)
+        )
+        repeats = np.diff(np.append(first, len(piece)))
+        return whole, np.repeat(offsets(lengths)[:-1], repeats) - self.batch.events_at[piece]

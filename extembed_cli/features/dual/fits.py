@@ -1,0 +1,188 @@
+"""What technique 2 fits: its columns, and the models that all shards share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from extembed_cli.arrays import Doubles, Floats
+from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.errors import DataError
+from extembed_cli.features.dual.bases import Basis
+from extembed_cli.features.technique.columns import Column
+from extembed_cli.histories.csr import Candidates
+from extembed_cli.spec.durations import duration_us
+from extembed_cli.spec.groups import DualGroup
+from extembed_cli.spec.model import Expression, Spec
+
+# Eigenvalues this far below the largest are as small as the rounding of float32 vectors, which would decide the fit.
+_SINGULAR = 1e-6
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is fitted, apart from what its columns are called: equal fits are made once."""
+
+    embedding: str
+    history: str
+    half_life: str
+    target: str | None
+    regularization: float
+    unobserved_weight: float
+    scaling: float
+    loss: str
+    bias: bool
+    refit_every: str | None
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether its vectors are in the coordinates that diagonalise the Gramian."""
+        return self.unobserved_weight > 0
+
+    @property
+    def basis(self) -> tuple[str, bool, bool]:
+        """What decides the coordinates of its vectors: table, whether they are rotated, whether they have a bias."""
+        return self.embedding, self.is_rotated, self.bias
+
+    @property
+    def target_expression(self) -> Expression | None:
+        """The target over the interactions; None = 1."""
+        return None if self.target is None else Expression(self.target, "Float64")
+
+    @property
+    def meaning(self) -> str:
+        """What the score is."""
+        target = "1" if self.target is None else self.target
+        half, loss, meant = "", "Σ c (y − u·x)²", f"y = {target}"
+        if self.loss == "logistic":
+            half, loss, meant = "½ ", "Σ c log(1 + exp(−s u·x))", f"s = sign of ({target})"
+        if self.unobserved_weight:
+            loss += f" + {half}{self.unobserved_weight:g} Σ_items (u·x)²"
+        loss += f" + {half}{self.regularization:g}"
+        if self.scaling:
+            loss += f" (events + {self.unobserved_weight:g} · items)^{self.scaling:g}"
+        weight = "c = weight" if self.half_life == "none" else f"c = weight · 2^(−age / {self.half_life})"
+        bias = ", x with a constant 1" if self.bias else ""
+        refit = f", as of the time floored to {self.refit_every}" if self.refit_every else ""
+        where = f"over `{self.history}` in `{self.embedding}`"
+        return f"u·x of the u with least {loss} ‖u‖² {where}; {meant}, {weight}{bias}{refit}"
+
+    @property
+    def singular(self) -> str:
+        """What to say when its matrix has no inverse in float64."""
+        return (
+            f"dual fit over `{self.history}` in `{self.embedding}`: regularization = {self.regularization:g} is so "
+            "small against the weights that float64 cannot solve a fit. Raise `regularization`, or lower `weight`"
+        )
+
+    def as_of(self, candidates: Candidates) -> Candidates:
+        """The candidates as of the times at which their users are fitted."""
+        if self.refit_every is None:
+            return candidates
+        step = duration_us(self.refit_every)
+        return replace(candidates, times=candidates.times // step * step)
+
+    @property
+    def sd_meaning(self) -> str:
+        """What its standard deviation is."""
+        weight = "c" if self.loss == "squared" else "c σ(1 − σ)"
+        return f"√(xᵀ (Σ {weight} x xᵀ + w0 Σ_items x xᵀ + λ I)⁻¹ x) of the same fit"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a column holds: the `score` of a fit, or its `sd`."""
+
+    kind: str
+    fit: Fit
+
+
+# --- spec -> columns ---------------------------------------------------------------------------------
+
+
+def columns(spec: Spec, group: DualGroup) -> Iterator[Column]:
+    """Columns of one group: each table with each history."""
+    for fit in fits(spec, group):
+        stem = f"{fit.embedding}__{fit.history}__dual_{group.name + '_' if group.name else ''}"
+        yield Column(stem + "score", "Float32", "dual", fit.meaning, Estimate("score", fit))
+        if group.sd:
+            yield Column(stem + "sd", "Float32", "dual", fit.sd_meaning, Estimate("sd", fit))
+
+
+def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
+    """The fits of one group."""
+    for embedding in spec.embeddings_of(group):
+        for history in spec.histories_of(group):
+            yield Fit(
+                embedding,
+                history,
+                group.half_life,
+                group.target,
+                group.regularization,
+                group.unobserved_weight,
+                group.scaling,
+                group.loss,
+                group.bias,
+                group.refit_every,
+            )
+
+
+def all_fits(spec: Spec) -> list[Fit]:
+    """The different fits of a spec."""
+    return list(dict.fromkeys(fit for group in spec.of(DualGroup) for fit in fits(spec, group)))
+
+
+# --- models ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fit with the table it is made on."""
+
+    fit: Fit
+    matrix: EmbeddingMatrix
+    basis: Basis
+
+    @property
+    def dim(self) -> int:
+        """Unknowns of a vector, that of the bias included."""
+        return len(self.basis.eigenvalues)
+
+    @property
+    def with_bias(self) -> bool:
+        return self.fit.bias
+
+    @property
+    def meaning(self) -> str:
+        return self.fit.meaning
+
+    def original(self, vectors: Floats) -> Doubles:
+        """Vectors of users in the coordinates of the table."""
+        return self.basis.original(vectors)
+
+    def prior(self, events: int) -> Doubles:
+        """The diagonal of P = w0 Λ + λ (events + w0 N)^ν: (D)."""
+        fit = self.fit
+        strength = fit.regularization * (events + fit.unobserved_weight * self.basis.items) ** fit.scaling
+        prior: Doubles = fit.unobserved_weight * self.basis.eigenvalues + strength
+        return prior
+
+    def check(self) -> None:
+        """Without regularization, the Gramian alone must make every fit unique."""
+        prior = self.prior(1)
+        if prior.min() <= _SINGULAR * prior.max() and self.fit.regularization == 0:
+            raise DataError(
+                f"embeddings {self.fit.embedding}: its vectors do not span their {len(prior)} dimensions, so with "
+                "regularization = 0 a dual fit is not unique. Set regularization above 0"
+            )
+
+
+def sees_prefixes(spec: Spec, fit: Fit) -> bool:
+    """Whether all as-of times of a user see the first events of the history, under one prior."""
+    rules = spec.history(fit.history)
+    return fit.scaling == 0 and rules.window is None and rules.max_events is None
+
+
+def is_additive(spec: Spec, fit: Fit) -> bool:
+    """Whether the system of an as-of time is that of an earlier one, decayed, with more events."""
+    return fit.loss == "squared" and sees_prefixes(spec, fit)

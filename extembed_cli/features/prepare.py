@@ -1,0 +1,148 @@
+"""What all shards of a job share, prepared once: the first of the two functions that know the maths.
+
+prepare(spec, tables, ids, vocabulary) -> Shared
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from extembed_cli.arrays import Bools, Doubles
+from extembed_cli.data import ipc
+from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_vectors
+from extembed_cli.data.mapped_arrays import ArrayFolder
+from extembed_cli.data.parquet import Table
+from extembed_cli.data.vector_cache import VectorCache
+from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.errors import Problems
+from extembed_cli.features.registry import output_columns, techniques_of
+from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.technique.protocol import Prepared, State, TableTotals, Technique, VectorFile
+from extembed_cli.kernels.gramian import gramian_of_block
+from extembed_cli.spec.model import Spec
+from extembed_cli.system import threads
+
+_ABOUT, _IDS = "shared.json", "vocabulary.arrow"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all shards share: the columns, the vectors of the items by num, and the state of each technique."""
+
+    columns: list[Column]
+    vocabulary: Vocabulary
+    embeddings: dict[str, EmbeddingMatrix]
+    states: dict[str, State]
+    """By the technique's key in a spec"""
+
+    @property
+    def with_vector(self) -> dict[str, Bools]:
+        """By table: (items + 1) whether an item has a vector, False for a null one."""
+        return {name: matrix.with_vector for name, matrix in self.embeddings.items()}
+
+    @cached_property
+    def vector_files(self) -> Mapping[str, VectorFile]:
+        """Files of user vectors, by path."""
+        return {path: file for state in self.states.values() for path, file in state.vector_files.items()}
+
+    def save(self, folder: Path) -> None:
+        """Keep it in a folder, its arrays in files that other processes map."""
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = ArrayFolder(folder)
+        ipc.write_table(folder / _IDS, ipc.to_arrow(self.vocabulary.ids.to_frame("id")))
+        about = {
+            "ranks": arrays.put("ranks", self.vocabulary.ranks),
+            "embeddings": {name: matrix.save(arrays, name) for name, matrix in self.embeddings.items()},
+            "states": {technique: state.save(arrays) for technique, state in self.states.items()},
+        }
+        (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+
+    @classmethod
+    def open(cls, spec: Spec, folder: Path) -> Shared:
+        """What `save` kept of the same spec."""
+        arrays = ArrayFolder(folder)
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        ids = ipc.from_arrow(ipc.map_table(folder / _IDS))["id"]
+        embeddings = {name: EmbeddingMatrix.open(arrays, kept) for name, kept in about["embeddings"].items()}
+        prepared = Prepared(embeddings, {}, Vocabulary(ids, arrays.get(about["ranks"])))
+        columns = output_columns(spec)
+        states = {
+            technique.group.technique: technique.open(
+                spec, _of(technique, columns), prepared, arrays, about["states"][technique.group.technique]
+            )
+            for technique in techniques_of(spec)
+        }
+        return cls(columns, prepared.vocabulary, embeddings, states)
+
+
+def prepare(
+    spec: Spec,
+    tables: dict[str, Table],
+    ids: dict[str, TableIds],
+    vocabulary: Vocabulary,
+    mapped: threads.Mapping = map,
+    folder: Path | None = None,
+    cache: VectorCache | None = None,
+) -> Shared:
+    """Load the vectors of the items that the job touches; raises the problems of all tables together.
+
+    With a folder all arrays are in mapped files there, with a cache those of the tables in its files.
+    """
+    problems = Problems()
+    columns, techniques = output_columns(spec), techniques_of(spec)
+    embeddings: dict[str, EmbeddingMatrix] = {}
+    totals: dict[str, TableTotals] = {}
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        with problems.collect():
+            summed = any(technique.needs_gramian(spec, name) for technique in techniques)
+            if cache is not None:
+                matrix = cache.vectors(name, ids[name], mapped).of(vocabulary.ids)
+            else:
+                # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
+                wanted = None if summed or spec.embeddings[name].center else vocabulary.ids
+                matrix = load_vectors(spec, name, table, ids[name], wanted, mapped, folder).of(vocabulary.ids)
+            gramian = _gramian(matrix, spec.embeddings[name].normalize, mapped) if summed else None
+            totals[name] = TableTotals(int(np.count_nonzero(matrix.norms)), gramian)
+            copied = any(technique.copies(spec, name) for technique in techniques)
+            if cache is None or copied:
+                matrix = matrix.of_used_items(folder, f"{name}.vectors")
+            embeddings[name] = matrix
+    problems.raise_any()
+    prepared = Prepared(embeddings, totals, vocabulary, mapped, folder)
+    states: dict[str, State] = {}
+    for technique in techniques:
+        with problems.collect():
+            states[technique.group.technique] = technique.prepare(spec, _of(technique, columns), prepared)
+    problems.raise_any()
+    shared = Shared(columns, vocabulary, embeddings, states)
+    if folder is None:
+        return shared
+    shared.save(folder)
+    return Shared.open(spec, folder)
+
+
+def _of(technique: Technique, columns: Sequence[Column]) -> list[Column]:
+    return [column for column in columns if column.technique in technique.steps]
+
+
+def _gramian(matrix: EmbeddingMatrix, normalized: bool, mapped: threads.Mapping) -> Doubles:
+    """Σ x xᵀ over a table, each x with a constant 1 behind it: (d + 1, d + 1).
+
+    Summed in fixed blocks in order of ids, so the bits are the same for any number of workers and order of rows.
+    """
+    total: Doubles = np.zeros((matrix.vectors.shape[1] + 1,) * 2)
+
+    def of_block(at: slice) -> Doubles:
+        return gramian_of_block(matrix.exact(at, normalized=normalized, bias=True))
+
+    for part in mapped(of_block, matrix.blocks):
+        total = total + part
+    return total

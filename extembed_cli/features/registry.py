@@ -1,0 +1,41 @@
+"""The techniques, in order of cost: the one place that lists them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extembed_cli.errors import SpecError
+from extembed_cli.features.aggregate.technique import Aggregate
+from extembed_cli.features.dual.technique import Dual
+from extembed_cli.features.neural.technique import Neural
+from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.technique.protocol import Technique
+from extembed_cli.spec.model import Spec
+
+TECHNIQUES: list[Technique] = [Aggregate(), Dual(), Neural()]
+
+
+def techniques_of(spec: Spec) -> list[Technique]:
+    """The techniques that a spec has groups of."""
+    return [technique for technique in TECHNIQUES if spec.of(technique.group)]
+
+
+def output_columns(spec: Spec) -> list[Column]:
+    """The feature columns of a spec in their order; those that groups define identically once."""
+    if spec.candidates is None:  # only vectors
+        return []
+    by_name: dict[str, Column] = {}
+    for technique in techniques_of(spec):
+        for column in technique.columns(spec):
+            known = by_name.setdefault(column.name, column)
+            if known.statistic != column.statistic:
+                raise SpecError(f"two groups define the column `{column.name}` differently; give one of them a `name`")
+    return list(by_name.values())
+
+
+def digests(spec: Spec) -> dict[str, Any]:
+    """Digests of what the techniques read beside the inputs of the spec."""
+    found: dict[str, Any] = {}
+    for technique in techniques_of(spec):
+        found |= technique.digests(spec)
+    return found

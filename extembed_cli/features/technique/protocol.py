@@ -1,0 +1,236 @@
+"""A technique, as the rest of the program knows it: nothing else has its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
+from extembed_cli.data.embeddings import EmbeddingMatrix
+from extembed_cli.data.mapped_arrays import ArrayFolder
+from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.features.technique.columns import Column
+from extembed_cli.histories.csr import Candidates, History
+from extembed_cli.histories.visibility import Seen, visible
+from extembed_cli.spec.groups import Group
+from extembed_cli.spec.model import Spec
+from extembed_cli.system import threads
+
+Task = Callable[[], Tally]
+"""A piece of work of a shard: it fills in its part of the results, and returns what it computed."""
+
+
+# --- once --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TableTotals:
+    """Sums over all items of an embedding table, be they of interest to the job or not."""
+
+    items: int
+    """Items that have a vector"""
+    gramian: Doubles | None
+    """Σ x xᵀ, each x with a constant 1 behind it: (d + 1, d + 1); None where no technique needs it"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The embedding tables of a job, for a technique to prepare its own state from."""
+
+    embeddings: dict[str, EmbeddingMatrix]
+    totals: dict[str, TableTotals]
+    vocabulary: Vocabulary
+    mapped: threads.Mapping = map
+    folder: Path | None = None
+    """Where arrays lie in mapped files; None = in memory"""
+
+
+class VectorFile(Protocol):
+    """A file with one vector for each user."""
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector as it is computed, the bias included."""
+
+    @property
+    def with_bias(self) -> bool:
+        """Whether the last of them is a bias."""
+
+    @property
+    def meaning(self) -> str:
+        """What the vector is for."""
+
+    def original(self, vectors: Floats) -> Values:
+        """Vectors (n, dim) in the coordinates in which they are written."""
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """A file with one vector for each item of some tables."""
+
+    path: str
+    tables: Sequence[str]
+    """Where the ids of the items come from"""
+    has_vector: Bools
+    """(items) in order of the vocabulary"""
+    vectors: Floats
+    """(items that have one, dim)"""
+    meaning: str
+
+
+class State(Protocol):
+    """What all shards share of a technique."""
+
+    @property
+    def passes(self) -> int:
+        """Times that the candidates of a shard are gone through."""
+
+    @property
+    def vector_files(self) -> Mapping[str, VectorFile]:
+        """Files of user vectors, by path."""
+
+    def item_vectors(self) -> Iterator[ItemVectors]:
+        """Files of item vectors."""
+
+    def tasks(self, work: ShardWork) -> Iterator[Task]:
+        """The pieces of work of a shard, in any order; state that a piece needs is made when its turn comes."""
+
+    def save(self, arrays: ArrayFolder) -> dict[str, Any]:
+        """Keep it in mapped files; returns plain data that `Technique.open` needs."""
+
+
+# --- per slice of users ------------------------------------------------------------------------------
+
+
+@dataclass
+class ShardWork:
+    """Some users with their events and candidates, and what is computed for them."""
+
+    spec: Spec
+    embeddings: dict[str, EmbeddingMatrix]
+    history: History
+    candidates: Candidates
+    users: Candidates
+    """One for each user, at the moment of user vectors"""
+    end: Ints
+    """(Q) place of the first event that a candidate may not see any more"""
+    values: dict[Hashable, Values] = field(default_factory=dict)
+    """Results: (Q) of each statistic, NaN where it is undefined"""
+    vectors: dict[str, Floats] = field(default_factory=dict)
+    """Results: (U, dim) of each file of user vectors, NaN where there is none"""
+    flagged: dict[str, set[int]] = field(default_factory=dict)
+    """Results: users with a doubtful one, by reason"""
+
+    @property
+    def passes_per_user(self) -> float:
+        """What a user counts as, where all of them are a pass over the candidates (or over themselves, without any)."""
+        candidates = len(self.candidates.rows) if self.spec.candidates is not None else len(self.users.rows)
+        return candidates / max(1, len(self.users.rows))
+
+    def seen(self, history: str) -> Seen:
+        """What the candidates see of a history."""
+        return visible(self.spec, history, self.history, self.candidates, self.end)
+
+
+# --- what a run costs --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a technique takes however the users are cut into shards."""
+
+    libraries: int = 0
+    state: int = 0
+    batch: int = 0
+    """In each worker"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """About what a shard costs."""
+
+    seconds: float = 0.0
+    """Of one thread"""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What is computed, such as cosines"""
+
+
+# --- the technique -----------------------------------------------------------------------------------
+
+
+class Technique(Protocol):
+    """One way to get features from histories and embeddings. Subclass it, and list it in `features/registry.py`."""
+
+    group: ClassVar[type[Group]]
+    """Its table in a spec"""
+    steps: ClassVar[tuple[str, ...]]
+    """The steps of the ladder of an evaluation that its columns are of"""
+
+    # --- what it computes ---
+
+    def columns(self, spec: Spec) -> Iterator[Column]:
+        """The columns of all its groups; equal ones may come more than once."""
+        ...
+
+    def prepare(self, spec: Spec, columns: Sequence[Column], prepared: Prepared) -> State:
+        """Its state, once for a job; `columns` are its own, each once."""
+        ...
+
+    def open(
+        self, spec: Spec, columns: Sequence[Column], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
+    ) -> State:
+        """The state that `State.save` kept."""
+        ...
+
+    # --- what it reads ---
+
+    def needs_gramian(self, spec: Spec, table: str) -> bool:
+        """Whether it needs the sum over all items of a table."""
+        return False
+
+    def copies(self, spec: Spec, table: str) -> int:
+        """Times that it keeps the vectors of a table in coordinates of its own."""
+        return 0
+
+    def digests(self, spec: Spec) -> dict[str, Any]:
+        """Digests of what it reads beside the inputs of the spec."""
+        return {}
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that may change its bits."""
+        return {}
+
+    # --- what it costs ---
+
+    def memory(self, spec: Spec, items: int) -> Memory:
+        """Bytes, with so many items in all tables."""
+        return Memory()
+
+    def bytes_of_longest(self, spec: Spec, events: int) -> int:
+        """Bytes that the longest history takes in each worker, beyond those of a batch."""
+        return 0
+
+    def seconds_per_candidate(self, spec: Spec, events: float) -> float:
+        """About how long a candidate takes, with so many events of the log for each."""
+        return 0.0
+
+    def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
+        """About what a shard costs; `dims` are the lengths of the tables' vectors."""
+        return Estimate()
+
+    # --- what it tells ---
+
+    def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Its part of the run report."""
+        return {}
+
+    def closing(self, report: dict[str, Any]) -> Iterator[str]:
+        """Its part of the line that closes the log."""
+        return iter(())
+
+    def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
+        """Signs that what it computed may be worthless."""
+        return iter(())

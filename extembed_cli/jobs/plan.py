@@ -1,0 +1,65 @@
+"""A dry run: what a run would read, compute and need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extembed_cli.data.coverage import Coverage
+from extembed_cli.data.embeddings import first_dim
+from extembed_cli.data.inputs import Loaded
+from extembed_cli.errors import Problems
+from extembed_cli.features.registry import output_columns, techniques_of
+from extembed_cli.features.technique.protocol import Estimate, ShardWork
+from extembed_cli.histories.csr import Shard, every_user
+from extembed_cli.histories.visibility import visible_end
+from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.progress import Watch
+
+_SECONDS_PER_ROW, _SECONDS_PER_SHARD = 1e-6, 0.2  # measured on 2 cores, see docs/decisions/
+
+
+def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
+    """What a run would read, compute and need, without reading a vector or writing anything."""
+    problems = Problems()
+    opened = open_all(spec, watch, problems)
+    loaded = load(spec, watch, opened, problems, sample_layout(opened))
+    layout = layout_of(spec, loaded.inputs, options.workers, options.memory)
+    with watch.timing("encode"):
+        shard, coverage = first_shard(spec, loaded, {name: loaded.items_in(name) for name in loaded.ids})
+    watch.warn_of(coverage.mismatches(spec, loaded))
+    return {**_plan(spec, loaded, coverage, shard, layout, options.workers), "warnings": watch.warnings}
+
+
+def _plan(spec: Spec, loaded: Loaded, coverage: Coverage, shard: Shard, layout: Layout, workers: int) -> dict[str, Any]:
+    """The plan, from one shard of those into which the loaded inputs are cut."""
+    estimates, of = _estimates(spec, loaded, shard), loaded.partition.shards
+    counts = {name: of * count for estimate in estimates for name, count in estimate.counts.items()}
+    seconds = 1 + (loaded.candidates.rows + loaded.events.rows) * _SECONDS_PER_ROW
+    seconds += of * sum(estimate.seconds for estimate in estimates) / workers
+    return {
+        "inputs": coverage.report(spec, loaded),
+        "output": spec.output,
+        "user_vectors": [path for group in spec.groups.values() if (path := group.written().get("user_vectors"))],
+        "columns": [column.name for column in output_columns(spec)],
+        "rows_out": loaded.candidates.rows,
+        "shards": layout.shards,
+        "workers": workers,
+        "cosines": 0,
+        "systems": 0,
+        **counts,
+        "estimated_memory_bytes": memory_needed(spec, loaded.inputs, layout, workers),
+        "estimated_seconds": round(seconds + (layout.shards - 1) * _SECONDS_PER_SHARD, 1),
+    }
+
+
+def _estimates(spec: Spec, loaded: Loaded, shard: Shard) -> list[Estimate]:
+    """What the shard costs, technique by technique."""
+    tables = loaded.inputs.embeddings
+    dims = {name: first_dim(table, spec.embedding_column(name, "embedding")) for name, table in tables.items()}
+    history, candidates = shard.history, shard.candidates
+    users = every_user(history, loaded.vectors_as_of)
+    work = ShardWork(spec, {}, history, candidates, users, visible_end(spec, history, candidates))
+    return [technique.estimate(spec, work, dims) for technique in techniques_of(spec)]

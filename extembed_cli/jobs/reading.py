@@ -1,0 +1,110 @@
+"""Reading the inputs of a job, up to the shards of its users."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from extembed_cli.arrays import Bools
+from extembed_cli.data.coverage import Coverage
+from extembed_cli.data.feature_file import check_names, check_not_an_input, check_target
+from extembed_cli.data.inputs import Inputs, Loaded, Opened, open_inputs, read_inputs
+from extembed_cli.data.partition import Partition
+from extembed_cli.data.scratch import Scratch
+from extembed_cli.data.vector_cache import VectorCache
+from extembed_cli.errors import Problems
+from extembed_cli.features.registry import output_columns
+from extembed_cli.histories.csr import Shard
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.progress import Watch
+
+SECONDS_PER_ROW = 0.3e-6  # for a bar that moves about evenly
+_SAMPLE_ROWS = 2**22  # of a dry run
+
+
+def open_all(spec: Spec, watch: Watch, problems: Problems) -> Opened:
+    """Open all inputs and check what can be checked before they are read."""
+    with watch.timing("check"):
+        for path in spec.outputs:
+            with problems.collect():
+                check_target(path)
+        opened = open_inputs(spec, problems)
+        tables = [table for table in (opened.interactions, opened.candidates, *opened.embeddings.values()) if table]
+        for path in spec.outputs:
+            with problems.collect():
+                check_not_an_input(Path(path), tables)
+        if opened.candidates is not None:
+            with problems.collect():
+                check_names(opened.candidates, [column.name for column in output_columns(spec)])
+    return opened
+
+
+def load(
+    spec: Spec,
+    watch: Watch,
+    opened: Opened,
+    problems: Problems,
+    layout: Layout,
+    scratch: Scratch | None = None,
+    cache: VectorCache | None = None,
+    *,
+    vectors: bool = False,
+) -> Loaded:
+    """Read ids, times and expressions of all inputs; raises all problems together, earlier ones too.
+
+    Shards of users wait in the scratch folder; without one, only the first is kept. With `vectors`, a problem elsewhere
+    does not keep those of the vectors back: a check wants all of them.
+    """
+    kept = scratch if layout.shards > 1 else None
+    all_users = any(group.writes_user_vectors for group in spec.groups.values())
+    partition = Partition(layout.shards, kept.folder if kept else None, watch, all_users=all_users)
+    watch.expect(sum(table.rows for table in (opened.interactions, opened.candidates) if table))
+    with watch.timing("read") as cost:
+        loaded = read_inputs(
+            spec,
+            opened,
+            partition,
+            layout.rows,
+            problems,
+            scratch=kept,
+            cache=cache,
+            vectors=vectors,
+            progress=lambda rows: watch.moved(rows, rows * SECONDS_PER_ROW),
+        )
+        problems.raise_any()
+        assert loaded is not None
+        tables = [table for table in (loaded.inputs.interactions, loaded.inputs.candidates) if table]
+        cost.add(rows=loaded.events.rows + loaded.candidates.rows, bytes=sum(table.bytes for table in tables))
+    return loaded
+
+
+def sample_layout(opened: Opened) -> Layout:
+    """Shards of which the first is a sample of the users that fits anywhere; a small job is one shard."""
+    tables = [table for table in (opened.interactions, opened.candidates) if table is not None]
+    return Layout(shards=1 + sum(table.rows for table in tables) // _SAMPLE_ROWS)
+
+
+def first_shard(spec: Spec, loaded: Loaded, with_vector: dict[str, Bools]) -> tuple[Shard, Coverage]:
+    """The first shard, and what it says of all: it is the only one, or a sample."""
+    shard, coverage = loaded.shard(spec, 0), Coverage()
+    coverage.add(Coverage.of(shard, with_vector), times=loaded.partition.shards)
+    return shard, coverage
+
+
+@contextmanager
+def digesting(inputs: Inputs, known: dict[str, Any]) -> Iterator[Future[dict[str, Any]]]:
+    """Digests of all inputs, computed in the background; cut short when the job ends, however it ends.
+
+    Those of embedding tables may be known.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, "digest") as background:
+        try:
+            yield background.submit(inputs.digests, stop, known)
+        finally:
+            stop.set()

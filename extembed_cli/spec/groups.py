@@ -1,0 +1,137 @@
+"""The tables of a spec that say what to compute: `[[aggregate]]`, `[[dual]]`, `[[neural]]`; one for each technique."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
+from extembed_cli.spec.types import Frozen, HalfLife, Name, NotNegative, Percentile, PositiveDuration, Threshold
+
+
+class Group(Frozen):
+    """A group of columns of one technique. A spec takes a list of groups of every class that has a `technique`."""
+
+    technique: ClassVar[str]
+    """The key of the technique's groups in a spec."""
+    path_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that hold paths: where something lies says nothing of what is computed."""
+    written_keys: ClassVar[tuple[str, ...]] = ()
+    """Those of files that a run writes."""
+    known: ClassVar[dict[str, type[Group]]] = {}
+    """All classes by technique."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if "technique" in cls.__dict__:
+            Group.known[cls.technique] = cls
+
+    name: Name | None = None
+    """Goes before the statistic in the column names."""
+
+    @property
+    def writes_user_vectors(self) -> bool:
+        """Whether every user of the log gets a vector, with candidates or without."""
+        return "user_vectors" in self.written()
+
+    @property
+    def reads_all_items(self) -> bool:
+        """Whether all items of the embedding tables count, and not only those of events and candidates."""
+        return False
+
+    def expressions(self) -> dict[str, str]:
+        """SQL expressions over the interactions that become numbers, by key."""
+        return {}
+
+    def written(self) -> dict[str, str]:
+        """Paths of the files that a run writes, by key."""
+        paths = {key: getattr(self, key) for key in self.written_keys}
+        return {key: path for key, path in paths.items() if path is not None}
+
+
+class TableGroup(Group):
+    """A group that chooses embedding tables and histories."""
+
+    embeddings: tuple[str, ...] | None = None
+    """Names of embedding tables; every table unless set."""
+    histories: tuple[str, ...] | None = None
+    """Names of histories; the named ones unless set, or `all` if there are none."""
+
+
+class AggregateGroup(TableGroup):
+    """Technique 1: cosines between a candidate and the user's history."""
+
+    technique = "aggregate"
+
+    half_lives: Annotated[tuple[HalfLife, ...], Field(min_length=1)] = ("30d",)
+    """Ages at which a weight has halved, such as `7d`; `none` = no decay."""
+    percentiles: tuple[Percentile, ...] = (10, 50, 90)
+    """Decay-weighted percentiles of the cosines, 1 to 99."""
+    thresholds: tuple[Threshold, ...] = ()
+    """Decay-weighted share of cosines at or above these, multiples of 0.01 from -1 to 1."""
+
+
+class DualGroup(TableGroup):
+    """Technique 2: a linear model per user over the fixed item vectors, and its score of the candidate."""
+
+    technique = "dual"
+    path_keys = written_keys = ("user_vectors",)
+
+    name: Name | None = None
+    """Goes into the column names: `dual_NAME_score`."""
+    half_life: HalfLife = "none"
+    """Age at which the confidence of an event has halved, such as `30d`; `none` = no decay."""
+    target: str | None = None
+    """What the score of an event's item should be: a column or a row-wise SQL expression; 1 unless set."""
+    regularization: NotNegative = REGULARIZATION
+    """λ, the L2 strength; it may be 0 only where no fit can be singular."""
+    unobserved_weight: NotNegative = UNOBSERVED_WEIGHT
+    """w0, the weight with which every item of the table counts as one of target 0."""
+    scaling: NotNegative = 0.0
+    """ν: λ is multiplied by (events + w0 · items)^ν; 0 = plain λ, 1 = iALS frequency scaling."""
+    loss: Literal["squared", "logistic"] = "squared"
+    """`squared` fits the target; `logistic` fits its sign (positive or not)."""
+    bias: Annotated[bool, Field(strict=True)] = False
+    """Append a constant 1 to every vector."""
+    sd: Annotated[bool, Field(strict=True)] = False
+    """Also write the posterior standard deviation of the score."""
+    refit_every: PositiveDuration | None = None
+    """Fit a user at most this often: on what was visible at the as-of time floored to this step since 1970 UTC."""
+    user_vectors: str | None = None
+    """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction)."""
+
+    @model_validator(mode="after")
+    def _solvable(self) -> DualGroup:
+        if self.regularization == 0 and self.unobserved_weight == 0:
+            raise ValueError(
+                "regularization: 0 with an unobserved_weight of 0: a user with fewer events than dimensions has no "
+                "unique fit. Set regularization above 0"
+            )
+        return self
+
+    def expressions(self) -> dict[str, str]:
+        return {} if self.target is None else {"target": self.target}
+
+
+class NeuralGroup(Group):
+    """Technique 3: the score of a model that `extembed neural train` made; it knows its own tables and histories."""
+
+    technique = "neural"
+    path_keys = ("model", "user_vectors", "item_vectors")
+    written_keys = ("user_vectors", "item_vectors")
+
+    model: str
+    """Folder of the trained model."""
+    name: Name | None = None
+    """Goes into the column name: `neural_NAME_score`."""
+    user_vectors: str | None = None
+    """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction), of a
+    model whose state does not depend on the candidate."""
+    item_vectors: str | None = None
+    """Parquet file to write with the model's vectors of the items: a user's vector · an item's + bias is the score."""
+
+    @property
+    def reads_all_items(self) -> bool:
+        return self.item_vectors is not None

@@ -1,0 +1,78 @@
+"""The types of the keys of a spec, each with its check."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from extembed_cli.spec.durations import duration_us, time_us
+
+_NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9-])*_?")
+
+
+class Frozen(BaseModel):
+    """Keyword-only, immutable, no unknown keys; the docstring under a field is its documentation."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False, defer_build=True
+    )
+
+
+def _check_duration(text: str) -> str:
+    duration_us(text)
+    return text
+
+
+def _check_positive_duration(text: str) -> str:
+    if duration_us(text) == 0:
+        raise ValueError(f"`{text}` must be longer than 0")
+    return text
+
+
+def _check_half_life(text: str) -> str:
+    return text if text == "none" else _check_positive_duration(text)
+
+
+def _check_time(value: object) -> object:
+    text = value.isoformat() if hasattr(value, "isoformat") else value
+    if isinstance(text, str):
+        try:
+            time_us(text)
+        except ValueError:
+            raise ValueError(f"`{text}` is not an ISO 8601 time, such as `2026-01-31T06:00:00`") from None
+    return text
+
+
+def _check_threshold(value: float) -> float:
+    if not -1 <= value <= 1 or abs(value * 100 - round(value * 100)) > 1e-9:
+        raise ValueError(f"{value} is not a multiple of 0.01 between -1 and 1")
+    return value
+
+
+def _check_name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"`{text}` is not a name: use letters, digits, `-` and single `_` (it becomes part of column names)"
+        )
+    return text
+
+
+def _check_paths(value: object) -> object:
+    if isinstance(value, list | tuple) and all(isinstance(path, str) for path in value):
+        return tuple(value)
+    if not isinstance(value, str):
+        raise ValueError(f"must be a path or a list of paths, got {value!r}")
+    return value
+
+
+Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
+PositiveDuration: TypeAlias = Annotated[str, AfterValidator(_check_positive_duration)]
+HalfLife: TypeAlias = Annotated[str, AfterValidator(_check_half_life)]
+Time: TypeAlias = Annotated[str, BeforeValidator(_check_time)]
+Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
+Threshold: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_threshold)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
+Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
+Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths)]
