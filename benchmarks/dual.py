@@ -26,12 +26,14 @@ from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from extembed_cli.data.embeddings import EmbeddingMatrix
-from extembed_cli.system.threads import threads
-from extembed_cli.features.dual.bases import gramian, make_basis
-from extembed_cli.features.dual.shard import DualShard
+from extembed_cli.features.dual.bases import make_basis
 from extembed_cli.features.dual.fits import Model, all_fits
+from extembed_cli.features.dual.shard import DualShard
+from extembed_cli.features.prepare import gramian
 from extembed_cli.histories.csr import History, every_user
-from extembed_cli.spec.model import Spec
+from extembed_cli.spec.loading import build_spec
+from extembed_cli.spec.model import Expression
+from extembed_cli.system.threads import threads
 
 USERS, EVENTS, ITEMS = 12_000, 50, 40_000
 START_US, YEAR_US = 1_700_000_000_000_000, 365 * 86_400_000_000
@@ -93,22 +95,19 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
         indptr=np.append(0, np.cumsum(counts)),
         times=log["timestamp"].cast(pa.int64()).to_numpy(),
         items=items.astype(np.int32),
-        weights=None,
-        members={},
-        targets={"2.0": np.full(len(users), 2.0)},
+        values={Expression("2.0", "Float64"): np.full(len(users), 2.0)},
     )
     matrix = EmbeddingMatrix(unit, np.append(norms, 0), np.arange(ITEMS + 1, dtype=np.int32), {})
     group = {"target": "2.0", "unobserved_weight": 1.0, "regularization": 1.0, "user_vectors": "u.parquet"}
-    spec = Spec.model_validate({"interactions": "i", "embeddings": {"items": {"path": "e"}}, "dual": [group]})
+    spec = build_spec({"interactions": "i", "embeddings": {"items": {"path": "e"}}, "dual": [group]}, "benchmark")
     (fit,) = all_fits(spec)
 
     def ours() -> None:
         with threads(os.cpu_count() or 1) as mapped:
-            total = gramian(matrix, normalized=True, mapped=mapped)
+            total = gramian(matrix, mapped, normalized=True)
             basis = make_basis(matrix, ITEMS, total, normalized=True, bias=False, mapped=mapped)
-            shard = DualShard(
-                spec, Model(fit, matrix, basis), history, every_user(history, START_US + 2 * YEAR_US), with_vectors=True
-            )
+            users = every_user(history, START_US + 2 * YEAR_US)
+            shard = DualShard(spec, Model(fit, matrix, basis), history, users, set(), with_vectors=True)
             for _ in mapped(lambda task: task(), shard.tasks()):
                 pass
             assert shard.vectors is not None

@@ -20,10 +20,10 @@ import polars as pl
 from sklearn.metrics import roc_auc_score
 
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
 from extembed_cli.spec.loading import build_spec
+from extembed_cli.system.progress import Watch
 
 SEEDS = (0, 1, 2)
 TARGETS = {

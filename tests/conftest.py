@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 ROOT = Path(__file__).parent.parent
 EXTEMBED = [sys.executable, "-m", "extembed_cli"]

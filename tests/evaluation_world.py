@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from conftest import timestamps, vectors
 
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 TABLES = """
 interactions = "interactions.parquet"

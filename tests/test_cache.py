@@ -15,9 +15,9 @@ from conftest import EXTEMBED, World, extembed, vectors
 
 from extembed_cli.data import vector_cache as cache_module
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 SPEC = """
 [embeddings.text]

@@ -13,9 +13,9 @@ from conftest import World, extembed, run_spec, timestamps, vectors
 
 from extembed_cli.errors import DataError
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 YEAR_9999_US = 253_370_764_800_000_000
 

@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 RELATIVE = 1e-4
 START = 1_700_000_000_000_000

@@ -18,9 +18,9 @@ from test_properties import EVENT, EXAMPLES, WORLDS, Small, same_bytes
 
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000

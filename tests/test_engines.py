@@ -14,16 +14,16 @@ import pytest
 from conftest import World, timestamps, vectors
 
 from extembed_cli.data.inputs import Loaded
-from extembed_cli.engines import local
-from extembed_cli.features.prepare import Shared
+from extembed_cli.engines import base
 from extembed_cli.features.compute import compute_shard
+from extembed_cli.features.prepare import Shared
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.sample import write_sample
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 DAY, START = 86_400_000_000, 1_700_000_000_000_000
 Ran = tuple[dict[str, bytes], dict[str, Any]]
@@ -40,7 +40,7 @@ CUTS = [
 def ran(spec_path: Path, workers: int, cut: Layout) -> Ran:
     """The bytes of all outputs of a run, and what the report says of what was done."""
     spec = load_spec(spec_path)
-    report = run_job(spec, RunOptions(workers=workers, cut=cut), Watch())
+    report = run_job(spec, RunOptions(workers=workers, layout=cut), Watch())
     done = {name: report[name] for name in ("cosines", "dual", "candidates_in_own_history", "inputs", "user_vectors")}
     assert report["shards"] == cut.shards
     assert not list(spec_path.parent.glob(".extembed-*")), "scratch is left behind"
@@ -157,7 +157,7 @@ def test_an_error_in_a_batch_ends_the_run(world: World, monkeypatch: pytest.Monk
         tables = {name: replace(matrix, vectors=matrix.vectors[:1]) for name, matrix in shared.embeddings.items()}
         return compute_shard(spec, replace(shared, embeddings=tables), *rest)
 
-    monkeypatch.setattr(local, "compute_shard", broken)
+    monkeypatch.setattr(base, "compute_shard", broken)
     with pytest.raises(IndexError):
         ran(world.spec(), 2, Layout(shards=2))
     assert not list(world.folder.glob(".extembed-*"))

@@ -7,6 +7,10 @@ import polars as pl
 import pytest
 
 from extembed_cli.data.encode import encode
+from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.spec.model import Expression
+
+WEIGHT = Expression("weight", "Float64")
 
 
 @pytest.mark.parametrize("span", [10, 2**40, 2**62], ids=["ties", "microseconds", "more than a key holds"])
@@ -20,16 +24,17 @@ def test_rows_are_in_order_of_user_time_item_and_weight(span: int) -> None:
         {
             "user": rng.integers(0, users, n),
             "time": times,
-            "item": rng.integers(0, 5, n).astype(np.int32),
-            "weight": rng.random(n),
+            "item": rng.integers(0, 5, n),
+            WEIGHT.column: rng.random(n),
         }
     )
     candidates = events.select("user", "time", "item").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
-    shard = encode(events, candidates, np.arange(5, dtype=np.int32), all_users=False)
-    expected = events.sort("user", "time", "item", "weight")
+    vocabulary = Vocabulary(pl.Series(np.arange(5)), np.arange(5, dtype=np.int32))
+    shard = encode(events.to_arrow(), candidates.to_arrow(), vocabulary, WEIGHT, all_users=False)
+    expected = events.sort("user", "time", "item", WEIGHT.column)
     assert shard.history.times.tolist() == expected["time"].to_list()
     assert shard.history.items.tolist() == expected["item"].to_list()
     assert shard.history.weights is not None
-    assert shard.history.weights.tolist() == expected["weight"].to_list()
+    assert shard.history.weights.tolist() == expected[WEIGHT.column].to_list()
     rows = candidates.sort("user", "time", "item", "row")["row"]
-    assert shard.asked.rows.tolist() == rows.to_list()
+    assert shard.candidates.rows.tolist() == rows.to_list()

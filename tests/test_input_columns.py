@@ -19,9 +19,9 @@ from conftest import World, run_spec, timestamps
 from polars.testing import assert_frame_equal
 
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 INPUTS = ("interactions", "candidates", "text")
 GROUP = '\n[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresholds = [0.2]\n'

@@ -17,9 +17,9 @@ from polars.testing import assert_frame_equal
 
 from extembed_cli.errors import ExtembedError
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 INPUTS = ("interactions", "candidates", "text")
 GROUP = '[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresholds = [0.2]\n'

@@ -15,9 +15,9 @@ from conftest import World, extembed, timestamps
 from polars.testing import assert_frame_equal
 
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 INPUTS = ("interactions", "candidates", "text")
 # `newest` makes the order of events of one second count.

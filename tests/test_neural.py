@@ -23,8 +23,6 @@ from torch.nn import functional
 
 from extembed_cli.errors import Problems
 from extembed_cli.features.prepare import prepare
-from extembed_cli.neural.items import adapted_items, item_block
-from extembed_cli.features.neural.scores import as_rows
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
@@ -33,7 +31,8 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.train import train_job
 from extembed_cli.neural.config import Architecture, Layers, TrainingSettings
 from extembed_cli.neural.events import examples
-from extembed_cli.neural.model import Model
+from extembed_cli.neural.items import adapted_items, item_block
+from extembed_cli.neural.model import Model, Rows
 from extembed_cli.spec.loading import build_spec, load_spec
 from extembed_cli.system.progress import Watch
 
@@ -166,7 +165,7 @@ def test_scores_are_the_same_on_any_workers_and_memory(world: Path, tmp_path: Pa
     alone = tmp_path / "alone.parquet"
     extembed("run", world / "spec.toml", "-q", "--workers", "1", "-o", alone).ok()
     cut = load_spec(world / "spec.toml", output=str(tmp_path / "cut.parquet"))
-    report = run_job(cut, RunOptions(workers=3, cut=Layout(shards=5, mapped=True)), Watch())
+    report = run_job(cut, RunOptions(workers=3, layout=Layout(shards=5, mapped=True)), Watch())
     assert report["shards"] == 5
     assert alone.read_bytes() == (tmp_path / "cut.parquet").read_bytes() == (world / "features.parquet").read_bytes()
 
@@ -183,7 +182,7 @@ def test_shards_make_the_same_model(copy: Path) -> None:
     """Batches are drawn from all candidates, whichever shard they are in."""
     spec, settings = load_spec(copy / "spec.toml"), TrainingSettings(label="label", epochs=1, max_events=20)
     for name, cut in {"whole": Layout(), "cut": Layout(shards=5, mapped=True)}.items():
-        how = RunOptions(workers=1, cut=cut)
+        how = RunOptions(workers=1, layout=cut)
         train_job(spec, settings, Layers(dim=8, id_embedding=True), str(copy / name), how, False, Watch())
     assert weights(copy, "whole") == weights(copy, "cut")
 
@@ -292,8 +291,9 @@ def test_the_newest_visible_events_are_read_whatever_windows_hide() -> None:
     order = np.lexsort((times, owner))
     times = times[order]
     members = {name: rng.random(400) < share for name, share in {"a": 0.5, "b": 0.4, "c": 0.05}.items()}
+    values = {spec.membership(name): flags for name, flags in members.items()}
     indptr = np.searchsorted(owner, np.arange(users + 1))
-    history = History(indptr, times, np.arange(400, dtype=np.int32), None, members, {})
+    history = History(indptr, times, np.arange(400, dtype=np.int32), values)
     asked_of = np.repeat(np.arange(users), 15)
     asked_at = np.sort(rng.integers(0, 110, (users, 15)), axis=1).ravel() * second
     candidates = Candidates(np.arange(users + 1) * 15, np.arange(180), asked_at, np.zeros(180, np.int32))
@@ -350,13 +350,13 @@ def test_the_mean_of_unchanged_vectors_is_that_of_the_first_technique(copy: Path
     model.adapter.norm = nn.Identity()
     model.adapter.linear.weight.data, model.adapter.linear.bias.data = torch.eye(16), torch.zeros(16)
     model.encoder.log2_half_life.data.fill_(np.log2(7 * 86_400))
-    buckets = np.zeros(len(loaded.vocabulary) + 1, np.int64)
+    buckets = np.zeros(len(loaded.vocabulary.ids) + 1, np.int64)
     adapted = adapted_items(
         model, lambda nums: item_block([(shared.embeddings["text"], True)], buckets, nums), len(buckets)
     )
     shard = loaded.shard(spec, 0)
-    seen = examples(spec, ["liked", "disliked"], 1000, shard.history, shard.asked)
-    rows = as_rows(seen.padded(np.arange(len(seen.rows)), int(seen.lengths.max())))
+    seen = examples(spec, ["liked", "disliked"], 1000, shard.history, shard.candidates)
+    rows = Rows.of(seen.padded(np.arange(len(seen.rows)), int(seen.lengths.max())))
     with torch.inference_mode():
         means, total = model.encoder.means(adapted[rows.events], rows)
         cosines = functional.cosine_similarity(means[:, :, 0], adapted[rows.candidates][:, None], dim=2)

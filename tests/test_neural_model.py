@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from extembed_cli.features.neural.scores import as_rows
-from extembed_cli.neural.events import fixed_batches
 from extembed_cli.neural.config import Architecture, TrainingSettings
-from extembed_cli.neural.events import Examples
+from extembed_cli.neural.events import Examples, fixed_batches
 from extembed_cli.neural.model import Items, Model, Rows, dropped
 from extembed_cli.neural.training.dataset import Dataset
 from extembed_cli.neural.training.fitting import Fitting, softmax_loss
@@ -299,4 +297,4 @@ def test_batches_are_whole_requests_where_they_have_to_be() -> None:
         assert all((data.groups[batch] == group).sum() == 5 for group in np.unique(data.groups[batch]))
     again = data.batches(0, 0, 32, whole_groups=True)
     assert all((a == b).all() for a, b in zip(batches, again, strict=True))
-    assert as_rows(data.seen.padded(batches[0], 8)).visible.all()
+    assert Rows.of(data.seen.padded(batches[0], 8)).visible.all()

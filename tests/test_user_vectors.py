@@ -21,9 +21,9 @@ from test_features import events_of, micros
 
 import extembed_cli
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 TOLERANCE = 1e-5  # of scores of order 1, with vectors kept in float32
 HOUR = 3_600_000_000

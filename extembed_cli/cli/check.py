@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from extembed_cli.cli import console, options
+from extembed_cli.cli import console
+from extembed_cli.cli.expand import expand
+from extembed_cli.cli.options import Set, ShowFlags, SpecPath
 
 
-def check(
-    spec: options.SpecPath,
-    overrides: options.Set = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = 0,
-) -> None:
-    """Read all inputs of a spec, write nothing, and tell every problem found.
+@expand
+def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
+    """Read all inputs of a spec, write nothing, and show all problems.
 
     Example:  extembed check sample_data/spec.toml
     """
@@ -21,20 +18,20 @@ def check(
     from extembed_cli.spec.loading import load_spec
 
     loaded = load_spec(spec, overrides or ())
-    with console.watching(quiet, verbose) as watch:
+    with console.watching(show.quiet, show.verbose) as watch:
         report = check_job(loaded, watch)
-    if json:
+    if show.json:
         console.result_json(report)
         return
-    events, asked = report["inputs"]["interactions"], report["inputs"]["candidates"]
+    events, candidates = report["inputs"]["interactions"], report["inputs"]["candidates"]
     lines = [f"interactions: {console.used_text(events)}"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in events["dropped"].items()]
-    lines.append(f"candidates: {asked['rows']:,} rows, {asked['users']:,} users")
+    lines.append(f"candidates: {candidates['rows']:,} rows, {candidates['users']:,} users")
     for name, table in report["inputs"]["embeddings"].items():
         lines.append(
             f"embeddings {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
             f"vectors for {coverage_text(table['coverage'])}"
         )
     lines.append(f"{report['columns']} features; no problems found")
-    if not quiet:
+    if not show.quiet:
         console.result("\n".join(lines))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from extembed_cli.cli import console, options
+from extembed_cli.cli import console
+from extembed_cli.cli.options import Json, Set, SpecPath
 
 
-def columns(spec: options.SpecPath, overrides: options.Set = None, json: options.Json = False) -> None:
+def columns(spec: SpecPath, overrides: Set = None, json: Json = False) -> None:
     """List every output column of a spec with its type and formula; tab-separated in a pipe.
 
     Example:  extembed columns sample_data/spec.toml

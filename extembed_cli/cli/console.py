@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from extembed_cli.errors import SpecError
 from extembed_cli.system import signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from extembed_cli.jobs.options import RunOptions
     from extembed_cli.system.progress import Watch
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
 def say(message: str) -> None:
@@ -38,38 +32,6 @@ def result_json(data: dict[str, Any]) -> None:
     import json
 
     result(json.dumps(data, indent=2, ensure_ascii=False))
-
-
-def run_options(
-    workers: int | None, memory: str | None, wait: float, scratch: Path | None, cache: Path | None, fresh: bool
-) -> RunOptions:
-    """Run options from flags: cores and free memory as this process may use them."""
-    from extembed_cli.jobs.options import RunOptions
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = _free_memory() if memory is None else _size(memory)
-    return RunOptions(workers or cores, allowed, wait, scratch=scratch, cache=cache, fresh=fresh)
-
-
-def _size(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if not match or not (match[2] or match[3]):
-        raise SpecError(f"--memory {text}: not a size; write a number and a unit, such as `4GiB`, `4G` or `500MB`")
-    base = 1000 if match[3] and match[3].lower() == "b" else 1024
-    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
-
-
-def _free_memory() -> int | None:
-    """Three quarters of the memory that this machine, or the container around us, has left; None where unknown."""
-    left = []
-    with suppress(OSError, KeyError, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        left.append(int(dict(line.split(":", 1) for line in lines)["MemAvailable"].split()[0]) * 1024)
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
-        left.append(int(limit) - int(used))
-    return min(left) * 3 // 4 if left else None
 
 
 @contextmanager

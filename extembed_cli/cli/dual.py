@@ -2,48 +2,108 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
-from extembed_cli.cli import console, options
-from extembed_cli.cli.aggregate import inputs
+from extembed_cli.cli.expand import expand
+from extembed_cli.cli.options import (
+    TIME,
+    WHAT,
+    InputFlags,
+    OptionalCandidates,
+    Output,
+    RunFlags,
+    ShowFlags,
+    option,
+)
 from extembed_cli.cli.run import execute
 from extembed_cli.errors import SpecError
+from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
 
 
+@dataclass(kw_only=True)
+class FitFlags:
+    """The keys of a [[dual]] group as flags."""
+
+    user_vectors: Annotated[
+        str | None,
+        option(
+            "--user-vectors",
+            metavar="PATH",
+            help="Also write one vector per user (.parquet): user vector · item vector = score. One table and history.",
+        ),
+    ] = None
+    regularization: Annotated[
+        float | None,
+        option("--regularization", metavar="X", help=f"L2 strength λ.  [default: {REGULARIZATION:g}]", panel=WHAT),
+    ] = None
+    unobserved_weight: Annotated[
+        float | None,
+        option(
+            "--unobserved-weight",
+            metavar="X",
+            help=f"Weight of every item of the table as one of target 0.  [default: {UNOBSERVED_WEIGHT:g}]",
+            panel=WHAT,
+        ),
+    ] = None
+    scaling: Annotated[
+        float | None,
+        option(
+            "--scaling",
+            metavar="NU",
+            help="λ grows with (events + unobserved weight · items)^NU.  [default: 0]",
+            panel=WHAT,
+        ),
+    ] = None
+    target: Annotated[
+        str | None,
+        option(
+            "--target",
+            metavar="EXPR",
+            help="What the score of an event's item should be: a column or a row-wise SQL expression.  [default: 1]",
+            panel=WHAT,
+        ),
+    ] = None
+    loss: Annotated[
+        str | None,
+        option(
+            "--loss",
+            metavar="squared|logistic",
+            help="Fit the target, or with `logistic` whether it is above 0.  [default: squared]",
+            panel=WHAT,
+        ),
+    ] = None
+    bias: Annotated[bool, option("--bias", help="Append a constant 1 to every vector.", panel=WHAT)] = False
+    sd: Annotated[bool, option("--sd", help="Also write the score's posterior standard deviation.", panel=WHAT)] = False
+    refit_every: Annotated[
+        str | None,
+        option(
+            "--refit-every",
+            metavar="DURATION",
+            help="Fit as of the time floored to this step, as a nightly batch (`1d`) would.",
+            panel=TIME,
+        ),
+    ] = None
+
+
+@expand
 def dual(
-    interactions: options.Interactions,
-    embeddings: options.Embeddings,
-    candidates: options.OptionalCandidates = None,
-    output: options.Output = None,
-    user_vectors: options.UserVectors = None,
-    histories: options.Histories = None,
-    regularization: options.Regularization = None,
-    unobserved_weight: options.UnobservedWeight = None,
-    scaling: options.Scaling = None,
-    half_life: options.DualHalfLife = None,
-    target: options.Target = None,
-    loss: options.Loss = None,
-    bias: options.Bias = False,
-    sd: options.Sd = False,
-    refit_every: options.RefitEvery = None,
-    center: options.Center = False,
-    weight: options.Weight = None,
-    as_of: options.AsOf = None,
-    lag: options.Lag = None,
-    window: options.Window = None,
-    max_events: options.MaxEvents = None,
-    time_unit: options.TimeUnit = None,
-    overrides: options.Set = None,
-    dry_run: options.DryRun = False,
-    workers: options.Workers = None,
-    memory: options.Memory = None,
-    scratch: options.Scratch = None,
-    cache: options.Cache = None,
-    fresh: options.Fresh = False,
-    wait: options.Wait = 0,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = 0,
+    *,
+    candidates: OptionalCandidates = None,
+    inputs: InputFlags,
+    output: Output = None,
+    fit: FitFlags,
+    half_life: Annotated[
+        list[str] | None,
+        option(
+            "--half-life",
+            metavar="DURATION",
+            help="Age at which the confidence of an event has halved, such as `90d`.  [default: none]",
+            panel=WHAT,
+        ),
+    ] = None,
+    how: RunFlags,
+    show: ShowFlags,
 ) -> None:
     """Scores of per-user linear models on the item vectors, and the models as one vector per user (technique 2).
 
@@ -56,26 +116,6 @@ def dual(
         raise SpecError(
             f"--half-life {' --half-life '.join(half_life)}: a fit has one; write several [[dual]] groups in a spec"
         )
-    group: dict[str, Any] = {
-        "half_life": half_life[0] if half_life else None,
-        "target": target,
-        "regularization": regularization,
-        "unobserved_weight": unobserved_weight,
-        "scaling": scaling,
-        "loss": loss,
-        "bias": bias,
-        "sd": sd,
-        "refit_every": refit_every,
-        "user_vectors": user_vectors,
-    }
-    data: dict[str, Any] = {
-        **inputs(interactions, candidates, embeddings, center, histories, window, max_events),
-        "output": output,
-        "weight": weight,
-        "as_of": as_of,
-        "lag": lag,
-        "time_unit": time_unit,
-        "dual": [group],
-    }
-    how = console.run_options(workers, memory, wait, scratch, cache, fresh)
-    execute(spec_from_flags(data, overrides or ()), how, dry_run, json, quiet, verbose)
+    group = {**asdict(fit), "half_life": half_life[0] if half_life else None}
+    data = {**inputs.data(candidates, output), "dual": [group]}
+    execute(spec_from_flags(data, how.overrides or ()), how, show)

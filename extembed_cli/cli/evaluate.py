@@ -3,143 +3,159 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extembed_cli.cli import console, options
+from extembed_cli.cli import console
+from extembed_cli.cli.expand import expand
+from extembed_cli.cli.options import RUN, ShowFlags, TimeUnit, Wait, Workers, option, run_options
 
 if TYPE_CHECKING:
+    from extembed_cli.evaluate.columns import Roles
     from extembed_cli.evaluate.schema import Report, Rung
+    from extembed_cli.evaluate.settings import Settings
 
 _COLUMNS = "Columns"
 _HOW = "How to evaluate"
 _PIPED = 160  # columns: what reads a pipe has no width, and a row is a line
 
 
-def evaluate(
-    features: Annotated[str, typer.Argument(metavar="FEATURES.parquet", help="What `extembed run` wrote.")],
-    label: Annotated[
-        str,
-        typer.Option("--label", metavar="COL", help="What to predict: 0 or 1; grades with --group."),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder to write report.json and report.html in."),
-    ],
+@dataclass(kw_only=True)
+class RoleFlags:
+    """Which column plays which part."""
+
+    label: Annotated[str, option("--label", metavar="COL", help="What to predict: 0 or 1; grades with --group.")]
     time: Annotated[
-        str | None,
-        typer.Option("--time", metavar="COL", help="Time of a row.  [default: the spec's]", rich_help_panel=_COLUMNS),
-    ] = None,
+        str | None, option("--time", metavar="COL", help="Time of a row.  [default: the spec's]", panel=_COLUMNS)
+    ] = None
     user: Annotated[
-        str | None,
-        typer.Option("--user", metavar="COL", help="User of a row.  [default: the spec's]", rich_help_panel=_COLUMNS),
-    ] = None,
+        str | None, option("--user", metavar="COL", help="User of a row.  [default: the spec's]", panel=_COLUMNS)
+    ] = None
     group: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--group",
             metavar="COL",
             help="What the rows of one request share: rank inside requests (lambdarank, nDCG@10).",
-            rich_help_panel=_COLUMNS,
+            panel=_COLUMNS,
         ),
-    ] = None,
-    time_unit: options.TimeUnit = None,
+    ] = None
+    time_unit: TimeUnit = None
     baseline: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--baseline",
             metavar="GLOB",
             help="Columns that your ranker has already, such as 'item_*'. Repeats.",
-            rich_help_panel=_COLUMNS,
+            panel=_COLUMNS,
         ),
-    ] = None,
+    ] = None
+
+    def roles(self) -> Roles:
+        """As an evaluation takes them."""
+        from extembed_cli.evaluate.columns import Roles
+
+        return Roles(self.label, self.time, self.user, self.group, tuple(self.baseline or ()), self.time_unit)
+
+
+@dataclass(kw_only=True)
+class SettingFlags:
+    """How to evaluate."""
+
     test_fraction: Annotated[
         float,
-        typer.Option(
+        option(
             "--test-fraction",
             metavar="SHARE",
             help="The last of all rows by time, to test on.  [default: 0.2]",
             show_default=False,
-            rich_help_panel=_HOW,
+            panel=_HOW,
         ),
-    ] = 0.2,
+    ] = 0.2
     gap: Annotated[
         str,
-        typer.Option(
+        option(
             "--gap",
             metavar="DURATION",
             help="Leave out rows so shortly before the test rows, such as `1d`.  [default: none]",
             show_default=False,
-            rich_help_panel=_HOW,
+            panel=_HOW,
         ),
-    ] = "0s",
+    ] = "0s"
     from_time: Annotated[
-        str | None,
-        typer.Option("--from", metavar="TIME", help="Leave out rows before this time.", rich_help_panel=_HOW),
-    ] = None,
+        str | None, option("--from", metavar="TIME", help="Leave out rows before this time.", panel=_HOW)
+    ] = None
     max_rows: Annotated[
         int | None,
-        typer.Option(
-            "--max-rows", min=1, metavar="N", help="A sample of the users, up to so many rows.", rich_help_panel=_HOW
+        option("--max-rows", min=1, metavar="N", help="A sample of the users, up to so many rows.", panel=_HOW),
+    ] = None
+    ranker: Annotated[str, option("--ranker", metavar="lightgbm", help="What to train.", panel=_HOW)] = "lightgbm"
+    seed: Annotated[int, option("--seed", min=0, metavar="N", help="The first seed.", panel=_HOW)] = 0
+    seeds: Annotated[int, option("--seeds", min=1, metavar="N", help="Rankers to train per step.", panel=_HOW)] = 3
+    resamples: Annotated[
+        int, option("--resamples", min=100, metavar="N", help="Of the users, for the intervals.", panel=_HOW)
+    ] = 1000
+    min_gain: Annotated[
+        float, option("--min-gain", min=0, max=1, metavar="X", help="A smaller gain is not worth it.", panel=_HOW)
+    ] = 0.001
+
+    def settings(self) -> Settings:
+        """As an evaluation takes them."""
+        from extembed_cli.evaluate.settings import Settings
+
+        return Settings(
+            test_fraction=self.test_fraction,
+            gap=self.gap,
+            from_time=self.from_time,
+            max_rows=self.max_rows,
+            ranker=self.ranker,
+            seeds=tuple(range(self.seed, self.seed + self.seeds)),
+            resamples=self.resamples,
+            min_gain=self.min_gain,
+        )
+
+
+@expand
+def evaluate(
+    *,
+    features: Annotated[str, typer.Argument(metavar="FEATURES.parquet", help="The output of `extembed run`.")],
+    roles: RoleFlags,
+    output: Annotated[
+        Path, option("--output", "-o", metavar="DIR", help="Folder to write report.json and report.html in.")
+    ],
+    settings: SettingFlags,
+    workers: Workers = None,
+    memory: Annotated[
+        str | None,
+        option(
+            "--memory",
+            metavar="SIZE",
+            help="Keep to this much: `4GiB` and `4G` count in 1024s, `4GB` in 1000s.  [default: 75 % of free]",
+            panel=RUN,
         ),
     ] = None,
-    ranker: Annotated[
-        str, typer.Option("--ranker", metavar="lightgbm", help="What to train.", rich_help_panel=_HOW)
-    ] = "lightgbm",
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="The first seed.", rich_help_panel=_HOW)] = 0,
-    seeds: Annotated[
-        int, typer.Option("--seeds", min=1, metavar="N", help="Rankers to train per step.", rich_help_panel=_HOW)
-    ] = 3,
-    resamples: Annotated[
-        int,
-        typer.Option(
-            "--resamples", min=100, metavar="N", help="Of the users, for the intervals.", rich_help_panel=_HOW
-        ),
-    ] = 1000,
-    min_gain: Annotated[
-        float,
-        typer.Option(
-            "--min-gain", min=0, max=1, metavar="X", help="A smaller gain is not worth it.", rich_help_panel=_HOW
-        ),
-    ] = 0.001,
-    workers: options.Workers = None,
-    memory: options.MemoryAlone = None,
-    wait: options.Wait = 0,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = 0,
+    wait: Wait = 0,
+    show: ShowFlags,
 ) -> None:
     """Measure what the embeddings bring to a ranker, technique by technique.
 
     Example:  extembed evaluate features.parquet --label clicked --baseline 'item_*' --baseline popularity -o report
     """
-    from extembed_cli.evaluate.columns import Roles
     from extembed_cli.evaluate.evaluate import report_job
-    from extembed_cli.evaluate.settings import Settings
 
-    roles = Roles(label, time, user, group, tuple(baseline or ()), time_unit)
-    settings = Settings(
-        test_fraction=test_fraction,
-        gap=gap,
-        from_time=from_time,
-        max_rows=max_rows,
-        ranker=ranker,
-        seeds=tuple(range(seed, seed + seeds)),
-        resamples=resamples,
-        min_gain=min_gain,
-    )
-    how = console.run_options(workers, memory, wait, None, None, False)
-    with console.watching(quiet, verbose) as watch:
-        report = report_job(features, roles, settings, output, how.workers, how.memory, wait, watch)
-    if json:
+    how = run_options(workers, memory, wait)
+    with console.watching(show.quiet, show.verbose) as watch:
+        report = report_job(features, roles.roles(), settings.settings(), output, how.workers, how.memory, wait, watch)
+    if show.json:
         console.result(report.model_dump_json(indent=2))
-    elif not quiet:
+    elif not show.quiet:
         _show(report)
-    if verbose and not quiet:
+    if show.verbose and not show.quiet:
         console.costs(watch)
-    if not quiet:
+    if not show.quiet:
         for message in report.warnings:
             console.say(f"warning: {message}")
         console.say(f"{report.summary} Look at {output / 'report.html'}")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from extembed_cli.cli import console, options
+from extembed_cli.cli import console
+from extembed_cli.cli.expand import expand
+from extembed_cli.cli.options import Memory, Scratch, Set, ShowFlags, SpecPath, Wait, Workers, option, run_options
 from extembed_cli.errors import SpecError
 from extembed_cli.spec.defaults import Encoder, Loss
 
 if TYPE_CHECKING:
     from extembed_cli.jobs.options import RunOptions
+    from extembed_cli.neural.config import Layers, TrainingSettings
     from extembed_cli.spec.model import Spec
 
 app = typer.Typer(
@@ -21,6 +26,165 @@ app = typer.Typer(
 
 _DATA, _MODEL, _FIT = "What to learn from", "The model", "How to learn"
 
+Checked = TypeVar("Checked")
+
+
+@dataclass(kw_only=True)
+class DataFlags:
+    """What to learn from."""
+
+    label: Annotated[str, option("--label", metavar="COL", help="Column of the candidates to predict: 0 or 1.")]
+    until: Annotated[
+        str | None,
+        option(
+            "--until",
+            metavar="TIME",
+            help="Learn from candidates before this time alone: a ranker needs later ones.  [default: all]",
+            panel=_DATA,
+        ),
+    ] = None
+    group: Annotated[
+        str | None,
+        option(
+            "--group",
+            metavar="COL",
+            help="What the candidates of one request share: the AUC is inside requests, and labels may be grades.",
+            panel=_DATA,
+        ),
+    ] = None
+    max_events: Annotated[
+        int,
+        option("--max-events", min=1, metavar="N", help="Read the newest N visible events.", panel=_DATA),
+    ] = 100
+
+
+@dataclass(kw_only=True)
+class LayerFlags:
+    """The model."""
+
+    encoder: Annotated[Encoder, option("--encoder", help="What reads the history.", panel=_MODEL)] = "attention"
+    dim: Annotated[
+        int,
+        option("--dim", min=4, metavar="N", help="Length of the vectors inside: a multiple of 4.", panel=_MODEL),
+    ] = 32
+    id_embedding: Annotated[
+        bool, option("--id-embedding", help="Learn a vector for each item id, too.", panel=_MODEL)
+    ] = False
+    candidate: Annotated[
+        bool,
+        option(
+            "--candidate/--no-candidate",
+            help="Let the transformer read the candidate beside the events; without, users have vectors.",
+            panel=_MODEL,
+        ),
+    ] = True
+    whiten: Annotated[
+        bool,
+        option("--whiten", help="Make the vectors' dimensions uncorrelated first.", panel=_MODEL),
+    ] = False
+    dropout: Annotated[
+        float,
+        option("--dropout", min=0, max=0.9, metavar="X", help="Dropped in training.", panel=_MODEL),
+    ] = 0.3
+
+    def layers(self) -> Layers:
+        """As a training takes them."""
+        from extembed_cli.neural.config import Layers
+
+        if self.encoder == "attention" and not self.candidate:
+            raise SpecError(
+                "--no-candidate: attention is beside the candidate; take --encoder mean, gru or transformer"
+            )
+        return _checked(Layers, asdict(self))
+
+
+@dataclass(kw_only=True)
+class FitFlags:
+    """How to learn."""
+
+    loss: Annotated[
+        Loss,
+        option(
+            "--loss",
+            help="Judge candidates one by one, or those of a request against each other.",
+            panel=_FIT,
+        ),
+    ] = "bce"
+    epochs: Annotated[
+        int,
+        option(
+            "--epochs",
+            min=1,
+            metavar="N",
+            help="At most: it ends after 4 that rank the last 15 % by time no better.",
+            panel=_FIT,
+        ),
+    ] = 30
+    batch_size: Annotated[int, option("--batch-size", min=1, metavar="N", help="Candidates of a step.", panel=_FIT)] = (
+        256
+    )
+    lr: Annotated[float, option("--lr", metavar="X", help="Learning rate.", panel=_FIT)] = 1e-3
+    seed: Annotated[int, option("--seed", min=0, metavar="N", help="Of all that is random.", panel=_FIT)] = 0
+    device: Annotated[str, option("--device", metavar="NAME", help="auto, cpu, cuda, ...", panel=_FIT)] = "auto"
+
+    def settings(self, data: DataFlags) -> TrainingSettings:
+        """As a training takes them."""
+        from extembed_cli.neural.config import TrainingSettings
+
+        return _checked(TrainingSettings, {**asdict(data), **asdict(self)})
+
+
+@dataclass(kw_only=True)
+class VectorFlags:
+    """Files of vectors to write with the trained model."""
+
+    user_vectors: Annotated[
+        Path | None,
+        option(
+            "--user-vectors",
+            metavar="PATH",
+            help="Then write one vector per user, of a model that does not read the candidate.",
+            panel=_FIT,
+        ),
+    ] = None
+    item_vectors: Annotated[
+        Path | None,
+        option("--item-vectors", metavar="PATH", help="Then write the items' vectors.", panel=_FIT),
+    ] = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files to write."""
+        return [path for path in (self.user_vectors, self.item_vectors) if path is not None]
+
+    def check(self, layers: Layers, wait: float) -> None:
+        """Refuse files that cannot be written, before hours of training."""
+        from extembed_cli.data.commit import locked
+        from extembed_cli.data.feature_file import check_target
+
+        paths = self.paths
+        if len(set(paths)) < len(paths) or not all(path.suffix == ".parquet" for path in paths):
+            raise SpecError(
+                f"--user-vectors, --item-vectors: {', '.join(map(str, paths))}: name two files that end in .parquet"
+            )
+        if paths:
+            layers.check_vectors("--user-vectors" if self.user_vectors else "--item-vectors")
+        for path in paths:
+            check_target(str(path))
+            with locked(path, wait):
+                pass
+
+
+def _checked(kind: Callable[..., Checked], values: dict[str, Any]) -> Checked:
+    """A checked object from flags, its problems told by flag."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        told = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+        raise SpecError("\n".join(f"--{flag}: {what}" for flag, what in told)) from None
+
 
 @app.callback()
 def neural() -> None:
@@ -28,187 +192,59 @@ def neural() -> None:
 
 
 @app.command()
+@expand
 def train(
-    spec: options.SpecPath,
-    label: Annotated[str, typer.Option("--label", metavar="COL", help="Column of the candidates to predict: 0 or 1.")],
-    model: Annotated[Path, typer.Option("--model", metavar="DIR", help="Folder to write the model in.")],
-    until: Annotated[
-        str | None,
-        typer.Option(
-            "--until",
-            metavar="TIME",
-            help="Learn from candidates before this time alone: a ranker needs later ones.  [default: all]",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            "--group",
-            metavar="COL",
-            help="What the candidates of one request share: the AUC is inside requests, and labels may be grades.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    max_events: Annotated[
-        int,
-        typer.Option(
-            "--max-events", min=1, metavar="N", help="Read the newest N visible events.", rich_help_panel=_DATA
-        ),
-    ] = 100,
-    overrides: options.Set = None,
-    encoder: Annotated[
-        Encoder, typer.Option("--encoder", help="What reads the history.", rich_help_panel=_MODEL)
-    ] = "attention",
-    dim: Annotated[
-        int,
-        typer.Option(
-            "--dim", min=4, metavar="N", help="Length of the vectors inside: a multiple of 4.", rich_help_panel=_MODEL
-        ),
-    ] = 32,
-    id_embedding: Annotated[
-        bool, typer.Option("--id-embedding", help="Learn a vector for each item id, too.", rich_help_panel=_MODEL)
-    ] = False,
-    candidate: Annotated[
-        bool,
-        typer.Option(
-            "--candidate/--no-candidate",
-            help="Let the transformer read the candidate beside the events; without, users have vectors.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = True,
-    whiten: Annotated[
-        bool,
-        typer.Option("--whiten", help="Make the vectors' dimensions uncorrelated first.", rich_help_panel=_MODEL),
-    ] = False,
-    loss: Annotated[
-        Loss,
-        typer.Option(
-            "--loss",
-            help="Judge candidates one by one, or those of a request against each other.",
-            rich_help_panel=_FIT,
-        ),
-    ] = "bce",
-    epochs: Annotated[
-        int,
-        typer.Option(
-            "--epochs",
-            min=1,
-            metavar="N",
-            help="At most: it ends after 4 that rank the last 15 % by time no better.",
-            rich_help_panel=_FIT,
-        ),
-    ] = 30,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, metavar="N", help="Candidates of a step.", rich_help_panel=_FIT)
-    ] = 256,
-    lr: Annotated[float, typer.Option("--lr", metavar="X", help="Learning rate.", rich_help_panel=_FIT)] = 1e-3,
-    dropout: Annotated[
-        float,
-        typer.Option("--dropout", min=0, max=0.9, metavar="X", help="Dropped in training.", rich_help_panel=_FIT),
-    ] = 0.3,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, metavar="N", help="Of all that is random.", rich_help_panel=_FIT)
-    ] = 0,
-    device: Annotated[
-        str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, ...", rich_help_panel=_FIT)
-    ] = "auto",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training that was stopped.", rich_help_panel=_FIT)
-    ] = False,
-    user_vectors: Annotated[
-        Path | None,
-        typer.Option(
-            "--user-vectors",
-            metavar="PATH",
-            help="Then write one vector per user, of a model that does not read the candidate.",
-            rich_help_panel=_FIT,
-        ),
-    ] = None,
-    item_vectors: Annotated[
-        Path | None,
-        typer.Option("--item-vectors", metavar="PATH", help="Then write the items' vectors.", rich_help_panel=_FIT),
-    ] = None,
-    workers: options.Workers = None,
-    memory: options.Memory = None,
-    scratch: options.Scratch = None,
-    wait: options.Wait = 0,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = 0,
+    *,
+    spec: SpecPath,
+    data: DataFlags,
+    model: Annotated[Path, option("--model", metavar="DIR", help="Folder to write the model in.")],
+    layer: LayerFlags,
+    fit: FitFlags,
+    vectors: VectorFlags,
+    overrides: Set = None,
+    resume: Annotated[bool, option("--resume", help="Resume the training that was stopped.", panel=_FIT)] = False,
+    workers: Workers = None,
+    memory: Memory = None,
+    scratch: Scratch = None,
+    wait: Wait = 0,
+    show: ShowFlags,
 ) -> None:
     """Train a model on a spec's candidates, histories and tables.
 
     Example:  extembed neural train spec.toml --label clicked --model model --until 2026-03-01
     """
-    from pydantic import ValidationError
-
-    from extembed_cli.neural.config import Layers, TrainingSettings
     from extembed_cli.neural.folder import need_extra
     from extembed_cli.spec.loading import load_spec
 
-    if encoder == "attention" and not candidate:
-        raise SpecError("--no-candidate: attention is beside the candidate; take --encoder mean, gru or transformer")
-    paths = [str(path) for path in (user_vectors, item_vectors) if path]
-    if len(set(paths)) < len(paths) or not all(path.endswith(".parquet") for path in paths):
-        raise SpecError(
-            f"--user-vectors, --item-vectors: {', '.join(paths)}: two files that end in .parquet are needed"
-        )
+    layers = layer.layers()
     loaded = load_spec(spec, overrides or (), for_training=True)
-    try:
-        layers = Layers(
-            encoder=encoder, dim=dim, dropout=dropout, whiten=whiten, candidate=candidate, id_embedding=id_embedding
-        )
-        settings = TrainingSettings(
-            label=label,
-            until=until,
-            group=group,
-            loss=loss,
-            max_events=max_events,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            seed=seed,
-            device=device,
-        )
-    except ValidationError as error:
-        told = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
-        raise SpecError("\n".join(f"--{flag}: {what}" for flag, what in told)) from None
-    if user_vectors or item_vectors:
-        layers.check_vectors("--user-vectors" if user_vectors else "--item-vectors")
+    settings = fit.settings(data)
+    how = run_options(workers, memory, wait, scratch)
     need_extra("altair", "vl_convert")
-    from extembed_cli.data.commit import locked
-    from extembed_cli.data.feature_file import check_target
+    vectors.check(layers, wait)
     from extembed_cli.jobs.train import train_job
 
-    how = console.run_options(workers, memory, wait, scratch, None, False)
-    for path in paths:  # what cannot be written is told before hours of training
-        check_target(path)
-        with locked(Path(path), how.wait):
-            pass
-    with console.watching(quiet, verbose) as watch:
+    with console.watching(show.quiet, show.verbose) as watch:
         report = train_job(loaded, settings, layers, str(model), how, resume, watch)
-    if user_vectors or item_vectors:
-        _write_vectors(loaded, model, user_vectors, item_vectors, how, quiet)
-    if json:
+    if vectors.paths:
+        _write_vectors(loaded, model, vectors, how, show.quiet)
+    if show.json:
         console.result_json(report)
-    if verbose and not quiet:
+    if show.verbose and not show.quiet:
         console.costs(watch)
-    if not quiet:
+    if not show.quiet:
         console.say(_summary(model, report))
 
 
-def _write_vectors(
-    spec: Spec, model: Path, users: Path | None, items: Path | None, how: RunOptions, quiet: bool
-) -> None:
+def _write_vectors(spec: Spec, model: Path, vectors: VectorFlags, how: RunOptions, quiet: bool) -> None:
     """A job of the same inputs that writes vectors alone."""
     from extembed_cli.jobs.run import run_job
     from extembed_cli.spec.groups import NeuralGroup
 
     group = NeuralGroup(
         model=str(model.absolute()),
-        user_vectors=None if users is None else str(users.absolute()),
-        item_vectors=None if items is None else str(items.absolute()),
+        user_vectors=None if vectors.user_vectors is None else str(vectors.user_vectors.absolute()),
+        item_vectors=None if vectors.item_vectors is None else str(vectors.item_vectors.absolute()),
     )
     alone = spec.with_groups(group).model_copy(update={"candidates": None})
     with console.watching(quiet, 0) as watch:

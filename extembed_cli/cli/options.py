@@ -1,17 +1,29 @@
-"""Options that commands share. Type aliases, so that a flag has one spelling, type and help text."""
+"""Options of several commands. Each has one spelling, type and help text."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
+from extembed_cli.errors import SpecError
 
-_RUN = "How to run"
-_WHAT = "What to compute"
-_TIME = "Time"
+if TYPE_CHECKING:
+    from extembed_cli.jobs.options import RunOptions
+
+RUN, WHAT, TIME = "How to run", "What to compute", "Time"
+
+
+def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002
+    """An option of a command; `panel` is the part of the help it stands in."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+# --- what to read and write --------------------------------------------------------------------------
 
 SpecPath: TypeAlias = Annotated[
     Path,
@@ -19,7 +31,7 @@ SpecPath: TypeAlias = Annotated[
 ]
 Set: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--set",
         metavar="KEY=VALUE",
         help="Override a key of the spec, such as `aggregate.0.half_lives='[\"7d\"]'`. Repeats.",
@@ -27,269 +39,203 @@ Set: TypeAlias = Annotated[
 ]
 Output: TypeAlias = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="OUT", help="The file to write (.parquet), or else a directory of parts."),
-]
-DryRun: TypeAlias = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print the plan and stop: inputs, coverage, columns, memory, seconds."),
-]
-
-Engine: TypeAlias = Annotated[
-    str, typer.Option("--engine", metavar="local", help="Where to run; this version has `local`.", rich_help_panel=_RUN)
-]
-
-Interactions: TypeAlias = Annotated[
-    list[str],
-    typer.Option(
-        "--interactions",
-        "-i",
-        metavar="PATH",
-        help="Interactions: file, glob or directory of Parquet. Repeats.",
-    ),
+    option("--output", "-o", metavar="OUT", help="The file to write (.parquet), or else a directory of parts."),
 ]
 Candidates: TypeAlias = Annotated[
     list[str],
-    typer.Option(
-        "--candidates", "-c", metavar="PATH", help="Rows that get features: file, glob or directory. Repeats."
-    ),
+    option("--candidates", "-c", metavar="PATH", help="Rows that get features: file, glob or directory. Repeats."),
 ]
 OptionalCandidates: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--candidates",
         "-c",
         metavar="PATH",
         help="Rows that get features: file, glob or directory. Repeats. Not needed for --user-vectors.",
     ),
 ]
-Embeddings: TypeAlias = Annotated[
-    list[str],
-    typer.Option("--embedding", "-e", metavar="NAME=PATH", help="An embedding table and the name it gets. Repeats."),
-]
-Histories: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--history",
-        metavar="NAME=WHERE",
-        help="A named history, such as `liked='rating >= 4'`. Repeats.",
-        rich_help_panel=_WHAT,
-    ),
-]
-HalfLives: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--half-life",
-        metavar="DURATION",
-        help="Half-life of the weights, such as `30d`, or `none`. Repeats.  [default: 30d]",
-        rich_help_panel=_WHAT,
-    ),
-]
-Percentiles: TypeAlias = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--percentile",
-        metavar="1..99",
-        help="Weighted percentile of the cosines. Repeats.  [default: 10, 50, 90]",
-        rich_help_panel=_WHAT,
-    ),
-]
-Thresholds: TypeAlias = Annotated[
-    list[float] | None,
-    typer.Option(
-        "--threshold",
-        metavar="-1..1",
-        help="Share of cosines at or above this. Repeats.",
-        rich_help_panel=_WHAT,
-    ),
-]
-UserVectors: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--user-vectors",
-        metavar="PATH",
-        help="Also write one vector per user (.parquet): user vector · item vector = score. One table, one history.",
-    ),
-]
-Regularization: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--regularization",
-        metavar="X",
-        help=f"L2 strength λ.  [default: {REGULARIZATION:g}]",
-        rich_help_panel=_WHAT,
-    ),
-]
-UnobservedWeight: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--unobserved-weight",
-        metavar="X",
-        help=f"Weight of every item of the table as one of target 0.  [default: {UNOBSERVED_WEIGHT:g}]",
-        rich_help_panel=_WHAT,
-    ),
-]
-Scaling: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--scaling",
-        metavar="NU",
-        help="λ grows with (events + unobserved weight · items)^NU.  [default: 0]",
-        rich_help_panel=_WHAT,
-    ),
-]
-DualHalfLife: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--half-life",
-        metavar="DURATION",
-        help="Age at which the confidence of an event has halved, such as `90d`.  [default: none]",
-        rich_help_panel=_WHAT,
-    ),
-]
-Target: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="EXPR",
-        help="What the score of an event's item should be: a column or a row-wise SQL expression.  [default: 1]",
-        rich_help_panel=_WHAT,
-    ),
-]
-Loss: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--loss",
-        metavar="squared|logistic",
-        help="Fit the target, or with `logistic` its sign.  [default: squared]",
-        rich_help_panel=_WHAT,
-    ),
-]
-Bias: TypeAlias = Annotated[
-    bool, typer.Option("--bias", help="Append a constant 1 to every vector.", rich_help_panel=_WHAT)
-]
-Sd: TypeAlias = Annotated[
-    bool, typer.Option("--sd", help="Also write the score's posterior standard deviation.", rich_help_panel=_WHAT)
-]
-RefitEvery: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--refit-every",
-        metavar="DURATION",
-        help="Fit as of the time floored to this step, as a nightly batch (`1d`) would.",
-        rich_help_panel=_TIME,
-    ),
-]
-Center: TypeAlias = Annotated[
-    bool,
-    typer.Option("--center/--no-center", help="Subtract each table's mean vector first.", rich_help_panel=_WHAT),
-]
-Weight: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--weight",
-        metavar="EXPR",
-        help="Weight of an interaction: a column or a row-wise SQL expression.",
-        rich_help_panel=_WHAT,
-    ),
-]
-AsOf: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--as-of",
-        metavar="TIME",
-        help="One as-of time for all candidates, ISO 8601 (naive = UTC).",
-        rich_help_panel=_TIME,
-    ),
-]
-Lag: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--lag", metavar="DURATION", help="Events this young are not visible yet.", rich_help_panel=_TIME),
-]
-Window: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--window", metavar="DURATION", help="Only events at most this old.", rich_help_panel=_TIME),
-]
-MaxEvents: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--max-events",
-        metavar="N",
-        help="Only the newest N visible events of each history.",
-        rich_help_panel=_TIME,
-    ),
-]
 TimeUnit: TypeAlias = Annotated[
     str | None,
-    typer.Option(
-        "--time-unit",
-        metavar="s|ms|us|ns",
-        help="What integer timestamps count since 1970.",
-        rich_help_panel=_TIME,
-    ),
+    option("--time-unit", metavar="s|ms|us|ns", help="What integer timestamps count since 1970.", panel=TIME),
 ]
 
+
+@dataclass(kw_only=True)
+class InputFlags:
+    """The inputs of a spec without candidates, and which events of them count, as flags."""
+
+    interactions: Annotated[
+        list[str],
+        option(
+            "--interactions",
+            "-i",
+            metavar="PATH",
+            help="Interactions: file, glob or directory of Parquet. Repeats.",
+        ),
+    ]
+    embeddings: Annotated[
+        list[str],
+        option("--embedding", "-e", metavar="NAME=PATH", help="An embedding table and the name it gets. Repeats."),
+    ]
+    histories: Annotated[
+        list[str] | None,
+        option(
+            "--history",
+            metavar="NAME=WHERE",
+            help="A named history, such as `liked='rating >= 4'`. Repeats.",
+            panel=WHAT,
+        ),
+    ] = None
+    center: Annotated[
+        bool, option("--center/--no-center", help="Subtract each table's mean vector first.", panel=WHAT)
+    ] = False
+    weight: Annotated[
+        str | None,
+        option(
+            "--weight",
+            metavar="EXPR",
+            help="Weight of an interaction: a column or a row-wise SQL expression.",
+            panel=WHAT,
+        ),
+    ] = None
+    as_of: Annotated[
+        str | None,
+        option(
+            "--as-of", metavar="TIME", help="One as-of time for all candidates, ISO 8601 (naive = UTC).", panel=TIME
+        ),
+    ] = None
+    lag: Annotated[
+        str | None,
+        option("--lag", metavar="DURATION", help="Events this young are not visible yet.", panel=TIME),
+    ] = None
+    window: Annotated[
+        str | None, option("--window", metavar="DURATION", help="Only events at most this old.", panel=TIME)
+    ] = None
+    max_events: Annotated[
+        int | None,
+        option("--max-events", metavar="N", help="Only the newest N visible events of each history.", panel=TIME),
+    ] = None
+    time_unit: TimeUnit = None
+
+    def data(self, candidates: list[str] | None, output: str | None) -> dict[str, Any]:
+        """The part of a spec that says what to read, where to write, and which histories there are."""
+        where = _named("--history", self.histories or (), "NAME=WHERE, such as liked='rating >= 4'")
+        tables = _named("-e", self.embeddings, "NAME=PATH")
+        limits = {"window": self.window, "max_events": self.max_events}
+        histories: dict[str, Any] = {name: {"where": text, **limits} for name, text in where.items()}
+        if not histories and any(limit is not None for limit in limits.values()):
+            histories = {"all": limits}
+        return {
+            "interactions": self.interactions,
+            "candidates": candidates,
+            "output": output,
+            "embeddings": {name: {"path": path, "center": self.center} for name, path in tables.items()},
+            "histories": histories,
+            "weight": self.weight,
+            "as_of": self.as_of,
+            "lag": self.lag,
+            "time_unit": self.time_unit,
+        }
+
+
+def _named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
+    """`NAME=VALUE` flags by name."""
+    values: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            hint = f". Did you mean {flag} {Path(text).stem}={text}?" if flag == "-e" else ""
+            raise SpecError(f"{flag} {text}: write {form}{hint}")
+        if name in values:
+            raise SpecError(f"{flag} {text}: `{name}` is given twice; use two names")
+        values[name] = value
+    return values
+
+
+# --- how to run --------------------------------------------------------------------------------------
+
 Workers: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, metavar="N", help="Threads.  [default: cores]", rich_help_panel=_RUN),
+    int | None, option("--workers", min=1, metavar="N", help="Threads.  [default: cores]", panel=RUN)
 ]
 Memory: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--memory",
         metavar="SIZE",
         help="Keep to this much: `4GiB` and `4G` count in 1024s, `4GB` in 1000s; what does not fit waits on disk.  "
         "[default: 75 % of free]",
-        rich_help_panel=_RUN,
-    ),
-]
-MemoryAlone: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--memory",
-        metavar="SIZE",
-        help="Keep to this much: `4GiB` and `4G` count in 1024s, `4GB` in 1000s.  [default: 75 % of free]",
-        rich_help_panel=_RUN,
+        panel=RUN,
     ),
 ]
 Scratch: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--scratch",
         metavar="DIR",
         file_okay=False,
         help="Where what does not fit into memory waits: a local disk.  [default: beside the output]",
-        rich_help_panel=_RUN,
+        panel=RUN,
     ),
-]
-Cache: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        metavar="DIR",
-        file_okay=False,
-        help="Keep embedding tables there as matrices; the next run on the same tables does not read them.",
-        rich_help_panel=_RUN,
-    ),
-]
-Fresh: TypeAlias = Annotated[
-    bool,
-    typer.Option("--fresh", help="Start over, whatever shards a killed run has finished.", rich_help_panel=_RUN),
 ]
 Wait: TypeAlias = Annotated[
     float,
-    typer.Option(
-        "--wait",
-        min=0,
-        metavar="SECONDS",
-        help="Wait this long for another run that holds the output.",
-        rich_help_panel=_RUN,
-    ),
+    option("--wait", min=0, metavar="SECONDS", help="Wait this long for another run that holds the output.", panel=RUN),
 ]
-Json: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="Machine-readable result on stdout.", rich_help_panel=_RUN)
-]
-Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=_RUN)]
-Verbose: TypeAlias = Annotated[
-    int,
-    typer.Option("--verbose", "-v", count=True, help="Stages and seconds; twice: tracebacks.", rich_help_panel=_RUN),
-]
+
+
+Json: TypeAlias = Annotated[bool, option("--json", help="Machine-readable result on stdout.", panel=RUN)]
+
+
+@dataclass(kw_only=True)
+class ShowFlags:
+    """What a command shows."""
+
+    json: Json = False
+    quiet: Annotated[bool, option("--quiet", "-q", help="Only errors.", panel=RUN)] = False
+    verbose: Annotated[
+        int, option("--verbose", "-v", count=True, help="Stages and seconds; twice: tracebacks.", panel=RUN)
+    ] = 0
+
+
+@dataclass(kw_only=True)
+class RunFlags:
+    """How a job runs."""
+
+    overrides: Set = None
+    dry_run: Annotated[
+        bool,
+        option("--dry-run", help="Print the plan and stop: inputs, coverage, columns, memory, seconds."),
+    ] = False
+    workers: Workers = None
+    memory: Memory = None
+    scratch: Scratch = None
+    cache: Annotated[
+        Path | None,
+        option(
+            "--cache",
+            metavar="DIR",
+            file_okay=False,
+            help="Keep embedding tables there as matrices; the next run on the same tables does not read them.",
+            panel=RUN,
+        ),
+    ] = None
+    fresh: Annotated[bool, option("--fresh", help="Start over: do not resume a killed run.", panel=RUN)] = False
+    wait: Wait = 0
+
+    def options(self) -> RunOptions:
+        """As a job takes them."""
+        return run_options(self.workers, self.memory, self.wait, self.scratch, cache=self.cache, fresh=self.fresh)
+
+
+def run_options(
+    workers: int | None, memory: str | None, wait: float, scratch: Path | None = None, **more: Any
+) -> RunOptions:
+    """Run options from flags: by default the cores and the free memory that this process may use."""
+    from extembed_cli.jobs.options import RunOptions
+    from extembed_cli.system.memory import free, size
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = free() if memory is None else size(memory)
+    if memory is not None and allowed is None:
+        raise SpecError(f"--memory {memory}: not a size; write a number and a unit, such as `4GiB`, `4G` or `500MB`")
+    return RunOptions(workers or cores, allowed, wait, scratch=scratch, **more)

@@ -1,32 +1,28 @@
-"""`extembed run`: everything a spec asks for."""
+"""`extembed run`: everything in a spec."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from extembed_cli.cli import console, options
+from extembed_cli.cli import console
+from extembed_cli.cli.expand import expand
+from extembed_cli.cli.options import RUN, Output, RunFlags, ShowFlags, SpecPath, option
 from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
-    from extembed_cli.jobs.options import RunOptions
     from extembed_cli.spec.model import Spec
 
 
+@expand
 def run(
-    spec: options.SpecPath,
-    output: options.Output = None,
-    overrides: options.Set = None,
-    dry_run: options.DryRun = False,
-    engine: options.Engine = "local",
-    workers: options.Workers = None,
-    memory: options.Memory = None,
-    scratch: options.Scratch = None,
-    cache: options.Cache = None,
-    fresh: options.Fresh = False,
-    wait: options.Wait = 0,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = 0,
+    *,
+    spec: SpecPath,
+    output: Output = None,
+    engine: Annotated[
+        str, option("--engine", metavar="local", help="Where to run; this version has `local`.", panel=RUN)
+    ] = "local",
+    how: RunFlags,
+    show: ShowFlags,
 ) -> None:
     """Compute all features of a spec.
 
@@ -36,23 +32,22 @@ def run(
 
     if engine != "local":
         raise SpecError(f"--engine {engine}: this version runs on `local` only")
-    loaded = load_spec(spec, overrides or (), output)
-    execute(loaded, console.run_options(workers, memory, wait, scratch, cache, fresh), dry_run, json, quiet, verbose)
+    execute(load_spec(spec, how.overrides or (), output), how, show)
 
 
-def execute(spec: Spec, how: RunOptions, dry_run: bool, json: bool, quiet: bool, verbose: int) -> None:
+def execute(spec: Spec, how: RunFlags, show: ShowFlags) -> None:
     """Run or plan a spec and show the result: what `run` and the commands of single techniques share."""
     from extembed_cli.jobs.plan import plan_job
     from extembed_cli.jobs.run import run_job
 
-    with console.watching(quiet, verbose) as watch:
-        report = (plan_job if dry_run else run_job)(spec, how, watch)
-    if json:
+    with console.watching(show.quiet, show.verbose) as watch:
+        report = (plan_job if how.dry_run else run_job)(spec, how.options(), watch)
+    if show.json:
         console.result_json(report)
-    elif dry_run:
+    elif how.dry_run:
         console.result(_plan(report))
-    if not dry_run and not quiet:
-        console.summary(report, verbose)
+    if not how.dry_run and not show.quiet:
+        console.summary(report, show.verbose)
 
 
 def _plan(plan: dict[str, Any]) -> str:

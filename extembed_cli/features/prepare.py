@@ -109,8 +109,8 @@ def prepare(
                 # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
                 wanted = None if summed or spec.embeddings[name].center else vocabulary.ids
                 matrix = load_vectors(spec, name, table, ids[name], wanted, mapped, folder).of(vocabulary.ids)
-            gramian = _gramian(matrix, spec.embeddings[name].normalize, mapped) if summed else None
-            totals[name] = TableTotals(int(np.count_nonzero(matrix.norms)), gramian)
+            total = gramian(matrix, mapped, normalized=spec.embeddings[name].normalize) if summed else None
+            totals[name] = TableTotals(int(np.count_nonzero(matrix.norms)), total)
             copied = any(technique.copies(spec, name) for technique in techniques)
             if cache is None or copied:
                 matrix = matrix.of_used_items(folder, f"{name}.vectors")
@@ -133,7 +133,7 @@ def _of(technique: Technique, columns: Sequence[Column]) -> list[Column]:
     return [column for column in columns if column.technique in technique.steps]
 
 
-def _gramian(matrix: EmbeddingMatrix, normalized: bool, mapped: threads.Mapping) -> Doubles:
+def gramian(matrix: EmbeddingMatrix, mapped: threads.Mapping, *, normalized: bool) -> Doubles:
     """Σ x xᵀ over a table, each x with a constant 1 behind it: (d + 1, d + 1).
 
     Summed in fixed blocks in order of ids, so the bits are the same for any number of workers and order of rows.

@@ -1,14 +1,17 @@
-"""Memory that is free but still ours: what was used at the peak, and giving it back."""
+"""Memory: what is free, what was used at the peak, and giving back what is kept for later."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
 def give_back() -> None:
@@ -26,3 +29,25 @@ def peak() -> int:
     except (OSError, ValueError, IndexError):
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024
+
+
+def size(text: str) -> int | None:
+    """Bytes of a size such as `4GiB`, `4G` (both in 1024s) or `500MB` (in 1000s); None for anything else."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match or not (match[2] or match[3]):
+        return None
+    base = 1000 if match[3] and match[3].lower() == "b" else 1024
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def free() -> int | None:
+    """Three quarters of the memory that this machine, or the container around us, has left; None where unknown."""
+    left = []
+    with suppress(OSError, KeyError, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        left.append(int(dict(line.split(":", 1) for line in lines)["MemAvailable"].split()[0]) * 1024)
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        left.append(int(limit) - int(used))
+    return min(left) * 3 // 4 if left else None

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from conftest import Ran, World, timestamps, vectors
 
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.system.progress import Watch
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 MANIFEST = "_extembed_manifest.json"
 ROWS = 100  # of a part and of a row group, so that 300 candidates make three of each
@@ -83,14 +83,14 @@ def hook(what):
     setattr(owner, name, outer)
 
 
-from extembed_cli import job
 from extembed_cli.__main__ import main
-from extembed_cli.data import output
-from extembed_cli.plan import Layout
+from extembed_cli.data import feature_file
+from extembed_cli.jobs import run
+from extembed_cli.jobs.layout import Layout
 
 if plan["shards"]:
-    job.layout = lambda *args, **named: Layout(shards=plan["shards"], rows=200, mapped=True)
-output.PART_ROWS = output.ROW_GROUP = plan["rows"] or output.PART_ROWS
+    run.layout_of = lambda *args, **named: Layout(shards=plan["shards"], rows=200, mapped=True)
+feature_file.PART_ROWS = feature_file.ROW_GROUP = plan["rows"] or feature_file.PART_ROWS
 for number, what in enumerate(plan["faults"]):
     hook(dict(what, key=number))
 main()

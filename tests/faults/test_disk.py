@@ -102,7 +102,7 @@ def test_no_room_for_the_report(tmp_path: Path, kind: str) -> None:
     world = build(tmp_path)
     old = stand(world, kind)
     with drive(
-        *arguments(world, kind), faults=(Fault("extembed_cli.outputs:write_features", "after", do="limit"),)
+        *arguments(world, kind), faults=(Fault("extembed_cli.jobs.outputs:write_features", "after", do="limit"),)
     ) as run:
         run.end().failed(5, "no space left", "old output is untouched")
     assert_untouched(world.folder / kind, old)

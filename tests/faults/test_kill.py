@@ -32,20 +32,20 @@ from driver import (
 WRITER = "pyarrow.parquet:ParquetWriter"
 FILE_OLD = [
     Fault("filelock:FileLock.acquire", "after"),
-    Fault("extembed_cli.job:load", "after"),
-    Fault("extembed_cli.engines.local:compute_shard"),
-    Fault("extembed_cli.outputs:write_features"),
+    Fault("extembed_cli.jobs.run:load", "after"),
+    Fault("extembed_cli.engines.base:compute_shard"),
+    Fault("extembed_cli.jobs.outputs:write_features"),
     Fault(f"{WRITER}.write_batch", "after", 2),
     Fault(f"{WRITER}.close"),
-    Fault("extembed_cli.outputs:write_features", "after"),
+    Fault("extembed_cli.jobs.outputs:write_features", "after"),
     Fault("pathlib:Path.write_text", "after"),
     Fault("os:fsync"),
     Fault("pathlib:Path.replace"),
 ]
 FILE_OLD_SOAK = [
-    Fault("extembed_cli.job:load"),
-    Fault("extembed_cli.job:prepare", "after"),
-    Fault("extembed_cli.engines.local:compute", "after"),
+    Fault("extembed_cli.jobs.run:load"),
+    Fault("extembed_cli.jobs.run:prepare", "after"),
+    Fault("extembed_cli.jobs.run:_compute", "after"),
     Fault(f"{WRITER}.close", "after"),
     Fault("pathlib:Path.write_text"),
     Fault("os:fsync", "after", 2),
@@ -60,10 +60,10 @@ FILE_NEW_SOAK = [
     Fault("os:fsync", "after", 3),
 ]
 DIRECTORY_OLD = [
-    Fault("extembed_cli.engines.local:compute_shard"),
+    Fault("extembed_cli.engines.base:compute_shard"),
     Fault(f"{WRITER}.write_batch", "after"),
     Fault(f"{WRITER}.close", "before", 2),
-    Fault("extembed_cli.outputs:write_features", "after"),
+    Fault("extembed_cli.jobs.outputs:write_features", "after"),
     Fault("pathlib:Path.write_text", "after", 2),
     Fault("os:fsync", "before", 2),
     Fault("pathlib:Path.replace", "after", 1),
@@ -71,8 +71,8 @@ DIRECTORY_OLD = [
 ]
 DIRECTORY_OLD_SOAK = [
     Fault("filelock:FileLock.acquire", "after"),
-    Fault("extembed_cli.job:load", "after"),
-    Fault("extembed_cli.engines.local:compute", "after"),
+    Fault("extembed_cli.jobs.run:load", "after"),
+    Fault("extembed_cli.jobs.run:_compute", "after"),
     Fault("pathlib:Path.write_text", "after"),
     Fault("os:fsync", "after", 4),
     Fault("pathlib:Path.replace"),

@@ -75,7 +75,7 @@ def test_a_model_that_is_trained_again_during_a_run(world: Path, tmp_path: Path,
     extembed(*arguments(world, "model", 0)).ok()
     extembed("run", world / "spec.toml", "-q").ok()
     before = (world / "features.parquet").read_bytes()
-    hold = Fault(f"extembed_cli.features.neural_scores:{place}", do="hold", path=str(tmp_path / "go"))
+    hold = Fault(f"extembed_cli.features.neural.scores:{place}", do="hold", path=str(tmp_path / "go"))
     with drive("run", str(world / "spec.toml"), "-q", faults=(hold,)) as run:
         run.reached()
         extembed(*arguments(world, "model", 7)).ok()

@@ -31,10 +31,10 @@ def contents(world: World) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("fault", "new"),
     [
-        (Fault("extembed_cli.engines.local:compute_shard"), 0),
-        (Fault("extembed_cli.outputs:write_vectors"), 0),
+        (Fault("extembed_cli.engines.base:compute_shard"), 0),
+        (Fault("extembed_cli.jobs.outputs:write_vectors"), 0),
         (Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", 2), 0),
-        (Fault("extembed_cli.outputs:write_vectors", "after"), 0),
+        (Fault("extembed_cli.jobs.outputs:write_vectors", "after"), 0),
         (Fault("pathlib:Path.replace"), 0),
         (Fault("pathlib:Path.replace", "after", 1), 1),
         (Fault("pathlib:Path.replace", "after", 2), 2),

@@ -136,7 +136,7 @@ def meet(folder: Path, kind: str, runs: int) -> None:
     wanted = [make(world, f"{spec}/{Path(kind).name}", spec) for spec in (OLD, NEW)]
     log = folder / "log"
     notes = (
-        Fault("extembed_cli.job:load", do="note", path=str(log), text="in"),
+        Fault("extembed_cli.jobs.run:load", do="note", path=str(log), text="in"),
         Fault("extembed_cli.data.commit:Staged.commit", "after", do="note", path=str(log), text="out"),
     )
     started: list[Run] = []

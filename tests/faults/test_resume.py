@@ -24,7 +24,7 @@ unobserved_weight = 0.1
 sd = true
 user_vectors = "users.parquet"
 """
-SAVED = Fault("extembed_cli.data.parts:ShardMade.save", "after", 3)
+SAVED = Fault("extembed_cli.data.shard_results:ShardResult.save", "after", 3)
 FILES = ("out.parquet", "users.parquet")
 
 
@@ -78,11 +78,11 @@ def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
         (Fault("extembed_cli.data.partition:_Streams.write", "after", 9), 0),
         (Fault("extembed_cli.data.scratch:Scratch.write_json", "before", 2), 0),
         (Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2), 0),
-        (Fault("extembed_cli.data.parts:FeaturePart.save", "after", 2), 1),
-        (Fault("extembed_cli.data.parts:ShardMade.save", "before", 3), 2),
+        (Fault("extembed_cli.data.shard_results:FeaturePart.save", "after", 2), 1),
+        (Fault("extembed_cli.data.shard_results:ShardResult.save", "before", 3), 2),
         (SAVED, 3),
-        (Fault("extembed_cli.outputs:write_features"), SHARDS),
-        (Fault("extembed_cli.outputs:write_vectors", "after"), SHARDS),
+        (Fault("extembed_cli.jobs.outputs:write_features"), SHARDS),
+        (Fault("extembed_cli.jobs.outputs:write_vectors", "after"), SHARDS),
         (Fault("pathlib:Path.replace", "before", 4 + 3 * SHARDS), SHARDS),
     ],
     ids=lambda case: f"{case.when}-{case.at.partition(':')[2]}-{case.call}" if isinstance(case, Fault) else None,
@@ -102,7 +102,7 @@ def test_killed_again_and_again(big: World) -> None:
     """One more shard each time."""
     wanted, report = clean(big)
     for _ in range(SHARDS):
-        with start(big, faults=(Fault("extembed_cli.data.parts:ShardMade.save", "after", 1),)) as run:
+        with start(big, faults=(Fault("extembed_cli.data.shard_results:ShardResult.save", "after", 1),)) as run:
             assert run.end().code == KILLED
     assert finish(big)[1] == SHARDS
     assert bytes_of(big) == wanted
@@ -251,7 +251,7 @@ def test_more_shards_than_files_may_be_open(big: World) -> None:
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
 def test_a_run_that_is_asked_to_stop_leaves_nothing(big: World, signal_name: str) -> None:
-    stop = Fault("extembed_cli.data.parts:ShardMade.save", "after", 3, signal_name)
+    stop = Fault("extembed_cli.data.shard_results:ShardResult.save", "after", 3, signal_name)
     with start(big, faults=(stop,)) as run:
         assert run.end().code in {130, 143}
     assert not list(big.folder.glob(".*"))

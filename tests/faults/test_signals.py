@@ -30,8 +30,8 @@ from driver import (
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 PLACES = [
-    Fault("extembed_cli.job:load"),
-    Fault("extembed_cli.engines.local:compute_shard"),
+    Fault("extembed_cli.jobs.run:load"),
+    Fault("extembed_cli.engines.base:compute_shard"),
     Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", 2),
     Fault("os:fsync", "before", 2),
 ]
@@ -208,10 +208,10 @@ def test_a_signal_at_random_times(tmp_path: Path) -> None:
 
 SWALLOW = """
 import sys
-from extembed_cli import job
+from extembed_cli.jobs import run
 from extembed_cli.__main__ import main
 
-inner = job.{name}
+inner = run.{name}
 
 
 class Loud:
@@ -227,7 +227,7 @@ def swallowing(*args, **named):
     return inner(*args, **named)
 
 
-job.{name} = swallowing
+run.{name} = swallowing
 main()
 """
 

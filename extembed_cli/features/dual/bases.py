@@ -35,12 +35,12 @@ class Basis:
 
     def save(self, arrays: ArrayFolder, name: str, matrix: EmbeddingMatrix) -> dict[str, Any]:
         """Keep it in mapped files; returns what `open` needs."""
-        parts = {"vectors": self.vectors, "eigenvalues": self.eigenvalues, "rotation": self.rotation}
-        if self.vectors is matrix.vectors:
-            parts["vectors"] = None
-        kept = {
-            part: None if values is None else arrays.put(f"{name}.{part}", values) for part, values in parts.items()
+        parts = {
+            "vectors": None if self.vectors is matrix.vectors else self.vectors,
+            "eigenvalues": self.eigenvalues,
+            "rotation": self.rotation,
         }
+        kept = {part: arrays.put(f"{name}.{part}", values) for part, values in parts.items() if values is not None}
         return {**kept, "items": self.items}
 
     @classmethod
