@@ -30,7 +30,9 @@ from extembed_cli.features.dual.bases import make_basis
 from extembed_cli.features.dual.fits import Model, all_fits
 from extembed_cli.features.dual.shard import DualShard
 from extembed_cli.features.prepare import gramian
+from extembed_cli.features.technique.protocol import ShardWork
 from extembed_cli.histories.csr import History, every_user
+from extembed_cli.histories.visibility import visible_end
 from extembed_cli.spec.loading import build_spec
 from extembed_cli.spec.model import Expression
 from extembed_cli.system.threads import threads
@@ -107,7 +109,8 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
             total = gramian(matrix, mapped, normalized=True)
             basis = make_basis(matrix, ITEMS, total, normalized=True, bias=False, mapped=mapped)
             users = every_user(history, START_US + 2 * YEAR_US)
-            shard = DualShard(spec, Model(fit, matrix, basis), history, users, set(), with_vectors=True)
+            work = ShardWork(spec, {}, history, users, users, visible_end(spec, history, users))
+            shard = DualShard(work, Model(fit, matrix, basis), of_users=True)
             for _ in mapped(lambda task: task(), shard.tasks()):
                 pass
             assert shard.vectors is not None

@@ -23,6 +23,7 @@ from extembed_cli.evaluate.evaluate import evaluate, report_job
 from extembed_cli.evaluate.schema import Report
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.system.progress import Watch
+from extembed_cli.system.resources import Resources
 
 QUICK = ("--seeds", "1", "--resamples", "100", "--workers", "1")
 ONCE: dict[str, Any] = {"seeds": (0,), "resamples": 100}
@@ -44,7 +45,7 @@ def found(features: Path) -> Report:
 
 def judged(features: Path, baseline: tuple[str, ...] = ("popularity",), **how: Any) -> Report:
     roles = Roles("label", baseline=baseline, group=how.pop("group", None))
-    return evaluate(str(features), roles, Settings(**{"resamples": 200, **how}), 1, None, Watch())
+    return evaluate(str(features), roles, Settings(**{"resamples": 200, **how}), Resources(1), Watch())
 
 
 def rung(report: Report, step: str) -> Any:
@@ -109,7 +110,7 @@ def test_requests_are_ranked_by_ndcg(features: Path) -> None:
 
 def test_graded_labels_are_ranked_too(features: Path) -> None:
     roles = Roles("grade", group="request", baseline=("popularity",))
-    report = evaluate(str(features), roles, FAST, 1, None, Watch())
+    report = evaluate(str(features), roles, FAST, Resources(1), Watch())
     assert 0 < rung(report, "aggregate").value < 1
 
 
@@ -368,7 +369,7 @@ def test_the_report_keeps_to_its_schema(features: Path, found: Report) -> None:
 def written(features: Path, folder: Path, threads: int = 1) -> dict[str, bytes]:
     """Both files of a report, made in this process."""
     roles = Roles("label", baseline=("popularity",))
-    report_job(str(features), roles, FAST, folder / "report", threads, None, 0, Watch())
+    report_job(str(features), roles, FAST, folder / "report", Resources(threads), Watch())
     return {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
 
 
@@ -522,7 +523,7 @@ def test_too_little_memory_is_told_with_a_number_of_rows(features: Path, tmp_pat
     done = run(features, tmp_path, "--memory", "321MiB").failed(5, "Raise --memory, or take", "--max-rows")
     (rows,) = re.findall(r"--max-rows (\d+)", done.err)
     settings = FAST.model_copy(update={"max_rows": int(rows)})
-    report = evaluate(str(features), Roles("label"), settings, 1, 321 * 2**20, Watch())
+    report = evaluate(str(features), Roles("label"), settings, Resources(1, 321 * 2**20), Watch())
     assert 0 < report.data.train_rows + report.data.early_stopping_rows + report.data.test_rows <= int(rows)
 
 
@@ -604,7 +605,7 @@ def test_times_of_another_unit_are_doubted(features: Path, tmp_path: Path) -> No
     seconds = pl.read_parquet(features)["timestamp"].dt.epoch("s") + 1_700_000_000
     copied = altered(features, tmp_path, timestamp=seconds)
     for unit, doubted in {"us": True, "s": False}.items():
-        report = evaluate(str(copied), Roles("label", time_unit=unit), FAST, 1, None, Watch())
+        report = evaluate(str(copied), Roles("label", time_unit=unit), FAST, Resources(1), Watch())
         assert any(f"Is --time-unit {unit} right?" in message for message in report.warnings) is doubted
 
 
@@ -621,7 +622,7 @@ def test_files_of_a_killed_run_are_removed(features: Path, tmp_path: Path) -> No
 def test_problems_are_told_together(features: Path) -> None:
     roles = Roles("labl", time="when", baseline=("popularty",))
     with pytest.raises(Exception, match=r"(?s)--label labl.*--time when.*--baseline popularty"):
-        evaluate(str(features), roles, FAST, 1, None, Watch())
+        evaluate(str(features), roles, FAST, Resources(1), Watch())
 
 
 def test_users_without_an_id_and_rows_without_a_time_do_not_stop_it(features: Path, tmp_path: Path) -> None:
@@ -640,7 +641,7 @@ def test_the_extra_is_named_where_it_is_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     with pytest.raises(SpecError, match=rf"needs {module}: pip install 'extembed\[evaluate\]'"):
-        report_job(str(features), Roles("label"), FAST, tmp_path / "report", 1, None, 0, Watch())
+        report_job(str(features), Roles("label"), FAST, tmp_path / "report", Resources(1), Watch())
     assert not (tmp_path / "report").exists()
 
 

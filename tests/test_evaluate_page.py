@@ -22,6 +22,7 @@ from extembed_cli.evaluate.evaluate import evaluate
 from extembed_cli.evaluate.page import page
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.system.progress import Watch
+from extembed_cli.system.resources import Resources
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
@@ -40,7 +41,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = pl.Series(np.random.default_rng(0).standard_normal(len(table))).to_arrow()
     pq.write_table(table.append_column(HOSTILE, noise).append_column("${x} $spec", noise), path)
     roles = Roles("label", baseline=("popularity", "*img*", "*spec*"))
-    report = evaluate(str(path), roles, Settings(seeds=(0,), resamples=100), 1, None, Watch())
+    report = evaluate(str(path), roles, Settings(seeds=(0,), resamples=100), Resources(1), Watch())
     page_path = folder / "report.html"
     page_path.write_text(page(report), encoding="utf-8")
     return page_path

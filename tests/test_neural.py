@@ -21,7 +21,6 @@ from evaluation_world import TABLES, make_features
 from torch import nn
 from torch.nn import functional
 
-from extembed_cli.errors import Problems
 from extembed_cli.features.prepare import prepare
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.jobs.layout import Layout
@@ -343,8 +342,8 @@ def test_the_mean_of_unchanged_vectors_is_that_of_the_first_technique(copy: Path
     """With an adapter that changes nothing, beside the columns that `run` writes."""
     write_spec(copy, '[[aggregate]]\nhalf_lives = ["7d"]\n')
     table = scored(copy)
-    spec, problems = load_spec(copy / "spec.toml"), Problems()
-    loaded = load(spec, Watch(), open_all(spec, Watch(), problems), problems, Layout())
+    spec = load_spec(copy / "spec.toml")
+    loaded = load(open_all(spec, Watch()), Watch(), Layout())
     shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, map, None)
     model = Model(Architecture(encoder="mean", widths=(16,), histories=2, dim=16, half_lives=1))
     model.adapter.norm = nn.Identity()

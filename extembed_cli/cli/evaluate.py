@@ -148,7 +148,7 @@ def evaluate(
 
     how = run_options(workers, memory, wait)
     with console.watching(show.quiet, show.verbose) as watch:
-        report = report_job(features, roles.roles(), settings.settings(), output, how.workers, how.memory, wait, watch)
+        report = report_job(features, roles.roles(), settings.settings(), output, how, watch)
     if show.json:
         console.result(report.model_dump_json(indent=2))
     elif not show.quiet:

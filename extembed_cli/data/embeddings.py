@@ -83,16 +83,16 @@ class EmbeddingMatrix:
         parts = {part: arrays.get(about[part]) for part in ("vectors", "norms", "slots")}
         return cls(**parts, report=about["report"])
 
-    def of_used_items(self, folder: Path | None = None, keep_as: str | None = None) -> EmbeddingMatrix:
-        """Without the vectors of items that the job does not touch; in a mapped file of the folder, if there is one."""
+    def of_used_items(self, at: Path | None = None) -> EmbeddingMatrix:
+        """Without the vectors of items that the job does not touch; in a mapped file, if its path is given."""
         used = np.append(np.unique(self.slots[self.slots != self.missing]), self.missing)
         if len(used) == len(self.vectors):
             return self
         slots = np.searchsorted(used, self.slots).astype(np.int32)
-        vectors = zeros((len(used), self.vectors.shape[1]), np.float32, folder, keep_as)
+        vectors = zeros((len(used), self.vectors.shape[1]), np.float32, at)
         for low in range(0, len(used), _SUM_ROWS):
-            at = slice(low, low + _SUM_ROWS)
-            vectors[at] = self.vectors[used[at]]
+            rows = slice(low, low + _SUM_ROWS)
+            vectors[rows] = self.vectors[used[rows]]
         return replace(self, vectors=vectors, norms=self.norms[used], slots=slots)
 
 
@@ -185,12 +185,11 @@ def load_vectors(
     table_ids: TableIds,
     vocabulary: pl.Series | None,
     mapped: Mapping = map,
-    folder: Path | None = None,
-    keep_as: str | None = None,
+    at: Path | None = None,
 ) -> TableVectors:
     """The unit vectors of the items in the vocabulary (None = of all) that the table has.
 
-    With a folder they are in a mapped file there, under a name if it is to be kept.
+    With a path they are in a mapped file there; in a nameless one where it is a folder.
     """
     options = spec.embeddings[name]
     ids = table_ids.ids
@@ -202,7 +201,7 @@ def load_vectors(
     slot_of_row = np.where(table_ids.kept, _places_of(ids, places, -1), -1)
 
     raw, found, bad = _fill(
-        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, folder, keep_as
+        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, at
     )
     norms, vanished = _normalize(raw, found, options, mapped)
     if len(vanished) and options.bad_vectors == "error":
@@ -229,8 +228,7 @@ def _fill(
     table_ids: TableIds,
     places: int,
     options: EmbeddingSpec,
-    folder: Path | None,
-    keep_as: str | None,
+    at: Path | None,
 ) -> tuple[Floats, Bools, int]:
     """Stream vectors into their slots: raw (places + 1, d), which slots got a usable one, how many are bad."""
     raw: Floats | None = None
@@ -242,7 +240,7 @@ def _fill(
             vectors, present = _dense(batch, f"{path}: column `{column}`", row, None if raw is None else raw.shape[1])
             if vectors.shape[0]:
                 if raw is None:
-                    raw = zeros((places + 1, vectors.shape[1]), np.float32, folder, keep_as)
+                    raw = zeros((places + 1, vectors.shape[1]), np.float32, at)
                 usable = _usable(vectors)
                 rows = row + np.flatnonzero(present)
                 bad += rows[~usable & table_ids.kept[rows]].tolist()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from extembed_cli.arrays import Bools, Values
 from extembed_cli.data.commit import Staged, file_digest, matching
@@ -122,32 +122,35 @@ def _made_before(candidates: Table) -> list[dict[str, Any]]:
         return []
 
 
-def write_vectors(
-    stage: Staged,
-    output: Path,
-    key: str,
-    ids: pa.Array,
-    vectors: Iterable[NDArray[np.floating[Any]]],
-    *,
-    dim: int,
-    with_bias: bool,
-    metadata: dict[str, Any],
-) -> str:
-    """Write one vector per id, in a column `key`, from blocks of rows (n, dim), or (n, dim + 1) with a bias.
+@dataclass(frozen=True)
+class VectorTable:
+    """One vector for each of some ids."""
 
-    Returns the SHA-256 of the file.
-    """
-    fields = [pa.field(key, ids.type), pa.field("embedding", pa.list_(pa.float32(), dim))]
-    fields += [pa.field("bias", pa.float32())] if with_bias else []
+    key: str
+    """The column of the ids"""
+    ids: pa.Array
+    """(n)"""
+    blocks: Iterable[Values]
+    """The vectors (n, dim), or (n, dim + 1) with a bias, some rows at a time"""
+    dim: int
+    with_bias: bool = False
+
+
+def write_vectors(stage: Staged, output: Path, table: VectorTable, metadata: dict[str, Any]) -> str:
+    """Write a table of vectors; returns the SHA-256 of the file."""
+    dim, key = table.dim, table.key
+    fields = [pa.field(key, table.ids.type), pa.field("embedding", pa.list_(pa.float32(), dim))]
+    fields += [pa.field("bias", pa.float32())] if table.with_bias else []
     schema = pa.schema(fields, metadata={METADATA_KEY: _json(metadata)})
     path = stage.temporary(output)
 
     def batches() -> Iterator[pa.RecordBatch]:
         row = 0
-        for block in vectors:
+        for block in table.blocks:
             single = block.astype(np.float32)
-            arrays = [ids[row : row + len(block)], pa.FixedSizeListArray.from_arrays(single[:, :dim].ravel(), dim)]
-            arrays += [pa.array(single[:, dim])] if with_bias else []
+            vectors = pa.FixedSizeListArray.from_arrays(single[:, :dim].ravel(), dim)
+            arrays = [table.ids[row : row + len(block)], vectors]
+            arrays += [pa.array(single[:, dim])] if table.with_bias else []
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             row += len(block)
 

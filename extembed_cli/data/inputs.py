@@ -90,21 +90,35 @@ class Loaded:
 
 @dataclass
 class Opened:
-    """What could be opened and checked so far: so that one bad input does not hide what is wrong with the others."""
+    """The inputs that could be opened and checked so far, and the problems: one bad input does not hide the others'."""
 
+    spec: Spec
+    problems: Problems = field(default_factory=Problems)
     interactions: Table | None = None
     candidates: Table | None = None
     embeddings: dict[str, Table] = field(default_factory=dict)
 
-    def complete(self, spec: Spec) -> Inputs:
-        """All tables of a spec; call it when no problem was found."""
+    @property
+    def logs(self) -> list[Table]:
+        """Interactions and candidates, as far as they could be opened."""
+        return [table for table in (self.interactions, self.candidates) if table is not None]
+
+    @property
+    def tables(self) -> list[Table]:
+        """All that could be opened."""
+        return [*self.logs, *self.embeddings.values()]
+
+    def complete(self) -> Inputs:
+        """All tables of the spec; call it when there is no problem."""
         assert self.interactions is not None
-        return Inputs(self.interactions, self.candidates, {name: self.embeddings[name] for name in spec.embeddings})
+        embeddings = {name: self.embeddings[name] for name in self.spec.embeddings}
+        return Inputs(self.interactions, self.candidates, embeddings)
 
 
-def open_inputs(spec: Spec, problems: Problems) -> Opened:
+def open_inputs(spec: Spec) -> Opened:
     """Open all inputs, check their footers, and that their ids can meet."""
-    opened = Opened()
+    opened = Opened(spec)
+    problems = opened.problems
     with problems.collect():
         table = open_table("interactions", spec.interactions)
         check_interactions(spec, table)
@@ -135,31 +149,30 @@ def open_inputs(spec: Spec, problems: Problems) -> Opened:
 
 
 def read_inputs(
-    spec: Spec,
     opened: Opened,
     partition: Partition,
     rows: int,
-    problems: Problems,
     *,
     scratch: Scratch | None = None,
     cache: VectorCache | None = None,
     vectors: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
-) -> Loaded | None:
+) -> Loaded:
     """Read ids, times and expressions of all inputs that could be opened, `rows` at a time, into the partition.
 
-    None where something is wrong: `problems` then has it, and with `vectors` what is wrong with those too. What a
-    killed run had read into its scratch folder is not read again.
+    Raises all problems together, earlier ones too; with `vectors`, those of the vectors as well. The scratch folder may
+    have what a killed run has read: that is not read again.
     """
+    spec, problems = opened.spec, opened.problems
     events, candidates = EventCounts(), CandidateCounts()
     kept = scratch.read_json(_READ) if scratch is not None else None
     if kept is not None and partition.reopen(kept["files"]):
         events, candidates = EventCounts(**kept["events"]), CandidateCounts(**kept["candidates"])
     else:
-        _read_logs(spec, opened, partition, rows, problems, events, candidates, progress)
+        _read_logs(opened, partition, rows, events, candidates, progress)
         if scratch is not None and not problems.errors:
             files = partition.keep()
-            opened.complete(spec).check_unchanged()  # what is kept has to be of what the digests are of
+            opened.complete().check_unchanged()  # what is kept has to be of the files that the digests are of
             scratch.write_json(_READ, {"files": files, "events": asdict(events), "candidates": asdict(candidates)})
     ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():
@@ -169,13 +182,12 @@ def read_inputs(
         for name, table_ids in ids.items():
             with problems.collect():
                 load_vectors(spec, name, opened.embeddings[name], table_ids, None)
-    if problems.errors:
-        return None
+    problems.raise_any()
     if any(group.reads_all_items for group in spec.groups.values()):
         for table_ids in ids.values():
             partition.numbering.numbers(table_ids.ids)
     return Loaded(
-        opened.complete(spec),
+        opened.complete(),
         events,
         candidates,
         partition,
@@ -186,15 +198,14 @@ def read_inputs(
 
 
 def _read_logs(
-    spec: Spec,
     opened: Opened,
     partition: Partition,
     rows: int,
-    problems: Problems,
     events: EventCounts,
     candidates: CandidateCounts,
     progress: Callable[[int], None],
 ) -> None:
+    spec, problems = opened.spec, opened.problems
     if opened.candidates is not None:
         with problems.collect(), partition.adding("candidates") as add:
             for frame in read_candidates(spec, opened.candidates, rows):

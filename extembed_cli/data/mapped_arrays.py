@@ -14,22 +14,23 @@ from numpy.typing import DTypeLike
 from extembed_cli.arrays import Values
 
 
-def zeros(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None, keep_as: str | None = None) -> Values:
-    """An array of zeros: in memory, or in a mapped file of the folder.
+def zeros(shape: tuple[int, ...], dtype: DTypeLike, at: Path | None) -> Values:
+    """An array of zeros: in memory, or in a mapped file.
 
-    The file is kept under a name, or has none and goes with the array. All of it is there before it is mapped: a disk
-    that fills up later would end the process with SIGBUS.
+    `at` is the path of the file, or a folder: then the file has no name and goes with the array. All of it is there
+    before it is mapped: a disk that fills up later would end the process with SIGBUS.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if folder is None or size == 0:
+    if at is None or size == 0:
         return np.zeros(shape, dtype)
-    with open(folder / keep_as, "wb+") if keep_as else tempfile.TemporaryFile(dir=folder) as file:  # noqa: PTH123
+    nameless = at.is_dir()
+    with tempfile.TemporaryFile(dir=at) if nameless else open(at, "wb+") as file:  # noqa: PTH123  a name as text
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:  # macOS
             file.write(bytes(size))
             file.flush()
-        return np.asarray(np.memmap(file.name if keep_as else file, dtype, "r+", shape=shape))
+        return np.asarray(np.memmap(file if nameless else at, dtype, "r+", shape=shape))
 
 
 class ArrayFolder:

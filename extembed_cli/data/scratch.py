@@ -38,36 +38,38 @@ class Scratch:
         return _read(self.folder / name)
 
 
+def scratch_folder(parent: Path, output: Path) -> Path:
+    """The folder in `parent` for the job that writes an output."""
+    return parent / f".extembed-{hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:12]}"
+
+
 @contextmanager
 def scratch(
-    parent: Path,
-    output: Path,
+    folder: Path,
     job: Callable[[], dict[str, Any]],
     layout: dict[str, Any],
     *,
     needed: bool,
-    fits: Callable[[dict[str, Any]], bool],
-    fresh: bool,
+    fits: Callable[[dict[str, Any]], bool] | None,
     note: Callable[[str], None],
 ) -> Iterator[Scratch | None]:
-    """The folder in `parent` for the job that writes `output`; removed at the end, however it ends.
+    """The folder of a job; removed at the end, however it ends.
 
-    `job` says what is computed, by what another job would be of ("other inputs"). What a killed run left is gone on
-    from where all of it is the same and `fits` agrees with how it was cut; else it is removed, with a note why. A job
-    that would fit into memory (not `needed`) has no folder (None), unless it can go on from one with finished shards.
-    Nobody else uses it: the job holds its output.
+    `job` says what is computed, by what would differ in another job ("other inputs"). A killed run is resumed where all
+    of it is the same and its layout `fits` (None: never, and without a note); else its files are removed, with a note
+    why. A job that would fit into memory (not `needed`) has no folder (None), unless it resumes a run with finished
+    shards. Nobody else uses the folder: the job holds its output.
     """
-    folder = parent / f".extembed-{hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:12]}"
     old = None
     wanted = {aspect: _digest(value) for aspect, value in job().items()} if needed or folder.exists() else {}
     if folder.exists():
         old = _read(folder / _JOB)
-        why = _why_not(old, wanted, fits, fresh)
+        why = _why_not(old, wanted, fits)
         if why is None and not needed and not any(folder.glob(FINISHED)):
             why = "it had finished nothing"
         if why:
-            if not fresh:
-                note(f"{output}: what a killed run left is of no use: {why}. Starting over")
+            if fits is not None:
+                note(f"a killed run cannot be resumed: {why}. Starting over")
             shutil.rmtree(folder)
             old = None
     if old is None and not needed:
@@ -75,10 +77,10 @@ def scratch(
         return
     try:
         make_folder(folder, "what does not fit into memory", "--scratch")
-        found = Scratch(folder, layout if old is None else old["layout"])
+        place = Scratch(folder, layout if old is None else old["layout"])
         if old is None:
-            found.write_json(_JOB, {"job": wanted, "layout": layout})
-        yield found
+            place.write_json(_JOB, {"job": wanted, "layout": layout})
+        yield place
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -98,11 +100,11 @@ def make_folder(folder: Path, what: str, flag: str) -> None:
 
 
 def _why_not(
-    old: dict[str, Any] | None, wanted: dict[str, str], fits: Callable[[dict[str, Any]], bool], fresh: bool
+    old: dict[str, Any] | None, wanted: dict[str, str], fits: Callable[[dict[str, Any]], bool] | None
 ) -> str | None:
-    """Why leftovers cannot be used; None where they can."""
-    if fresh:
-        return "a fresh start was asked for"
+    """Why a killed run cannot be resumed; None where it can."""
+    if fits is None:
+        return "this run starts over"
     if old is None:
         return "it had not begun"
     others = [aspect for aspect, digest in wanted.items() if old["job"].get(aspect) != digest]

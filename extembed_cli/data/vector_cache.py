@@ -69,7 +69,7 @@ class VectorCache:
             return self._found[name]
         building = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
         try:
-            made = load_vectors(self.spec, name, self.tables[name], ids, None, mapped, building, keep_as=_VECTORS)
+            made = load_vectors(self.spec, name, self.tables[name], ids, None, mapped, building / _VECTORS)
             _complete(building, made)
             building.chmod(0o755)
             entry = self.folder / self._key(name)

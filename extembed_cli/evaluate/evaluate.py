@@ -22,10 +22,11 @@ from extembed_cli.evaluate.shortlist import short_list, sizes
 from extembed_cli.evaluate.single import judge_columns
 from extembed_cli.evaluate.split import plan_split, split_rows
 from extembed_cli.system.progress import Watch
-from extembed_cli.system.threads import threads as worker_threads
+from extembed_cli.system.resources import Resources
+from extembed_cli.system.threads import threads
 
 
-def evaluate(features: str, roles: Roles, settings: Settings, threads: int, memory: int | None, watch: Watch) -> Report:
+def evaluate(features: str, roles: Roles, settings: Settings, resources: Resources, watch: Watch) -> Report:
     """Measure what the features of a file bring to a ranker. Neither threads nor memory change the report."""
     settings.check()
     seeds = settings.seeds
@@ -35,12 +36,12 @@ def evaluate(features: str, roles: Roles, settings: Settings, threads: int, memo
         watch.expect(file.table.rows)
         roled = read_roles(file)
         plan = plan_split(roled, settings, file.trained_until_us)
-        rows = read_rows(file, roled, plan.kept, memory, lambda n: watch.moved(n, 0))
+        rows = read_rows(file, roled, plan.kept, resources.memory, lambda n: watch.moved(n, 0))
         values = rows.values.size
         split = split_rows(rows, plan)
         del rows
-    at_once = min(threads, 2 * len(seeds), rankers_at_once(values, memory))
-    each = max(1, threads // at_once)
+    at_once = min(resources.workers, 2 * len(seeds), rankers_at_once(values, resources.memory))
+    each = max(1, resources.workers // at_once)
     judge = Judge(split.test, settings.resamples, settings.seed)
 
     added = sum(map(len, file.steps.values())) - len(next(iter(file.steps.values())))
@@ -48,7 +49,7 @@ def evaluate(features: str, roles: Roles, settings: Settings, threads: int, memo
     watch.total(rankers)
     watch.expect(rankers * len(split.train))
 
-    with warnings.catch_warnings(action="ignore"), worker_threads(at_once) as mapped:  # LightGBM's, of parameters
+    with warnings.catch_warnings(action="ignore"), threads(at_once) as mapped:  # LightGBM's, of parameters
 
         def train(columns: Sequence[str], permuted: Sequence[str] = ()) -> list[list[Ranked]]:
             sides = [(), permuted] if permuted else [()]
@@ -75,9 +76,7 @@ def report_job(
     roles: Roles,
     settings: Settings,
     output: Path,
-    threads: int,
-    memory: int | None,
-    wait: float,
+    resources: Resources,
     watch: Watch,
 ) -> Report:
     """Evaluate, and write report.json and report.html into a folder, both or none."""
@@ -86,8 +85,8 @@ def report_job(
         raise SpecError(f"`extembed evaluate` needs {listing(missing)}: pip install 'extembed[evaluate]'")
     if output.exists() and not output.is_dir():
         raise SpecError(f"{output}: is a file; the report is a folder with report.json and report.html")
-    with locked(output, wait), staged() as stage:
-        report = evaluate(features, roles, settings, threads, memory, watch)
+    with locked(output, resources.wait), staged() as stage:
+        report = evaluate(features, roles, settings, resources, watch)
         with watch.timing("page"), writing(output):
             from extembed_cli.evaluate.page import page  # noqa: PLC0415  altair is slow to import
 

@@ -113,7 +113,7 @@ def prepare(
             totals[name] = TableTotals(int(np.count_nonzero(matrix.norms)), total)
             copied = any(technique.copies(spec, name) for technique in techniques)
             if cache is None or copied:
-                matrix = matrix.of_used_items(folder, f"{name}.vectors")
+                matrix = matrix.of_used_items(folder and folder / f"{name}.vectors")
             embeddings[name] = matrix
     problems.raise_any()
     prepared = Prepared(embeddings, totals, vocabulary, mapped, folder)

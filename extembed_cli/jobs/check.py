@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from extembed_cli.data.feature_file import candidate_rows
-from extembed_cli.errors import Problems
 from extembed_cli.features.prepare import prepare
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
 from extembed_cli.spec.model import Spec
@@ -14,9 +13,8 @@ from extembed_cli.system.progress import Watch
 
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     """Read all inputs of a spec; raises all problems together, else returns a report on the inputs."""
-    problems = Problems()
-    opened = open_all(spec, watch, problems)
-    loaded = load(spec, watch, opened, problems, sample_layout(opened), vectors=True)
+    opened = open_all(spec, watch)
+    loaded = load(opened, watch, sample_layout(opened), vectors=True)
     with watch.timing("vectors"):
         shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
     _, coverage = first_shard(spec, loaded, shared.with_vector)

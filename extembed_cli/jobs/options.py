@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from extembed_cli.jobs.layout import Layout
+from extembed_cli.system.resources import Resources
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(Resources):
     """None of it changes what is computed."""
 
-    workers: int
-    memory: int | None = None
-    """Bytes to keep to; None = as if everything fitted"""
-    wait: float = 0.0
-    """Seconds to wait for another run that holds the output"""
     layout: Layout | None = None
     """How the job is cut; None = as its memory asks for"""
     scratch: Path | None = None

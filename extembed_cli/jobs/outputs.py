@@ -9,13 +9,11 @@ import polars as pl
 
 import extembed_cli
 from extembed_cli.data.commit import Staged, writing
-from extembed_cli.data.feature_file import write_features, write_vectors
+from extembed_cli.data.feature_file import VectorTable, write_features, write_vectors
 from extembed_cli.data.ids import as_stored, narrowed
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.data.shard_results import Vectors
-from extembed_cli.engines.base import Results
-from extembed_cli.features.prepare import Shared
-from extembed_cli.spec.model import Spec
+from extembed_cli.engines.base import Job, Results
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
@@ -24,16 +22,16 @@ _VECTOR_ROWS = 2048  # of user vectors rotated and written at a time
 
 
 def write_outputs(
-    spec: Spec,
+    job: Job,
     stage: Staged,
     loaded: Loaded,
-    shared: Shared,
     results: Results,
     digests: dict[str, Any],
     mapped: Mapping,
     watch: Watch,
 ) -> dict[str, Any]:
     """Stage features and user vectors; the part of the report that describes them."""
+    spec, shared = job.spec, job.shared
     about = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
     columns = [column.about for column in shared.columns]
     digest = None
@@ -54,15 +52,15 @@ def write_outputs(
     for (path, model), parts in zip(shared.vector_files.items(), results.vectors, strict=True):
         with writing(Path(path)):
             found = Vectors(parts)
-            written = write_vectors(
-                stage,
-                Path(path),
+            table = VectorTable(
                 "user_id",
                 as_stored(found.users, loaded.inputs.interactions, user_column),
                 mapped(model.original, found.blocks(_VECTOR_ROWS)),
                 dim=model.dim - model.with_bias,
                 with_bias=model.with_bias,
-                metadata={**about, "as_of_us": loaded.vectors_as_of, "meaning": model.meaning},
+            )
+            written = write_vectors(
+                stage, Path(path), table, {**about, "as_of_us": job.vectors_as_of, "meaning": model.meaning}
             )
             vectors.append({"path": path, "rows": len(found.users), "sha256": written})
     return {
@@ -74,30 +72,25 @@ def write_outputs(
         "columns": len(columns),
         "column_names": [c["name"] for c in columns],
         "user_vectors": vectors,
-        "item_vectors": _write_item_vectors(spec, stage, loaded, shared, about),
+        "item_vectors": _write_item_vectors(job, stage, loaded, about),
         "digests": digests,
         "spec": about["spec"],
     }
 
 
-def _write_item_vectors(
-    spec: Spec, stage: Staged, loaded: Loaded, shared: Shared, about: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _write_item_vectors(job: Job, stage: Staged, loaded: Loaded, about: dict[str, Any]) -> list[dict[str, Any]]:
     """Stage the vectors that the techniques have of the items; the part of the report that describes them."""
     written = []
-    for file in (file for state in shared.states.values() for file in state.item_vectors()):
+    for file in (file for state in job.shared.states.values() for file in state.item_vectors()):
         ids = loaded.vocabulary.ids.filter(pl.Series(file.has_vector))
-        sources = [(loaded.inputs.embeddings[name], spec.embedding_column(name, "item")) for name in file.tables]
+        sources = [(loaded.inputs.embeddings[name], job.spec.embedding_column(name, "item")) for name in file.tables]
         with writing(Path(file.path)):
-            digest = write_vectors(
-                stage,
-                Path(file.path),
+            table = VectorTable(
                 "item_id",
                 as_stored(ids, *sources[0]) if len(sources) == 1 else narrowed(ids).to_arrow(),
-                iter([file.vectors]),
+                [file.vectors],
                 dim=file.vectors.shape[1],
-                with_bias=False,
-                metadata={**about, "meaning": file.meaning},
             )
+            digest = write_vectors(stage, Path(file.path), table, {**about, "meaning": file.meaning})
         written.append({"path": file.path, "rows": len(ids), "sha256": digest})
     return written

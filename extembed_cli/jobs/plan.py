@@ -7,7 +7,6 @@ from typing import Any
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.inputs import Loaded
-from extembed_cli.errors import Problems
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.features.technique.protocol import Estimate, ShardWork
 from extembed_cli.histories.csr import Shard, every_user
@@ -23,9 +22,8 @@ _SECONDS_PER_ROW, _SECONDS_PER_SHARD = 1e-6, 0.2  # measured on 2 cores, see doc
 
 def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     """What a run would read, compute and need, without reading a vector or writing anything."""
-    problems = Problems()
-    opened = open_all(spec, watch, problems)
-    loaded = load(spec, watch, opened, problems, sample_layout(opened))
+    opened = open_all(spec, watch)
+    loaded = load(opened, watch, sample_layout(opened))
     layout = layout_of(spec, loaded.inputs, options.workers, options.memory)
     with watch.timing("encode"):
         shard, coverage = first_shard(spec, loaded, {name: loaded.items_in(name) for name in loaded.ids})

@@ -16,7 +16,6 @@ from extembed_cli.data.inputs import Inputs, Loaded, Opened, open_inputs, read_i
 from extembed_cli.data.partition import Partition
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.vector_cache import VectorCache
-from extembed_cli.errors import Problems
 from extembed_cli.features.registry import output_columns
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout
@@ -27,28 +26,24 @@ SECONDS_PER_ROW = 0.3e-6  # for a bar that moves about evenly
 _SAMPLE_ROWS = 2**22  # of a dry run
 
 
-def open_all(spec: Spec, watch: Watch, problems: Problems) -> Opened:
+def open_all(spec: Spec, watch: Watch) -> Opened:
     """Open all inputs and check what can be checked before they are read."""
     with watch.timing("check"):
+        opened = open_inputs(spec)
         for path in spec.outputs:
-            with problems.collect():
+            with opened.problems.collect():
                 check_target(path)
-        opened = open_inputs(spec, problems)
-        tables = [table for table in (opened.interactions, opened.candidates, *opened.embeddings.values()) if table]
-        for path in spec.outputs:
-            with problems.collect():
-                check_not_an_input(Path(path), tables)
+            with opened.problems.collect():
+                check_not_an_input(Path(path), opened.tables)
         if opened.candidates is not None:
-            with problems.collect():
+            with opened.problems.collect():
                 check_names(opened.candidates, [column.name for column in output_columns(spec)])
     return opened
 
 
 def load(
-    spec: Spec,
-    watch: Watch,
     opened: Opened,
-    problems: Problems,
+    watch: Watch,
     layout: Layout,
     scratch: Scratch | None = None,
     cache: VectorCache | None = None,
@@ -61,32 +56,27 @@ def load(
     does not keep those of the vectors back: a check wants all of them.
     """
     kept = scratch if layout.shards > 1 else None
-    all_users = any(group.writes_user_vectors for group in spec.groups.values())
+    all_users = any(group.writes_user_vectors for group in opened.spec.groups.values())
     partition = Partition(layout.shards, kept.folder if kept else None, watch, all_users=all_users)
-    watch.expect(sum(table.rows for table in (opened.interactions, opened.candidates) if table))
+    watch.expect(sum(table.rows for table in opened.logs))
     with watch.timing("read") as cost:
         loaded = read_inputs(
-            spec,
             opened,
             partition,
             layout.rows,
-            problems,
             scratch=kept,
             cache=cache,
             vectors=vectors,
             progress=lambda rows: watch.moved(rows, rows * SECONDS_PER_ROW),
         )
-        problems.raise_any()
-        assert loaded is not None
-        tables = [table for table in (loaded.inputs.interactions, loaded.inputs.candidates) if table]
-        cost.add(rows=loaded.events.rows + loaded.candidates.rows, bytes=sum(table.bytes for table in tables))
+        rows = loaded.events.rows + loaded.candidates.rows
+        cost.add(rows=rows, bytes=sum(table.bytes for table in opened.logs))
     return loaded
 
 
 def sample_layout(opened: Opened) -> Layout:
     """Shards of which the first is a sample of the users that fits anywhere; a small job is one shard."""
-    tables = [table for table in (opened.interactions, opened.candidates) if table is not None]
-    return Layout(shards=1 + sum(table.rows for table in tables) // _SAMPLE_ROWS)
+    return Layout(shards=1 + sum(table.rows for table in opened.logs) // _SAMPLE_ROWS)
 
 
 def first_shard(spec: Spec, loaded: Loaded, with_vector: dict[str, Bools]) -> tuple[Shard, Coverage]:

@@ -5,24 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from extembed_cli.data.inputs import Loaded
-from extembed_cli.engines.base import Results
-from extembed_cli.features.prepare import Shared
+from extembed_cli.engines.base import Job, Results
 from extembed_cli.features.registry import TECHNIQUES, techniques_of
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import memory
 from extembed_cli.system.progress import Cost
 
 
-def computed(
-    spec: Spec, loaded: Loaded, shared: Shared, results: Results, costs: dict[str, Cost], workers: int
-) -> dict[str, Any]:
+def computed(job: Job, loaded: Loaded, results: Results, costs: dict[str, Cost], workers: int) -> dict[str, Any]:
     """The part of the run report about inputs and features, and where the time went.
 
     The stages inside `compute` run on all workers: their seconds are those of one.
     """
-    tally = results.tally
+    spec, tally = job.spec, results.tally
     report = {
-        "inputs": results.coverage.report(spec, loaded, shared.embeddings),
+        "inputs": results.coverage.report(spec, loaded, job.shared.embeddings),
         "candidates_in_own_history": results.repeats,
     }
     for technique in TECHNIQUES:

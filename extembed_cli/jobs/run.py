@@ -21,11 +21,11 @@ import extembed_cli
 from extembed_cli.data.commit import locked, staged, writing
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.inputs import Inputs, Loaded
-from extembed_cli.data.scratch import FINISHED, Scratch, scratch
+from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.engines.base import Job, Results
 from extembed_cli.engines.local import LocalEngine
-from extembed_cli.errors import DataError, Problems, SpecError
+from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, prepare
 from extembed_cli.features.registry import digests, techniques_of
 from extembed_cli.histories.csr import Shard
@@ -48,11 +48,10 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     outputs = [Path(path) for path in spec.outputs]
     began, started = time.perf_counter(), datetime.now(UTC)
     with _all_locked(outputs, options.wait), staged() as stage, ExitStack() as stack:
-        problems = Problems()
-        opened = open_all(spec, watch, problems)
-        if problems.errors:  # read the rest, too, for its problems
-            load(spec, watch, opened, problems, sample_layout(opened))
-        inputs = opened.complete(spec)
+        opened = open_all(spec, watch)
+        if opened.problems.errors:  # read the rest, too, for its problems
+            load(opened, watch, sample_layout(opened))
+        inputs = opened.complete()
         models = digests(spec)
         seconds = _seconds_per_candidate(spec, inputs)
         watch.total(_seconds(inputs, seconds))
@@ -62,13 +61,15 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         place = stack.enter_context(_scratch(spec, options, layout, digested, models, watch))
         layout = Layout(**place.layout) if place else layout
         mapped = stack.enter_context(threads(options.workers))
-        loaded = load(spec, watch, opened, problems, layout, place, cache)
+        loaded = load(opened, watch, layout, place, cache)
         check_longest(spec, loaded, options.workers, options.memory)
         engine = LocalEngine(mapped, place if layout.shards > 1 else None)
-        shared, results = _compute(spec, watch, loaded, layout, place, cache, engine, seconds)
+        folder = place.folder / "shared" if place and layout.mapped else None
+        prepared = partial(prepare, spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder, cache)
+        job, results = _compute(spec, loaded, layout.shards, prepared, engine, watch, seconds)
         watch.expect(loaded.candidates.rows)
         with watch.timing("write") as cost:
-            report = write_outputs(spec, stage, loaded, shared, results, {**digested.result(), **models}, mapped, watch)
+            report = write_outputs(job, stage, loaded, results, {**digested.result(), **models}, mapped, watch)
             inputs.check_unchanged()
             if digests(spec) != models:
                 raise DataError(
@@ -83,7 +84,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "shards": layout.shards,
             "resumed_shards": engine.resumed,
             "cached_embeddings": cache.hits if cache else [],
-            **computed(spec, loaded, shared, results, watch.costs, options.workers),
+            **computed(job, loaded, results, watch.costs, options.workers),
             "warnings": watch.warnings,
         }
         report["summary"] = closing(spec, report)
@@ -109,28 +110,24 @@ def _seconds(inputs: Inputs, seconds_per_candidate: float) -> float:
 
 def _compute(
     spec: Spec,
-    watch: Watch,
     loaded: Loaded,
-    layout: Layout,
-    place: Scratch | None,
-    cache: VectorCache | None,
+    shards: int,
+    prepared: Callable[[], Shared],
     engine: LocalEngine,
+    watch: Watch,
     seconds_per_candidate: float,
-) -> tuple[Shared, Results]:
+) -> tuple[Job, Results]:
     """The state that all shards share, and their results."""
-    tables = loaded.inputs.embeddings
-    if place:
-        give_back()
+    tables = loaded.inputs.embeddings.values()
+    give_back()
     watch.expect(0)
     with ThreadPoolExecutor(1) as background:
         # The only shard is encoded while the vectors are read.
-        only = background.submit(_timed, partial(loaded.shard, spec, 0)) if layout.shards == 1 else None
+        only = background.submit(_timed, partial(loaded.shard, spec, 0)) if shards == 1 else None
         with watch.timing("vectors") as cost:
-            folder = place.folder / "shared" if place and layout.mapped else None
-            shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, engine.mapped, folder, cache)
-            cost.add(rows=sum(t.rows for t in tables.values()), bytes=sum(t.bytes for t in tables.values()))
-    if place:
-        give_back()
+            shared = prepared()
+            cost.add(rows=sum(table.rows for table in tables), bytes=sum(table.bytes for table in tables))
+    give_back()
 
     def encoded(index: int) -> Shard:
         with watch.timing("encode") as cost:
@@ -144,13 +141,13 @@ def _compute(
     watch.expect(candidates)
     with watch.timing("compute") as cost:
         cost.add(rows=candidates)
-        shards = (partial(encoded, index) for index in range(layout.shards))
+        encoders = (partial(encoded, index) for index in range(shards))
         job = Job(spec, shared, loaded.vectors_as_of)
-        results = Results.of(engine.run(job, shards, lambda rows: watch.moved(rows, rows * seconds_per_candidate)))
+        results = Results.of(engine.run(job, encoders, lambda rows: watch.moved(rows, rows * seconds_per_candidate)))
     if only is None:
         watch.warn_of(results.coverage.mismatches(spec, loaded))
-    watch.warn_of(doubts(spec, loaded, shared, results))
-    return shared, results
+    watch.warn_of(doubts(job, results))
+    return job, results
 
 
 def _timed(encode: Callable[[], Shard]) -> tuple[Shard, float]:
@@ -178,15 +175,16 @@ def _scratch(
             "another version": _versions(spec),
         }
 
+    def fits(old: dict[str, Any]) -> bool:
+        return bool(old["shards"] >= layout.shards and old["mapped"] >= layout.mapped)
+
     with scratch(
-        options.scratch or output.parent,
-        output,
+        scratch_folder(options.scratch or output.parent, output),
         job,
         asdict(layout),
         needed=layout.on_disk,
-        fits=lambda old: old["shards"] >= layout.shards and old["mapped"] >= layout.mapped,
-        fresh=options.fresh,
-        note=watch.note,
+        fits=None if options.fresh else fits,
+        note=lambda message: watch.note(f"{output}: {message}"),
     ) as place:
         finished = len(list(place.folder.glob(FINISHED))) if place else 0
         if place and finished:

@@ -15,9 +15,9 @@ from extembed_cli.arrays import Ints
 from extembed_cli.data.commit import locked, staged
 from extembed_cli.data.commit import writing as naming
 from extembed_cli.errors import Problems, SpecError, listing
-from extembed_cli.jobs import train_inputs as reading
-from extembed_cli.jobs import train_memory as needs
 from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.train_inputs import Training, TrainingInputs, read_training
+from extembed_cli.jobs.train_memory import id_bucket_count
 from extembed_cli.neural import folder as files
 from extembed_cli.neural import probes
 from extembed_cli.neural.config import Architecture, Layers, ModelConfig, TrainedTable, TrainingSettings
@@ -25,13 +25,13 @@ from extembed_cli.neural.items import id_buckets, item_block, model_vectors
 from extembed_cli.neural.model import Items, Model
 from extembed_cli.neural.training import writing
 from extembed_cli.neural.training.checkpoint import Checkpoint, described, differences
+from extembed_cli.neural.training.dataset import histories_of
 from extembed_cli.neural.training.fitting import Fitting
 from extembed_cli.neural.training.whitening import whitening
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import signals
 from extembed_cli.system.progress import Watch
-from extembed_cli.system.threads import Mapping
-from extembed_cli.system.threads import threads as worker_threads
+from extembed_cli.system.threads import Mapping, threads
 
 
 def train_job(
@@ -47,16 +47,17 @@ def train_job(
     # The tables and histories alone: what the spec computes may need the model that is not there yet.
     spec = spec.with_groups()
     settings = _checked(spec, settings)
-    output = Path(folder)
+    training = Training(spec, settings, layers, Path(folder), how)
+    output = training.output
     writing.check_folder(output)
     with locked(output, how.wait), staged() as stage, ExitStack() as stack:
-        mapped = stack.enter_context(worker_threads(how.workers))
+        mapped = stack.enter_context(threads(how.workers))
         _make_deterministic()
-        read = reading.read(spec, settings, layers, output, how, mapped, watch, stack)
+        read = read_training(training, mapped, watch, stack)
         architecture = Architecture(
             widths=tuple(table.vectors.shape[1] for table in read.tables.values()),
-            histories=len(reading.histories_of(spec)),
-            id_buckets=needs.id_buckets(layers, len(read.vocabulary)),
+            histories=len(histories_of(spec)),
+            id_buckets=id_bucket_count(layers, len(read.vocabulary)),
             **layers.model_dump(),
         )
         fitting = _fitting(spec, architecture, settings, read, mapped)
@@ -84,7 +85,7 @@ def train_job(
                 version=extembed_cli.__version__,
                 architecture=architecture,
                 tables=_trained_tables(spec, read),
-                histories={name: spec.history(name) for name in reading.histories_of(spec)},
+                histories={name: spec.history(name) for name in histories_of(spec)},
                 lag=spec.lag,
                 as_of_step=spec.as_of_step,
                 settings=settings,
@@ -125,7 +126,7 @@ def _make_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def _trained_tables(spec: Spec, read: reading.Read) -> dict[str, TrainedTable]:
+def _trained_tables(spec: Spec, read: TrainingInputs) -> dict[str, TrainedTable]:
     found = {}
     for name, matrix in read.tables.items():
         options = spec.embeddings[name]
@@ -176,7 +177,7 @@ def _device(name: str) -> str:
     return "cpu" if kind == "cpu" else name
 
 
-def _fitting(spec: Spec, a: Architecture, settings: TrainingSettings, read: reading.Read, mapped: Mapping) -> Fitting:
+def _fitting(spec: Spec, a: Architecture, settings: TrainingSettings, read: TrainingInputs, mapped: Mapping) -> Fitting:
     scaled = [(table, spec.embeddings[name].normalize) for name, table in read.tables.items()]
     buckets = id_buckets(read.vocabulary, a.id_buckets)
 

@@ -1,4 +1,4 @@
-"""What a model is trained on, read from the inputs of a spec: nothing is computed here, and nothing written."""
+"""The inputs of a training: read here, and cut to the memory."""
 
 from __future__ import annotations
 
@@ -15,27 +15,39 @@ from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.labels import read_codes, read_labels, read_times
 from extembed_cli.data.parquet import Table
-from extembed_cli.data.scratch import Scratch, scratch
+from extembed_cli.data.scratch import Scratch, scratch, scratch_folder
 from extembed_cli.errors import Problems, SpecError, did_you_mean
 from extembed_cli.features.prepare import prepare
 from extembed_cli.histories.csr import Shard
 from extembed_cli.histories.visibility import in_own_history, visible_end
-from extembed_cli.jobs import train_memory as needs
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import digesting, load, open_all, sample_layout
+from extembed_cli.jobs.train_memory import memory_of_training, training_layout
 from extembed_cli.jobs.warnings import repeated_items
 from extembed_cli.neural.config import Layers, TrainingSettings
-from extembed_cli.neural.training.dataset import Dataset, Labelled, build, bytes_needed, check, newest
+from extembed_cli.neural.training.dataset import Dataset, Labelled, build, bytes_needed, check, histories_of, newest
 from extembed_cli.neural.training.fitting import PART
 from extembed_cli.spec.durations import time_text, time_us
-from extembed_cli.spec.model import ALL, Spec
+from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
 
 @dataclass(frozen=True)
-class Read:
+class Training:
+    """A model to train."""
+
+    spec: Spec
+    settings: TrainingSettings
+    layers: Layers
+    output: Path
+    """Its folder"""
+    options: RunOptions
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
     """What a model is trained on."""
 
     data: Dataset
@@ -49,33 +61,24 @@ class Read:
     """Of the inputs."""
 
 
-def read(
-    spec: Spec,
-    settings: TrainingSettings,
-    layers: Layers,
-    output: Path,
-    how: RunOptions,
-    mapped: Mapping,
-    watch: Watch,
-    stack: ExitStack,
-) -> Read:
+def read_training(training: Training, mapped: Mapping, watch: Watch, stack: ExitStack) -> TrainingInputs:
     """Read everything; what does not fit into memory is in mapped files until the stack is left."""
-    problems = Problems()
-    opened = open_all(spec, watch, problems)
-    if problems.errors:
-        load(spec, watch, opened, problems, sample_layout(opened))
-    inputs = opened.complete(spec)
+    spec, settings, options = training.spec, training.settings, training.options
+    opened = open_all(spec, watch)
+    if opened.problems.errors:
+        load(opened, watch, sample_layout(opened))
+    inputs = opened.complete()
     assert inputs.candidates is not None
     labelled = _labelled(spec, settings, inputs.candidates, watch)
     usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
     part = max(PART, labelled.largest_group(usable)) if settings.loss == "softmax" else min(PART, settings.batch_size)
-    taken = needs.of_training(spec, inputs, settings, layers, part, how.workers)
+    taken = memory_of_training(spec, inputs, settings, training.layers, part, options.workers)
     learned = bytes_needed(int(np.count_nonzero(usable)), inputs.interactions.rows, len(histories_of(spec)))
-    cut = how.layout or needs.training_layout(spec, inputs, how.workers, how.memory, taken, learned)
+    layout = options.layout or training_layout(spec, inputs, options.workers, options.memory, taken, learned)
     with digesting(inputs, {}) as digests:
-        place = stack.enter_context(_scratch(how, output, cut))
+        place = stack.enter_context(_scratch(training, layout))
         where = place.folder if place else None
-        loaded = load(spec, watch, opened, problems, Layout(**place.layout) if place else cut, place)
+        loaded = load(opened, watch, layout, place)
         with watch.timing("vectors"):
             shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, where)
         coverage, repeats = Coverage(), 0
@@ -90,8 +93,8 @@ def read(
                 yield shard
 
         with watch.timing("encode"):
-            histories, events = histories_of(spec), loaded.events.usable
-            data, rows = build(spec, histories, settings.max_events, shards(), labelled, usable, events, where)
+            events = loaded.events.usable
+            data, rows = build(spec, settings.max_events, shards(), labelled, usable, events, where)
         watch.warn_of(coverage.mismatches(spec, loaded))
         watch.warn_of(repeated_items(repeats, coverage.candidates))
         check(data, labelled, {**rows, **left_out}, inside_groups=settings.group is not None)
@@ -99,7 +102,7 @@ def read(
         if not (labelled.times > until).any():
             watch.warning("no candidate is newer than those that are learned from: a ranker needs later ones (--until)")
         inputs.check_unchanged()  # all of it is read; a log may grow while the model learns
-        return Read(
+        return TrainingInputs(
             data,
             {**rows, **left_out},
             time_text(until),
@@ -108,11 +111,6 @@ def read(
             loaded.vocabulary.ids,
             digests.result(),
         )
-
-
-def histories_of(spec: Spec) -> list[str]:
-    """Those that a model reads."""
-    return list(spec.histories) or [ALL]
 
 
 def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch) -> Labelled:
@@ -140,16 +138,14 @@ def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch
 
 
 @contextmanager
-def _scratch(how: RunOptions, output: Path, cut: Layout) -> Iterator[Scratch | None]:
-    """A folder for shards and mapped arrays, where they do not fit: a training goes on from its checkpoint instead."""
+def _scratch(training: Training, layout: Layout) -> Iterator[Scratch | None]:
+    """A folder for shards and mapped arrays, where they do not fit; a training resumes from its checkpoint instead."""
     with scratch(
-        how.scratch or output.parent,
-        output,
+        scratch_folder(training.options.scratch or training.output.parent, training.output),
         dict,
-        asdict(cut),
-        needed=cut.on_disk,
-        fits=lambda old: False,
-        fresh=True,
+        asdict(layout),
+        needed=layout.on_disk,
+        fits=None,
         note=lambda message: None,
     ) as place:
         yield place

@@ -21,14 +21,14 @@ _COPIES = 10  # of what is learned: gradient, two of Adam, the best, and a check
 _FEWEST_BUCKETS, _MOST_BUCKETS = 2**10, 2**20
 
 
-def id_buckets(layers: Layers, items: int) -> int:
+def id_bucket_count(layers: Layers, items: int) -> int:
     """Four for each item, so that few share one."""
     if not layers.id_embedding:
         return 0
     return int(min(_MOST_BUCKETS, max(_FEWEST_BUCKETS, 2 ** int(np.ceil(np.log2(4 * max(1, items)))))))
 
 
-def of_training(
+def memory_of_training(
     spec: Spec, inputs: Inputs, settings: TrainingSettings, layers: Layers, part: int, workers: int
 ) -> dict[str, int]:
     """Bytes by purpose; `part` candidates of a step are worked on by one thread."""
@@ -42,7 +42,7 @@ def of_training(
         parts: 4 * workers * floats,
         "labels": _BYTES_PER_LABEL * (0 if inputs.candidates is None else inputs.candidates.rows),
         "weights": 4 * (_COPIES + 2 * workers) * (12 * layers.dim**2 + width * layers.dim),
-        "vectors of items and ids": 4 * layers.dim * (items + _COPIES * id_buckets(layers, items)),
+        "vectors of items and ids": 4 * layers.dim * (items + _COPIES * id_bucket_count(layers, items)),
     }
 
 

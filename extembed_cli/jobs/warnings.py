@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from extembed_cli.data.inputs import Loaded
-from extembed_cli.engines.base import Results
-from extembed_cli.features.prepare import Shared
+from extembed_cli.engines.base import Job, Results
 from extembed_cli.features.registry import techniques_of
 from extembed_cli.spec.durations import time_text
-from extembed_cli.spec.model import Spec
 
 
-def doubts(spec: Spec, loaded: Loaded, shared: Shared, results: Results) -> Iterator[str]:
+def doubts(job: Job, results: Results) -> Iterator[str]:
     """Warnings about the results of a run."""
     candidates = results.coverage.candidates
     yield from repeated_items(results.repeats, candidates)
-    for technique in techniques_of(spec):
+    for technique in techniques_of(job.spec):
         yield from technique.warnings(results.tally, results.flagged, candidates)
-    for path, parts in zip(shared.vector_files, results.vectors, strict=True):
+    for path, parts in zip(job.shared.vector_files, results.vectors, strict=True):
         if not any(len(part.users) for part in parts):
-            moment = time_text(loaded.vectors_as_of)
+            moment = time_text(job.vectors_as_of)
             yield f"{path}: no user has an event to fit before {moment}, so it is empty. Are as_of and lag right?"
 
 

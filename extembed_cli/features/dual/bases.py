@@ -62,22 +62,21 @@ def make_basis(
     normalized: bool,
     bias: bool,
     mapped: Mapping,
-    folder: Path | None = None,
-    keep_as: str | None = None,
+    at: Path | None = None,
 ) -> Basis:
     """The vectors of a table in the coordinates that diagonalise its Gramian; without one, as they are.
 
-    With a folder they are in a mapped file there.
+    With a path they are in a mapped file there.
     """
     dim = matrix.vectors.shape[1] + bias
     if gramian is None and normalized and not bias:
         return Basis(matrix.vectors, np.zeros(dim), None, items)
     values, rotation = (np.zeros(dim), None) if gramian is None else eigen(gramian[:dim, :dim])
-    out = zeros((len(matrix.vectors), dim), np.float32, folder, keep_as)
+    out = zeros((len(matrix.vectors), dim), np.float32, at)
 
-    def fill(at: slice) -> None:
-        exact = matrix.exact(at, normalized=normalized, bias=bias)
-        out[at] = exact if rotation is None else exact @ rotation
+    def fill(rows: slice) -> None:
+        exact = matrix.exact(rows, normalized=normalized, bias=bias)
+        out[rows] = exact if rotation is None else exact @ rotation
 
     for _ in mapped(fill, matrix.blocks):
         pass

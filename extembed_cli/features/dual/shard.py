@@ -22,7 +22,7 @@ from extembed_cli.features.dual.systems import (
     sessions,
     whole_blocks,
 )
-from extembed_cli.histories.csr import Candidates, History
+from extembed_cli.features.technique.protocol import ShardWork
 from extembed_cli.histories.visibility import visible
 from extembed_cli.kernels.prefix_form import PrefixForm
 from extembed_cli.kernels.prefixes import BLOCK, MOST_DECAY, Past, segment_length, solve_prefixes
@@ -39,8 +39,9 @@ from extembed_cli.kernels.ridge import (
 )
 from extembed_cli.kernels.segments import offsets, padded, ragged, rectangle, run_starts
 from extembed_cli.spec.durations import half_life_us
-from extembed_cli.spec.model import Spec
 
+NOT_CONVERGED = "not_converged"
+"""Why users are flagged whose logistic fit has a gradient above 1e-6"""
 _MOST_CANDIDATES = 512  # that share one factor of all prefixes
 _SEGMENT_CANDIDATES = 256  # scored at a time in the later segments of a long history
 _RUNNING_EVENTS = 64  # of a long history, taken up together
@@ -48,7 +49,7 @@ _MOST_SYSTEMS = 64  # that share the factor of a Newton step
 
 
 class DualShard:
-    """One fit for the candidates of a shard (or, `with_vectors`, for its users): what to solve, and what comes of it.
+    """One fit for the candidates of a shard (or, `of_users`, for its users): what to solve, and what comes of it.
 
     Where the matrix of an as-of time is that of an earlier one with more events (`is_additive`), a user's as-of times
     share one factor of all prefixes of the history (`prefixes`); with decay those of a session do, between which events
@@ -58,23 +59,13 @@ class DualShard:
     the primal form.
     """
 
-    def __init__(
-        self,
-        spec: Spec,
-        model: Model,
-        history: History,
-        candidates: Candidates,
-        not_converged: set[int],
-        *,
-        end: Ints | None = None,
-        sd: bool = False,
-        with_vectors: bool = False,
-    ) -> None:
-        fit = model.fit
+    def __init__(self, work: ShardWork, model: Model, *, sd: bool = False, of_users: bool = False) -> None:
+        spec, fit = work.spec, model.fit
         target = fit.target_expression
-        history = history.in_order_of([] if target is None else [target])
-        candidates = fit.as_of(candidates)
-        seen = visible(spec, fit.history, history, candidates, end if fit.refit_every is None else None)
+        history = work.history.in_order_of([] if target is None else [target])
+        candidates = fit.as_of(work.users if of_users else work.candidates)
+        end = None if of_users or fit.refit_every is not None else work.end
+        seen = visible(spec, fit.history, history, candidates, end)
         slots = model.matrix.slots[history.items]
         usable = slots != model.matrix.missing
         if target is not None:
@@ -99,14 +90,14 @@ class DualShard:
         rows = len(candidates.rows)
         self.score = np.full(rows, np.nan, np.float32)
         self.sd = np.full(rows if sd else 0, np.nan, np.float32)
-        self.with_vectors = with_vectors
-        self.vectors = np.full((rows if with_vectors else 0, self.dim), np.nan, np.float32)
+        self.of_users = of_users
+        self.vectors = np.full((rows if of_users else 0, self.dim), np.nan, np.float32)
         """(U, D) in the coordinates of the basis; NaN where there is nothing to fit."""
 
         self.prefixes, self.additive = sees_prefixes(spec, fit), is_additive(spec, fit)
         self.systems = 0
         """Distinct pairs of user and as-of time with an event to fit, once the tasks are made."""
-        self.not_converged = not_converged
+        self.not_converged = work.flagged.setdefault(NOT_CONVERGED, set())
         """Users with a logistic fit whose gradient is above 1e-6."""
 
     # --- which systems there are ---
@@ -306,7 +297,7 @@ class DualShard:
 
     def _score(self, systems: Systems, vectors: Doubles, scale: Doubles) -> int:
         """Take the vectors of systems, or score the candidates of each; how many that are."""
-        if self.with_vectors:
+        if self.of_users:
             self.vectors[systems.first] = vectors * scale
             return len(systems.first)
         counts = systems.last - systems.first

@@ -16,7 +16,7 @@ from extembed_cli.errors import DataError, listing
 from extembed_cli.features.dual.bases import Basis, make_basis
 from extembed_cli.features.dual.fits import Estimate as Estimated
 from extembed_cli.features.dual.fits import Fit, Model, all_fits, columns, fits, is_additive, sees_prefixes
-from extembed_cli.features.dual.shard import DualShard
+from extembed_cli.features.dual.shard import NOT_CONVERGED, DualShard
 from extembed_cli.features.dual.systems import Solves
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import (
@@ -36,7 +36,6 @@ from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Cost
 
 _RESIDUAL = 1e-6  # of a fit; above it the run warns
-_NOT_CONVERGED = "not_converged"
 # Newton steps, about, and the products with a matrix that they take where as-of times share a factor.
 _STEPS, _SHARED_STEPS = {"squared": 1, "logistic": 7}, 110
 # Measured on 2 cores, see docs/decisions/.
@@ -72,8 +71,7 @@ class Dual(Technique):
                     normalized=spec.embeddings[fit.embedding].normalize,
                     bias=fit.bias,
                     mapped=prepared.mapped,
-                    folder=prepared.folder,
-                    keep_as=f"{_file_name(fit.basis)}.vectors",
+                    at=prepared.folder and prepared.folder / f"{_file_name(fit.basis)}.vectors",
                 )
         state = _state(spec, columns, prepared, bases)
         for model in state.models.values():
@@ -101,7 +99,7 @@ class Dual(Technique):
     def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         if not spec.of(DualGroup):
             return {"dual": None}
-        not_converged = flagged.get(_NOT_CONVERGED, [])
+        not_converged = flagged.get(NOT_CONVERGED, [])
         about = {
             "systems": tally.counts.get("systems", 0),
             "primal_solves": tally.counts.get("primal_solves", 0),
@@ -124,7 +122,7 @@ class Dual(Technique):
             yield f"{about['systems']:,} fits{shown}"
 
     def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
-        users = flagged.get(_NOT_CONVERGED, [])
+        users = flagged.get(NOT_CONVERGED, [])
         if users:
             yield (
                 f"{len(users):,} users have a logistic fit with a gradient above 1e-6 (user {listing(users)}); "
@@ -180,16 +178,12 @@ class DualState:
 
     def tasks(self, work: ShardWork) -> Iterator[Task]:
         """The fits for the candidates, then those of the users' vectors."""
-        not_converged = work.flagged.setdefault(_NOT_CONVERGED, set())
         for fit in dict.fromkeys(estimate.fit for estimate in self.estimates):
-            sd = Estimated("sd", fit) in self.estimates
-            shard = DualShard(
-                work.spec, self.models[fit], work.history, work.candidates, not_converged, end=work.end, sd=sd
-            )
+            shard = DualShard(work, self.models[fit], sd=Estimated("sd", fit) in self.estimates)
             work.values.update({Estimated("score", fit): shard.score, Estimated("sd", fit): shard.sd})
             yield from _tasks(shard, 1.0)
         for path, model in self.vector_files.items():
-            shard = DualShard(work.spec, model, work.history, work.users, not_converged, with_vectors=True)
+            shard = DualShard(work, model, of_users=True)
             work.vectors[path] = shard.vectors
             yield from _tasks(shard, work.passes_per_user)
 

@@ -20,7 +20,7 @@ from extembed_cli.histories.csr import Shard
 from extembed_cli.kernels import metrics
 from extembed_cli.neural.events import Examples, examples
 from extembed_cli.spec.durations import time_text
-from extembed_cli.spec.model import Spec
+from extembed_cli.spec.model import ALL, Spec
 
 _STOPPING = "early stopping"
 _VALID = 0.15  # of the candidates, the last by time, for early stopping
@@ -100,6 +100,11 @@ class Dataset:
         return [rows[low:high] for low, high in pairwise(cuts) if high > low]
 
 
+def histories_of(spec: Spec) -> list[str]:
+    """The histories that a model reads."""
+    return list(spec.histories) or [ALL]
+
+
 def bytes_needed(candidates: int, events: int, histories: int) -> int:
     """Of the arrays that `build` makes, and that can be mapped."""
     return candidates * (28 + 16 * histories) + events * (12 + 8 * histories)
@@ -107,7 +112,6 @@ def bytes_needed(candidates: int, events: int, histories: int) -> int:
 
 def build(
     spec: Spec,
-    histories: list[str],
     max_events: int,
     shards: Iterator[Shard],
     labelled: Labelled,
@@ -119,6 +123,7 @@ def build(
 
     `events` is how many there may be at most. With a folder the arrays are mapped files there.
     """
+    histories = histories_of(spec)
     n, H = int(np.count_nonzero(usable)), len(histories)
     rows, times, lengths = (zeros((n,), np.int64, folder) for _ in range(3))
     items, starts, ends = (
