@@ -6,7 +6,7 @@ prepare(spec, tables, ids, vocabulary) -> Shared
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +74,7 @@ class Shared:
         columns = output_columns(spec)
         states = {
             technique.group.technique: technique.open(
-                spec, _of(technique, columns), prepared, arrays, about["states"][technique.group.technique]
+                spec, _statistics(technique, columns), prepared, arrays, about["states"][technique.group.technique]
             )
             for technique in techniques_of(spec)
         }
@@ -120,7 +120,7 @@ def prepare(
     states: dict[str, State] = {}
     for technique in techniques:
         with problems.collect():
-            states[technique.group.technique] = technique.prepare(spec, _of(technique, columns), prepared)
+            states[technique.group.technique] = technique.prepare(spec, _statistics(technique, columns), prepared)
     problems.raise_any()
     shared = Shared(columns, vocabulary, embeddings, states)
     if folder is None:
@@ -129,8 +129,9 @@ def prepare(
     return Shared.open(spec, folder)
 
 
-def _of(technique: Technique, columns: Sequence[Column]) -> list[Column]:
-    return [column for column in columns if column.technique in technique.steps]
+def _statistics(technique: Technique, columns: Sequence[Column]) -> list[Hashable]:
+    """What the columns of a technique hold, each once."""
+    return list(dict.fromkeys(column.statistic for column in columns if column.technique in technique.steps))
 
 
 def gramian(matrix: EmbeddingMatrix, mapped: threads.Mapping, *, normalized: bool) -> Doubles:

@@ -93,7 +93,7 @@ def test_killed_at_a_place(big: World, fault: Fault, resumed: int) -> None:
         assert run.end().code == KILLED
     said, found = finish(big)
     assert found == resumed
-    assert (f"going on from {resumed} of {SHARDS} shards" in said) == (resumed > 0)
+    assert (f"resuming a killed run, {resumed} of {SHARDS} shards are done" in said) == (resumed > 0)
     assert bytes_of(big) == wanted
     assert report_of(big) == report
 
@@ -167,7 +167,7 @@ def test_another_spec_starts_over(big: World) -> None:
     killed(big)
     said, found = finish(big, "--set", 'aggregate.0.half_lives=["9d"]')
     assert found == 0
-    assert "what a killed run left is of no use: it is of another spec. Starting over" in said
+    assert "a killed run cannot be resumed: it is of another spec. Starting over" in said
 
 
 def test_other_inputs_start_over(big: World) -> None:
@@ -198,7 +198,7 @@ def test_another_version_starts_over(big: World) -> None:
 def test_a_fresh_start(big: World) -> None:
     killed(big)
     said, found = finish(big, "--fresh")
-    assert (found, said.count("going on"), said.count("of no use")) == (0, 0, 0)
+    assert (found, said.count("resuming"), said.count("cannot be resumed")) == (0, 0, 0)
 
 
 def test_shards_too_large_for_less_memory(big: World) -> None:
@@ -219,7 +219,7 @@ def test_a_job_that_fits_now_goes_on_all_the_same(big: World) -> None:
     wanted, _ = clean(big)
     killed(big)
     with drive("run", str(big.folder / "spec.toml")) as run:
-        assert f"going on from 3 of {SHARDS} shards" in run.end().ok().err
+        assert f"resuming a killed run, 3 of {SHARDS} shards are done" in run.end().ok().err
     assert not list(big.folder.glob(".*"))
     assert bytes_of(big) == wanted
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -47,13 +47,13 @@ class Aggregate(Technique):
         for group in spec.of(AggregateGroup):
             yield from columns(spec, group)
 
-    def prepare(self, spec: Spec, columns: Sequence[Column], prepared: Prepared) -> AggregateState:
-        return AggregateState([s for column in columns if isinstance(s := column.statistic, Statistic)])
+    def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> AggregateState:
+        return AggregateState([s for s in statistics if isinstance(s, Statistic)])
 
     def open(
-        self, spec: Spec, columns: Sequence[Column], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
+        self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
     ) -> AggregateState:
-        return self.prepare(spec, columns, prepared)
+        return self.prepare(spec, statistics, prepared)
 
     def memory(self, spec: Spec, items: int) -> Memory:
         return Memory(batch=PAIRS * _BYTES_PER_PAIR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,7 +59,7 @@ class Dual(Technique):
     def copies(self, spec: Spec, table: str) -> int:
         return len({fit.basis for fit in all_fits(spec) if fit.embedding == table})
 
-    def prepare(self, spec: Spec, columns: Sequence[Column], prepared: Prepared) -> DualState:
+    def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> DualState:
         bases: dict[tuple[str, bool, bool], Basis] = {}
         for fit in all_fits(spec):
             if fit.basis not in bases:
@@ -73,19 +73,19 @@ class Dual(Technique):
                     mapped=prepared.mapped,
                     at=prepared.folder and prepared.folder / f"{_file_name(fit.basis)}.vectors",
                 )
-        state = _state(spec, columns, prepared, bases)
+        state = _state(spec, statistics, prepared, bases)
         for model in state.models.values():
             model.check()
         return state
 
     def open(
-        self, spec: Spec, columns: Sequence[Column], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
+        self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
     ) -> DualState:
         bases = {
             fit.basis: Basis.open(arrays, about[_file_name(fit.basis)], prepared.embeddings[fit.embedding])
             for fit in all_fits(spec)
         }
-        return _state(spec, columns, prepared, bases)
+        return _state(spec, statistics, prepared, bases)
 
     def seconds_per_candidate(self, spec: Spec, events: float) -> float:
         return sum(_SECONDS_PER_FIT[is_additive(spec, fit)] for fit in all_fits(spec))
@@ -148,10 +148,10 @@ def _file_name(basis: tuple[str, bool, bool]) -> str:
 
 
 def _state(
-    spec: Spec, columns: Sequence[Column], prepared: Prepared, bases: dict[tuple[str, bool, bool], Basis]
+    spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, bases: dict[tuple[str, bool, bool], Basis]
 ) -> DualState:
     models = {fit: Model(fit, prepared.embeddings[fit.embedding], bases[fit.basis]) for fit in all_fits(spec)}
-    estimates = [s for column in columns if isinstance(s := column.statistic, Estimated)]
+    estimates = [s for s in statistics if isinstance(s, Estimated)]
     return DualState(models, estimates, {path: models[fit] for path, fit in _vector_fits(spec).items()})
 
 

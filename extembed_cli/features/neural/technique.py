@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,13 +67,13 @@ class Neural(Technique):
 
         return {"torch": version("torch")}
 
-    def prepare(self, spec: Spec, columns: Sequence[Column], prepared: Prepared) -> NeuralState:
+    def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> NeuralState:
         folder.need_extra()
         from extembed_cli.features.neural.scores import prepare_scorer  # noqa: PLC0415
 
         return _state(
             spec,
-            columns,
+            statistics,
             {
                 group.model: prepare_scorer(spec, group, prepared.embeddings, prepared.vocabulary.ids, prepared.mapped)
                 for group in spec.of(NeuralGroup)
@@ -82,14 +82,14 @@ class Neural(Technique):
         )
 
     def open(
-        self, spec: Spec, columns: Sequence[Column], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
+        self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
     ) -> NeuralState:
         folder.need_extra()
         from extembed_cli.features.neural.scores import Scorer  # noqa: PLC0415
 
         return _state(
             spec,
-            columns,
+            statistics,
             {model: Scorer.open(arrays, kept) for model, kept in about.items()},
             {name: matrix.with_vector[:-1] for name, matrix in prepared.embeddings.items()},
         )
@@ -148,12 +148,12 @@ def _batch_bytes(config: ModelConfig) -> int:
 
 
 def _state(
-    spec: Spec, columns: Sequence[Column], scorers: dict[str, Scorer], has_vector: dict[str, Bools]
+    spec: Spec, statistics: Sequence[Hashable], scorers: dict[str, Scorer], has_vector: dict[str, Bools]
 ) -> NeuralState:
     groups = spec.of(NeuralGroup)
     return NeuralState(
         scorers,
-        [statistic for column in columns if isinstance(statistic := column.statistic, Trained)],
+        [statistic for statistic in statistics if isinstance(statistic, Trained)],
         {group.user_vectors: scorers[group.model] for group in groups if group.user_vectors is not None},
         {group.item_vectors: scorers[group.model] for group in groups if group.item_vectors is not None},
         has_vector,

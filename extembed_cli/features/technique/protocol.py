@@ -175,12 +175,12 @@ class Technique(Protocol):
         """The columns of all its groups; equal ones may come more than once."""
         ...
 
-    def prepare(self, spec: Spec, columns: Sequence[Column], prepared: Prepared) -> State:
-        """Its state, once for a job; `columns` are its own, each once."""
+    def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> State:
+        """Its state, once for a job; `statistics` are what its columns hold, each once."""
         ...
 
     def open(
-        self, spec: Spec, columns: Sequence[Column], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
+        self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
     ) -> State:
         """The state that `State.save` kept."""
         ...
