@@ -29,6 +29,7 @@ from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.features.dual.bases import make_basis
 from extembed_cli.features.dual.fits import Model, all_fits
 from extembed_cli.features.dual.shard import DualShard
+from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.prepare import gramian
 from extembed_cli.features.technique.protocol import ShardWork
 from extembed_cli.histories.csr import History, every_user
@@ -111,7 +112,7 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
             users = every_user(history, START_US + 2 * YEAR_US)
             work = ShardWork(spec, {}, history, users, users, visible_end(spec, history, users))
             shard = DualShard(work, Model(fit, matrix, basis), of_users=True)
-            for _ in mapped(lambda task: task(), shard.tasks()):
+            for _ in mapped(lambda task: task(), tasks(shard)):
                 pass
             assert shard.vectors is not None
             blocks = (shard.vectors[low : low + 2048] for low in range(0, USERS, 2048))

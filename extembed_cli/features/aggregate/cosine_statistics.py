@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,10 @@ from extembed_cli.kernels.decay import visible_sums
 from extembed_cli.kernels.segments import offsets, spread
 from extembed_cli.system.progress import Cost
 
-PAIRS = 2**18  # visible pairs of a batch: so many that Python does not show, so few that they stay near the processor
+PAIRS = 2**18  # visible pairs of a batch: enough to hide Python's overhead, few enough for the processor's cache
 FLOATS = 2**19  # vector elements gathered at a time
 _CANDIDATES, _FEW_CANDIDATES = 64, 8  # of a piece
-_LONG = 4096  # events: who has more behind is multiplied with few others, whose cosines still fit into memory
+_LONG = 4096  # events: candidates that see more are multiplied a few at a time, so that their cosines fit in memory
 
 _SHORT_MEAN = 1e-2  # a shorter one is summed again in float64
 
@@ -34,7 +33,7 @@ _SHORT_MEAN = 1e-2  # a shorter one is summed again in float64
 class _Gathered:
     """Vectors of k pieces of one shape, or of some events of one."""
 
-    part: Slice
+    slice: Slice
     candidates: Values
     """(k, C, d)"""
     vectors: Values
@@ -58,15 +57,17 @@ class _Sums:
         """|Σ w v|²"""
         self.so_far = np.zeros(0)
 
-    def add(self, some: _Gathered) -> None:
+    def add(self, gathered: _Gathered) -> None:
         """Add events of some pieces."""
-        at, shape = some.part.candidates, some.start.shape
-        heights, reference = self.heights[some.part.events], self.reference[at]
-        sums = visible_sums(some.vectors, heights.reshape(shape[0], -1), reference.reshape(shape), some.start, some.end)
-        if some.part.is_part:
-            self.so_far = sums + self.so_far if some.part.skipped else sums.astype(np.float64)
+        at, shape = gathered.slice.candidates, gathered.start.shape
+        heights, reference = self.heights[gathered.slice.events], self.reference[at]
+        sums = visible_sums(
+            gathered.vectors, heights.reshape(shape[0], -1), reference.reshape(shape), gathered.start, gathered.end
+        )
+        if gathered.slice.is_part:
+            self.so_far = sums + self.so_far if gathered.slice.skipped else sums.astype(np.float64)
             sums = self.so_far.astype(sums.dtype)
-        self.along[at] = np.vecdot(sums, some.candidates).ravel()
+        self.along[at] = np.vecdot(sums, gathered.candidates).ravel()
         self.square[at] = np.vecdot(sums, sums).ravel()
 
     def of(self, batch: Batch) -> tuple[Doubles, Doubles]:
@@ -86,8 +87,8 @@ class CosineStatistics:
         self.events = events
         self.event_slots = matrix.slots[events.items]
         self.slots = matrix.slots[events.candidates.items]
-        self.wanted: Bools = self.slots != matrix.missing
-        """(Q) the candidates that have a vector"""
+        self.has_vector: Bools = self.slots != matrix.missing
+        """(Q) whether the candidate's item has a vector"""
         self.values: dict[Hashable, Values] = {s: np.full(len(self.slots), np.nan, np.float32) for s in statistics}
         """(Q) each, NaN where undefined"""
         self.columns: dict[tuple[str, str | None], list[Statistic]] = {}
@@ -99,19 +100,21 @@ class CosineStatistics:
         """Those of decayed means"""
 
     def batches(self) -> Iterator[Pieces]:
-        """What `compute` is to be called with."""
+        """The arguments of the calls of `compute`."""
         candidates, seen = self.events.candidates, self.events.seen
-        is_long = seen.end - seen.indptr[candidates.users] > _LONG  # as far as a candidate knows
+        is_long = seen.end - seen.indptr[candidates.users] > _LONG  # up to the as-of time of each candidate
         one_shape = _FEW_CANDIDATES, _FEW_CANDIDATES
-        pieces = cut(candidates.indptr, seen, self.wanted & ~is_long, *(one_shape if seen.moves else (_CANDIDATES,)))
-        pieces += cut(candidates.indptr, seen, self.wanted & is_long, *one_shape)
+        pieces = cut(
+            candidates.indptr, seen, self.has_vector & ~is_long, *(one_shape if seen.moves else (_CANDIDATES,))
+        )
+        pieces += cut(candidates.indptr, seen, self.has_vector & is_long, *one_shape)
         pieces = pieces.take(np.lexsort((pieces.shape, pieces.events, pieces.block)))
         pairs = offsets(seen.count)
         return pieces.batches(pairs[pieces.last] - pairs[pieces.first] + pieces.cosines, 3 * PAIRS)
 
     def compute(self, pieces: Pieces) -> Tally:
-        """Fill in the statistics of the candidates of some pieces."""
-        batch = Batch(pieces, self.events.seen, self.wanted)
+        """Compute the statistics of the candidates of some pieces."""
+        batch = Batch(pieces, self.events.seen, self.has_vector)
         tally = Tally(passes=len(batch.q), counts={"cosines": int(batch.counts.sum())})
         tally.stages = {stage: Cost() for stage in ("gather", "cosines", "means", "statistics")}
         cosines, first, means = self._multiply(batch, tally.stages)
@@ -119,9 +122,7 @@ class CosineStatistics:
         pairs, low = offsets(batch.counts), 0
         while low < len(batch.q):  # rows that are sorted together
             high = max(low + 1, int(np.searchsorted(pairs, pairs[low] + 4 * PAIRS, "right")) - 1)
-            q = batch.q[low:high]
-            exact = partial(self._exact_of, q)
-            self._fill(Rows(self.events, batch, slice(low, high), cosines, first[low:high], means, exact))
+            self._fill(Rows(self.events, batch, slice(low, high), cosines, first[low:high], means, self._exact))
             low = high
         tally.stages["statistics"].add(time.perf_counter() - began, len(batch.q))
         return tally
@@ -136,17 +137,17 @@ class CosineStatistics:
         candidates, events = batch.candidates()[0], batch.events()[0]
         sums = {half_life: _Sums(self.events, half_life, candidates, events) for half_life in self.half_lives}
         began = time.perf_counter()
-        for some in self._gathered(batch):
-            (k, n, K, _), C = some.vectors.shape, some.candidates.shape[1]
+        for part in self._gathered(batch):
+            (k, n, K, _), C = part.vectors.shape, part.candidates.shape[1]
             gathered = time.perf_counter()
-            costs["gather"].add(gathered - began, k * (C + n * K), some.candidates.nbytes + some.vectors.nbytes)
-            out = cosines[cosines_at[some.part.pieces.start] : cosines_at[some.part.pieces.stop]].reshape(k, C, -1, K)
-            low = some.part.skipped // K
-            block_cosines(some.candidates, some.vectors, out[:, :, low : low + n])
+            costs["gather"].add(gathered - began, k * (C + n * K), part.candidates.nbytes + part.vectors.nbytes)
+            out = cosines[cosines_at[part.slice.pieces.start] : cosines_at[part.slice.pieces.stop]].reshape(k, C, -1, K)
+            low = part.slice.skipped // K
+            block_cosines(part.candidates, part.vectors, out[:, :, low : low + n])
             multiplied = time.perf_counter()
             costs["cosines"].add(multiplied - gathered, k * C * n * K)
             for each in sums.values():
-                each.add(some)
+                each.add(part)
             began = time.perf_counter()
             costs["means"].add(began - multiplied)
         means = {half_life: self._mean(half_life, batch, each) for half_life, each in sums.items()}
@@ -154,7 +155,7 @@ class CosineStatistics:
         return cosines, cosines_at[batch.piece] + batch.within * pieces.events[batch.piece] + batch.hidden, means
 
     def _gathered(self, batch: Batch, dtype: type[np.floating[Any]] = np.float32) -> Iterator[_Gathered]:
-        """The vectors of a batch, part by part."""
+        """Yield the vectors of a batch, part by part."""
         pieces, table, missing = batch.pieces, self.matrix.vectors, self.matrix.missing
         q, padding = batch.candidates()
         slots = np.where(padding, missing, self.slots[q])
@@ -179,27 +180,26 @@ class CosineStatistics:
         along, length = sums.of(batch)
         short = length < _SHORT_MEAN
         if short.any():
-            again = Batch(batch.pieces.take(np.unique(batch.piece[short])), self.events.seen, self.wanted)
-            exact = _Sums(self.events, half_life, again.candidates()[0], again.events()[0])
-            for some in self._gathered(again, np.float64):
-                exact.add(some)
-            chosen = np.isin(again.q, batch.q[short])
-            along[short], length[short] = (values[chosen] for values in exact.of(again))
+            repeated = Batch(batch.pieces.take(np.unique(batch.piece[short])), self.events.seen, self.has_vector)
+            exact = _Sums(self.events, half_life, repeated.candidates()[0], repeated.events()[0])
+            for part in self._gathered(repeated, np.float64):
+                exact.add(part)
+            chosen = np.isin(repeated.q, batch.q[short])
+            along[short], length[short] = (values[chosen] for values in exact.of(repeated))
         return Mean(along, length)
 
     # --- statistics -------------------------------------------------------------------------------------
 
     def _fill(self, rows: Rows) -> None:
-        """Every statistic of some rows."""
+        """Compute every statistic of some rows."""
         for (name, half_life), statistics in self.columns.items():
             arguments = [s.argument for s in statistics if s.argument is not None]
             values = COSINES[name].compute(rows, half_life or "none", arguments)
             for statistic, column in zip(statistics, values, strict=True):
                 self.values[statistic][rows.candidates] = column
 
-    def _exact_of(self, candidates: Ints, rows: Ints, events: Ints) -> Doubles:
-        """Cosines of rows of some candidates with events of the list, in float64: (n), (n) -> (n)."""
-        candidates = candidates[rows]
+    def _exact(self, candidates: Ints, events: Ints) -> Doubles:
+        """Cosines of candidates with events of the list, in float64: (n), (n) -> (n)."""
         out = np.empty(len(candidates))
         step = max(1, FLOATS // self.matrix.vectors.shape[1])
         for low in range(0, len(candidates), step):

@@ -1,4 +1,4 @@
-"""The events of a history that count for something, their decayed weights, and what the candidates see of them."""
+"""The events of a history that count for a statistic, their decayed weights, and what each candidate sees of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from extembed_cli.kernels.decay import BLOCK, decayed_totals
 from extembed_cli.kernels.segments import offsets, ragged
 from extembed_cli.spec.durations import half_life_us
 
-# Where a window hides a weight so many times that of what is visible, a difference of sums is no sum.
+# Where a window hides so many times the visible weight, the visible sum is not taken as a difference of sums.
 _HIDDEN = 1e6
 
 
 class EventList:
-    """All events of a history, or those whose item has a vector in a table: n of them."""
+    """All n events of a history, or those whose item has a vector in a table."""
 
     def __init__(self, history: History, candidates: Candidates, seen: Seen) -> None:
         self.seen = seen
@@ -29,7 +29,7 @@ class EventList:
         lengths = np.diff(seen.indptr)
         self.owners = np.repeat(np.arange(len(lengths)), lengths)
         self.exponents = np.zeros(len(lengths), np.int64)
-        """(U) `weights` are to be multiplied with 2 to this power"""
+        """(U) the weight of an event is 2 to this power times `weights`"""
         self.weights: Doubles | None = None
         """(n) relative to the user's first event"""
         if history.weights is not None:
@@ -51,13 +51,13 @@ class EventList:
         return self._ages[half_life]
 
     def heights(self, half_life: str, at: Ints) -> Doubles:
-        """log2 of the weights of some events, relative to one moment of the user."""
+        """log2 of the weights of the events `at`, relative to one moment of the user."""
         clock: Doubles = self.clock(half_life)[at]
         return clock if self.weights is None else clock + self.logs[at]
 
     def totals(self, half_life: str) -> Doubles:
         """(Q) the weight that each candidate sees, decayed to the newest event of it; 0 where there is none."""
-        with self._lock:  # several batches may be the first to need it
+        with self._lock:  # several threads may be the first to need it
             if half_life not in self._totals:
                 self._totals[half_life] = self._sum_up(half_life)
         return self._totals[half_life]

@@ -26,7 +26,7 @@ class Mean(NamedTuple):
 
 
 class Rows:
-    """R candidates of a batch, each of which sees at least one event; what is read is computed then, once."""
+    """R candidates of a batch that see at least one event. Attributes are computed when they are first read."""
 
     def __init__(
         self,
@@ -38,10 +38,10 @@ class Rows:
         means: dict[str, Mean],
         exact: Callable[[Ints, Ints], Doubles],
     ) -> None:
-        """`first` (R): where the cosines of each row begin; `exact`: float64 cosines by rows and events of the list."""
+        """`first` (R): where the cosines of each row begin; `exact`: float64 cosines of candidates with events."""
         self.events, self.batch, self.at = events, batch, at
         self.candidates = batch.q[at]
-        """(R) which candidates of the shard"""
+        """(R) their places among the candidates of the shard"""
         self.piece = batch.piece[at]
         self._cosines, self._first, self._means, self._exact = cosines, first, means, exact
         self._cumulative: dict[str, Cumulative] = {}
@@ -69,12 +69,12 @@ class Rows:
         if key not in self._reaching:
             shift = self.batch.pieces.low[self.piece] - self.batch.events_at[self.piece]
             self._reaching[key] = reaching(
-                self.ranked, thresholds, lambda row, place: self._exact(row, place + shift[row])
+                self.ranked, thresholds, lambda row, place: self._exact(self.candidates[row], place + shift[row])
             )
         return self._reaching[key]
 
     def _whole_weights(self, half_life: str) -> tuple[Ints, Ints]:
-        """Whole weights of the events, and by how much a row's places are shifted to find its own.
+        """Return whole weights of the events, and (R) the shift from a row's places to the places of its weights.
 
         Rows of a piece share weights where these can be relative to one moment: a whole number of half-lives after the
         user's first event, so that weights that are powers of two stay so, and not long after the newest event that

@@ -1,4 +1,4 @@
-"""What technique 2 fits: its columns, and the models that all shards share."""
+"""The fits of technique 2: their columns, and the models that all shards share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SINGULAR = 1e-6
 
 @dataclass(frozen=True)
 class Fit:
-    """What is fitted, apart from what its columns are called: equal fits are made once."""
+    """One fit, apart from the names of its columns: equal fits are computed once."""
 
     embedding: str
     history: str
@@ -41,7 +41,7 @@ class Fit:
 
     @property
     def basis(self) -> tuple[str, bool, bool]:
-        """What decides the coordinates of its vectors: table, whether they are rotated, whether they have a bias."""
+        """The coordinates of its vectors: the table, whether they are rotated, and whether they have a bias."""
         return self.embedding, self.is_rotated, self.bias
 
     @property
@@ -51,7 +51,7 @@ class Fit:
 
     @property
     def meaning(self) -> str:
-        """What the score is."""
+        """The meaning of its score."""
         target = "1" if self.target is None else self.target
         half, loss, meant = "", "Σ c (y − u·x)²", f"y = {target}"
         if self.loss == "logistic":
@@ -69,7 +69,7 @@ class Fit:
 
     @property
     def singular(self) -> str:
-        """What to say when its matrix has no inverse in float64."""
+        """The error where its matrix has no inverse in float64."""
         return (
             f"dual fit over `{self.history}` in `{self.embedding}`: regularization = {self.regularization:g} is so "
             "small against the weights that float64 cannot solve a fit. Raise `regularization`, or lower `weight`"
@@ -84,7 +84,7 @@ class Fit:
 
     @property
     def sd_meaning(self) -> str:
-        """What its standard deviation is."""
+        """The meaning of its standard deviation."""
         weight = "c" if self.loss == "squared" else "c σ(1 − σ)"
         return f"√(xᵀ (Σ {weight} x xᵀ + w0 Σ_items x xᵀ + λ I)⁻¹ x) of the same fit"
 
@@ -137,7 +137,7 @@ def all_fits(spec: Spec) -> list[Fit]:
 
 @dataclass(frozen=True)
 class Model:
-    """A fit with the table it is made on."""
+    """A fit with the vectors of its table."""
 
     fit: Fit
     matrix: EmbeddingMatrix
@@ -145,7 +145,7 @@ class Model:
 
     @property
     def dim(self) -> int:
-        """Unknowns of a vector, that of the bias included."""
+        """Numbers of a user's vector, the bias included."""
         return len(self.basis.eigenvalues)
 
     @property
@@ -157,7 +157,7 @@ class Model:
         return self.fit.meaning
 
     def original(self, vectors: Floats) -> Doubles:
-        """Vectors of users in the coordinates of the table."""
+        """User vectors (n, D) in the coordinates of the table."""
         return self.basis.original(vectors)
 
     def prior(self, events: int) -> Doubles:
@@ -168,7 +168,7 @@ class Model:
         return prior
 
     def check(self) -> None:
-        """Without regularization, the Gramian alone must make every fit unique."""
+        """Raise where a fit is not unique: without regularization, the Gramian alone has to make it so."""
         prior = self.prior(1)
         if prior.min() <= _SINGULAR * prior.max() and self.fit.regularization == 0:
             raise DataError(

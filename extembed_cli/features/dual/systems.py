@@ -1,4 +1,4 @@
-"""Which systems technique 2 solves on one slice of users, and which of them share a matrix.
+"""The systems of technique 2 on a shard, and which of them share a matrix.
 
 No event after an as-of time decides how its system is solved.
 """
@@ -17,12 +17,13 @@ from extembed_cli.kernels.prefixes import BLOCK
 from extembed_cli.kernels.ridge import longest_dual
 from extembed_cli.kernels.segments import offsets, run_starts
 
+MOST_SYSTEMS = 64  # that share the factor of a Newton step
 BATCH_FLOATS = 2**19  # float64 and squares of it: a batch stays near the processor's cache
 
 
 @dataclass
 class Solves:
-    """What was solved."""
+    """Counts and errors of what was solved."""
 
     rows: int = 0
     """Candidates scored, or users with a vector"""
@@ -34,7 +35,7 @@ class Solves:
     """Largest gradient of a logistic fit"""
 
     def add(self, other: Solves) -> None:
-        """Add what was solved elsewhere."""
+        """Add those of other systems."""
         self.rows += other.rows
         self.primal += other.primal
         self.dual += other.dual
@@ -44,7 +45,7 @@ class Solves:
 
 @dataclass(frozen=True)
 class Systems:
-    """Fits to make: candidates [first, last) of one user and as-of time with the usable events [low, high)."""
+    """Systems: the candidates [first, last) of one user and as-of time, with the usable events [low, high)."""
 
     first: Ints
     last: Ints
@@ -56,12 +57,12 @@ class Systems:
         return self.high - self.low
 
     def take(self, chosen: Values) -> Systems:
-        """Some of them."""
+        """The chosen ones."""
         return Systems(self.first[chosen], self.last[chosen], self.low[chosen], self.high[chosen])
 
     @classmethod
     def concat(cls, parts: Sequence[Systems]) -> Systems:
-        """Those of all parts."""
+        """The systems of all parts."""
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
@@ -71,15 +72,15 @@ class Group(NamedTuple):
     low: Ints
     """The first event of each matrix"""
     parts: list[Systems]
-    """Of each"""
+    """The systems of each matrix"""
     length: int
     """Events of a matrix, with padding"""
     alone: bool
-    """Whether each is of one system, and so without padding"""
+    """Whether each matrix is of one system, and so without padding"""
 
 
 def distinct(users: Ints, times: Ints, start: Ints, end: Ints) -> Systems:
-    """The distinct pairs of user and as-of time, (Q) each, that see an event: those of [start, end)."""
+    """The systems of the distinct pairs of user and as-of time that see an event: those of [start, end), (Q) each."""
     first = run_starts(users, times)
     last = np.append(first[1:], len(users))
     filled = end[first] > start[first]
@@ -89,7 +90,7 @@ def distinct(users: Ints, times: Ints, start: Ints, end: Ints) -> Systems:
 def sessions(users: Ints, times: Ints, span: int | None) -> Ints:
     """Where runs of systems (n) begin that share one factor, and where the last one ends.
 
-    Those of a user whose as-of times are within a span (us) of the first: all of a user's without one.
+    A run has the systems of a user whose as-of times are within a span (us) of the first; without a span, all of them.
     """
 
     def end(at: int, high: int) -> int:
@@ -99,7 +100,7 @@ def sessions(users: Ints, times: Ints, span: int | None) -> Ints:
 
 
 def _runs(users: Ints, end: Callable[[int, int], int]) -> Ints:
-    """Where runs of a user's systems begin, each as long as the one that begins at a place lasts at most."""
+    """Where runs of a user's systems begin; `end(place, high)` is the end of the run that begins at a place."""
     begin: list[int] = []
     for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
         at = low
@@ -110,9 +111,9 @@ def _runs(users: Ints, end: Callable[[int, int], int]) -> Ints:
 
 
 def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[Group]:
-    """Systems whose events have one kernel matrix for each user, of one length together, the longest first.
+    """Yield groups of systems with kernel matrices of one length, one matrix for each user, the longest first.
 
-    users (n) of the systems; alone (n) those that share it with no other, for a reason that is not one of events.
+    users (n) of the systems; alone (n): whether a system shares its matrix with no other, which no event decides.
     """
     if not len(systems.first):
         return
@@ -132,7 +133,7 @@ def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[Gr
 
 
 def _shared(systems: Systems, users: Ints, most: int) -> Ints:
-    """The first of each run of systems of a user whose events are few enough for one matrix.
+    """The first system of each run of a user's systems whose events are few enough for one matrix.
 
     A run ends where the matrix would get too large: what comes later does not decide that.
     """
@@ -144,7 +145,7 @@ def _shared(systems: Systems, users: Ints, most: int) -> Ints:
 
 
 def in_pieces(begin: Ints, end: Ints, most: int) -> tuple[Ints, Ints, Ints]:
-    """Runs [begin, end) in pieces of at most so many: the run of each piece, and where it begins and ends."""
+    """Cut runs [begin, end) into pieces of at most `most`: the run of each piece, its begin and its end."""
     counts = -(-(end - begin) // most)
     run = np.repeat(np.arange(len(begin)), counts)
     first = begin[run] + most * (np.arange(len(run)) - np.repeat(offsets(counts)[:-1], counts))
@@ -152,7 +153,7 @@ def in_pieces(begin: Ints, end: Ints, most: int) -> tuple[Ints, Ints, Ints]:
 
 
 def alike(width: Ints, length: Ints, dim: int) -> Iterator[tuple[Ints, tuple[int, int]]]:
-    """What is of one width and one length, as many together as a batch holds, the longest first; and the two."""
+    """Yield places of equal width and length, as many as a batch holds, the longest first; and the two numbers."""
     order = np.lexsort((width, length))[::-1]
     for a, b in pairwise([*run_starts(width[order], length[order]).tolist(), len(order)]):
         shape = int(width[order[a]]), int(length[order[a]])

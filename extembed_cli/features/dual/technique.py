@@ -18,6 +18,7 @@ from extembed_cli.features.dual.fits import Estimate as Estimated
 from extembed_cli.features.dual.fits import Fit, Model, all_fits, columns, fits, is_additive, sees_prefixes
 from extembed_cli.features.dual.shard import NOT_CONVERGED, DualShard
 from extembed_cli.features.dual.systems import Solves
+from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import (
     Estimate,
@@ -207,7 +208,7 @@ def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
             stages={"solve": Cost(seconds, solves.primal + solves.dual)},
         )
 
-    for task in shard.tasks():
+    for task in tasks(shard):
         yield partial(run, task)
     yield lambda: Tally(counts={"systems": shard.systems})
 

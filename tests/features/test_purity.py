@@ -1,0 +1,148 @@
+"""A column's bytes depend on its own definition alone, not on the other columns, groups, histories or tables."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tomli_w
+from conftest import World, timestamps, vectors
+from hypothesis import HealthCheck, given, settings
+
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.run import run_job
+from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
+
+HOUR, START = 3_600_000_000, 1_700_000_000_000_000
+HISTORIES = {
+    "liked": {"where": "rating >= 4"},
+    "disliked": {"where": "rating <= 2", "max_events": 3},
+    "recent": {"window": "40h"},
+    "loud": {"where": "volume > 0"},
+}
+TABLES = {"text": {"center": True}, "image": {}, "raw": {"normalize": False}}
+
+
+def subset(*values: Any, at_least: int = 1) -> st.SearchStrategy[list[Any]]:
+    return st.lists(st.sampled_from(values), min_size=at_least, unique=True)
+
+
+AGGREGATE = st.fixed_dictionaries(
+    {
+        "technique": st.just("aggregate"),
+        "embeddings": subset(*TABLES),
+        "histories": subset("all", *HISTORIES),
+        "half_lives": subset("6h", "2d", "none"),
+        "percentiles": subset(10, 50, 90, at_least=0),
+        "thresholds": subset(0.0, 0.3, 1.0, at_least=0),
+    }
+)
+DUAL = st.fixed_dictionaries(
+    {
+        "technique": st.just("dual"),
+        "embeddings": subset(*TABLES),
+        "histories": subset("all", *HISTORIES),
+        "target": st.sampled_from(["rating - 3", "volume", "volume * rating"]),
+        "half_life": st.sampled_from(["none", "1d"]),
+        "loss": st.sampled_from(["squared", "logistic"]),
+        "scaling": st.sampled_from([0.0, 1.0]),
+        "bias": st.booleans(),
+        "sd": st.booleans(),
+        "unobserved_weight": st.sampled_from([0.0, 0.1]),
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Few users, items and hours, so that many events tie in user, item, time and weight, and differ in values."""
+    made, rng = World(tmp_path_factory.mktemp("purity")), np.random.default_rng(11)
+    for name, rows in {"interactions": 500, "candidates": 120}.items():
+        made.write(
+            name,
+            {
+                "user_id": rng.integers(0, 6, rows),
+                "item_id": rng.integers(0, 12, rows),
+                "timestamp": timestamps(START + rng.integers(0, 80, rows) * HOUR),
+                "rating": rng.integers(1, 6, rows),
+                "volume": rng.normal(size=rows),
+                "weight": rng.integers(1, 3, rows) / 3,
+            },
+        )
+    for name, items in {"text": 12, "image": 9, "raw": 11}.items():
+        rows = rng.standard_normal((items, 6)) * rng.uniform(0.5, 2, (items, 1))
+        made.write(name, {"item_id": np.arange(items), "embedding": vectors(rows)})
+    made.write("candidates", made.table("candidates").drop(["rating", "volume", "weight"]))
+    return made
+
+
+def bytes_of_columns(world: World, groups: list[dict[str, Any]], *, everything: bool) -> dict[str, tuple[bytes, ...]]:
+    """The features of some groups, by column; with `everything` the spec has tables and histories beyond theirs."""
+    tables = TABLES if everything else {name for group in groups for name in group["embeddings"]}
+    histories = HISTORIES if everything else {n for g in groups for n in g["histories"]} & set(HISTORIES)
+    data: dict[str, Any] = {
+        **{name: str(world.folder / f"{name}.parquet") for name in ("interactions", "candidates")},
+        "weight": "weight",
+        "embeddings": {name: {"path": str(world.folder / f"{name}.parquet"), **TABLES[name]} for name in tables},
+        "histories": {name: HISTORIES[name] for name in histories},
+    }
+    for group in groups:
+        named = {key: value for key, value in group.items() if key != "technique"}
+        data.setdefault(group["technique"], []).append(named)
+    with tempfile.TemporaryDirectory() as folder:
+        output, spec = Path(folder) / "out.parquet", Path(folder) / "spec.toml"
+        spec.write_text(tomli_w.dumps({**data, "output": str(output)}))
+        run_job(load_spec(spec), RunOptions(workers=2), Watch())
+        table = pq.read_table(output)
+    return {
+        name: tuple(buffer.to_pybytes() for buffer in table[name].combine_chunks().buffers() if buffer is not None)
+        for name in table.column_names
+        if "__" in name
+    }
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(groups=st.lists(AGGREGATE | DUAL, min_size=1, max_size=4), data=st.data())
+def test_other_columns_groups_and_tables_change_no_byte(
+    world: World, groups: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    groups = [{**group, "name": f"g{place}"} for place, group in enumerate(groups)]
+    whole = bytes_of_columns(world, groups, everything=True)
+    chosen = dict(data.draw(st.sampled_from(groups)))
+    for key, values in chosen.items():
+        if isinstance(values, list) and values:
+            chosen[key] = [data.draw(st.sampled_from(values))]
+    part = bytes_of_columns(world, [chosen], everything=False)
+    assert part
+    for name, content in part.items():
+        assert whole[name] == content, f"{name} differs beside the columns of {groups}"
+
+
+def test_a_threshold_of_one_moves_no_other_column(world: World) -> None:
+    """Candidates that are in their own history have cosines of almost 1, which the threshold takes in float64."""
+    group: dict[str, Any] = {
+        "technique": "aggregate",
+        "embeddings": ["text"],
+        "histories": ["all"],
+        "half_lives": ["2d"],
+    }
+    without = bytes_of_columns(world, [{**group, "thresholds": []}], everything=False)
+    with_one = bytes_of_columns(world, [{**group, "thresholds": [1.0]}], everything=False)
+    assert set(with_one) - set(without) == {"text__all__cos_share_ge_100__hl2d"}
+    assert {name: with_one[name] for name in without} == without
+
+
+def test_two_targets_that_order_tied_events_differently(world: World) -> None:
+    """The newest events among those of one moment are chosen by the column's own target."""
+    base = {"technique": "dual", "embeddings": ["text"], "histories": ["disliked"], "half_life": "1d"}
+    groups = [{**base, "name": name, "target": text} for name, text in {"a": "volume", "b": "-volume"}.items()]
+    together = bytes_of_columns(world, groups, everything=True)
+    for group in groups:
+        for name, content in bytes_of_columns(world, [group], everything=False).items():
+            assert together[name] == content
