@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.features.dual.bases import make_basis
-from extembed_cli.features.dual.fits import Model, all_fits
+from extembed_cli.features.dual.fits import PreparedFit, all_fits
 from extembed_cli.features.dual.shard import DualShard
 from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.prepare import gramian
@@ -111,7 +111,7 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
             basis = make_basis(matrix, ITEMS, total, normalized=True, bias=False, mapped=mapped)
             users = every_user(history, START_US + 2 * YEAR_US)
             work = ShardWork(spec, {}, history, users, users, visible_end(spec, history, users))
-            shard = DualShard(work, Model(fit, matrix, basis), of_users=True)
+            shard = DualShard(work, PreparedFit(fit, matrix, basis), of_users=True)
             for _ in mapped(lambda task: task(), tasks(shard)):
                 pass
             assert shard.vectors is not None

@@ -49,7 +49,7 @@ class Shared:
     @cached_property
     def vector_files(self) -> Mapping[str, VectorFile]:
         """Files of user vectors, by path."""
-        return {path: file for state in self.states.values() for path, file in state.vector_files.items()}
+        return {path: file for state in self.states.values() for path, file in state.vector_files().items()}
 
     def save(self, folder: Path) -> None:
         """Keep it in a folder, its arrays in files that other processes map."""

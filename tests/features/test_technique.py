@@ -5,26 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import World
 
-from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.errors import SpecError
 from extembed_cli.features import registry
 from extembed_cli.features.technique.columns import Column
-from extembed_cli.features.technique.protocol import (
-    ItemVectors,
-    Prepared,
-    ShardWork,
-    Task,
-    Technique,
-    VectorFile,
-)
+from extembed_cli.features.technique.protocol import Prepared, ShardWork, State, Task, Technique
 from extembed_cli.jobs.check import check_job
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
@@ -47,16 +39,12 @@ def constant(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         value: float
 
     @dataclass(frozen=True)
-    class ConstantState:
+    class ConstantState(State):
         values: list[float]
-        passes: int = 1
-        vector_files: ClassVar[Mapping[str, VectorFile]] = {}
 
-        def item_vectors(self) -> Iterator[ItemVectors]:
-            return iter(())
-
-        def save(self, arrays: ArrayFolder) -> dict[str, Any]:
-            return {}
+        @property
+        def passes(self) -> int:
+            return 1
 
         def tasks(self, work: ShardWork) -> Iterator[Task]:
             def fill(value: float) -> Tally:
@@ -75,9 +63,6 @@ def constant(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> ConstantState:
             return ConstantState([value for value in statistics if isinstance(value, float)])
-
-        def open(self, spec: Spec, statistics: Sequence[Hashable], *rest: Any) -> ConstantState:
-            return self.prepare(spec, statistics, *rest[:1])
 
         def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
             return {"constants": tally.counts.get("constants", 0)}

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.aggregate.cosine_statistics import PAIRS, CosineStatistics
 from extembed_cli.features.aggregate.event_lists import EventList
@@ -18,13 +17,12 @@ from extembed_cli.features.aggregate.statistics import COSINES, COUNTERS, TABLE_
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import (
     Estimate,
-    ItemVectors,
     Memory,
     Prepared,
     ShardWork,
+    State,
     Task,
     Technique,
-    VectorFile,
 )
 from extembed_cli.histories.batches import Pieces
 from extembed_cli.histories.visibility import Seen
@@ -49,11 +47,6 @@ class Aggregate(Technique):
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> AggregateState:
         return AggregateState([s for s in statistics if isinstance(s, Statistic)])
-
-    def open(
-        self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
-    ) -> AggregateState:
-        return self.prepare(spec, statistics, prepared)
 
     def memory(self, spec: Spec, items: int) -> Memory:
         return Memory(batch=PAIRS * _BYTES_PER_PAIR)
@@ -85,8 +78,8 @@ class Aggregate(Technique):
 
 
 @dataclass(frozen=True)
-class AggregateState:
-    """The statistics to compute: nothing has to be prepared for them."""
+class AggregateState(State):
+    """The statistics to compute; nothing has to be prepared for them."""
 
     statistics: list[Statistic]
 
@@ -94,20 +87,10 @@ class AggregateState:
     def passes(self) -> int:
         return 1
 
-    @property
-    def vector_files(self) -> Mapping[str, VectorFile]:
-        return {}
-
-    def item_vectors(self) -> Iterator[ItemVectors]:
-        return iter(())
-
-    def save(self, arrays: ArrayFolder) -> dict[str, Any]:
-        return {}
-
     def tasks(self, work: ShardWork) -> Iterator[Task]:
-        """The statistics of each list of events: those of a history, or those of it that have a vector in a table.
+        """Compute the statistics of each list of events: those of a history, or those of it with a vector in a table.
 
-        Where all have, it is the same list, and what is known of it serves both.
+        Where every event has one, both are the same list, with the same weights.
         """
         parts = dict.fromkeys((s.history, s.embedding) for s in self.statistics)
         seen = {name: work.seen(name) for name in {name for name, _ in parts}}

@@ -1,4 +1,4 @@
-"""The fits of technique 2: their columns, and the models that all shards share."""
+"""The fits of technique 2: their columns, and the state that all shards share."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class FitStatistic:
     """What a column holds: the `score` of a fit, or its `sd`."""
 
     kind: str
@@ -104,9 +104,9 @@ def columns(spec: Spec, group: DualGroup) -> Iterator[Column]:
     """Columns of one group: each table with each history."""
     for fit in fits(spec, group):
         stem = f"{fit.embedding}__{fit.history}__dual_{group.name + '_' if group.name else ''}"
-        yield Column(stem + "score", "Float32", "dual", fit.meaning, Estimate("score", fit))
+        yield Column(stem + "score", "Float32", "dual", fit.meaning, FitStatistic("score", fit))
         if group.sd:
-            yield Column(stem + "sd", "Float32", "dual", fit.sd_meaning, Estimate("sd", fit))
+            yield Column(stem + "sd", "Float32", "dual", fit.sd_meaning, FitStatistic("sd", fit))
 
 
 def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
@@ -132,11 +132,11 @@ def all_fits(spec: Spec) -> list[Fit]:
     return list(dict.fromkeys(fit for group in spec.of(DualGroup) for fit in fits(spec, group)))
 
 
-# --- models ------------------------------------------------------------------------------------------
+# --- state -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Model:
+class PreparedFit:
     """A fit with the vectors of its table."""
 
     fit: Fit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles, Ints, Nums
-from extembed_cli.features.dual.fits import Model, is_additive, sees_prefixes
+from extembed_cli.features.dual.fits import PreparedFit, is_additive, sees_prefixes
 from extembed_cli.features.dual.systems import BATCH_FLOATS, Systems
 from extembed_cli.features.technique.protocol import ShardWork
 from extembed_cli.histories.visibility import visible
@@ -20,29 +20,29 @@ NOT_CONVERGED = "not_converged"
 class DualShard:
     """One fit for the candidates of a shard, or for its users (`of_users`): usable events in, scores or vectors out."""
 
-    def __init__(self, work: ShardWork, model: Model, *, sd: bool = False, of_users: bool = False) -> None:
-        spec, fit = work.spec, model.fit
+    def __init__(self, work: ShardWork, prepared: PreparedFit, *, sd: bool = False, of_users: bool = False) -> None:
+        spec, fit = work.spec, prepared.fit
         target = fit.target_expression
         history = work.history.in_order_of([] if target is None else [target])
         candidates = fit.as_of(work.users if of_users else work.candidates)
         end = None if of_users or fit.refit_every is not None else work.end
         seen = visible(spec, fit.history, history, candidates, end)
-        slots = model.matrix.slots[history.items]
-        usable = slots != model.matrix.missing
+        slots = prepared.matrix.slots[history.items]
+        usable = slots != prepared.matrix.missing
         if target is not None:
             usable = usable & ~np.isnan(history.values[target])
         seen = seen.only(usable)
         events = seen.events
 
-        self.model, self.candidates = model, candidates
-        self.dim = model.dim
+        self.prepared, self.candidates = prepared, candidates
+        self.dim = prepared.dim
         self.start, self.end = seen.start, seen.end
         """(Q) the usable events that a candidate sees; positions here and below are among usable events"""
         self.slots = slots[events]
         self.times = history.times[events]
         self.weights = np.ones(len(events)) if history.weights is None else history.weights[events]
         self.targets = np.ones(len(events)) if target is None else history.values[target][events]
-        self.candidate_slots = model.matrix.slots[candidates.items]
+        self.candidate_slots = prepared.matrix.slots[candidates.items]
         self.half_life_us = half_life_us(fit.half_life)
         self.first_event = seen.indptr[:-1]
         """(U) the first usable event of each user"""
@@ -84,17 +84,17 @@ class DualShard:
     def take_variances(self, systems: Systems, variances: list[Doubles]) -> None:
         """Keep the standard deviations of the candidates of systems."""
         candidates = ragged(systems.first, systems.last - systems.first)
-        known = self.candidate_slots[candidates] != self.model.matrix.missing
+        known = self.candidate_slots[candidates] != self.prepared.matrix.missing
         variance = np.concatenate(variances)[known]
         self.sd[candidates[known]] = np.sqrt(np.maximum(finite(variance), 0))
 
     def rows(self, slots: Nums, scale: Doubles) -> Doubles:
         """Whitened vectors of items: (...) -> (..., D)."""
-        return np.multiply(self.model.basis.vectors.take(slots, axis=0), scale, dtype=np.float64)
+        return np.multiply(self.prepared.basis.vectors.take(slots, axis=0), scale, dtype=np.float64)
 
     def take_scores(self, candidates: Ints, chosen: Bools, score: Doubles, variance: Doubles | None) -> None:
         """Keep the scores, and the standard deviations, of the chosen candidates that have a vector."""
-        chosen = chosen & (self.candidate_slots[candidates] != self.model.matrix.missing)
+        chosen = chosen & (self.candidate_slots[candidates] != self.prepared.matrix.missing)
         at = candidates[chosen]
         self.score[at] = finite(score[chosen])
         if variance is not None and len(self.sd):

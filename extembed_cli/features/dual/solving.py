@@ -31,10 +31,10 @@ _RUNNING_EVENTS = 64  # of a long history, added at a time
 def solve_group(shard: DualShard, group: Group) -> Solves:
     """Solve systems of users with kernel matrices of one size; those of like length are solved together."""
     length = int(group.parts[0].length[0])  # of all, where the prior depends on it
-    scale = 1 / np.sqrt(shard.model.prior(length))
+    scale = 1 / np.sqrt(shard.prepared.prior(length))
     high = np.array([part.high[-1] for part in group.parts])
     events, inside = rectangle(group.low, high, group.length)
-    rows = shard.rows(np.where(inside, shard.slots[events], shard.model.matrix.missing), scale)
+    rows = shard.rows(np.where(inside, shard.slots[events], shard.prepared.matrix.missing), scale)
     kernel = kernels(rows, group.length if group.alone else BLOCK)
     systems = Systems.concat(group.parts)
     owner = np.repeat(np.arange(len(group.parts)), [len(part.first) for part in group.parts])
@@ -65,10 +65,10 @@ def solve_group(shard: DualShard, group: Group) -> Solves:
 
 def solve_newton_prefixes(shard: DualShard, parts: list[Systems], since: Ints, H: int) -> Solves:
     """Solve systems whose Newton steps share a factor with others of the same user: of the weights at one moment."""
-    scale = 1 / np.sqrt(shard.model.prior(0))
+    scale = 1 / np.sqrt(shard.prepared.prior(0))
     low, high = np.array([(part.low[0], part.high[-1]) for part in parts]).T
     events, inside = rectangle(low, high, H)
-    rows = shard.rows(np.where(inside, shard.slots[events], shard.model.matrix.missing), scale)
+    rows = shard.rows(np.where(inside, shard.slots[events], shard.prepared.matrix.missing), scale)
     confidences = np.where(inside, shard.weights[events], 0)
     if shard.half_life_us is not None:
         confidences *= np.exp2((shard.times[events] - since[:, None]) / shard.half_life_us)
@@ -85,7 +85,7 @@ def solve_newton_prefixes(shard: DualShard, parts: list[Systems], since: Ints, H
 def solve_primal(shard: DualShard, systems: Systems) -> Solves:
     """Solve one system of many events, which are read in blocks."""
     length = int(systems.length[0])
-    scale = 1 / np.sqrt(shard.model.prior(length))
+    scale = 1 / np.sqrt(shard.prepared.prior(length))
     form = Primal.of(
         lambda at: shard.rows(shard.slots[systems.low[0] + np.arange(length)[at]], scale)[None], length, shard.dim
     )
@@ -103,7 +103,7 @@ def _solve(shard: DualShard, form: Form, systems: Systems, H: int, scale: Double
         confidences *= np.exp2(-ages / shard.half_life_us)
     targets = shard.targets[events]
     solves = Solves()
-    if shard.model.fit.loss == "logistic":
+    if shard.prepared.fit.loss == "logistic":
         # In the table's coordinates the gradient is at most this much longer than in the whitened ones.
         stretch = np.full(len(events), 1 / scale.min())
         solved = solve_logistic(form, confidences, (targets > 0).astype(np.float64), stretch)
@@ -122,7 +122,7 @@ def _solve(shard: DualShard, form: Form, systems: Systems, H: int, scale: Double
 
 def solve_running(shard: DualShard, systems: Systems) -> Solves:
     """Solve the systems of one user with a long history, one as-of time after another."""
-    scale = 1 / np.sqrt(shard.model.prior(0))
+    scale = 1 / np.sqrt(shard.prepared.prior(0))
     begin, solves, running = int(systems.low[0]), Solves(primal=len(systems.first)), Running(shard.dim)
     unit = shard.half_life_us or np.inf
     origin = shard.times[begin]
@@ -156,7 +156,7 @@ def solve_running(shard: DualShard, systems: Systems) -> Solves:
 
 def solve_session(shard: DualShard, histories: Systems, since: Ints, C: int, H: int) -> Solves:
     """Score the candidates of sessions that see at most the first segment: up to C candidates and H events each."""
-    scale = 1 / np.sqrt(shard.model.prior(0))
+    scale = 1 / np.sqrt(shard.prepared.prior(0))
     events, is_event = rectangle(histories.low, histories.high, H)
     candidates, is_candidate = rectangle(histories.first, histories.last, C)
     rows = shard.rows(shard.slots[events], scale)
@@ -178,7 +178,7 @@ def solve_session(shard: DualShard, histories: Systems, since: Ints, C: int, H: 
 def solve_segments(shard: DualShard, user: int) -> Solves:
     """Score the candidates of the later segments of a long history, each relative to the fit on what precedes it."""
     past, solves = Past(shard.dim), Solves()
-    scale = 1 / np.sqrt(shard.model.prior(0))
+    scale = 1 / np.sqrt(shard.prepared.prior(0))
     candidates = np.arange(shard.candidates.indptr[user], shard.candidates.indptr[user + 1])
     begin = int(shard.first_event[user])
     ends = shard.end[candidates] - begin

@@ -69,7 +69,7 @@ def tasks(shard: DualShard) -> Iterator[Callable[[], Solves]]:
     yield from together
     systems = systems.take(systems.length <= most)
     # Scaling makes the prior, and with it the kernel, depend on the length.
-    alone = np.ones(len(systems.first), np.bool_) if shard.model.fit.scaling else _alone(shard, systems)
+    alone = np.ones(len(systems.first), np.bool_) if shard.prepared.fit.scaling else _alone(shard, systems)
     each_group = groups(systems, shard.candidates.users[systems.first], shard.dim, alone)
     yield from (partial(solve_group, shard, group) for group in each_group)
 

@@ -14,19 +14,28 @@ from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.errors import DataError, listing
 from extembed_cli.features.dual.bases import Basis, make_basis
-from extembed_cli.features.dual.fits import Estimate as Estimated
-from extembed_cli.features.dual.fits import Fit, Model, all_fits, columns, fits, is_additive, sees_prefixes
+from extembed_cli.features.dual.fits import (
+    Fit,
+    FitStatistic,
+    PreparedFit,
+    all_fits,
+    columns,
+    fits,
+    is_additive,
+    sees_prefixes,
+)
 from extembed_cli.features.dual.shard import NOT_CONVERGED, DualShard
 from extembed_cli.features.dual.systems import Solves
 from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import (
     Estimate,
-    ItemVectors,
     Prepared,
     ShardWork,
+    State,
     Task,
     Technique,
+    VectorFile,
 )
 from extembed_cli.histories.csr import Candidates
 from extembed_cli.histories.visibility import visible
@@ -75,8 +84,8 @@ class Dual(Technique):
                     at=prepared.folder and prepared.folder / f"{_file_name(fit.basis)}.vectors",
                 )
         state = _state(spec, statistics, prepared, bases)
-        for model in state.models.values():
-            model.check()
+        for prepared_fit in state.fits.values():
+            prepared_fit.check()
         return state
 
     def open(
@@ -151,40 +160,41 @@ def _file_name(basis: tuple[str, bool, bool]) -> str:
 def _state(
     spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, bases: dict[tuple[str, bool, bool], Basis]
 ) -> DualState:
-    models = {fit: Model(fit, prepared.embeddings[fit.embedding], bases[fit.basis]) for fit in all_fits(spec)}
-    estimates = [s for s in statistics if isinstance(s, Estimated)]
-    return DualState(models, estimates, {path: models[fit] for path, fit in _vector_fits(spec).items()})
+    prepared_fits = {
+        fit: PreparedFit(fit, prepared.embeddings[fit.embedding], bases[fit.basis]) for fit in all_fits(spec)
+    }
+    estimates = [s for s in statistics if isinstance(s, FitStatistic)]
+    return DualState(prepared_fits, estimates, {path: prepared_fits[fit] for path, fit in _vector_fits(spec).items()})
 
 
 @dataclass(frozen=True)
-class DualState:
-    """The models to fit."""
+class DualState(State):
+    """The fits to solve."""
 
-    models: dict[Fit, Model]
-    estimates: list[Estimated]
-    vector_files: dict[str, Model]
+    fits: dict[Fit, PreparedFit]
+    estimates: list[FitStatistic]
+    user_files: dict[str, PreparedFit]
+    """The fits whose user vectors are written, by path"""
 
     @property
     def passes(self) -> int:
-        return len({estimate.fit for estimate in self.estimates}) + len(self.vector_files)
+        return len({estimate.fit for estimate in self.estimates}) + len(self.user_files)
 
-    def item_vectors(self) -> Iterator[ItemVectors]:
-        return iter(())
+    def vector_files(self) -> Mapping[str, VectorFile]:
+        return self.user_files
 
     def save(self, arrays: ArrayFolder) -> dict[str, Any]:
-        bases = {model.fit.basis: model for model in self.models.values()}
-        return {
-            _file_name(name): model.basis.save(arrays, _file_name(name), model.matrix) for name, model in bases.items()
-        }
+        bases = {fit.fit.basis: fit for fit in self.fits.values()}
+        return {_file_name(name): fit.basis.save(arrays, _file_name(name), fit.matrix) for name, fit in bases.items()}
 
     def tasks(self, work: ShardWork) -> Iterator[Task]:
         """The fits for the candidates, then those of the users' vectors."""
         for fit in dict.fromkeys(estimate.fit for estimate in self.estimates):
-            shard = DualShard(work, self.models[fit], sd=Estimated("sd", fit) in self.estimates)
-            work.values.update({Estimated("score", fit): shard.score, Estimated("sd", fit): shard.sd})
+            shard = DualShard(work, self.fits[fit], sd=FitStatistic("sd", fit) in self.estimates)
+            work.values.update({FitStatistic("score", fit): shard.score, FitStatistic("sd", fit): shard.sd})
             yield from _tasks(shard, 1.0)
-        for path, model in self.vector_files.items():
-            shard = DualShard(work, model, of_users=True)
+        for path, prepared in self.user_files.items():
+            shard = DualShard(work, prepared, of_users=True)
             work.vectors[path] = shard.vectors
             yield from _tasks(shard, work.passes_per_user)
 
@@ -198,7 +208,7 @@ def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is singular
                 solves = solve()
         except np.linalg.LinAlgError:
-            raise DataError(shard.model.fit.singular) from None
+            raise DataError(shard.prepared.fit.singular) from None
         seconds = time.perf_counter() - began
         return Tally(
             passes=passes_per_row * solves.rows,

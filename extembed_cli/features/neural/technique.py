@@ -21,8 +21,10 @@ from extembed_cli.features.technique.protocol import (
     Memory,
     Prepared,
     ShardWork,
+    State,
     Task,
     Technique,
+    VectorFile,
 )
 from extembed_cli.neural import folder
 from extembed_cli.neural.config import ModelConfig
@@ -161,20 +163,24 @@ def _state(
 
 
 @dataclass(frozen=True)
-class NeuralState:
+class NeuralState(State):
     """The models that score."""
 
     scorers: dict[str, Scorer]
     """By folder"""
     trained: list[Trained]
-    vector_files: dict[str, Scorer]
+    user_files: dict[str, Scorer]
+    """The models whose user vectors are written, by path"""
     item_files: dict[str, Scorer]
     has_vector: dict[str, Bools]
     """(items) by table"""
 
     @property
     def passes(self) -> int:
-        return len(self.trained) + len(self.vector_files)
+        return len(self.trained) + len(self.user_files)
+
+    def vector_files(self) -> Mapping[str, VectorFile]:
+        return self.user_files
 
     def item_vectors(self) -> Iterator[ItemVectors]:
         for path, scorer in self.item_files.items():
@@ -205,7 +211,7 @@ class NeuralState:
             shard = NeuralShard(work.spec, self.scorers[trained.folder], work.history, work.candidates)
             work.values[trained] = shard.score
             yield from _tasks(shard, 1.0)
-        for path, scorer in self.vector_files.items():
+        for path, scorer in self.user_files.items():
             shard = NeuralShard(work.spec, scorer, work.history, work.users, with_vectors=True)
             work.vectors[path] = shard.vectors
             yield from _tasks(shard, work.passes_per_user)

@@ -1,4 +1,4 @@
-"""A technique, as the rest of the program knows it: nothing else has its name."""
+"""A technique, as the rest of the program knows it: no other module knows one by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from extembed_cli.spec.model import Spec
 from extembed_cli.system import threads
 
 Task = Callable[[], Tally]
-"""A piece of work of a shard: it fills in its part of the results, and returns what it computed."""
+"""A piece of work of a shard: it computes its part of the results and returns the counts of it."""
 
 
 # --- once --------------------------------------------------------------------------------------------
@@ -28,7 +28,7 @@ Task = Callable[[], Tally]
 
 @dataclass(frozen=True)
 class TableTotals:
-    """Sums over all items of an embedding table, be they of interest to the job or not."""
+    """Sums over all items of an embedding table, whether or not the job needs their vectors."""
 
     items: int
     """Items that have a vector"""
@@ -61,7 +61,7 @@ class VectorFile(Protocol):
 
     @property
     def meaning(self) -> str:
-        """What the vector is for."""
+        """The meaning of the vectors."""
 
     def original(self, vectors: Floats) -> Values:
         """Vectors (n, dim) in the coordinates in which they are written."""
@@ -82,24 +82,28 @@ class ItemVectors:
 
 
 class State(Protocol):
-    """What all shards share of a technique."""
+    """The state of a technique that all shards share. Subclass it."""
 
     @property
     def passes(self) -> int:
-        """Times that the candidates of a shard are gone through."""
-
-    @property
-    def vector_files(self) -> Mapping[str, VectorFile]:
-        """Files of user vectors, by path."""
-
-    def item_vectors(self) -> Iterator[ItemVectors]:
-        """Files of item vectors."""
+        """Passes over the candidates of a shard."""
+        ...
 
     def tasks(self, work: ShardWork) -> Iterator[Task]:
-        """The pieces of work of a shard, in any order; state that a piece needs is made when its turn comes."""
+        """Yield the pieces of work of a shard, to be run in any order and by any thread."""
+        ...
+
+    def vector_files(self) -> Mapping[str, VectorFile]:
+        """The files of user vectors, by path."""
+        return {}
+
+    def item_vectors(self) -> Iterator[ItemVectors]:
+        """Yield the files of item vectors."""
+        return iter(())
 
     def save(self, arrays: ArrayFolder) -> dict[str, Any]:
-        """Keep it in mapped files; returns plain data that `Technique.open` needs."""
+        """Keep it in mapped files; returns the plain data that `Technique.open` needs."""
+        return {}
 
 
 # --- per slice of users ------------------------------------------------------------------------------
@@ -107,14 +111,14 @@ class State(Protocol):
 
 @dataclass
 class ShardWork:
-    """Some users with their events and candidates, and what is computed for them."""
+    """Some users with their events and candidates, and the results for them."""
 
     spec: Spec
     embeddings: dict[str, EmbeddingMatrix]
     history: History
     candidates: Candidates
     users: Candidates
-    """One for each user, at the moment of user vectors"""
+    """One candidate for each user, at the moment of user vectors"""
     end: Ints
     """(Q) place of the first event that a candidate may not see any more"""
     values: dict[Hashable, Values] = field(default_factory=dict)
@@ -126,12 +130,12 @@ class ShardWork:
 
     @property
     def passes_per_user(self) -> float:
-        """What a user counts as, where all of them are a pass over the candidates (or over themselves, without any)."""
+        """What a user counts for, where all users together count as one pass over the candidates."""
         candidates = len(self.candidates.rows) if self.spec.candidates is not None else len(self.users.rows)
         return candidates / max(1, len(self.users.rows))
 
     def seen(self, history: str) -> Seen:
-        """What the candidates see of a history."""
+        """The events of a history that each candidate sees."""
         return visible(self.spec, history, self.history, self.candidates, self.end)
 
 
@@ -150,12 +154,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Estimate:
-    """About what a shard costs."""
+    """The estimated cost of a shard."""
 
     seconds: float = 0.0
     """Of one thread"""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """What is computed, such as cosines"""
+    """Numbers of results, such as cosines"""
 
 
 # --- the technique -----------------------------------------------------------------------------------
@@ -172,7 +176,7 @@ class Technique(Protocol):
     # --- what it computes ---
 
     def columns(self, spec: Spec) -> Iterator[Column]:
-        """The columns of all its groups; equal ones may come more than once."""
+        """Yield the columns of all its groups; equal ones may come more than once."""
         ...
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> State:
@@ -182,21 +186,21 @@ class Technique(Protocol):
     def open(
         self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
     ) -> State:
-        """The state that `State.save` kept."""
-        ...
+        """The state that `State.save` kept. By default it is prepared again."""
+        return self.prepare(spec, statistics, prepared)
 
     # --- what it reads ---
 
     def needs_gramian(self, spec: Spec, table: str) -> bool:
-        """Whether it needs the sum over all items of a table."""
+        """Whether it needs the Gramian of a table."""
         return False
 
     def copies(self, spec: Spec, table: str) -> int:
-        """Times that it keeps the vectors of a table in coordinates of its own."""
+        """How many copies of the vectors of a table it keeps, in coordinates of its own."""
         return 0
 
     def digests(self, spec: Spec) -> dict[str, Any]:
-        """Digests of what it reads beside the inputs of the spec."""
+        """Digests of the files that it reads beside the inputs of the spec."""
         return {}
 
     def versions(self) -> dict[str, str]:
@@ -206,31 +210,31 @@ class Technique(Protocol):
     # --- what it costs ---
 
     def memory(self, spec: Spec, items: int) -> Memory:
-        """Bytes, with so many items in all tables."""
+        """The memory that it takes, with so many items in all tables."""
         return Memory()
 
     def bytes_of_longest(self, spec: Spec, events: int) -> int:
-        """Bytes that the longest history takes in each worker, beyond those of a batch."""
+        """Bytes that a history of so many events takes in each worker, beyond those of a batch."""
         return 0
 
     def seconds_per_candidate(self, spec: Spec, events: float) -> float:
-        """About how long a candidate takes, with so many events of the log for each."""
+        """About how long a candidate takes, with so many events of the log per candidate."""
         return 0.0
 
     def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
-        """About what a shard costs; `dims` are the lengths of the tables' vectors."""
+        """The estimated cost of a shard; `dims` are the lengths of the tables' vectors."""
         return Estimate()
 
-    # --- what it tells ---
+    # --- what it reports ---
 
     def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         """Its part of the run report."""
         return {}
 
     def closing(self, report: dict[str, Any]) -> Iterator[str]:
-        """Its part of the line that closes the log."""
+        """Yield its parts of the line that closes the log."""
         return iter(())
 
     def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
-        """Signs that what it computed may be worthless."""
+        """Yield warnings where its results may be worthless."""
         return iter(())
