@@ -1,4 +1,4 @@
-"""Events and candidates by user (CSR): what every technique computes from."""
+"""Events and candidates by user (CSR), the input of every technique."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ class History:
     items: Nums
     """(N)"""
     values: dict[Expression, Values]
-    """(N) of each expression over the interactions: flags, or float64 with NaN for null"""
+    """(N) values of each expression over the interactions: flags, or float64 with NaN for null"""
     weight: Expression | None = None
-    """The one of `values` that weighs the events; None = all weigh 1"""
+    """The expression of the event weights, one of `values`; None = all weights are 1"""
 
     @property
     def weights(self) -> Doubles | None:
-        """(N) None = all are 1"""
+        """(N) event weights; None = all are 1."""
         return None if self.weight is None else self.values[self.weight]
 
     def in_order_of(self, used: Collection[Expression]) -> History:
-        """The same events, those that tie in time, item and weight ordered by the values of some expressions alone.
+        """The same events with the values of some expressions alone, and in the order of these where events tie.
 
-        A column that reads these expressions then has the same bytes whatever else the spec reads.
+        Events tie in time, item and weight. A column that reads these expressions then has the same bytes whatever else
+        the spec reads.
         """
         tied, run = self._ties
         if not len(tied):
             return self
         keys = [self.values[expression][tied] for expression in sorted(used)]
         order = tied[np.lexsort([*reversed(keys), run])]
-        values = dict(self.values)
+        values = {} if self.weight is None else {self.weight: self.values[self.weight]}
         for expression in used:
-            values[expression] = values[expression].copy()
+            values[expression] = self.values[expression].copy()
             values[expression][tied] = self.values[expression][order]
         return replace(self, values=values)
 
     @cached_property
     def _ties(self) -> tuple[Ints, Ints]:
-        """Places of events that tie in user, time, item and weight with their neighbour, and the number of each tie."""
+        """Positions of events that tie with a neighbour in user, time, item and weight, and the number of their tie."""
         owners = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
         keys: list[Values] = [owners, self.times, self.items]
         keys += [] if self.weights is None else [self.weights]
@@ -61,11 +62,11 @@ class History:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Q candidates of the same users, ordered by user, as-of time and item; -1 = an item that is null."""
+    """Q candidates of the same users, ordered by user, as-of time and item; item -1 = null."""
 
     indptr: Ints
     rows: Ints
-    """(Q) the row of each in the input"""
+    """(Q) the row of each candidate in the input"""
     times: Ints
     """(Q) us"""
     items: Nums
@@ -73,7 +74,7 @@ class Candidates:
 
     @cached_property
     def users(self) -> Ints:
-        """(Q) the user of each."""
+        """(Q) the user num of each candidate."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
 
@@ -82,13 +83,13 @@ class Shard:
     """Some users with their events and candidates."""
 
     users: pl.Series
-    """Ids in order; the place of an id is the user's num."""
+    """Ids in order; the position of an id is the user's num."""
     history: History
     candidates: Candidates
 
 
 def every_user(history: History, time_us: int) -> Candidates:
-    """One candidate for each user at one as-of time, without an item."""
+    """Return one candidate for each user, without an item, at one as-of time."""
     users = len(history.indptr) - 1
     return Candidates(
         indptr=np.arange(users + 1),

@@ -140,8 +140,9 @@ def test_a_threshold_of_one_moves_no_other_column(world: World) -> None:
 
 def test_two_targets_that_order_tied_events_differently(world: World) -> None:
     """The newest events among those of one moment are chosen by the column's own target."""
-    base = {"technique": "dual", "embeddings": ["text"], "histories": ["disliked"], "half_life": "1d"}
-    groups = [{**base, "name": name, "target": text} for name, text in {"a": "volume", "b": "-volume"}.items()]
+    base = {"technique": "dual", "embeddings": ["text"], "histories": ["liked", "disliked"], "half_life": "1d"}
+    texts = {"a": "volume", "b": "-volume", "c": "rating - 3"}
+    groups = [{**base, "name": name, "target": text} for name, text in texts.items()]
     together = bytes_of_columns(world, groups, everything=True)
     for group in groups:
         for name, content in bytes_of_columns(world, [group], everything=False).items():

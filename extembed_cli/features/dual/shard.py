@@ -23,7 +23,8 @@ class DualShard:
     def __init__(self, work: ShardWork, prepared: PreparedFit, *, sd: bool = False, of_users: bool = False) -> None:
         spec, fit = work.spec, prepared.fit
         target = fit.target_expression
-        history = work.history.in_order_of([] if target is None else [target])
+        used = (target, spec.membership(fit.history))
+        history = work.history.in_order_of([expression for expression in used if expression is not None])
         candidates = fit.as_of(work.users if of_users else work.candidates)
         end = None if of_users or fit.refit_every is not None else work.end
         seen = visible(spec, fit.history, history, candidates, end)
