@@ -23,7 +23,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What is computed, apart from the shards."""
+    """A job, apart from its shards."""
 
     spec: Spec
     shared: Shared

@@ -1,4 +1,4 @@
-"""What all shards of a job share, prepared once: the first of the two functions that know the maths.
+"""The state that all shards of a job share, prepared once: the first of the two functions that know the maths.
 
 prepare(spec, tables, ids, vocabulary) -> Shared
 """
@@ -33,7 +33,7 @@ _ABOUT, _IDS = "shared.json", "vocabulary.arrow"
 
 @dataclass(frozen=True)
 class Shared:
-    """What all shards share: the columns, the vectors of the items by num, and the state of each technique."""
+    """The state that all shards share: columns, vectors of the items by num, and the state of each technique."""
 
     columns: list[Column]
     vocabulary: Vocabulary
@@ -65,7 +65,7 @@ class Shared:
 
     @classmethod
     def open(cls, spec: Spec, folder: Path) -> Shared:
-        """What `save` kept of the same spec."""
+        """Open what `save` kept of the same spec."""
         arrays = ArrayFolder(folder)
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         ids = ipc.from_arrow(ipc.map_table(folder / _IDS))["id"]
@@ -130,7 +130,7 @@ def prepare(
 
 
 def _statistics(technique: Technique, columns: Sequence[Column]) -> list[Hashable]:
-    """What the columns of a technique hold, each once."""
+    """The statistics in the columns of a technique, each once."""
     return list(dict.fromkeys(column.statistic for column in columns if column.technique in technique.steps))
 
 

@@ -33,9 +33,9 @@ def output_columns(spec: Spec) -> list[Column]:
     return list(by_name.values())
 
 
-def digests(spec: Spec) -> dict[str, Any]:
-    """Digests of what the techniques read beside the inputs of the spec."""
-    found: dict[str, Any] = {}
+def technique_digests(spec: Spec) -> dict[str, Any]:
+    """Digests of the files that the techniques read beside the inputs of the spec."""
+    digests: dict[str, Any] = {}
     for technique in techniques_of(spec):
-        found |= technique.digests(spec)
-    return found
+        digests |= technique.digests(spec)
+    return digests

@@ -29,7 +29,7 @@ View = TypeVar("View")
 
 @dataclass(frozen=True)
 class Statistic:
-    """What a column holds, apart from its name."""
+    """The content of a column, apart from its name."""
 
     name: str
     """Of its definition"""
@@ -54,7 +54,7 @@ class Definition(Generic[View]):
     """From a view of some candidates, a half-life and all arguments: an array for each argument, or one"""
     dtype: Dtype = "Float32"
     by: Literal["", "half_life", "percentile", "threshold"] = "half_life"
-    """What there is a column for each of; percentiles and thresholds have one for each half-life, too"""
+    """A group has one column for each of these; percentiles and thresholds are multiplied by half-lives"""
     needs_mean: bool = False
     """Whether it reads the decayed mean of the vectors, which is summed up while they are at hand"""
 

@@ -45,7 +45,7 @@ class Basis:
 
     @classmethod
     def open(cls, arrays: ArrayFolder, about: dict[str, Any], matrix: EmbeddingMatrix) -> Basis:
-        """What `save` kept."""
+        """Open what `save` kept."""
         return cls(
             vectors=arrays.get(about["vectors"]) if "vectors" in about else matrix.vectors,
             eigenvalues=arrays.get(about["eigenvalues"]),

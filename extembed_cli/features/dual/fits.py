@@ -91,7 +91,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class FitStatistic:
-    """What a column holds: the `score` of a fit, or its `sd`."""
+    """The content of a column: the `score` of a fit, or its `sd`."""
 
     kind: str
     fit: Fit

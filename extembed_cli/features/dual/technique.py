@@ -225,13 +225,15 @@ def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
 
 def _expected(spec: Spec, fit: Fit, work: ShardWork, candidates: Candidates, dim: int) -> tuple[int, float]:
     """The systems of a fit and about how many multiplications they take, from the counts of events alone."""
-    asked = fit.as_of(candidates)
-    count = visible(spec, fit.history, work.history, asked).count
-    users, times = asked.users, asked.times
+    candidates = fit.as_of(candidates)
+    count = visible(spec, fit.history, work.history, candidates).count
+    users, times = candidates.users, candidates.times
     change = (np.diff(users) != 0) | (np.diff(times) != 0)
-    n = count[np.append(np.flatnonzero(change), len(users) - 1)] if len(users) else count
+    if not len(users):
+        return 0, 0.0
+    n = count[np.append(np.flatnonzero(change), len(users) - 1)]
     systems = int(np.count_nonzero(n))
-    longest = np.maximum.reduceat(count, asked.indptr[:-1][np.diff(asked.indptr) > 0]) if len(users) else count
+    longest = np.maximum.reduceat(count, candidates.indptr[:-1][np.diff(candidates.indptr) > 0])
     if is_additive(spec, fit) and fit.half_life == "none":
         most = segment_length(dim)
         block, segments = np.minimum(longest, most), longest // most

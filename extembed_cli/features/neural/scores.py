@@ -34,7 +34,7 @@ from extembed_cli.system.threads import Mapping
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model, and the items of the job as it sees them."""
+    """A trained model, and the items of the job in its own space."""
 
     config: ModelConfig
     model: Model
@@ -44,12 +44,12 @@ class Scorer:
 
     @property
     def dim(self) -> int:
-        """Of a user's vector, with the bias."""
+        """Numbers of a user's vector, the bias included."""
         return self.config.architecture.dim + 1
 
     @property
     def trained_until_us(self) -> int:
-        """Time of the newest candidate that it has seen."""
+        """Time of the newest candidate that it was trained on (us)."""
         return time_us(self.config.trained_until)
 
     @property
@@ -70,7 +70,7 @@ class Scorer:
 
     @classmethod
     def open(cls, arrays: ArrayFolder, about: dict[str, Any]) -> Scorer:
-        """What `save` kept."""
+        """Open what `save` kept."""
         model = str(arrays.folder / about["model"])
         config = folder.read_config(model)
         torch.set_num_threads(1)  # as many batches as there are workers are scored at once
@@ -124,7 +124,7 @@ class NeuralShard:
             self.followers = np.append(np.flatnonzero(~again), len(again))
 
     def tasks(self) -> Iterator[Callable[[], int]]:
-        """Pieces of work; each returns how many candidates it scored."""
+        """Yield pieces of work; each returns the number of candidates that it scored."""
         run = self._candidates if self.scorer.config.architecture.reads_candidate else self._requests
         for chosen, length in fixed_batches(self.leaders, self.seen.lengths):
             yield partial(run, chosen, length)

@@ -1,4 +1,4 @@
-"""What an output column is: name, type, step of the ladder and meaning."""
+"""Output columns: name, type, step of the ladder and meaning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Column:
     """The step of the ladder of an evaluation that it belongs to"""
     meaning: str
     statistic: Hashable
-    """What it holds, apart from its name, in the technique's own terms: equal statistics are computed once"""
+    """Its content in the technique's own terms, apart from the name: equal statistics are computed once"""
     trained_until: str | None = None
     """Time of the newest row that a model behind it has seen, ISO 8601: what is measured before that is flattered."""
 

@@ -130,7 +130,7 @@ class ShardWork:
 
     @property
     def passes_per_user(self) -> float:
-        """What a user counts for, where all users together count as one pass over the candidates."""
+        """The share of a user, where all users together count as one pass over the candidates."""
         candidates = len(self.candidates.rows) if self.spec.candidates is not None else len(self.users.rows)
         return candidates / max(1, len(self.users.rows))
 
