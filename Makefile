@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help features test soak check docs format bench clean
+.PHONY: help features test soak check docs site format bench clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -35,8 +35,11 @@ check: $(READY)  ## Lint, types, layers, and generated docs in step with the cod
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/docs.py --check
 
-docs: $(READY)  ## Write the generated parts of the README and docs/
+docs: $(READY)  ## Write the generated parts of docs/
 	$(BIN)/python scripts/docs.py
+
+site: $(READY)  ## Build the pages of docs/ into build/site
+	$(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)  ## Format the code
 	$(BIN)/ruff format .

@@ -1,8 +1,8 @@
-"""Technique 1 as whole processes, Parquet to Parquet, against SQL, expressions and the floor; its size and its limits.
+"""Time technique 1 as whole processes, Parquet to Parquet, against DuckDB, polars and the lower bound of any program.
 
     python benchmarks/aggregate.py [peers|grid|scale|large|start ...] [--runs 3]
 
-Prints medians and ratios, all sides of a comparison in turn, and writes them to benchmarks/results/aggregate.json.
+Runs all sides of a comparison in turn, prints medians and ratios, and writes them to benchmarks/results/aggregate.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def ours(folder: Path, *more: str) -> list[str]:
-    """The job: one half-life, three percentiles, two thresholds."""
+    """Return the command of the job: one half-life, three percentiles, two thresholds."""
     command = [sys.executable, "-m", "extembed_cli", "aggregate", "-q", "--half-life", "7d"]
     command += ["-i", f"{folder}/interactions.parquet", "-c", f"{folder}/candidates.parquet"]
     command += ["-e", f"text={folder}/items.parquet", "-o", f"{folder}/features.parquet"]
@@ -37,25 +37,25 @@ def ours(folder: Path, *more: str) -> list[str]:
 
 
 def peer(name: str, folder: Path, threads: int = 2) -> list[str]:
-    """Another way to the same, or the floor."""
+    """Return the command of another program for the job, or of the lower bound."""
     return [sys.executable, str(HERE / "aggregate_peers.py"), name, str(folder), str(threads)]
 
 
-def shown(results: Results, title: str, costs: dict[str, list[Cost]]) -> None:
-    """Print the medians of one comparison, and keep them."""
+def show(results: Results, title: str, costs: dict[str, list[Cost]]) -> None:
+    """Print the medians of one comparison and add them to the results."""
     print(f"\n{title}", flush=True)
-    for name, found in costs.items():
+    for name, side in costs.items():
         base = costs["extembed"]
-        times = "" if name == "extembed" else f"  {ratio(found, base):.2f}x"
-        print(f"  {name:12} {median(found)}{times}", flush=True)
+        times = "" if name == "extembed" else f"  {ratio(side, base):.2f}x"
+        print(f"  {name:12} {median(side)}{times}", flush=True)
         results.setdefault(title, {})[name] = {
-            **{what: round(value, 3) for what, value in median(found)._asdict().items()},
-            **({} if name == "extembed" else {"times_extembed": round(ratio(found, base), 3)}),
+            **{figure: round(value, 3) for figure, value in median(side)._asdict().items()},
+            **({} if name == "extembed" else {"times_extembed": round(ratio(side, base), 3)}),
         }
 
 
 def peers(results: Results, runs: int) -> None:
-    """One and two workers, the floor and DuckDB on logs with histories of all lengths; polars where it fits."""
+    """Compare one and two workers, the lower bound and DuckDB on several logs, and polars on a small one."""
     for size in SIZES.values():
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -63,7 +63,7 @@ def peers(results: Results, runs: int) -> None:
             commands = {"extembed": ours(folder, "--workers", "2"), "one worker": ours(folder, "--workers", "1")}
             commands |= {"floor": peer("floor", folder), "floor, one": peer("floor", folder, threads=1)}
             commands |= {"duckdb": peer("duckdb", folder)}
-            shown(results, size.name, in_turn(commands, runs))
+            show(results, size.name, in_turn(commands, runs))
             stages = [(compute_seconds(folder, 1), compute_seconds(folder, 2)) for _ in range(max(3, runs))]
             both = statistics.median(two / one for one, two in stages)
             two = statistics.median(two for _, two in stages)
@@ -74,35 +74,35 @@ def peers(results: Results, runs: int) -> None:
         folder = Path(name)
         small.write(folder)
         commands = {"extembed": ours(folder), "polars": peer("polars", folder), "duckdb": peer("duckdb", folder)}
-        shown(results, small.name, in_turn(commands, runs))
+        show(results, small.name, in_turn(commands, runs))
 
 
 def compute_seconds(folder: Path, workers: int) -> float:
-    """Seconds of the stage `compute` in one run."""
+    """Return the seconds of the stage `compute` in one run."""
     measure(ours(folder, "--workers", str(workers)))
     report = json.loads((folder / "features.parquet.run.json").read_text())
     return float(report["stages"]["compute"]["seconds"])
 
 
 def grid(results: Results, runs: int) -> None:
-    """Lengths of vectors."""
+    """Time vectors of different lengths."""
     for size in (replace(BIG, dim=dim) for dim in (64, 384, 768)):
         with tempfile.TemporaryDirectory() as name:
             size.write(Path(name))
-            shown(results, size.name, in_turn({"extembed": ours(Path(name))}, runs))
+            show(results, size.name, in_turn({"extembed": ours(Path(name))}, runs))
 
 
 def scale(results: Results, runs: int) -> None:
-    """Four times the work."""
+    """Time four times the work."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as four:
         BIG.write(Path(one))
         replace(BIG, users=4 * BIG.users).write(Path(four))
         costs = in_turn({"extembed": ours(Path(one)), "four times": ours(Path(four))}, runs)
-    shown(results, "four times the work", costs)
+    show(results, "four times the work", costs)
 
 
 def large(results: Results, runs: int) -> None:
-    """A log far larger than the memory that the run may use."""
+    """Time a log that is far larger than the memory of the run."""
     size = Size(users=600_000, items=40_000, candidates=5, even=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -112,19 +112,19 @@ def large(results: Results, runs: int) -> None:
             cost = measure(ours(folder, "--memory", memory))
             report = json.loads((folder / "features.parquet.run.json").read_text())
             digests.add(report["output_sha256"])
-            shown(results, f"{size.name}, --memory {memory}: {report['shards']} shards", {"extembed": [cost]})
+            show(results, f"{size.name}, --memory {memory}: {report['shards']} shards", {"extembed": [cost]})
         print(f"  the same bytes: {len(digests) == 1}")
 
 
 def start(results: Results, runs: int) -> None:
-    """Start-up, and a small job."""
+    """Time `--help` and a small job."""
     help_ = [sys.executable, "-c", "import sys; sys.argv[1:] = ['--help']; sys.stdout = open('/dev/null', 'w'); "
              "from extembed_cli.__main__ import main; main()"]  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         sample = str(HERE.parent / "sample_data" / "spec.toml")
         job = [sys.executable, "-m", "extembed_cli", "run", sample, "-q", "-o", f"{name}/features.parquet"]
-        shown(results, "--help", in_turn({"extembed": help_}, runs))
-        shown(results, "the job of sample_data", in_turn({"extembed": job}, runs))
+        show(results, "--help", in_turn({"extembed": help_}, runs))
+        show(results, "the job of sample_data", in_turn({"extembed": job}, runs))
 
 
 PARTS: dict[str, Callable[[Results, int], None]] = {
@@ -133,7 +133,7 @@ PARTS: dict[str, Callable[[Results, int], None]] = {
 
 
 def machine() -> str:
-    """The processor, and how many of it."""
+    """Return the number of cores and the type of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -1,9 +1,10 @@
-"""Technique 2 against `implicit`, Parquet to Parquet: 12,000 users of about 50 events, 40,000 items; user vectors out.
+"""Time technique 2 and `implicit`, from Parquet to user vectors: 12,000 users with about 50 events, 40,000 items.
 
     python benchmarks/dual.py [--dim 384 768] [--runs 3]
 
-Whole processes in turn, ours and theirs (exact, and three conjugate-gradient steps), with the threads of their BLAS as
-they come and limited to one, as `implicit` advises; then both solvers inside this process. Prints medians and ratios.
+Runs whole processes in turn: extembed, and `implicit` with its exact solver and with three conjugate-gradient steps,
+each with the default number of BLAS threads and with one, as `implicit` advises. Then runs both solvers inside this
+process. Prints medians and ratios.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ FLAGS = ["--weight", "1.0", "--target", "2.0", "--unobserved-weight", "1", "--re
 
 
 def write_inputs(folder: Path, dim: int) -> None:
-    """Users with 50 different items on average, in random order."""
+    """Write a log of users with 50 different items on average, in random order, and item vectors."""
     rng = np.random.default_rng(0)
     counts = np.clip(rng.poisson(EVENTS, USERS), 1, None)
     users = np.repeat(np.arange(USERS), counts)
@@ -59,7 +60,7 @@ def write_inputs(folder: Path, dim: int) -> None:
 
 
 def compare(dim: int, runs: int) -> None:
-    """All sides at one length of vectors."""
+    """Compare all sides at one length of vectors."""
     cores = str(os.cpu_count())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -79,15 +80,16 @@ def compare(dim: int, runs: int) -> None:
                 costs[side].append(measure(command, env))
         a, b = (vectors_of(folder / f"{side}.parquet") for side in ("ours", "exact"))
         print(f"\nd = {dim}: largest relative difference from implicit's exact vectors {difference(a, b):.1e}")
-        for side, found in costs.items():
-            ratios = [theirs.wall / mine.wall for theirs, mine in zip(found, costs["extembed"], strict=True)]
+        for side, runs_of_side in costs.items():
+            pairs = zip(runs_of_side, costs["extembed"], strict=True)
+            ratios = [peer_cost.wall / our_cost.wall for peer_cost, our_cost in pairs]
             ratio = "" if side == "extembed" else f"  {statistics.median(ratios):.1f}x"
-            print(f"  {side:36} {median(found)}{ratio}")
+            print(f"  {side:36} {median(runs_of_side)}{ratio}")
         in_process(folder, dim, runs)
 
 
 def in_process(folder: Path, dim: int, runs: int) -> None:
-    """The solvers alone, from arrays in memory: Gramian, eigenvectors and rotation count as ours."""
+    """Time the solvers alone, from arrays in memory; ours includes Gramian, eigenvectors and rotation."""
     vectors = vectors_of(folder / "items.parquet")
     norms = np.linalg.norm(vectors, axis=1)
     unit = np.append(vectors / norms[:, None], np.zeros((1, dim), np.float32), axis=0)
@@ -131,7 +133,7 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
     sides: dict[str, Callable[[], None]] = {
         "ours": ours,
         "3-step CG, 1 BLAS thread": theirs_with_one_thread,
-        "3-step CG, BLAS as it comes": theirs,
+        "3-step CG, default BLAS threads": theirs,
     }
     seconds = {side: [] for side in sides}
     for _ in range(runs):
@@ -143,13 +145,13 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
 
 
 def vectors_of(path: Path) -> np.ndarray:
-    """The vectors of a file as a matrix."""
+    """Return the vectors of a file as a matrix."""
     column = pq.read_table(path)["embedding"].combine_chunks()
     return column.flatten().to_numpy().reshape(len(column), -1)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference of two vectors, relative to the second's length."""
+    """Return the largest difference of two vectors, relative to the length of the second."""
     return float((np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)).max())
 
 

@@ -1,8 +1,8 @@
-"""What a dual score is worth on MovieLens 100K: the table behind docs/decisions/0007-dual-defaults.md.
+"""Measure dual scores on MovieLens 100K: the tables in docs/decisions/0007-dual-defaults.md.
 
 Usage: python benchmarks/dual_defaults.py FOLDER, with interactions.parquet (user_id, item_id, rating, timestamp) and
-item_minilm.parquet (item_id, embedding) in it. Predicts rating >= 4 for all ratings but the first tenth by time; a
-LightGBM ranker learns on the 45-80 % stretch of their time and is tested on the last fifth.
+item_minilm.parquet (item_id, embedding) in it. Predicts rating >= 4 for all ratings except the first tenth by time. A
+LightGBM ranker is trained on those from 45 % to 80 % of them and tested on the last fifth.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ TARGETS = {
 
 
 def as_of_means(log: pl.DataFrame) -> pl.DataFrame:
-    """Count and mean rating of each row's user and item over strictly earlier rows; the mean of all where none."""
+    """Add count and mean rating of each row's user and item over strictly earlier rows; 3.5 without any."""
     frame = log.with_row_index("row")
-    for who in ("user", "item"):
+    for owner in ("user", "item"):
         by_time = (
-            frame.group_by(f"{who}_id", "timestamp")
+            frame.group_by(f"{owner}_id", "timestamp")
             .agg(pl.len().alias("n"), pl.col("rating").sum().alias("sum"))
-            .sort(f"{who}_id", "timestamp")
+            .sort(f"{owner}_id", "timestamp")
             .with_columns(
-                (pl.col("n").cum_sum().over(f"{who}_id") - pl.col("n")).alias(f"{who}_count"),
-                (pl.col("sum").cum_sum().over(f"{who}_id") - pl.col("sum")).alias("before"),
+                (pl.col("n").cum_sum().over(f"{owner}_id") - pl.col("n")).alias(f"{owner}_count"),
+                (pl.col("sum").cum_sum().over(f"{owner}_id") - pl.col("sum")).alias("before"),
             )
-            .with_columns((pl.col("before") / pl.col(f"{who}_count")).fill_nan(None).alias(f"{who}_mean"))
+            .with_columns((pl.col("before") / pl.col(f"{owner}_count")).fill_nan(None).alias(f"{owner}_mean"))
         )
         frame = frame.join(
-            by_time.select(f"{who}_id", "timestamp", f"{who}_count", f"{who}_mean"),
-            on=[f"{who}_id", "timestamp"],
+            by_time.select(f"{owner}_id", "timestamp", f"{owner}_count", f"{owner}_mean"),
+            on=[f"{owner}_id", "timestamp"],
             how="left",
             maintain_order="left",
         )
@@ -58,7 +58,7 @@ def as_of_means(log: pl.DataFrame) -> pl.DataFrame:
 
 
 def dual_scores(folder: Path, scratch: Path, groups: list[dict[str, object]], center: bool = False) -> pl.DataFrame:
-    """The scores of many groups in one run, one column each."""
+    """Return the scores of several groups from one run, one column each."""
     spec = build_spec(
         {
             "interactions": str(scratch / "log.parquet"),
@@ -76,28 +76,28 @@ def dual_scores(folder: Path, scratch: Path, groups: list[dict[str, object]], ce
 
 
 def ranker_auc(frame: pl.DataFrame, columns: list[str]) -> float:
-    """Mean test AUC of LightGBM over the seeds."""
-    learn, test = split(frame)
+    """Return the mean test AUC of LightGBM over the seeds."""
+    train, test = split(frame)
     aucs = []
     for seed in SEEDS:
         model = lightgbm.LGBMClassifier(
             n_estimators=200, learning_rate=0.05, num_leaves=31, min_child_samples=50, subsample=0.8, subsample_freq=1,
             colsample_bytree=0.8, random_state=seed, n_jobs=2, verbose=-1,
         )  # fmt: skip
-        model.fit(learn.select(columns).to_numpy(), learn["label"].to_numpy())
+        model.fit(train.select(columns).to_numpy(), train["label"].to_numpy())
         aucs.append(roc_auc_score(test["label"].to_numpy(), model.predict_proba(test.select(columns).to_numpy())[:, 1]))
     return float(np.mean(aucs))
 
 
 def split(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The ranker's rows: those from 45 % to 80 % of the candidates in order of time, and the last fifth."""
+    """Return the training rows, from 45 % to 80 % of the candidates by time, and the test rows, the last fifth."""
     ordered = frame.sort("timestamp", maintain_order=True)
     n = len(ordered)
     return ordered[int(0.45 * n) : int(0.8 * n)], ordered[int(0.8 * n) :]
 
 
 def alone(frame: pl.DataFrame, column: str) -> float:
-    """AUC of a column by itself on the ranker's rows, learning stretch and test; null counts as 0."""
+    """Return the AUC of a column alone on the training and test rows; null counts as 0."""
     rows = pl.concat(split(frame))
     return float(roc_auc_score(rows["label"], rows[column].fill_null(0)))
 
@@ -120,7 +120,7 @@ CHANGES: dict[str, dict[str, object]] = {
 
 
 def group_of(target: str, strength: float = REGULARIZATION, w0: float = UNOBSERVED_WEIGHT) -> dict[str, object]:
-    """One group; without a target of its own, 1 for what was liked."""
+    """Return one [[dual]] group; without an expression, the target is 1 on liked events."""
     text = TARGETS[target]
     history = "liked" if text is None else "all"
     group: dict[str, object] = {"histories": [history], "regularization": strength, "unobserved_weight": w0}
@@ -128,25 +128,25 @@ def group_of(target: str, strength: float = REGULARIZATION, w0: float = UNOBSERV
 
 
 def column_of(index: int, group: dict[str, object]) -> str:
-    """The score's column."""
+    """Return the column of the score."""
     (history,) = group["histories"]  # type: ignore[misc]
     return f"text__{history}__dual_g{index}_score"
 
 
 def strengths(run: Callable[..., pl.DataFrame]) -> None:
-    """Regularization by unobserved weight for each target: the score alone, and with the counters in the ranker."""
+    """Print AUCs by regularization and unobserved weight for each target: of the score alone / in the ranker."""
     print("\n| target | unobserved_weight |", *(f"λ = {s:g} |" for s in STRENGTHS), flush=True)
     print("|---|---|" + "---|" * len(STRENGTHS))
     for target, w0 in product(TARGETS, UNOBSERVED):
         groups = [group_of(target, strength, w0) for strength in STRENGTHS]
-        made = run(groups)
+        scores = run(groups)
         columns = [column_of(index, group) for index, group in enumerate(groups)]
-        cells = (f"{alone(made, c):.3f} / {ranker_auc(made, [*COUNTERS, *HISTORY, c]):.4f} |" for c in columns)
+        cells = (f"{alone(scores, c):.3f} / {ranker_auc(scores, [*COUNTERS, *HISTORY, c]):.4f} |" for c in columns)
         print(f"| {target} | {w0:g} |", *cells, flush=True)
 
 
 def changes(run: Callable[..., pl.DataFrame]) -> None:
-    """One thing changed at a time."""
+    """Print AUCs with one option changed at a time."""
     print("\n| change |", *(f"{target} |" for target in TARGETS), flush=True)
     print("|---|" + "---|" * len(TARGETS))
     for center in (False, True):
@@ -154,9 +154,9 @@ def changes(run: Callable[..., pl.DataFrame]) -> None:
             if center and change:
                 continue
             groups = [{**group_of(target), **change} for target in TARGETS]
-            made = run(groups, center=center)
+            scores = run(groups, center=center)
             columns = [column_of(index, group) for index, group in enumerate(groups)]
-            cells = (f"{alone(made, c):.3f} / {ranker_auc(made, [*COUNTERS, *HISTORY, c]):.4f} |" for c in columns)
+            cells = (f"{alone(scores, c):.3f} / {ranker_auc(scores, [*COUNTERS, *HISTORY, c]):.4f} |" for c in columns)
             print(f"| {'center' if center else name} |", *cells, flush=True)
 
 
@@ -165,12 +165,12 @@ def main() -> None:
     log = as_of_means(pl.read_parquet(folder / "interactions.parquet").sort("timestamp", maintain_order=True))
     with TemporaryDirectory() as scratch:
         log.write_parquet(Path(scratch) / "log.parquet")
-        asked = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8))
-        asked.write_parquet(Path(scratch) / "candidates.parquet")
+        candidates = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8))
+        candidates.write_parquet(Path(scratch) / "candidates.parquet")
         run = partial(dual_scores, folder, Path(scratch))
-        made = run([group_of("±1")])
-        print(f"counters {ranker_auc(made, COUNTERS):.4f}", flush=True)
-        print(f"counters and history counters {ranker_auc(made, COUNTERS + HISTORY):.4f}", flush=True)
+        scores = run([group_of("±1")])
+        print(f"counters {ranker_auc(scores, COUNTERS):.4f}", flush=True)
+        print(f"counters and history counters {ranker_auc(scores, COUNTERS + HISTORY):.4f}", flush=True)
         changes(run)
         strengths(run)
 

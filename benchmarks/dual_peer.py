@@ -1,9 +1,9 @@
-"""The same job with `implicit`, as its user would write it: Parquet in, one vector per user out. Run by dual.py.
+"""The job of dual.py with `implicit`: Parquet in, one vector per user out. Run by dual.py.
 
     python benchmarks/dual_peer.py exact|cg FOLDER
 
-One half iteration of its ALS against the given item vectors: `least_squares` (an exact d x d Cholesky per user) or
-`least_squares_cg` (three steps). Its confidence counts unobserved items with weight 1.
+It runs half an iteration of ALS on the given item vectors: `least_squares` (an exact d x d Cholesky per user) or
+`least_squares_cg` (three steps). Unobserved items have weight 1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Are text vectors worth it on MovieLens 100K? Features of techniques 1 and 2, and their ladder.
+"""Evaluate text vectors on MovieLens 100K: features of techniques 1 and 2, and their ladder.
 
 Usage: python benchmarks/evaluate.py FOLDER OUT, with interactions.parquet (user_id, item_id, rating, timestamp) and
-item_minilm.parquet (item_id, embedding) in FOLDER. Candidates are all ratings but the first tenth by time, the label is
-rating >= 4, and the ranker's own columns are count and mean rating of user and item over what came before. Writes
-OUT/candidates.parquet, spec.toml, features.parquet and report/.
+item_minilm.parquet (item_id, embedding) in FOLDER. Candidates are all ratings except the first tenth by time, the
+label is rating >= 4, and the ranker's own columns are count and mean rating of user and item over earlier ratings.
+Writes OUT/candidates.parquet, spec.toml, features.parquet and report/.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     log = as_of_means(pl.read_parquet(folder / "interactions.parquet").sort("timestamp", maintain_order=True))
     log.write_parquet(out / "interactions.parquet")
-    asked = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8))
-    asked.drop("rating").write_parquet(out / "candidates.parquet")
+    candidates = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8))
+    candidates.drop("rating").write_parquet(out / "candidates.parquet")
     vectors = (folder / "item_minilm.parquet").absolute()
     (out / "spec.toml").write_text(SPEC.strip().replace("item_minilm.parquet", str(vectors)) + "\n")
     extembed = [sys.executable, "-m", "extembed_cli"]
@@ -55,8 +55,8 @@ def main() -> None:
     baseline = [
         flag for name in ("user_count", "user_mean", "item_count", "item_mean") for flag in ("--baseline", name)
     ]
-    judge = [*extembed, "evaluate", "features.parquet", "--label", "label", *baseline, "-o", "report"]
-    subprocess.run([*judge, *sys.argv[3:]], cwd=out, check=True)
+    evaluate = [*extembed, "evaluate", "features.parquet", "--label", "label", *baseline, "-o", "report"]
+    subprocess.run([*evaluate, *sys.argv[3:]], cwd=out, check=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Which neural encoder on MovieLens 100K? Each, with and without item ids, several seeds, and the ladder with it.
+"""Compare the neural encoders on MovieLens 100K, with and without item ids, over several seeds.
 
-Usage: python benchmarks/neural.py FOLDER OUT [SEEDS [NAME ...]], FOLDER as for benchmarks/evaluate.py. Models train
-on candidates before the 45 % point by time; the ladder's ranker learns from the rest up to the last fifth, and is
-tested on that. Prints a line for each variant: AUC of the score alone on the test rows, the mean over seeds and the
-spread; gain of the neural step over all before it, with its interval, and AUC of the full ladder, for each seed.
+Usage: python benchmarks/neural.py FOLDER OUT [SEEDS [NAME ...]], FOLDER as for benchmarks/evaluate.py. Models are
+trained on candidates before the 45 % point by time; the ranker of the ladder is trained on later ones and tested on the
+last fifth. Prints a line for each variant: mean and range over seeds of the AUC of the score alone on the test rows;
+for each seed, the gain of the neural step with its interval and the AUC of the full ladder; and the seconds.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def extembed(out: Path, *args: object) -> None:
 
 
 def prepare(folder: Path, out: Path) -> str:
-    """Candidates, and their features of techniques 1 and 2; the 45 % point by time."""
+    """Write candidates and their features of techniques 1 and 2, and return the 45 % point by time."""
     out.mkdir(parents=True, exist_ok=True)
     log = as_of_means(pl.read_parquet(folder / "interactions.parquet").sort("timestamp", maintain_order=True))
     log.write_parquet(out / "interactions.parquet")
-    asked = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8)).drop("rating")
-    asked.write_parquet(out / "candidates.parquet")
+    candidates = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8)).drop("rating")
+    candidates.write_parquet(out / "candidates.parquet")
     spec = SPEC.replace("item_minilm.parquet", str((folder / "item_minilm.parquet").absolute()))
     (out / "spec.toml").write_text(spec)
     extembed(out, "run", "spec.toml")
     tables = spec[: spec.index("[histories")].replace('"candidates.parquet"', '"features.parquet"')
     (out / "neural.toml").write_text(tables + RATINGS + '[[neural]]\nmodel = "model"\n')
-    return asked["timestamp"].sort()[int(len(asked) * 0.45)].isoformat()
+    return candidates["timestamp"].sort()[int(len(candidates) * 0.45)].isoformat()
 
 
-def judged(out: Path, until: str, flags: list[str], seed: int) -> dict[str, float]:
-    """Train, score and evaluate one variant."""
+def evaluate_variant(out: Path, until: str, flags: list[str], seed: int) -> dict[str, float]:
+    """Train, score and evaluate one variant, and return its figures."""
     model = ["--label", "label", "--model", "model", "--until", until, "--seed", seed, "--device", "cpu"]
     extembed(out, "neural", "train", "neural.toml", *model, *flags)
     extembed(out, "run", "neural.toml", "-o", "scored.parquet")
@@ -74,10 +74,10 @@ def main() -> None:
     for name, flags in VARIANTS.items():
         if sys.argv[4:] and name not in sys.argv[4:]:
             continue
-        found = [judged(out, until, flags, seed) for seed in range(seeds)]
-        alone = [each["alone"] for each in found]
-        gains = "; ".join(f"{f['gain']:+.4f} ({f['low']:+.4f} to {f['high']:+.4f}), {f['all']:.4f}" for f in found)
-        seconds = sum(each["s"] for each in found) / len(found)
+        results = [evaluate_variant(out, until, flags, seed) for seed in range(seeds)]
+        alone = [result["alone"] for result in results]
+        gains = "; ".join(f"{r['gain']:+.4f} ({r['low']:+.4f} to {r['high']:+.4f}), {r['all']:.4f}" for r in results)
+        seconds = sum(result["s"] for result in results) / len(results)
         mean = f"{sum(alone) / len(alone):.4f} ({min(alone):.4f} to {max(alone):.4f})"
         print(f"| {name} | {mean} | {gains} | {seconds:.0f} s |", flush=True)
 

@@ -1,10 +1,10 @@
-"""How fast a neural model scores: 1 M candidates of 20,000 users with 50 events each, 128 dimensions, by encoder.
+"""Time the scoring of each neural encoder: 1 M candidates of 20,000 users with 50 events each, 128 dimensions.
 
     python benchmarks/neural_speed.py [ENCODER ...] [--dim N]
 
-Each model is trained for one epoch on a part of the candidates; what is timed is the run that scores all of them, a
-whole process from Parquet to Parquet. All candidates of a user have one as-of time: encoders that do not read the
-candidate have one state for all of them.
+Each model is trained for one epoch on a sample of the candidates; then the run that scores all candidates is timed, a
+whole process from Parquet to Parquet. All candidates of a user have one as-of time, so encoders that do not read the
+candidate compute one state for all of them.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         Size().write(folder)
-        asked = pl.read_parquet(folder / "candidates.parquet").sample(TRAINED_ON, seed=0).with_row_index()
-        earlier = pl.col("timestamp") - pl.duration(seconds=pl.col("index"))  # the last of them are stopped by
-        asked.with_columns(timestamp=earlier).drop("index").write_parquet(folder / "some.parquet")
-        for candidates in ("some", "candidates"):
+        sample = pl.read_parquet(folder / "candidates.parquet").sample(TRAINED_ON, seed=0).with_row_index()
+        earlier = pl.col("timestamp") - pl.duration(seconds=pl.col("index"))  # the newest are for early stopping
+        sample.with_columns(timestamp=earlier).drop("index").write_parquet(folder / "sample.parquet")
+        for candidates in ("sample", "candidates"):
             (folder / f"{candidates}.toml").write_text(SPEC.format(candidates=candidates))
         for encoder in chosen.encoders:
             program = [sys.executable, "-m", "extembed_cli"]
-            learn = ["neural", "train", f"{folder}/some.toml", "--label", "label", "--model", f"{folder}/model"]
+            learn = ["neural", "train", f"{folder}/sample.toml", "--label", "label", "--model", f"{folder}/model"]
             how = ["--encoder", encoder, "--dim", chosen.dim, "--epochs", "1", "--device", "cpu", "-q"]
             subprocess.run([*program, *learn, *how], check=True)
             print(

@@ -1,4 +1,4 @@
-"""Timing whole processes: wall and CPU seconds, and the peak of their anonymous memory."""
+"""Measure whole processes: wall and CPU seconds, and peak memory."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-_SLOW = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # where a machine sets them, numpy is slower than it need be
+_SLOW = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # some machines set them, which slows numpy
 
 
 class Cost(NamedTuple):
-    """What a process took."""
+    """The cost of a process."""
 
     wall: float
     cpu: float
     peak_mib: float
     """Largest resident memory of one process, pages of mapped files included."""
     anonymous_mib: float
-    """Largest anonymous memory (`RssAnon`) of the process and its children together, looked at every 5 ms."""
+    """Largest anonymous memory (`RssAnon`) of the process and its children together, sampled every 5 ms."""
 
     def __str__(self) -> str:
         return f"{self.wall:.2f} s wall, {self.cpu:.2f} s CPU, {self.anonymous_mib:,.0f} MiB anonymous"
 
 
 def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
-    """Run one process to its end."""
+    """Run one process and return its cost."""
     ours = {name: value for name, value in os.environ.items() if name not in _SLOW}
     began = time.perf_counter()
     process = subprocess.Popen(command, env={**ours, **(env or {})})
@@ -39,7 +39,7 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cos
             break
         anonymous = max(anonymous, sum(map(_anonymous_kib, _family(process.pid))))
         time.sleep(0.005)
-    process.returncode = os.waitstatus_to_exitcode(status)  # waited for behind its back
+    process.returncode = os.waitstatus_to_exitcode(status)  # os.wait4 has reaped it already
     if status:
         raise SystemExit(f"{command} failed")
     wall = time.perf_counter() - began
@@ -47,12 +47,12 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Cos
 
 
 def median(costs: Sequence[Cost]) -> Cost:
-    """The median of each figure by itself."""
+    """Return the median of each figure."""
     return Cost(*(statistics.median(column) for column in zip(*costs, strict=True)))
 
 
 def in_turn(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, list[Cost]]:
-    """All commands in turn, so that a machine that gets slower does so for all; a first round does not count."""
+    """Measure all commands in turn, so that a slower machine slows all of them; a first round is not counted."""
     for command in commands.values():
         measure(command)
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
@@ -63,19 +63,20 @@ def in_turn(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, list[
 
 
 def ratio(costs: Sequence[Cost], base: Sequence[Cost]) -> float:
-    """How many times as long the first takes, the median over the rounds."""
+    """Return the median over the rounds of the ratio of wall seconds to those of `base`."""
     return statistics.median(a.wall / b.wall for a, b in zip(costs, base, strict=True))
 
 
 def _family(pid: int) -> list[int]:
-    found = [pid]
+    """Return the process and all its descendants."""
+    pids = [pid]
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text(encoding="ascii").split():
-                found += _family(int(child))
-    except OSError:  # it ended meanwhile
+                pids += _family(int(child))
+    except OSError:  # the process has ended
         pass
-    return found
+    return pids
 
 
 def _anonymous_kib(pid: int) -> int:

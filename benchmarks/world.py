@@ -1,4 +1,4 @@
-"""Made inputs of any size, written a million rows at a time."""
+"""Write synthetic inputs of any size, a million rows at a time."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _ROWS = 2**20
 
 @dataclass(frozen=True)
 class Size:
-    """Random events, and candidates at random moments among them.
+    """The size of random inputs: events, and candidates at random times among them.
 
-    Lengths of histories are lognormal and items popular, as in real logs; `even`: all lengths alike, over a year, the
-    candidates in its second half.
+    Lengths of histories are lognormal and items are popular, as in real logs. With `even`, all histories have the same
+    length over a year, and the candidates are in its second half.
     """
 
     users: int = 20_000
     events: int = 50
-    """Of a user on average."""
+    """Mean number of events of a user."""
     candidates: int = 50
-    """Of each user on average."""
+    """Mean number of candidates of a user."""
     items: int = 100_000
     dim: int = 128
     even: bool = False
 
     @property
     def name(self) -> str:
-        """What it is, for tables."""
+        """Name of the size in printed tables."""
         n, m = self.users * self.events, self.users * self.candidates
         lengths = "" if self.even else "about "
         return f"{n / 1e6:g} M x {m / 1e6:g} M, histories of {lengths}{self.events}, d = {self.dim}"
@@ -45,16 +45,16 @@ class Size:
             with _Writer(folder / f"{table}.parquet") as write:
                 owners = self._owners(rng, mean)
                 for low in range(0, len(owners), _ROWS):
-                    some = owners[low : low + _ROWS]
+                    users = owners[low : low + _ROWS]
                     since = YEAR_US // 2 if self.even and table == "candidates" else 0
-                    times = START_US + rng.integers(since, YEAR_US if self.even else QUARTER_US, len(some))
-                    write(user_id=some, item_id=self._items(rng, len(some)), timestamp=times)
+                    times = START_US + rng.integers(since, YEAR_US if self.even else QUARTER_US, len(users))
+                    write(user_id=users, item_id=self._items(rng, len(users)), timestamp=times)
         vectors = rng.standard_normal((self.items, self.dim), dtype=np.float32)
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.dim)
         pq.write_table(pa.table({"item_id": np.arange(self.items), "embedding": column}), folder / "items.parquet")
 
     def _owners(self, rng: np.random.Generator, mean: int) -> np.ndarray:
-        """The user of each row, in random order."""
+        """Return the user of each row, in random order."""
         if self.even:
             return rng.permutation(np.repeat(np.arange(self.users), mean))
         lengths = np.clip(np.rint(rng.lognormal(np.log(mean) - 0.5, 1, self.users)), 1, 10 * mean).astype(np.int64)

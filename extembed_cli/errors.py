@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each says what is wrong, where, and what to do about it."""
+"""The errors that a user can get. Each says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""What the system says when there is no space left, whether of the disk, a quota or a limit."""
+"""Error numbers for no space left: of the disk, a quota or a limit."""
 
 
 class ExtembedError(Exception):
@@ -47,12 +47,12 @@ class ResourceError(ExtembedError):
     exit_code = 5
 
 
-# When problems of several kinds are told together, the one that has to be mended first names the exit code.
+# If problems of several kinds are raised together, the exit code is that of the kind to fix first.
 _PRECEDENCE: tuple[type[ExtembedError], ...] = (SpecError, InputError, ResourceError, LockedError, DataError)
 
 
 class Problems:
-    """Collects errors, so that all of them are told at once.
+    """Collects errors, so that all are raised together.
 
     >>> problems = Problems()
     >>> with problems.collect():
@@ -67,14 +67,14 @@ class Problems:
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Keep an `ExtembedError` raised in the block instead of letting it out."""
+        """Keep an `ExtembedError` of the block instead of letting it propagate."""
         try:
             yield
         except ExtembedError as error:
             self.errors.append(error)
 
     def raise_any(self) -> None:
-        """Raise one error with the messages of all, if there are any."""
+        """Raise one error with the messages of all errors, if there are any."""
         if not self.errors:
             return
         kind = next(k for k in _PRECEDENCE if any(isinstance(e, k) for e in self.errors))
@@ -82,7 +82,7 @@ class Problems:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean \\`x\\`?` for the nearest known name, else the list of what is known, else nothing."""
+    """Return `; did you mean \\`x\\`?` for the nearest known name, else the list of known names, else nothing."""
     known = list(known)
     near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
     if near:
@@ -91,6 +91,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def listing(values: Iterable[object], most: int = 5) -> str:
-    """`a, b, c, ...`: the first few of many."""
+    """Return `a, b, c, ...`: the first few values."""
     values = list(values)
     return ", ".join(str(v) for v in values[:most]) + (", ..." if len(values) > most else "")

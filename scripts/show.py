@@ -1,4 +1,4 @@
-"""Show a few rows of a feature file, some of its columns: `make features` ends with it."""
+"""Show a few rows and columns of a feature file; the last step of `make features`."""
 
 import sys
 

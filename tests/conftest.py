@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import unittest.mock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -22,6 +26,8 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
+pytest_plugins = ["helpers.evaluation", "helpers.neural"]
+
 ROOT = Path(__file__).parent.parent
 EXTEMBED = [sys.executable, "-m", "extembed_cli"]
 
@@ -31,7 +37,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: takes minutes; run by `make soak`")
+    config.addinivalue_line("markers", "soak: takes long, or is one more of its kind; run by `make soak`")
+    for profile, examples in {"quick": 8, "soak": 60}.items():
+        too_slow = [hypothesis.HealthCheck.too_slow]
+        hypothesis.settings.register_profile(
+            profile, max_examples=examples, deadline=None, suppress_health_check=too_slow
+        )
+    hypothesis.settings.load_profile("soak" if config.getoption("--soak") else "quick")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -41,8 +53,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="long: run by `make soak`"))
 
 
-def extembed(*args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ran:
-    """Run the program in a process of its own, as a shell would."""
+def extembed(*args: str | Path, cwd: Path | None = None) -> Ran:
+    """Run the program in this process: what a user sees of it, in a hundredth of the time that a start takes."""
+    from extembed_cli.cli.main import main
+
+    out, err, code = io.StringIO(), io.StringIO(), None
+    with (
+        contextlib.chdir(cwd or Path.cwd()),
+        unittest.mock.patch.object(sys, "argv", ["extembed", *map(str, args)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    assert isinstance(code, int)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def extembed_process(*args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ran:
+    """Run the program in a process of its own, as a shell would: where memory, imports or signals are the point."""
     done = subprocess.run(
         [*EXTEMBED, *map(str, args)],
         cwd=cwd,

@@ -1,1 +1,1 @@
-"""The command line: the only place that prints or exits. One file per command: options, help, one call."""
+"""The command line, the only package that prints or exits: one file per command, with its options, help and call."""

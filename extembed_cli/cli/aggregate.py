@@ -20,7 +20,7 @@ def aggregate(
         option(
             "--half-life",
             metavar="DURATION",
-            help="Half-life of the weights, such as `30d`, or `none`. Repeats.  [default: 30d]",
+            help="Half-life of the event weights, such as `30d`, or `none`. Repeatable.  [default: 30d]",
             panel=WHAT,
         ),
     ] = None,
@@ -29,18 +29,20 @@ def aggregate(
         option(
             "--percentile",
             metavar="1..99",
-            help="Weighted percentile of the cosines. Repeats.  [default: 10, 50, 90]",
+            help="Weighted percentile of the cosines. Repeatable.  [default: 10, 50, 90]",
             panel=WHAT,
         ),
     ] = None,
     thresholds: Annotated[
         list[float] | None,
-        option("--threshold", metavar="-1..1", help="Share of cosines at or above this. Repeats.", panel=WHAT),
+        option("--threshold", metavar="-1..1", help="Share of cosines at or above this. Repeatable.", panel=WHAT),
     ] = None,
     how: RunFlags,
     show: ShowFlags,
 ) -> None:
-    """Cosine features between candidates and decayed histories (technique 1).
+    """Compute cosine features (technique 1).
+
+    They compare each candidate with the items of the user's decayed histories.
 
     Example:  extembed aggregate -i events.parquet -c candidates.parquet -e text=item_text.parquet -o features.parquet
     --history liked='rating >= 4' --half-life 30d --percentile 90 --threshold 0.5

@@ -1,4 +1,4 @@
-"""`extembed check`: read everything, write nothing."""
+"""`extembed check`: read all inputs of a spec and write nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from extembed_cli.cli.options import Set, ShowFlags, SpecPath
 
 @expand
 def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
-    """Read all inputs of a spec, write nothing, and show all problems.
+    """Read all inputs and show all problems.
+
+    Writes nothing.
 
     Example:  extembed check sample_data/spec.toml
     """

@@ -1,4 +1,4 @@
-"""What a user sees: messages to stderr, results to stdout, a progress bar on a terminal only."""
+"""Output for users: messages to stderr, results to stdout, a progress bar on a terminal only."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def say(message: str) -> None:
-    """One message for a person."""
+    """Write a message for a person to stderr."""
     print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def result(text: str) -> None:
-    """A result for the next program in the pipe."""
+    """Write a result to stdout."""
     print(text, flush=True)  # noqa: T201
 
 
 def result_json(data: dict[str, Any]) -> None:
-    """A result as JSON."""
+    """Write a result as JSON to stdout."""
     import json
 
     result(json.dumps(data, indent=2, ensure_ascii=False))
@@ -36,10 +36,10 @@ def result_json(data: dict[str, Any]) -> None:
 
 @contextmanager
 def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
-    """A watch that shows a run: a bar on a terminal, stages with `-v`, warnings unless quiet."""
+    """Yield a watch that shows a run: a bar on a terminal, stages with `-v`, warnings and notes unless quiet."""
     from extembed_cli.system.progress import Watch
 
-    watch = Watch(stage=lambda name: signals.check(), moved=lambda rows, work: signals.check())
+    watch = Watch(stage=lambda name: signals.exit_if_received(), moved=lambda rows, work: signals.exit_if_received())
     if quiet:
         yield watch
         return
@@ -47,12 +47,12 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
     watch.note = say
     if not sys.stderr.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}:
         if verbose:
-            told: set[str] = set()
+            announced: set[str] = set()
 
             def stage(name: str) -> None:
-                signals.check()
-                if name not in told:
-                    told.add(name)
+                signals.exit_if_received()
+                if name not in announced:
+                    announced.add(name)
                     say(f"{name} ...")
 
             watch.stage = stage
@@ -71,16 +71,16 @@ def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
         console=console,
         transient=True,
     ) as progress:
-        shown = _Bar(progress)
+        bar = _Bar(progress)
         watch.warn = lambda message: console.print(f"warning: {message}", highlight=False, markup=False)
         watch.note = lambda message: console.print(message, highlight=False, markup=False)
-        watch.stage, watch.total, watch.expect, watch.moved = shown.stage, shown.total, shown.expect, shown.moved
-        watch.detail = shown.detail
+        watch.stage, watch.total, watch.expect, watch.moved = bar.stage, bar.total, bar.expect, bar.moved
+        watch.detail = bar.detail
         yield watch
 
 
 class _Bar:
-    """The progress of a whole run; its text is of the rows of the stage that it is in."""
+    """The progress bar of a whole run, with the rows of the present stage as its text."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -88,7 +88,7 @@ class _Bar:
         self.rows, self.expected, self.since = 0.0, 0, time.monotonic()
 
     def stage(self, name: str) -> None:
-        signals.check()
+        signals.exit_if_received()
         self.progress.update(self.task, description=name)
 
     def detail(self, text: str) -> None:
@@ -102,21 +102,21 @@ class _Bar:
         self.progress.update(self.task, rows="")
 
     def moved(self, rows: float, work: float) -> None:
-        signals.check()
+        signals.exit_if_received()
         self.rows += rows
         rate = self.rows / max(1e-6, time.monotonic() - self.since)
         self.progress.update(self.task, advance=work, rows=f"{self.rows:,.0f}/{self.expected:,} rows, {rate:,.0f}/s")
 
 
 def used_text(events: dict[str, Any]) -> str:
-    """How many of the interactions are used, and why not all."""
-    others = events["of_users_without_candidates"]
-    why = f" ({others:,} of users without candidates)" if others else ""
-    return f"{events['rows']:,} rows, {events['used']:,} used{why}"
+    """Return how many of the interactions are used, and why not all of them."""
+    unused = events["of_users_without_candidates"]
+    reason = f" ({unused:,} of users without candidates)" if unused else ""
+    return f"{events['rows']:,} rows, {events['used']:,} used{reason}"
 
 
 def _cost_text(cost: dict[str, Any]) -> str:
-    """`  1.234 s  1,000,000 rows  810,373/s  12.3 MiB`"""
+    """Return `  1.234 s  1,000,000 rows  810,373/s  12.3 MiB`."""
     parts = [f"{cost['seconds']:8.3f} s"]
     parts += [f"{cost['rows']:>13,} rows"] if cost["rows"] else []
     parts += [f"{cost['rows_per_second']:>12,}/s"] if cost["rows_per_second"] else []
@@ -125,7 +125,7 @@ def _cost_text(cost: dict[str, Any]) -> str:
 
 
 def costs(watch: Watch) -> None:
-    """What each stage took."""
+    """Show the cost of each stage."""
     _stages({name: cost.report() for name, cost in watch.costs.items()})
 
 
@@ -135,7 +135,7 @@ def _stages(stages: dict[str, Any]) -> None:
 
 
 def summary(report: dict[str, Any], verbose: int) -> None:
-    """The closing lines of a run."""
+    """Show the last lines of a run."""
     inputs = report["inputs"]
     for reason, count in inputs["interactions"]["dropped"].items():
         say(f"dropped {count:,} interactions: {reason}")

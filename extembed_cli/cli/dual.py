@@ -30,19 +30,25 @@ class FitFlags:
         option(
             "--user-vectors",
             metavar="PATH",
-            help="Also write one vector per user (.parquet): user vector · item vector = score. One table and history.",
+            help="Also write one vector per user to this .parquet file: user vector · item vector = score. Needs one "
+            "table and one history.",
         ),
     ] = None
     regularization: Annotated[
         float | None,
-        option("--regularization", metavar="X", help=f"L2 strength λ.  [default: {REGULARIZATION:g}]", panel=WHAT),
+        option(
+            "--regularization",
+            metavar="X",
+            help=f"Strength λ of the L2 regularization.  [default: {REGULARIZATION:g}]",
+            panel=WHAT,
+        ),
     ] = None
     unobserved_weight: Annotated[
         float | None,
         option(
             "--unobserved-weight",
             metavar="X",
-            help=f"Weight of every item of the table as one of target 0.  [default: {UNOBSERVED_WEIGHT:g}]",
+            help=f"Weight of every item of the table as an event with target 0.  [default: {UNOBSERVED_WEIGHT:g}]",
             panel=WHAT,
         ),
     ] = None
@@ -51,7 +57,7 @@ class FitFlags:
         option(
             "--scaling",
             metavar="NU",
-            help="λ grows with (events + unobserved weight · items)^NU.  [default: 0]",
+            help="Multiply λ by (events + unobserved weight · items)^NU.  [default: 0]",
             panel=WHAT,
         ),
     ] = None
@@ -60,7 +66,7 @@ class FitFlags:
         option(
             "--target",
             metavar="EXPR",
-            help="What the score of an event's item should be: a column or a row-wise SQL expression.  [default: 1]",
+            help="Value that an event's item should score: a column or a row-wise SQL expression.  [default: 1]",
             panel=WHAT,
         ),
     ] = None
@@ -80,7 +86,7 @@ class FitFlags:
         option(
             "--refit-every",
             metavar="DURATION",
-            help="Fit as of the time floored to this step, as a nightly batch (`1d`) would.",
+            help="Fit on the events before the as-of time floored to this step, such as `1d` for a nightly batch.",
             panel=TIME,
         ),
     ] = None
@@ -105,7 +111,9 @@ def dual(
     how: RunFlags,
     show: ShowFlags,
 ) -> None:
-    """Scores of per-user linear models on the item vectors, and the models as one vector per user (technique 2).
+    """Fit a linear model per user (technique 2).
+
+    It writes the scores of the candidates, and optionally one vector per user.
 
     Example:  extembed dual -i events.parquet -c candidates.parquet -e text=item_text.parquet -o features.parquet
     --target 'CASE WHEN rating >= 4 THEN 1.0 ELSE -1.0 END' --regularization 2
@@ -114,7 +122,8 @@ def dual(
 
     if half_life and len(half_life) > 1:
         raise SpecError(
-            f"--half-life {' --half-life '.join(half_life)}: a fit has one; write several [[dual]] groups in a spec"
+            f"--half-life {' --half-life '.join(half_life)}: a fit has one half-life; for more, write several "
+            "[[dual]] groups in a spec"
         )
     group = {**asdict(fit), "half_life": half_life[0] if half_life else None}
     data = {**inputs.data(candidates, output), "dual": [group]}

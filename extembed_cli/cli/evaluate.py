@@ -20,26 +20,32 @@ if TYPE_CHECKING:
 
 _COLUMNS = "Columns"
 _HOW = "How to evaluate"
-_PIPED = 160  # columns: what reads a pipe has no width, and a row is a line
+_PIPE_WIDTH = 160  # characters: a pipe has no width, and a row must stay one line
 
 
 @dataclass(kw_only=True)
 class RoleFlags:
-    """Which column plays which part."""
+    """The columns that are not features, as flags."""
 
-    label: Annotated[str, option("--label", metavar="COL", help="What to predict: 0 or 1; grades with --group.")]
+    label: Annotated[str, option("--label", metavar="COL", help="Column to predict: 0 or 1, or grades with --group.")]
     time: Annotated[
-        str | None, option("--time", metavar="COL", help="Time of a row.  [default: the spec's]", panel=_COLUMNS)
+        str | None,
+        option(
+            "--time", metavar="COL", help="Column with the time of a row.  [default: as in the spec]", panel=_COLUMNS
+        ),
     ] = None
     user: Annotated[
-        str | None, option("--user", metavar="COL", help="User of a row.  [default: the spec's]", panel=_COLUMNS)
+        str | None,
+        option(
+            "--user", metavar="COL", help="Column with the user of a row.  [default: as in the spec]", panel=_COLUMNS
+        ),
     ] = None
     group: Annotated[
         str | None,
         option(
             "--group",
             metavar="COL",
-            help="What the rows of one request share: rank inside requests (lambdarank, nDCG@10).",
+            help="Column that the rows of one request share: rank inside requests (lambdarank, nDCG@10).",
             panel=_COLUMNS,
         ),
     ] = None
@@ -49,13 +55,13 @@ class RoleFlags:
         option(
             "--baseline",
             metavar="GLOB",
-            help="Columns that your ranker has already, such as 'item_*'. Repeats.",
+            help="Columns that your ranker already has, such as 'item_*'. Repeatable.",
             panel=_COLUMNS,
         ),
     ] = None
 
     def roles(self) -> Roles:
-        """As an evaluation takes them."""
+        """Return the roles of an evaluation."""
         from extembed_cli.evaluate.columns import Roles
 
         return Roles(self.label, self.time, self.user, self.group, tuple(self.baseline or ()), self.time_unit)
@@ -63,14 +69,14 @@ class RoleFlags:
 
 @dataclass(kw_only=True)
 class SettingFlags:
-    """How to evaluate."""
+    """The settings of an evaluation as flags."""
 
     test_fraction: Annotated[
         float,
         option(
             "--test-fraction",
             metavar="SHARE",
-            help="The last of all rows by time, to test on.  [default: 0.2]",
+            help="Share of all rows, the newest, to test on.  [default: 0.2]",
             show_default=False,
             panel=_HOW,
         ),
@@ -80,7 +86,7 @@ class SettingFlags:
         option(
             "--gap",
             metavar="DURATION",
-            help="Leave out rows so shortly before the test rows, such as `1d`.  [default: none]",
+            help="Leave out rows within this duration before the test rows, such as `1d`.  [default: none]",
             show_default=False,
             panel=_HOW,
         ),
@@ -90,20 +96,34 @@ class SettingFlags:
     ] = None
     max_rows: Annotated[
         int | None,
-        option("--max-rows", min=1, metavar="N", help="A sample of the users, up to so many rows.", panel=_HOW),
+        option(
+            "--max-rows", min=1, metavar="N", help="Evaluate a sample of the users, with at most N rows.", panel=_HOW
+        ),
     ] = None
-    ranker: Annotated[str, option("--ranker", metavar="lightgbm", help="What to train.", panel=_HOW)] = "lightgbm"
+    ranker: Annotated[str, option("--ranker", metavar="lightgbm", help="Ranker to train.", panel=_HOW)] = "lightgbm"
     seed: Annotated[int, option("--seed", min=0, metavar="N", help="The first seed.", panel=_HOW)] = 0
-    seeds: Annotated[int, option("--seeds", min=1, metavar="N", help="Rankers to train per step.", panel=_HOW)] = 3
+    seeds: Annotated[
+        int,
+        option(
+            "--seeds",
+            min=1,
+            metavar="N",
+            help="Number of rankers to train per step, each with its own seed.",
+            panel=_HOW,
+        ),
+    ] = 3
     resamples: Annotated[
-        int, option("--resamples", min=100, metavar="N", help="Of the users, for the intervals.", panel=_HOW)
+        int,
+        option(
+            "--resamples", min=100, metavar="N", help="Bootstrap resamples of the users, for the intervals.", panel=_HOW
+        ),
     ] = 1000
     min_gain: Annotated[
-        float, option("--min-gain", min=0, max=1, metavar="X", help="A smaller gain is not worth it.", panel=_HOW)
+        float, option("--min-gain", min=0, max=1, metavar="X", help="Smallest gain that is worth it.", panel=_HOW)
     ] = 0.001
 
     def settings(self) -> Settings:
-        """As an evaluation takes them."""
+        """Return the settings of an evaluation."""
         from extembed_cli.evaluate.settings import Settings
 
         return Settings(
@@ -124,7 +144,7 @@ def evaluate(
     features: Annotated[str, typer.Argument(metavar="FEATURES.parquet", help="The output of `extembed run`.")],
     roles: RoleFlags,
     output: Annotated[
-        Path, option("--output", "-o", metavar="DIR", help="Folder to write report.json and report.html in.")
+        Path, option("--output", "-o", metavar="DIR", help="Folder to write report.json and report.html to.")
     ],
     settings: SettingFlags,
     workers: Workers = None,
@@ -133,22 +153,24 @@ def evaluate(
         option(
             "--memory",
             metavar="SIZE",
-            help="Keep to this much: `4GiB` and `4G` count in 1024s, `4GB` in 1000s.  [default: 75 % of free]",
+            help="Memory limit: `4GiB` and `4G` count in 1024s, `4GB` in 1000s.  [default: 75 % of free]",
             panel=RUN,
         ),
     ] = None,
     wait: Wait = 0,
     show: ShowFlags,
 ) -> None:
-    """Measure what the embeddings bring to a ranker, technique by technique.
+    """Measure what the embeddings add to a ranker.
+
+    Trains rankers on more and more columns, technique by technique, and writes a report on their gains.
 
     Example:  extembed evaluate features.parquet --label clicked --baseline 'item_*' --baseline popularity -o report
     """
     from extembed_cli.evaluate.evaluate import report_job
 
-    how = run_options(workers, memory, wait)
+    resources = run_options(workers, memory, wait)
     with console.watching(show.quiet, show.verbose) as watch:
-        report = report_job(features, roles.roles(), settings.settings(), output, how, watch)
+        report = report_job(features, roles.roles(), settings.settings(), output, resources, watch)
     if show.json:
         console.result(report.model_dump_json(indent=2))
     elif not show.quiet:
@@ -158,11 +180,11 @@ def evaluate(
     if not show.quiet:
         for message in report.warnings:
             console.say(f"warning: {message}")
-        console.say(f"{report.summary} Look at {output / 'report.html'}")
+        console.say(f"{report.summary} See {output / 'report.html'}")
 
 
 def _show(report: Report) -> None:
-    """The ladder as a table."""
+    """Show the ladder as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -185,7 +207,7 @@ def _show(report: Report) -> None:
             _number(rung.seconds, ",.1f"),
             rung.verdict or "",
         )
-    out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPED)
+    out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)
     out.print(table, markup=False)
     for rung in report.ladder:
         if rung.more_rows is not None:

@@ -14,10 +14,10 @@ Command = TypeVar("Command", bound=Callable[..., None])
 def expand(command: Command) -> Command:
     """Let a command take dataclasses of options: Typer sees their fields as parameters of the command.
 
-    The options stand in the help in the order of the parameters, those of a dataclass in the order of its fields.
+    The help lists the options in the order of the parameters, those of a dataclass in the order of its fields.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
@@ -28,8 +28,8 @@ def expand(command: Command) -> Command:
 
     @functools.wraps(command)
     def expanded(**values: Any) -> None:
-        for name, kind in groups.items():
-            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The `extembed` command: registers the commands, and turns errors and signals into messages and exit codes."""
+"""The `extembed` command: registers its subcommands, and turns errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def main() -> NoReturn:
         if error.errno in DISK_FULL:
             limit = " (a limit on the size of files: ulimit -f)" if error.errno == errno.EFBIG else ""
             _fail(
-                f"no space left for what is written{limit}: {error}. The old output is untouched; make room on the "
-                "disks of the output and of --scratch, and run again",
+                f"no space left to write{limit}: {error}. The old output is untouched; free space on the disks of the "
+                "output and of --scratch, and run again",
                 5,
                 error,
             )
@@ -85,7 +85,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:
-    signals.check()  # what fails after a signal fails because of it
+    signals.exit_if_received()  # what fails after a signal fails because of it
     short = [arg for arg in sys.argv[1:] if re.fullmatch("-[qv]+", arg)]
     if "".join(short).count("v") + sys.argv.count("--verbose") >= 2:
         import traceback

@@ -1,4 +1,4 @@
-"""`extembed neural train`: a model over the history, for a `[[neural]]` group of a spec."""
+"""`extembed neural train`: train a model that reads the history, for a `[[neural]]` group of a spec."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ if TYPE_CHECKING:
     from extembed_cli.neural.config import Layers, TrainingSettings
     from extembed_cli.spec.model import Spec
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Technique 3: a model that reads the history (extra `neural`)."
-)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-_DATA, _MODEL, _FIT = "What to learn from", "The model", "How to learn"
+_DATA, _MODEL, _FIT = "Training data", "Model", "Training"
 
 Checked = TypeVar("Checked")
 
 
 @dataclass(kw_only=True)
 class DataFlags:
-    """What to learn from."""
+    """The options for the training data."""
 
-    label: Annotated[str, option("--label", metavar="COL", help="Column of the candidates to predict: 0 or 1.")]
+    label: Annotated[
+        str,
+        option("--label", metavar="COL", help="Column of the candidates to predict: 0 or 1, or grades with --group."),
+    ]
     until: Annotated[
         str | None,
         option(
             "--until",
             metavar="TIME",
-            help="Learn from candidates before this time alone: a ranker needs later ones.  [default: all]",
+            help="Train only on candidates before this time; a ranker needs later ones.  [default: all]",
             panel=_DATA,
         ),
     ] = None
@@ -48,7 +49,7 @@ class DataFlags:
         option(
             "--group",
             metavar="COL",
-            help="What the candidates of one request share: the AUC is inside requests, and labels may be grades.",
+            help="Column that the candidates of one request share: the AUC is computed inside requests.",
             panel=_DATA,
         ),
     ] = None
@@ -60,53 +61,53 @@ class DataFlags:
 
 @dataclass(kw_only=True)
 class LayerFlags:
-    """The model."""
+    """The options for the model."""
 
-    encoder: Annotated[Encoder, option("--encoder", help="What reads the history.", panel=_MODEL)] = "attention"
+    encoder: Annotated[Encoder, option("--encoder", help="How the model reads the history.", panel=_MODEL)] = (
+        "attention"
+    )
     dim: Annotated[
         int,
-        option("--dim", min=4, metavar="N", help="Length of the vectors inside: a multiple of 4.", panel=_MODEL),
+        option("--dim", min=4, metavar="N", help="Length of the model's vectors: a multiple of 4.", panel=_MODEL),
     ] = 32
     id_embedding: Annotated[
-        bool, option("--id-embedding", help="Learn a vector for each item id, too.", panel=_MODEL)
+        bool, option("--id-embedding", help="Also learn a vector for each item id.", panel=_MODEL)
     ] = False
     candidate: Annotated[
         bool,
         option(
             "--candidate/--no-candidate",
-            help="Let the transformer read the candidate beside the events; without, users have vectors.",
+            help="Whether the transformer also reads the candidate; if not, each user has a vector.",
             panel=_MODEL,
         ),
     ] = True
     whiten: Annotated[
         bool,
-        option("--whiten", help="Make the vectors' dimensions uncorrelated first.", panel=_MODEL),
+        option("--whiten", help="First make the dimensions of the vectors uncorrelated.", panel=_MODEL),
     ] = False
     dropout: Annotated[
         float,
-        option("--dropout", min=0, max=0.9, metavar="X", help="Dropped in training.", panel=_MODEL),
+        option("--dropout", min=0, max=0.9, metavar="X", help="Share of numbers set to 0 in training.", panel=_MODEL),
     ] = 0.3
 
     def layers(self) -> Layers:
-        """As a training takes them."""
+        """Return the layers of a model."""
         from extembed_cli.neural.config import Layers
 
         if self.encoder == "attention" and not self.candidate:
-            raise SpecError(
-                "--no-candidate: attention is beside the candidate; take --encoder mean, gru or transformer"
-            )
+            raise SpecError("--no-candidate: attention needs the candidate; use --encoder mean, gru or transformer")
         return _checked(Layers, asdict(self))
 
 
 @dataclass(kw_only=True)
 class FitFlags:
-    """How to learn."""
+    """The options for the training."""
 
     loss: Annotated[
         Loss,
         option(
             "--loss",
-            help="Judge candidates one by one, or those of a request against each other.",
+            help="`bce` predicts each candidate alone; `softmax` ranks the candidates of a request.",
             panel=_FIT,
         ),
     ] = "bce"
@@ -116,19 +117,21 @@ class FitFlags:
             "--epochs",
             min=1,
             metavar="N",
-            help="At most: it ends after 4 that rank the last 15 % by time no better.",
+            help="Maximum number; training stops after 4 without a better AUC on the newest 15 % of the candidates.",
             panel=_FIT,
         ),
     ] = 30
-    batch_size: Annotated[int, option("--batch-size", min=1, metavar="N", help="Candidates of a step.", panel=_FIT)] = (
+    batch_size: Annotated[int, option("--batch-size", min=1, metavar="N", help="Candidates per step.", panel=_FIT)] = (
         256
     )
     lr: Annotated[float, option("--lr", metavar="X", help="Learning rate.", panel=_FIT)] = 1e-3
-    seed: Annotated[int, option("--seed", min=0, metavar="N", help="Of all that is random.", panel=_FIT)] = 0
-    device: Annotated[str, option("--device", metavar="NAME", help="auto, cpu, cuda, ...", panel=_FIT)] = "auto"
+    seed: Annotated[int, option("--seed", min=0, metavar="N", help="Random seed.", panel=_FIT)] = 0
+    device: Annotated[
+        str, option("--device", metavar="NAME", help="Device to train on: auto, cpu, cuda, ...", panel=_FIT)
+    ] = "auto"
 
     def settings(self, data: DataFlags) -> TrainingSettings:
-        """As a training takes them."""
+        """Return the settings of a training."""
         from extembed_cli.neural.config import TrainingSettings
 
         return _checked(TrainingSettings, {**asdict(data), **asdict(self)})
@@ -136,20 +139,20 @@ class FitFlags:
 
 @dataclass(kw_only=True)
 class VectorFlags:
-    """Files of vectors to write with the trained model."""
+    """The options for files of vectors to write with the trained model."""
 
     user_vectors: Annotated[
         Path | None,
         option(
             "--user-vectors",
             metavar="PATH",
-            help="Then write one vector per user, of a model that does not read the candidate.",
+            help="Write one vector per user after the training; the model must not read the candidate.",
             panel=_FIT,
         ),
     ] = None
     item_vectors: Annotated[
         Path | None,
-        option("--item-vectors", metavar="PATH", help="Then write the items' vectors.", panel=_FIT),
+        option("--item-vectors", metavar="PATH", help="Write the vectors of the items after the training.", panel=_FIT),
     ] = None
 
     @property
@@ -158,7 +161,7 @@ class VectorFlags:
         return [path for path in (self.user_vectors, self.item_vectors) if path is not None]
 
     def check(self, layers: Layers, wait: float) -> None:
-        """Refuse files that cannot be written, before hours of training."""
+        """Raise before the training if the files cannot be written."""
         from extembed_cli.data.commit import locked
         from extembed_cli.data.feature_file import check_target
 
@@ -176,19 +179,22 @@ class VectorFlags:
 
 
 def _checked(kind: Callable[..., Checked], values: dict[str, Any]) -> Checked:
-    """A checked object from flags, its problems told by flag."""
+    """Return a checked object from flags; raise its problems with the names of the flags."""
     from pydantic import ValidationError
 
     try:
         return kind(**values)
     except ValidationError as error:
-        told = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
-        raise SpecError("\n".join(f"--{flag}: {what}" for flag, what in told)) from None
+        problems = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+        raise SpecError("\n".join(f"--{flag}: {what}" for flag, what in problems)) from None
 
 
 @app.callback()
 def neural() -> None:
-    """Technique 3: a model that reads the history as item embeddings (extra `neural`)."""
+    """Train a neural model (technique 3).
+
+    The model reads the history as item embeddings and scores a candidate. Needs the extra `neural`.
+    """
 
 
 @app.command()
@@ -197,19 +203,19 @@ def train(
     *,
     spec: SpecPath,
     data: DataFlags,
-    model: Annotated[Path, option("--model", metavar="DIR", help="Folder to write the model in.")],
+    model: Annotated[Path, option("--model", metavar="DIR", help="Folder to write the model to.")],
     layer: LayerFlags,
     fit: FitFlags,
     vectors: VectorFlags,
     overrides: Set = None,
-    resume: Annotated[bool, option("--resume", help="Resume the training that was stopped.", panel=_FIT)] = False,
+    resume: Annotated[bool, option("--resume", help="Resume a stopped training.", panel=_FIT)] = False,
     workers: Workers = None,
     memory: Memory = None,
     scratch: Scratch = None,
     wait: Wait = 0,
     show: ShowFlags,
 ) -> None:
-    """Train a model on a spec's candidates, histories and tables.
+    """Train a model on the candidates, histories and tables of a spec.
 
     Example:  extembed neural train spec.toml --label clicked --model model --until 2026-03-01
     """
@@ -219,15 +225,15 @@ def train(
     layers = layer.layers()
     loaded = load_spec(spec, overrides or (), for_training=True)
     settings = fit.settings(data)
-    how = run_options(workers, memory, wait, scratch)
+    options = run_options(workers, memory, wait, scratch)
     need_extra("altair", "vl_convert")
     vectors.check(layers, wait)
     from extembed_cli.jobs.train import train_job
 
     with console.watching(show.quiet, show.verbose) as watch:
-        report = train_job(loaded, settings, layers, str(model), how, resume, watch)
+        report = train_job(loaded, settings, layers, str(model), options, resume, watch)
     if vectors.paths:
-        _write_vectors(loaded, model, vectors, how, show.quiet)
+        _write_vectors(loaded, model, vectors, options, show.quiet)
     if show.json:
         console.result_json(report)
     if show.verbose and not show.quiet:
@@ -236,8 +242,8 @@ def train(
         console.say(_summary(model, report))
 
 
-def _write_vectors(spec: Spec, model: Path, vectors: VectorFlags, how: RunOptions, quiet: bool) -> None:
-    """A job of the same inputs that writes vectors alone."""
+def _write_vectors(spec: Spec, model: Path, vectors: VectorFlags, options: RunOptions, quiet: bool) -> None:
+    """Run a job on the same inputs that writes the vectors only."""
     from extembed_cli.jobs.run import run_job
     from extembed_cli.spec.groups import NeuralGroup
 
@@ -246,17 +252,17 @@ def _write_vectors(spec: Spec, model: Path, vectors: VectorFlags, how: RunOption
         user_vectors=None if vectors.user_vectors is None else str(vectors.user_vectors.absolute()),
         item_vectors=None if vectors.item_vectors is None else str(vectors.item_vectors.absolute()),
     )
-    alone = spec.with_groups(group).model_copy(update={"candidates": None})
+    vectors_only = spec.with_groups(group).model_copy(update={"candidates": None})
     with console.watching(quiet, 0) as watch:
-        report = run_job(alone, how, watch)
+        report = run_job(vectors_only, options, watch)
     if not quiet:
         console.summary(report, 0)
 
 
 def _summary(model: Path, report: dict[str, Any]) -> str:
-    learned = f"{report['parameters']:,} parameters from {report['rows']['train']:,} candidates"
-    best = f"best is epoch {report['best_epoch']} with an AUC of {report['valid_auc']:.4f} on the last by time"
+    trained = f"{report['parameters']:,} parameters trained on {report['rows']['train']:,} candidates"
+    best = f"best is epoch {report['best_epoch']} with an AUC of {report['valid_auc']:.4f} on the early stopping rows"
     return (
-        f"{model}: {report['encoder']}, {learned} until {report['trained_until']}; {best}; {report['seconds']:.1f} s\n"
+        f"{model}: {report['encoder']}, {trained} until {report['trained_until']}; {best}; {report['seconds']:.1f} s\n"
         f'To score with it, add to the spec:\n[[neural]]\nmodel = "{model.absolute()}"'
     )

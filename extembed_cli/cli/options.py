@@ -1,4 +1,4 @@
-"""Options of several commands. Each has one spelling, type and help text."""
+"""Options of several commands, each with one spelling, type and help text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN, WHAT, TIME = "How to run", "What to compute", "Time"
 
 
 def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:  # noqa: A002
-    """An option of a command; `panel` is the part of the help it stands in."""
+    """Return an option of a command; `panel` is the section of the help that lists it."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
@@ -34,16 +34,18 @@ Set: TypeAlias = Annotated[
     option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a key of the spec, such as `aggregate.0.half_lives='[\"7d\"]'`. Repeats.",
+        help="Override a key of the spec, such as `aggregate.0.half_lives='[\"7d\"]'`. Repeatable.",
     ),
 ]
 Output: TypeAlias = Annotated[
     str | None,
-    option("--output", "-o", metavar="OUT", help="The file to write (.parquet), or else a directory of parts."),
+    option(
+        "--output", "-o", metavar="OUT", help="The .parquet file to write; without that ending, a directory of parts."
+    ),
 ]
 Candidates: TypeAlias = Annotated[
     list[str],
-    option("--candidates", "-c", metavar="PATH", help="Rows that get features: file, glob or directory. Repeats."),
+    option("--candidates", "-c", metavar="PATH", help="Rows that get features: file, glob or directory. Repeatable."),
 ]
 OptionalCandidates: TypeAlias = Annotated[
     list[str] | None,
@@ -51,18 +53,18 @@ OptionalCandidates: TypeAlias = Annotated[
         "--candidates",
         "-c",
         metavar="PATH",
-        help="Rows that get features: file, glob or directory. Repeats. Not needed for --user-vectors.",
+        help="Rows that get features: file, glob or directory. Repeatable. Not needed for --user-vectors.",
     ),
 ]
 TimeUnit: TypeAlias = Annotated[
     str | None,
-    option("--time-unit", metavar="s|ms|us|ns", help="What integer timestamps count since 1970.", panel=TIME),
+    option("--time-unit", metavar="s|ms|us|ns", help="Unit of integer timestamps, which count from 1970.", panel=TIME),
 ]
 
 
 @dataclass(kw_only=True)
 class InputFlags:
-    """The inputs of a spec without candidates, and which events of them count, as flags."""
+    """The inputs of a spec without its candidates, and the selection of their events, as flags."""
 
     interactions: Annotated[
         list[str],
@@ -70,19 +72,19 @@ class InputFlags:
             "--interactions",
             "-i",
             metavar="PATH",
-            help="Interactions: file, glob or directory of Parquet. Repeats.",
+            help="Interactions: file, glob or directory of Parquet. Repeatable.",
         ),
     ]
     embeddings: Annotated[
         list[str],
-        option("--embedding", "-e", metavar="NAME=PATH", help="An embedding table and the name it gets. Repeats."),
+        option("--embedding", "-e", metavar="NAME=PATH", help="Name and path of an embedding table. Repeatable."),
     ]
     histories: Annotated[
         list[str] | None,
         option(
             "--history",
             metavar="NAME=WHERE",
-            help="A named history, such as `liked='rating >= 4'`. Repeats.",
+            help="A named history, such as `liked='rating >= 4'`. Repeatable.",
             panel=WHAT,
         ),
     ] = None
@@ -106,19 +108,19 @@ class InputFlags:
     ] = None
     lag: Annotated[
         str | None,
-        option("--lag", metavar="DURATION", help="Events this young are not visible yet.", panel=TIME),
+        option("--lag", metavar="DURATION", help="Events of at most this age are not visible yet.", panel=TIME),
     ] = None
     window: Annotated[
-        str | None, option("--window", metavar="DURATION", help="Only events at most this old.", panel=TIME)
+        str | None, option("--window", metavar="DURATION", help="Use only events of at most this age.", panel=TIME)
     ] = None
     max_events: Annotated[
         int | None,
-        option("--max-events", metavar="N", help="Only the newest N visible events of each history.", panel=TIME),
+        option("--max-events", metavar="N", help="Use only the newest N visible events of each history.", panel=TIME),
     ] = None
     time_unit: TimeUnit = None
 
     def data(self, candidates: list[str] | None, output: str | None) -> dict[str, Any]:
-        """The part of a spec that says what to read, where to write, and which histories there are."""
+        """Return the inputs, the output and the histories of a spec."""
         where = _named("--history", self.histories or (), "NAME=WHERE, such as liked='rating >= 4'")
         tables = _named("-e", self.embeddings, "NAME=PATH")
         limits = {"window": self.window, "max_events": self.max_events}
@@ -139,7 +141,7 @@ class InputFlags:
 
 
 def _named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
-    """`NAME=VALUE` flags by name."""
+    """Return the values of `NAME=VALUE` flags by name."""
     values: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -155,14 +157,14 @@ def _named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
 # --- how to run --------------------------------------------------------------------------------------
 
 Workers: TypeAlias = Annotated[
-    int | None, option("--workers", min=1, metavar="N", help="Threads.  [default: cores]", panel=RUN)
+    int | None, option("--workers", min=1, metavar="N", help="Number of threads.  [default: cores]", panel=RUN)
 ]
 Memory: TypeAlias = Annotated[
     str | None,
     option(
         "--memory",
         metavar="SIZE",
-        help="Keep to this much: `4GiB` and `4G` count in 1024s, `4GB` in 1000s; what does not fit waits on disk.  "
+        help="Memory limit: `4GiB` and `4G` count in 1024s, `4GB` in 1000s. Data that does not fit is kept on disk.  "
         "[default: 75 % of free]",
         panel=RUN,
     ),
@@ -173,33 +175,34 @@ Scratch: TypeAlias = Annotated[
         "--scratch",
         metavar="DIR",
         file_okay=False,
-        help="Where what does not fit into memory waits: a local disk.  [default: beside the output]",
+        help="Folder on a local disk for data that does not fit into memory.  [default: beside the output]",
         panel=RUN,
     ),
 ]
 Wait: TypeAlias = Annotated[
     float,
-    option("--wait", min=0, metavar="SECONDS", help="Wait this long for another run that holds the output.", panel=RUN),
+    option("--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN),
 ]
 
 
-Json: TypeAlias = Annotated[bool, option("--json", help="Machine-readable result on stdout.", panel=RUN)]
+Json: TypeAlias = Annotated[bool, option("--json", help="Print the result as JSON on stdout.", panel=RUN)]
 
 
 @dataclass(kw_only=True)
 class ShowFlags:
-    """What a command shows."""
+    """The options for the output of a command."""
 
     json: Json = False
-    quiet: Annotated[bool, option("--quiet", "-q", help="Only errors.", panel=RUN)] = False
+    quiet: Annotated[bool, option("--quiet", "-q", help="Show only errors.", panel=RUN)] = False
     verbose: Annotated[
-        int, option("--verbose", "-v", count=True, help="Stages and seconds; twice: tracebacks.", panel=RUN)
+        int,
+        option("--verbose", "-v", count=True, help="Show stages and seconds; given twice, also tracebacks.", panel=RUN),
     ] = 0
 
 
 @dataclass(kw_only=True)
 class RunFlags:
-    """How a job runs."""
+    """The options for how a job runs."""
 
     overrides: Set = None
     dry_run: Annotated[
@@ -215,7 +218,7 @@ class RunFlags:
             "--cache",
             metavar="DIR",
             file_okay=False,
-            help="Keep embedding tables there as matrices; the next run on the same tables does not read them.",
+            help="Folder that keeps embedding tables as matrices, so that later runs need not read the tables.",
             panel=RUN,
         ),
     ] = None
@@ -223,14 +226,14 @@ class RunFlags:
     wait: Wait = 0
 
     def options(self) -> RunOptions:
-        """As a job takes them."""
+        """Return the options of a job."""
         return run_options(self.workers, self.memory, self.wait, self.scratch, cache=self.cache, fresh=self.fresh)
 
 
 def run_options(
     workers: int | None, memory: str | None, wait: float, scratch: Path | None = None, **more: Any
 ) -> RunOptions:
-    """Run options from flags: by default the cores and the free memory that this process may use."""
+    """Return run options from flags, by default with the cores and the free memory that this process may use."""
     from extembed_cli.jobs.options import RunOptions
     from extembed_cli.system.memory import free, size
 

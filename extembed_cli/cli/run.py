@@ -1,4 +1,4 @@
-"""`extembed run`: everything in a spec."""
+"""`extembed run`: compute everything in a spec."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(
     spec: SpecPath,
     output: Output = None,
     engine: Annotated[
-        str, option("--engine", metavar="local", help="Where to run; this version has `local`.", panel=RUN)
+        str, option("--engine", metavar="local", help="Engine to run on; this version has `local`.", panel=RUN)
     ] = "local",
     how: RunFlags,
     show: ShowFlags,
@@ -36,7 +36,7 @@ def run(
 
 
 def execute(spec: Spec, how: RunFlags, show: ShowFlags) -> None:
-    """Run or plan a spec and show the result: what `run` and the commands of single techniques share."""
+    """Run or plan a spec and show the result, for `run` and for the commands of single techniques."""
     from extembed_cli.jobs.plan import plan_job
     from extembed_cli.jobs.run import run_job
 

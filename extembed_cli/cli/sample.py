@@ -1,4 +1,4 @@
-"""`extembed sample`: a data set and a spec to start from."""
+"""`extembed sample`: write a data set and a spec to start from."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from extembed_cli.cli import console
 
 
 def sample(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; must not hold other files.")],
-    seed: Annotated[int, typer.Option(help="Another seed makes another world.")] = 0,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; it must not have other files.")],
+    seed: Annotated[int, typer.Option(help="Random seed of the data set.")] = 0,
 ) -> None:
-    """Write a small synthetic data set with a planted taste, and a spec that runs on it.
+    """Write a sample data set and its spec.
+
+    The data set is small and synthetic; its users have planted tastes.
 
     Example:  extembed sample try && extembed run try/spec.toml
     """

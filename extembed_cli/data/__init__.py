@@ -1,1 +1,1 @@
-"""From Parquet to checked arrays, and from columns back to Parquet."""
+"""Parquet inputs read into checked arrays, and columns written back to Parquet."""

@@ -24,17 +24,17 @@ class CandidateCounts:
     null_user_or_time: int = 0
     null_item: int = 0
 
-    def known(self, candidates: pl.DataFrame) -> pl.DataFrame:
-        """The rows with user and time; the others see nothing and get nulls."""
+    def usable_candidates(self, candidates: pl.DataFrame) -> pl.DataFrame:
+        """Count the rows; return those with a user and a time. The others get nulls as features."""
         self.rows += len(candidates)
         self.null_item += candidates["item"].null_count()
-        known = candidates.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
-        self.null_user_or_time += len(candidates) - len(known)
-        return known
+        usable = candidates.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
+        self.null_user_or_time += len(candidates) - len(usable)
+        return usable
 
 
 def check_candidates(spec: Spec, table: Table) -> None:
-    """Columns and their types, from the footers alone."""
+    """Check that the columns exist and have usable types, from the footers alone."""
     roles = ["user", "item"] if spec.as_of else ["user", "item", "time"]
     names = {role: spec.column("candidates", role) for role in roles}
     fixes = {name: RENAME.format(role=role) for role, name in names.items()}
@@ -46,7 +46,7 @@ def check_candidates(spec: Spec, table: Table) -> None:
 
 
 def read_candidates(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:
-    """`user`, `item`, `time` (floored to `as_of_step`) and `row` of every candidate, `rows` at a time, nulls kept."""
+    """Yield all candidates, `rows` at a time: `user`, `item`, `time` (floored to `as_of_step`), `row`. Keep nulls."""
     user, item, time = (spec.column("candidates", role) for role in ("user", "item", "time"))
     wanted = list(dict.fromkeys([user, item] if spec.as_of else [user, item, time]))
     problems = Problems()
@@ -70,5 +70,5 @@ def read_candidates(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFram
 
 
 def no_candidates() -> pl.DataFrame:
-    """A frame of candidates without rows."""
+    """Return an empty frame of candidates."""
     return pl.DataFrame(schema={"user": pl.Null(), "item_number": pl.Int32(), "time": pl.Int64(), "row": pl.Int64()})

@@ -1,4 +1,4 @@
-"""The output, all or nothing: a lock, temporary names, fsync, rename. A killed run leaves the old output or the new."""
+"""Atomic outputs: a lock, temporary names, fsync, rename. A killed run leaves the old output or the new one."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def locked(output: Path, wait: float) -> Iterator[None]:
-    """Hold the output against other runs; temporary files of runs that were killed are removed.
+    """Lock the output against other runs, and remove the temporary files of killed runs.
 
-    The lock file is unlinked while held: filelock sees that by the link count, and those who wait try again.
+    The lock file is unlinked while it is held: filelock notices this by the link count, and waiting runs try again.
     """
     if not output.name:
-        raise SpecError(f"{output}: is no name for an output")
+        raise SpecError(f"{output}: is not a file name; name the output, such as features.parquet")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SpecError(f"{output}: the folder cannot be made: {error.strerror}") from None
-    _check_makes_files(output)
+        raise SpecError(f"{output}: its folder cannot be created: {error.strerror}") from None
+    _check_can_create_files(output)
     lock = FileLock(output.with_name(f".{output.name}.lock"))
     try:
         lock.acquire(timeout=wait)
@@ -44,7 +44,7 @@ def locked(output: Path, wait: float) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        raise SpecError(f"{output}: its lock {lock.lock_file} cannot be made: {error.strerror}") from None
+        raise SpecError(f"{output}: its lock {lock.lock_file} cannot be created: {error.strerror}") from None
     try:
         remove_leftovers(output)
         yield
@@ -54,14 +54,14 @@ def locked(output: Path, wait: float) -> Iterator[None]:
         lock.release()
 
 
-def _check_makes_files(output: Path) -> None:
-    """In /proc no file can be made whatever its mode says, and filelock would wait for one that holds the lock."""
+def _check_can_create_files(output: Path) -> None:
+    """Raise if no file can be created beside the output, as in /proc: there filelock would wait for ever."""
     try:
         tempfile.TemporaryFile(dir=output.parent).close()
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        why = "no permission to write" if error.errno in _NOT_ALLOWED else "no file can be made"
+        why = "no permission to write" if error.errno in _NOT_ALLOWED else "no file can be created"
         raise SpecError(
             f"{output}: {why} in this folder ({error.strerror}); name another output, or allow it (chmod)"
         ) from None
@@ -69,33 +69,33 @@ def _check_makes_files(output: Path) -> None:
 
 @contextmanager
 def writing(output: Path) -> Iterator[None]:
-    """Name the output in whatever the system says of writing it; a full disk has a message of its own."""
+    """Turn the system's errors into one that names the output; a full disk is reported elsewhere."""
     try:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
-        raise ResourceError(f"{output}: cannot be written: {error}. It is only replaced by a complete one") from error
+        raise ResourceError(f"{output}: cannot be written: {error}. It is only replaced when complete") from error
 
 
 class Staged:
-    """Files written under temporary names beside their targets, to get their names together."""
+    """Files under temporary names beside their targets, all renamed together."""
 
     def __init__(self) -> None:
         self.files: dict[Path, Path] = {}
         """Temporary path -> target, in the order in which they will be renamed."""
         self.folders: list[Path] = []
         self.obsolete: list[Path] = []
-        """What the new files replace under another name: removed once those have theirs."""
+        """Old files under other names that the new files replace; removed after the renames."""
 
     def temporary(self, target: Path, path: Path | None = None) -> Path:
-        """A temporary name in the target's folder: that of this process, or one that readers know to look for."""
+        """Return a temporary path for a target: one of this process, or the given one, which readers look for."""
         path = path or target.with_name(f".{target.name}.{os.getpid()}.tmp")
         self.files[path] = target
         return path
 
     def folder(self, path: Path) -> None:
-        """A folder for staged files; if it is still empty in the end, it goes."""
+        """Create a folder for staged files; it is removed if it is still empty at the end."""
         path.mkdir(exist_ok=True)
         self.folders.append(path)
 
@@ -106,7 +106,7 @@ class Staged:
         return path
 
     def commit(self) -> None:
-        """Bring all bytes to the disk, then rename all files; nothing but a crash comes in between."""
+        """Sync all files to the disk, then rename them all; only a crash can come in between."""
         for path in self.files:
             _fsync(path)
         with signals.deferred():
@@ -120,7 +120,7 @@ class Staged:
 
 @contextmanager
 def staged() -> Iterator[Staged]:
-    """A place for files that are committed together or not at all; what is not committed is removed."""
+    """Yield a stage for files that are committed together or not at all; uncommitted files are removed."""
     stage = Staged()
     try:
         yield stage
@@ -134,19 +134,19 @@ def staged() -> Iterator[Staged]:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove the temporary files of runs that were killed; the output has to be locked."""
+    """Remove the temporary files of killed runs; the output must be locked."""
     for leftover in matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.\d+\.tmp"):
         with suppress(OSError):
             leftover.unlink()
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder whose whole name matches a regular expression."""
+    """Return the files of a folder whose whole name matches a regular expression."""
     return [path for path in folder.iterdir() if re.fullmatch(pattern, path.name)]
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

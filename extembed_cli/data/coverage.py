@@ -1,4 +1,4 @@
-"""What there is in the shards: counts for the run report, and signs that the inputs do not meet."""
+"""Counts over the shards for the run report, and warnings about inputs that do not match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _YEAR_US = 365 * DAY_US
 
 @dataclass
 class Coverage:
-    """Counts of some shards; plain data."""
+    """Counts over one or more shards; plain data."""
 
     users: int = 0
     """Users with a candidate"""
@@ -29,10 +29,10 @@ class Coverage:
     events: int = 0
     candidates: int = 0
     expressions: dict[str, int] = field(default_factory=dict)
-    """By an expression's column, the events of which it is true, or that have a number"""
+    """By an expression's column: events for which it is true, or has a number"""
     events_covered: dict[str, int] = field(default_factory=dict)
     candidates_covered: dict[str, int] = field(default_factory=dict)
-    """By table, those whose item has a vector"""
+    """By table: those whose item has a vector"""
     oldest: int | None = None
     """The oldest event (us)"""
     latest: int | None = None
@@ -40,7 +40,10 @@ class Coverage:
 
     @classmethod
     def of(cls, shard: Shard, with_vector: dict[str, Bools]) -> Coverage:
-        """Of one shard. with_vector, by table: (items + 1) whether an item has a vector, False for a null one."""
+        """Return the counts of one shard.
+
+        with_vector  by table: (items + 1) whether each item has a vector; False for a null item
+        """
         history, candidates = shard.history, shard.candidates
         have_events, have_candidates = np.diff(history.indptr) > 0, np.diff(candidates.indptr) > 0
         return cls(
@@ -59,7 +62,7 @@ class Coverage:
         )
 
     def add(self, other: Coverage, times: int = 1) -> None:
-        """Add another shard, which may stand for several."""
+        """Add the counts of another shard, multiplied by `times` if it represents several."""
         for name in ("users", "users_met", "events", "candidates"):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for name in ("expressions", "events_covered", "candidates_covered"):
@@ -70,21 +73,21 @@ class Coverage:
         self.latest = max((t for t in (self.latest, other.latest) if t is not None), default=None)
 
     def of_table(self, table: str) -> dict[str, float | None]:
-        """The share of used events and of candidates whose item has a vector."""
+        """Return the shares of the used events and of the candidates whose item has a vector."""
         return {
             "events": _share(self.events_covered.get(table, 0), self.events),
             "candidates": _share(self.candidates_covered.get(table, 0), self.candidates),
         }
 
     def members(self, spec: Spec) -> dict[str, int]:
-        """Events of each history that has a `where`."""
+        """Return the number of events of each history that has a `where`."""
         members = {name: spec.membership(name) for name in spec.histories}
         return {name: self.expressions.get(where.column, 0) for name, where in members.items() if where is not None}
 
     def report(
         self, spec: Spec, loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None
     ) -> dict[str, Any]:
-        """The inputs in the run report: rows, what was dropped and why, coverage (by vectors once they are loaded)."""
+        """Return the run report's part about the inputs: rows, dropped rows by reason, tables and their coverage."""
         events, candidates = loaded.events, loaded.candidates
         tables = {name: ids.report for name, ids in loaded.ids.items()}
         tables |= {name: matrix.report for name, matrix in (embeddings or {}).items()}
@@ -107,40 +110,40 @@ class Coverage:
         }
 
     def mismatches(self, spec: Spec, loaded: Loaded) -> list[str]:
-        """Signs that the inputs do not meet: the features would be valid and worthless."""
-        signs: list[str] = []
+        """Return warnings about inputs that do not match: the features would be valid but worthless."""
+        warnings: list[str] = []
         times = spec.column("interactions", "time")
         if has_dates(loaded.inputs.interactions, times) and duration_us(spec.lag) < DAY_US:
-            signs.append(
+            warnings.append(
                 f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that "
                 'day\'s evening. Set lag = "1d" (--lag 1d)'
             )
         if loaded.inputs.candidates is not None:
             if not self.candidates:
-                return signs
-            signs += self._of_candidates(spec)
+                return warnings
+            warnings += self._candidate_warnings(spec)
         if not self.events:
-            return signs or ["no interaction can be used, every history is empty"]
+            return warnings or ["no interaction can be used: every history is empty"]
         if loaded.events.newest is not None and loaded.events.newest < _YEAR_US:
-            signs.append("all interactions are in 1970, so candidates would see their future. Is time_unit right?")
+            warnings.append("all interactions are in 1970, so candidates would see their future. Is time_unit right?")
         for name, members in self.members(spec).items():
             if not members:
-                signs.append(
-                    f"histories.{name}: no interaction fits where = {spec.history(name).where!r}: it is always empty"
+                warnings.append(
+                    f"histories.{name}: no interaction matches where = {spec.history(name).where!r}: it is always empty"
                 )
         for expression in spec.expressions:
             if expression.dtype == "Float64" and not self.expressions.get(expression.column, 0):
-                signs.append(f"target = {expression.text!r}: null for every interaction, so there is nothing to fit")
+                warnings.append(f"target = {expression.text!r}: null for every interaction, so there is nothing to fit")
         for name in loaded.ids:
             share = self.of_table(name)
             if 0 in share.values():
                 side = "interactions" if share["events"] == 0 else "candidates"
-                signs.append(f"embeddings {name}: no item of the {side} has a vector. Are the item ids the same?")
-        return signs
+                warnings.append(f"embeddings {name}: no item of the {side} has a vector. Are the item ids the same?")
+        return warnings
 
-    def _of_candidates(self, spec: Spec) -> list[str]:
+    def _candidate_warnings(self, spec: Spec) -> list[str]:
         if not self.users_met:
-            return ["no user of the candidates has an interaction, every history is empty. Are the user ids the same?"]
+            return ["no user of the candidates has an interaction: every history is empty. Are the user ids the same?"]
         assert self.oldest is not None
         assert self.latest is not None
         if self.latest - duration_us(spec.lag) <= self.oldest:

@@ -1,4 +1,4 @@
-"""Embedding tables: one streaming pass into a float32 matrix of unit vectors, every vector checked on the way."""
+"""Embedding tables, read in one streaming pass into a float32 matrix of unit vectors; every vector is checked."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
 from extembed_cli.data.parquet import Table
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.model import EmbeddingSpec, Spec
-from extembed_cli.system.threads import Mapping, ahead
+from extembed_cli.system.threads import Mapping, prefetched
 
-_BATCH_BYTES = 2**22  # of vectors read at a time
-_ID_ROWS = 2**18  # of ids read at a time
-ROWS = 2048  # of a matrix taken at a time: a fixed number
+_BATCH_BYTES = 2**22  # bytes of vectors read at a time
+_ID_ROWS = 2**18  # ids read at a time
+ROWS = 2048  # rows of a matrix processed at a time: a fixed number
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
-# A centred vector this short against what was subtracted is rounding, and has no direction.
+# A centred vector shorter than this share of the mean's norm is rounding error and has no direction.
 _ZERO_CENTRED = 1e-6
 
 
@@ -36,11 +36,11 @@ class EmbeddingMatrix:
     vectors: Floats
     """(n + 1, d): rows of norm 1; the last row is zero and stands for every item without a vector."""
     norms: Doubles
-    """(n + 1): what each vector was divided by; 0 = no vector."""
+    """(n + 1): the norm by which each vector was divided; 0 = no vector."""
     slots: Nums
     """(items + 1): row of `vectors` by item num; the last entry is that of a null item (num -1)."""
     report: dict[str, Any]
-    """Rows in the table and what was left out."""
+    """Counts of the table's rows, used and left out."""
 
     @property
     def missing(self) -> int:
@@ -49,19 +49,19 @@ class EmbeddingMatrix:
 
     @property
     def with_vector(self) -> Bools:
-        """(items + 1) which items have a vector; the last is a null item, which has none."""
-        having: Bools = self.slots != self.missing
-        return having
+        """(items + 1) Whether each item has a vector; False for a null item, the last entry."""
+        flags: Bools = self.slots != self.missing
+        return flags
 
     @property
     def blocks(self) -> Iterator[slice]:
-        """Rows of `vectors`, a fixed number at a time: the bits of sums over them do not depend on who adds which."""
+        """Slices of a fixed number of rows, so that the bits of sums over them do not depend on the workers."""
         return (slice(low, min(low + ROWS, len(self.vectors))) for low in range(0, len(self.vectors), ROWS))
 
     def exact(self, at: slice, *, normalized: bool, bias: bool) -> Doubles:
-        """Some vectors in float64, of the length they had unless normalized, a constant 1 behind them with `bias`.
+        """Return some rows in float64, with their original norms unless `normalized`; `bias` appends a constant 1.
 
-        Of an item without a vector all is 0, the constant too.
+        The row of a missing vector is all 0, its constant too.
         """
         vectors = self.vectors[at].astype(np.float64)
         norms = self.norms[at]
@@ -70,7 +70,7 @@ class EmbeddingMatrix:
         return np.column_stack([vectors, norms > 0]) if bias else vectors
 
     def save(self, arrays: ArrayFolder, name: str) -> dict[str, Any]:
-        """Keep it in mapped files; returns what `open` needs."""
+        """Write the matrix to mapped files; return what `open` needs."""
         parts = {"vectors": self.vectors, "norms": self.norms, "slots": self.slots}
         return {
             "report": self.report,
@@ -79,12 +79,12 @@ class EmbeddingMatrix:
 
     @classmethod
     def open(cls, arrays: ArrayFolder, about: dict[str, Any]) -> EmbeddingMatrix:
-        """What `save` kept."""
+        """Return the matrix that `save` wrote."""
         parts = {part: arrays.get(about[part]) for part in ("vectors", "norms", "slots")}
         return cls(**parts, report=about["report"])
 
     def of_used_items(self, at: Path | None = None) -> EmbeddingMatrix:
-        """Without the vectors of items that the job does not touch; in a mapped file, if its path is given."""
+        """Return the matrix without the vectors of unused items; in a mapped file if its path is given."""
         used = np.append(np.unique(self.slots[self.slots != self.missing]), self.missing)
         if len(used) == len(self.vectors):
             return self
@@ -105,23 +105,23 @@ class TableVectors:
     vectors: Floats
     """(n + 1, d): rows of norm 1; zero where there is no usable vector, and in the last row."""
     norms: Doubles
-    """(n + 1): what each vector was divided by; 0 = no vector."""
+    """(n + 1): the norm by which each vector was divided; 0 = no vector."""
     report: dict[str, Any]
 
     def of(self, vocabulary: pl.Series) -> EmbeddingMatrix:
-        """The vectors by num of a vocabulary."""
+        """Return the matrix of these vectors by item num of a vocabulary."""
         items, ids = same_type(vocabulary, self.ids)
         missing = len(ids)
-        here = _places_of(items, ids, missing)
+        rows = _places_of(items, ids, missing)
         slots = np.full(len(items) + 1, missing, np.int32)
-        slots[:-1] = np.where(self.norms[here] > 0, here, missing)
+        slots[:-1] = np.where(self.norms[rows] > 0, rows, missing)
         items_with_vector = int(np.count_nonzero(slots[:-1] != missing))
         return EmbeddingMatrix(self.vectors, self.norms, slots, {**self.report, "items_with_vector": items_with_vector})
 
 
 @dataclass(frozen=True)
 class TableIds:
-    """The ids of a table and where its rows go."""
+    """The ids of a table, and which of its rows are kept."""
 
     ids: pl.Series
     kept: Bools
@@ -130,7 +130,7 @@ class TableIds:
 
 
 def check_embedding(spec: Spec, name: str, table: Table) -> None:
-    """Columns, their types and the vector length where the type tells it, from the footers alone."""
+    """Check the columns, their types, and the vector length if the type has it, from the footers alone."""
     item, embedding = spec.embedding_column(name, "item"), spec.embedding_column(name, "embedding")
     fix = "; if it has another name, set embeddings.{0}.columns.{1} in the spec (--set embeddings.{0}.columns.{1}=NAME)"
     table.require({item: fix.format(name, "item"), embedding: fix.format(name, "embedding")})
@@ -147,15 +147,15 @@ def check_embedding(spec: Spec, name: str, table: Table) -> None:
         if kind is not None and types.is_fixed_size_list(kind):
             lengths.setdefault(kind.list_size, part.path)
     if len(lengths) > 1:
-        found = " and ".join(f"{length} in {path}" for length, path in lengths.items())
+        examples = " and ".join(f"{length} in {path}" for length, path in lengths.items())
         problems.errors.append(
-            DataError(f"{table.label}: vectors of different lengths: {found}. A table has one length")
+            DataError(f"{table.label}: vectors of different lengths: {examples}. A table needs vectors of one length")
         )
     problems.raise_any()
 
 
 def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
-    """Read the ids alone: duplicates are found, and every row's place is known, before a vector is read."""
+    """Read the ids alone, so that duplicates are reported and all places are known before any vector is read."""
     column = spec.embedding_column(name, "item")
     parts = [as_ids(data.column(0)) for part in table.parts for data in part.tables([column], _ID_ROWS)]
     ids = pl.concat(same_type(*parts)) if parts else pl.Series(dtype=pl.Int64)
@@ -187,9 +187,9 @@ def load_vectors(
     mapped: Mapping = map,
     at: Path | None = None,
 ) -> TableVectors:
-    """The unit vectors of the items in the vocabulary (None = of all) that the table has.
+    """Return the table's unit vectors of the items in the vocabulary (None = of all its items).
 
-    With a path they are in a mapped file there; in a nameless one where it is a folder.
+    `at` is the path of a mapped file for them, or a folder for an unnamed one; None = in memory.
     """
     options = spec.embeddings[name]
     ids = table_ids.ids
@@ -200,13 +200,13 @@ def load_vectors(
     places = places.sort()
     slot_of_row = np.where(table_ids.kept, _places_of(ids, places, -1), -1)
 
-    raw, found, bad = _fill(
+    raw, has_vector, bad = _fill(
         table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, at
     )
-    norms, vanished = _normalize(raw, found, options, mapped)
+    norms, vanished = _normalize(raw, has_vector, options, mapped)
     if len(vanished) and options.bad_vectors == "error":
-        what = "equal to the table's mean, so zero once centred"
-        raise _bad_vectors(table, len(vanished), places[vanished[:5]], what)
+        problem = "equal to the table's mean, so zero once centred"
+        raise _bad_vectors(table, len(vanished), places[vanished[:5]], problem)
     report = dict(table_ids.report, dim=raw.shape[1])
     if bad or len(vanished):
         report["bad_vectors"] = bad + len(vanished)
@@ -214,7 +214,7 @@ def load_vectors(
 
 
 def _places_of(ids: pl.Series, places: pl.Series, missing: int) -> Ints:
-    """The place of each id among others in order; `missing` where it has none."""
+    """Return the position of each id in `places`; `missing` where it is not there."""
     ids, places = same_type(ids, places)
     table = pl.DataFrame({"id": places}).with_row_index("place")
     joined = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")
@@ -230,12 +230,15 @@ def _fill(
     options: EmbeddingSpec,
     at: Path | None,
 ) -> tuple[Floats, Bools, int]:
-    """Stream vectors into their slots: raw (places + 1, d), which slots got a usable one, how many are bad."""
+    """Stream vectors into their slots.
+
+    Return these (places + 1, d), which of them have a usable vector, and the number of bad vectors.
+    """
     raw: Floats | None = None
-    found = np.zeros(places, np.bool_)
+    has_vector = np.zeros(places, np.bool_)
     bad: list[int] = []
     row = 0
-    with ahead(_vector_batches(table, column)) as batches:
+    with prefetched(_vector_batches(table, column)) as batches:
         for path, batch in batches:
             vectors, present = _dense(batch, f"{path}: column `{column}`", row, None if raw is None else raw.shape[1])
             if vectors.shape[0]:
@@ -248,27 +251,29 @@ def _fill(
                 wanted = (slots >= 0) & usable
                 if not wanted.all():
                     slots, vectors = slots[wanted], vectors[wanted]
-                raw[slots], found[slots] = vectors, True
+                raw[slots], has_vector[slots] = vectors, True
             row += len(batch)
     if raw is None:
         raise DataError(f"{table.label} ({table.parts[0].path}): there is no vector in column `{column}`")
     if bad and options.bad_vectors == "error":
         raise _bad_vectors(table, len(bad), table_ids.ids[bad[:5]], "zero or not finite")
-    return raw, found, len(bad)
+    return raw, has_vector, len(bad)
 
 
-def _normalize(raw: Floats, found: Bools, options: EmbeddingSpec, mapped: Mapping) -> tuple[Doubles, NDArray[np.intp]]:
-    """Centre (if asked) and divide by the norm, in place, in float64.
+def _normalize(
+    raw: Floats, has_vector: Bools, options: EmbeddingSpec, mapped: Mapping
+) -> tuple[Doubles, NDArray[np.intp]]:
+    """Centre (if set) and divide by the norm, in place, in float64.
 
-    Returns the norms, 0 where there is no vector, and the slots of vectors that vanish, and so are not found.
+    Return the norms, 0 = no vector, and the slots of vectors that are zero once centred; `has_vector` loses these.
     """
     norms = np.zeros(len(raw))
-    blocks = [slice(low, min(low + _SUM_ROWS, len(found))) for low in range(0, len(found), _SUM_ROWS)]
+    blocks = [slice(low, min(low + _SUM_ROWS, len(has_vector))) for low in range(0, len(has_vector), _SUM_ROWS)]
     mean = np.zeros(raw.shape[1])
-    if options.center and found.any():
+    if options.center and has_vector.any():
         for total in mapped(lambda at: raw[at].sum(axis=0, dtype=np.float64), blocks):
             mean += total  # slots without a vector hold zeros
-        mean /= np.count_nonzero(found)
+        mean /= np.count_nonzero(has_vector)
     shortest = _ZERO_CENTRED * np.linalg.norm(mean)
 
     def divide(at: slice) -> None:
@@ -276,21 +281,21 @@ def _normalize(raw: Floats, found: Bools, options: EmbeddingSpec, mapped: Mappin
         if options.center:
             vectors -= mean
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
-        norms[at] = np.where(found[at] & (lengths > shortest), lengths, 0)
+        norms[at] = np.where(has_vector[at] & (lengths > shortest), lengths, 0)
         vectors /= np.where(norms[at] > 0, norms[at], np.inf)[:, None]
         raw[at] = vectors
 
     for _ in mapped(divide, blocks):
         pass
-    vanished = np.flatnonzero(found & (norms[:-1] == 0))
-    found[vanished] = False
+    vanished = np.flatnonzero(has_vector & (norms[:-1] == 0))
+    has_vector[vanished] = False
     return norms, vanished
 
 
-def _bad_vectors(table: Table, count: int, examples: pl.Series, what: str) -> DataError:
+def _bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) -> DataError:
     name = table.label.split()[-1]
     return DataError(
-        f"{table.label} ({table.parts[0].path}): {count:,} of {table.rows:,} vectors are {what} "
+        f"{table.label} ({table.parts[0].path}): {count:,} of {table.rows:,} vectors are {problem} "
         f'(item_id {listing(map(_shown, examples), 4)}). Set bad_vectors = "missing" under [embeddings.{name}] '
         "to treat those items as having no vector"
     )
@@ -306,7 +311,7 @@ def _vector_batches(table: Table, column: str) -> Iterator[tuple[Path, pa.Array]
 
 
 def _vectors_type(kind: pa.DataType) -> pa.DataType | None:
-    """The list type that holds the vectors; None where the type cannot be one."""
+    """Return the list type that holds the vectors, or None for a type that cannot hold them."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if not (types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)):
@@ -315,11 +320,11 @@ def _vectors_type(kind: pa.DataType) -> pa.DataType | None:
 
 
 def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[Values, Bools]:
-    """The vectors that are not null as (n, d), and which rows of the batch they are."""
+    """Return the vectors that are not null (n, d), and which rows of the batch have them."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     present = np.ones(len(column), np.bool_)
-    if column.null_count:  # else pyarrow.compute is not needed, which takes long to import
+    if column.null_count:  # otherwise skip importing pyarrow.compute, which is slow
         present, column = np.asarray(column.is_valid()), column.drop_null()
     if not len(column):
         return np.empty((0, dim or 0), np.float32), present
@@ -330,7 +335,7 @@ def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[Val
     if len(odd):
         raise DataError(
             f"{where}: vectors of different lengths: {length} before, {lengths[odd[0]]} in row "
-            f"{row + int(np.flatnonzero(present)[odd[0]]):,} of the table. A table has one length"
+            f"{row + int(np.flatnonzero(present)[odd[0]]):,} of the table. A table needs vectors of one length"
         )
     if length == 0:
         raise DataError(f"{where}: the vectors have no elements")
@@ -341,7 +346,7 @@ def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[Val
 
 
 def _usable(vectors: Values) -> Bools:
-    """Which rows are finite in float32 and not zero."""
+    """Whether each row is finite in float32 and not zero."""
     with np.errstate(over="ignore", invalid="ignore"):
         single = vectors.astype(np.float32, copy=False)
         magnitude = np.maximum(single.max(axis=1), -single.min(axis=1))  # NaN and infinity survive a maximum
@@ -350,7 +355,7 @@ def _usable(vectors: Values) -> Bools:
 
 
 def first_dim(table: Table, column: str) -> int:
-    """The length of the first vector of a table; 1 where there is none."""
+    """Return the length of a table's first vector; 1 if there is none."""
     first = next(table.parts[0].batches([column], 1), None)
     return _dense(first.column(0), "", 0, None)[0].shape[1] if first is not None and len(first) else 1
 

@@ -1,4 +1,4 @@
-"""Rows of events and candidates to arrays by user (CSR)."""
+"""Encoding of events and candidates as arrays by user (CSR)."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from extembed_cli.spec.model import Expression
 def encode(
     events: pa.Table, candidates: pa.Table, vocabulary: Vocabulary, weight: Expression | None, *, all_users: bool
 ) -> Shard:
-    """Events and candidates of some users, in any order, by user: of the users with a candidate, or of all.
+    """Return the shard of these events and candidates, given in any order: users with a candidate only, or all users.
 
     events      `user`, `time` (us), `item` (ids) or `item_number` (of the vocabulary), and a column of each expression
     candidates  the same without expressions, and `row`
     """
     frames = [ipc.from_arrow(events), ipc.from_arrow(candidates)]
-    of_events, of_candidates = same_type(*(frame["user"] for frame in frames))
-    owners = pl.concat([of_candidates, of_events]) if all_users else of_candidates
+    event_users, candidate_users = same_type(*(frame["user"] for frame in frames))
+    owners = pl.concat([candidate_users, event_users]) if all_users else candidate_users
     users = pl.DataFrame({"user": owners.unique().sort()}).with_row_index("user_num")
-    frames = [frame.with_columns(of) for frame, of in zip(frames, (of_events, of_candidates), strict=True)]
+    frames = [frame.with_columns(ids) for frame, ids in zip(frames, (event_users, candidate_users), strict=True)]
     first = None if weight is None else weight.column
     with ThreadPoolExecutor(len(frames)) as pool:
         ordered = pool.map(lambda frame: _in_order(frame, users, vocabulary, first), frames)
-        of_users, asked = ordered
-    expressions = [Expression.of_column(name) for name in of_users.columns if ":" in name]
+        event_rows, candidate_rows = ordered
+    expressions = [Expression.of_column(name) for name in event_rows.columns if ":" in name]
     return Shard(
         users["user"],
         History(
-            indptr=_indptr(of_users["user_num"], len(users)),
-            times=of_users["time"].to_numpy(),
-            items=of_users["item"].to_numpy(),
-            values={expression: _values(of_users[expression.column]) for expression in expressions},
+            indptr=_indptr(event_rows["user_num"], len(users)),
+            times=event_rows["time"].to_numpy(),
+            items=event_rows["item"].to_numpy(),
+            values={expression: _values(event_rows[expression.column]) for expression in expressions},
             weight=weight,
         ),
         Candidates(
-            indptr=_indptr(asked["user_num"], len(users)),
-            rows=asked["row"].to_numpy(),
-            times=asked["time"].to_numpy(),
-            items=asked["item"].to_numpy(),
+            indptr=_indptr(candidate_rows["user_num"], len(users)),
+            rows=candidate_rows["row"].to_numpy(),
+            times=candidate_rows["time"].to_numpy(),
+            items=candidate_rows["item"].to_numpy(),
         ),
     )
 
 
 def _in_order(frame: pl.DataFrame, users: pl.DataFrame, vocabulary: Vocabulary, weight: str | None) -> pl.DataFrame:
-    """Rows of the users alone, by user, time, item, weight, and then all other columns by name."""
+    """Return the rows of these users, ordered by user, time, item, weight, then all other columns by name."""
     frame = frame.join(users, on="user", how="left", maintain_order="left").drop("user")
     if frame["user_num"].null_count():
         frame = frame.filter(pl.col("user_num").is_not_null())
@@ -61,16 +61,16 @@ def _in_order(frame: pl.DataFrame, users: pl.DataFrame, vocabulary: Vocabulary, 
     frame = frame.drop("item", "item_number", strict=False).with_columns(nums)
     order, ties = _by_user_and_time(frame["user_num"].to_numpy(), frame["time"].to_numpy())
     if len(ties):
-        others = sorted(set(frame.columns) - {"user_num", "time", "item"}, key=lambda name: (name != weight, name))
-        tied = frame[order[ties]].with_columns(place=order[ties]).sort(["user_num", "time", "item", *others])
+        rest = sorted(set(frame.columns) - {"user_num", "time", "item"}, key=lambda name: (name != weight, name))
+        tied = frame[order[ties]].with_columns(place=order[ties]).sort(["user_num", "time", "item", *rest])
         order[ties] = tied["place"].to_numpy()
     return frame[order]
 
 
 def _by_user_and_time(users: Values, times: Ints) -> tuple[Ints, Ints]:
-    """The order of rows by user and time, and the places in it where that does not decide: one sort of 64-bit keys.
+    """Return the order of rows by user and time (one sort of 64-bit keys), and the places of tied rows in it.
 
-    Where a key cannot hold both, it goes without the last bits of the times, and more places are undecided.
+    A key that cannot hold both drops the last bits of the time; then more rows tie.
     """
     if not len(times):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -85,7 +85,7 @@ def _by_user_and_time(users: Values, times: Ints) -> tuple[Ints, Ints]:
 
 
 def _values(column: pl.Series) -> Values:
-    """Flags, or numbers with NaN for null."""
+    """Return flags, or numbers with NaN for null."""
     return column.to_numpy() if column.dtype == pl.Boolean() else column.fill_null(np.nan).to_numpy()
 
 

@@ -1,6 +1,6 @@
 """`where` and `weight`: a column's name, or a row-wise polars SQL expression.
 
-Row-wise is checked against a list of what is known to look at one row only, on polars' own serialised form:
+An expression is row-wise if all parts of polars' serialised form are on a list of operations that read one row only:
 anything else (an aggregate, a window, a function that polars adds later) would make a feature depend on rows
 that its user must not see, or on how the users are split into shards.
 """
@@ -37,20 +37,20 @@ _NOT_ROW_WISE = {"StringExpr.ConcatVertical"}
 
 
 def compile_expression(text: str, key: str, schema: dict[str, pl.DataType], dtype: pl.DataType) -> pl.Expr:
-    """The expression cast to `dtype`; `schema` is the columns it may use, `key` where it stands in the spec."""
+    """Return the expression cast to `dtype`; `schema` has the columns it may use, `key` is its key in the spec."""
     expression = pl.col(text) if text in schema else _parse(text, key, schema)
     try:
-        made = pl.DataFrame(schema=schema).lazy().select(value=expression).collect()["value"].dtype
+        actual = pl.DataFrame(schema=schema).lazy().select(value=expression).collect()["value"].dtype
     except pl.exceptions.PolarsError as error:
         hint = ". Write a time as timestamp '2026-01-31 06:00:00'" if "date/datetime/time" in str(error) else ""
         raise SpecError(f"{key} = {text!r}: does not fit the columns: {_first_line(error)}{hint}") from None
-    if not (made.is_numeric() or made in {pl.Boolean(), pl.String(), pl.Null()}):
-        raise SpecError(f"{key} = {text!r}: is {made} and cannot become {dtype}; compare it with something")
+    if not (actual.is_numeric() or actual in {pl.Boolean(), pl.String(), pl.Null()}):
+        raise SpecError(f"{key} = {text!r}: is {actual} and cannot become {dtype}; compare it with something")
     return expression.cast(dtype)
 
 
 def columns_of(text: str, key: str, names: list[str]) -> list[str]:
-    """The columns that an expression reads, each checked to exist."""
+    """Return the columns that an expression reads, after checking that they exist."""
     return [text] if text in names else _roots(_sql(text, key, names), text, key, names)
 
 
@@ -79,9 +79,7 @@ _CLOCK = re.compile(r"\b(now|today|(current|local)_?(date|time|timestamp))\b", r
 def _parse(text: str, key: str, schema: dict[str, pl.DataType]) -> pl.Expr:
     clock = _CLOCK.search(_QUOTED.sub("", text))
     if clock and clock[0] not in schema:
-        raise SpecError(
-            f"{key} = {text!r}: {clock[0]} reads the clock: tomorrow's run would not see the same. Write a date"
-        )
+        raise SpecError(f"{key} = {text!r}: {clock[0]} reads the clock, so tomorrow's run would differ. Write a date")
     expression = _sql(text, key, list(schema))
     _roots(expression, text, key, list(schema))
     tree = json.loads(expression.meta.serialize(format="json"))
@@ -89,13 +87,13 @@ def _parse(text: str, key: str, schema: dict[str, pl.DataType]) -> pl.Expr:
     if refused:
         raise SpecError(
             f"{key} = {text!r}: not row-wise ({listing(refused)}): aggregates and windows would read other rows, "
-            "the future among them. Compute such a column before, as of each event, and name it here"
+            "including the future. Compute such a column before the run, as of each event, and name it here"
         )
     return pl.Expr.deserialize(io.StringIO(json.dumps(_with_float_literals(tree))), format="json")
 
 
 def _not_row_wise(node: Any) -> set[str]:
-    """Names of the parts of a serialised expression that may look at other rows."""
+    """Return the names of the parts of a serialised expression that may read other rows."""
     if isinstance(node, str):
         return {node}
     kind, body = next(iter(node.items()))
@@ -106,8 +104,8 @@ def _not_row_wise(node: Any) -> set[str]:
     if kind == "Function":
         name = _function_name(body["function"])
         known = name in _ROW_WISE_FUNCTIONS or name.split(".")[0] in _ROW_WISE_NAMESPACES
-        found = set() if known and name not in _NOT_ROW_WISE else {name}
-        return found.union(*(_not_row_wise(child) for child in body["input"]))
+        names = set() if known and name not in _NOT_ROW_WISE else {name}
+        return names.union(*(_not_row_wise(child) for child in body["input"]))
     children = {
         "BinaryExpr": ("left", "right"),
         "Ternary": ("predicate", "truthy", "falsy"),
@@ -119,7 +117,7 @@ def _not_row_wise(node: Any) -> set[str]:
 
 
 def _function_name(function: Any) -> str:
-    """`Abs`, `Boolean.IsNull`, `StringExpr.Contains` from polars' nested form."""
+    """Return a name such as `Abs`, `Boolean.IsNull` or `StringExpr.Contains` from polars' nested form."""
     if isinstance(function, str):
         return function
     name, inner = next(iter(function.items()))
@@ -129,7 +127,7 @@ def _function_name(function: Any) -> str:
 
 
 def _with_float_literals(node: Any) -> Any:
-    """SQL's `1.0` is a Decimal, and dividing by it keeps six digits: make such literals Float64."""
+    """Replace Decimal literals by Float64: SQL's `1.0` is a Decimal, and dividing by it keeps six digits."""
     if isinstance(node, dict):
         scalar = node.get("Scalar")
         if isinstance(scalar, dict) and isinstance(scalar.get("Decimal"), list):

@@ -19,7 +19,7 @@ from extembed_cli.data.parquet import Table
 from extembed_cli.data.paths import MANIFEST
 from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
 from extembed_cli.errors import DataError, SpecError
-from extembed_cli.system.threads import ahead
+from extembed_cli.system.threads import prefetched
 
 METADATA_KEY = b"extembed"
 ROW_GROUP = 131_072
@@ -30,12 +30,14 @@ _CHANGED = "did the candidates change during the run? Run again; the old output 
 
 
 def check_target(path: str) -> None:
-    """Refuse outputs that would overwrite something that is not ours."""
+    """Raise if the output would overwrite something that is not ours."""
     if "://" in path:
         raise SpecError(f"{path}: only local paths can be written")
     output = Path(path)
     if (output.parent / MANIFEST).exists():
-        raise SpecError(f"{output}: is inside a directory of parts; its readers would take the rows for more of them")
+        raise SpecError(
+            f"{output}: is inside a directory of parts, whose readers would read it too; name another place"
+        )
     if output.suffix in _OTHER_FILES:
         raise SpecError(
             f"{output}: only Parquet is written; end in .parquet, or name a directory without {output.suffix}"
@@ -53,7 +55,7 @@ def check_target(path: str) -> None:
 
 
 def check_not_an_input(output: Path, tables: Iterable[Table]) -> None:
-    """Refuse to write over what is read."""
+    """Raise if the output would overwrite an input."""
     target = output.resolve()
     for table in tables:
         for part in table.parts:
@@ -65,12 +67,12 @@ def check_not_an_input(output: Path, tables: Iterable[Table]) -> None:
 
 
 def check_names(candidates: Table, features: list[str]) -> None:
-    """A feature must not have the name of a candidate column."""
+    """Raise if a feature has the name of a candidate column."""
     taken = [name for name in features if name in candidates.schema.names]
     if taken:
         raise DataError(
-            f"candidates: {candidates.parts[0].path}: already has the column `{taken[0]}`, which the job would make "
-            f"({len(taken)} such). Drop it there, or give the group a `name`"
+            f"candidates: {candidates.parts[0].path}: already has the column `{taken[0]}`, which the job would add "
+            f"({len(taken)} such columns). Drop it there, or give the group a `name`"
         )
 
 
@@ -83,14 +85,14 @@ def write_features(
     metadata: dict[str, Any],
     progress: Callable[[int], None] = lambda rows: None,
 ) -> str:
-    """Write all candidate columns and the features in candidate order; SHA-256 of what was written.
+    """Write all candidate columns and the features in candidate order; return the SHA-256 of the output.
 
-    `columns` are the features' types by name, `parts` their values. The files wait in `stage` to be committed;
-    `progress` hears of rows as they are written.
+    `columns` has the features' types by name, `parts` their values. The files wait in `stage` to be committed;
+    `progress` is called with the number of rows after each batch.
     """
     features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
     kept = candidates.schema.metadata or {}
-    metadata = {**metadata, "columns": [*_made_before(candidates), *metadata["columns"]]}
+    metadata = {**metadata, "columns": [*_earlier_columns(candidates), *metadata["columns"]]}
     schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: _json(metadata)})
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -106,15 +108,15 @@ def write_features(
 
     if output.suffix == ".parquet":
         path = stage.temporary(output)
-        with ahead(batches()) as made:
-            _write(path, schema, made, candidates.schema.names)
+        with prefetched(batches()) as ready:
+            _write(path, schema, ready, candidates.schema.names)
         return file_digest(path)
-    with ahead(batches()) as made:
-        return _write_directory(stage, output, schema, made, candidates.schema.names)
+    with prefetched(batches()) as ready:
+        return _write_directory(stage, output, schema, ready, candidates.schema.names)
 
 
-def _made_before(candidates: Table) -> list[dict[str, Any]]:
-    """Columns that an earlier run made: features of one technique are candidates of the next."""
+def _earlier_columns(candidates: Table) -> list[dict[str, Any]]:
+    """Return the columns of earlier runs: the output of one technique can be the candidates of the next."""
     try:
         about = json.loads((candidates.schema.metadata or {})[METADATA_KEY])
         return [column for column in about["columns"] if column["name"] in candidates.schema.names]
@@ -124,20 +126,20 @@ def _made_before(candidates: Table) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class VectorTable:
-    """One vector for each of some ids."""
+    """A table with one vector per id."""
 
     key: str
     """The column of the ids"""
     ids: pa.Array
     """(n)"""
     blocks: Iterable[Values]
-    """The vectors (n, dim), or (n, dim + 1) with a bias, some rows at a time"""
+    """The vectors (n, dim), or (n, dim + 1) with a bias, in blocks of rows"""
     dim: int
     with_bias: bool = False
 
 
 def write_vectors(stage: Staged, output: Path, table: VectorTable, metadata: dict[str, Any]) -> str:
-    """Write a table of vectors; returns the SHA-256 of the file."""
+    """Write a table of vectors; return the SHA-256 of the file."""
     dim, key = table.dim, table.key
     fields = [pa.field(key, table.ids.type), pa.field("embedding", pa.list_(pa.float32(), dim))]
     fields += [pa.field("bias", pa.float32())] if table.with_bias else []
@@ -159,7 +161,7 @@ def write_vectors(stage: Staged, output: Path, table: VectorTable, metadata: dic
 
 
 def candidate_rows(candidates: Table) -> Iterator[pa.RecordBatch]:
-    """All columns of all files as one schema."""
+    """Yield all columns of all files, in one schema."""
     schema = candidates.schema
     for part in candidates.parts:
         missing = [name for name in schema.names if name not in part.schema.names]
@@ -176,27 +178,27 @@ def _json(metadata: dict[str, Any]) -> bytes:
 
 
 def _as(array: pa.Array, field: pa.Field, path: Path) -> pa.Array:
-    """A column of one file in the type that all files share."""
+    """Return a column of one file in the type that all files share."""
     if array.type == field.type:
         return array
     try:
         return array.cast(field.type)
     except pa.ArrowException as error:
         raise DataError(
-            f"{path}: column `{field.name}` is {array.type} and does not fit {field.type}, which the other "
-            f"files need: {error}. Write the files with one schema"
+            f"{path}: column `{field.name}` is {array.type} and cannot become {field.type}, which the "
+            f"other files need: {error}. Write the files with one schema"
         ) from None
 
 
 def _array(values: Values, known: Bools) -> pa.Array:
-    """Features with nulls: NaN in floats, candidates without user or time in counts."""
+    """Return a feature with nulls: for NaN in floats, for candidates without user or time in counts."""
     if values.dtype == np.uint32:
         return pa.array(values, mask=None if known.all() else ~known)
     return pa.array(values, from_pandas=True)
 
 
 def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str]) -> int:
-    """Write one file and read its row count back."""
+    """Write one file, read its row count back, and return it."""
     rows = 0
     with pq.ParquetWriter(path, schema, use_dictionary=dictionaries, write_page_checksum=True) as writer:
         for batch in batches:
@@ -211,7 +213,7 @@ def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dic
 def _write_directory(
     stage: Staged, output: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str]
 ) -> str:
-    """Parts named by their content, then the manifest that readers trust."""
+    """Write parts named by their content, then the manifest that readers trust; return its SHA-256."""
     stage.folder(output)
     parts: list[dict[str, Any]] = []
     for index, chunk in enumerate(_chunks(batches)):
@@ -229,7 +231,7 @@ def _write_directory(
 
 
 def _chunks(batches: Iterator[pa.RecordBatch]) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:
-    """Runs of at most PART_ROWS rows, at least one; each has to be used up before the next is asked for."""
+    """Yield at least one chunk of at most PART_ROWS rows; use up each one before taking the next."""
     rest = next(batches, None)
     first = True
     while rest is not None or first:

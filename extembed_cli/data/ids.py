@@ -1,4 +1,4 @@
-"""Ids in one form, whatever type a file keeps them in."""
+"""Ids in one form, whatever their type in the files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from extembed_cli.errors import DataError, Problems
 
 
 def _storage(kind: pa.DataType) -> pa.DataType:
-    """The type below dictionary encoding and extension types such as UUID."""
+    """Return the type below dictionary encoding and extension types such as UUID."""
     while types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
         kind = kind.value_type if types.is_dictionary(kind) else kind.storage_type
     return kind
 
 
 def id_kind(kind: pa.DataType) -> str | None:
-    """`integer`, `text` or `binary`, `nothing` for a column without values; None for a type that ids cannot have."""
+    """Return `integer`, `text`, `binary`, `nothing` (a column of nulls), or None for a type that ids cannot have."""
     kind = _storage(kind)
     if types.is_null(kind):
         return "nothing"
@@ -40,8 +40,8 @@ def id_kind(kind: pa.DataType) -> str | None:
     return None
 
 
-def check_id_kinds(what: str, uses: Iterable[tuple[Table, str]]) -> None:
-    """All tables must keep the ids of users (or items) as the same kind, and as one that ids can have."""
+def check_id_kinds(role: str, uses: Iterable[tuple[Table, str]]) -> None:
+    """Check that all tables have the ids of users (or items) in the same kind, and in one that ids can have."""
     seen: dict[str | None, str] = {}
     problems = Problems()
     for table, column in uses:
@@ -50,21 +50,23 @@ def check_id_kinds(what: str, uses: Iterable[tuple[Table, str]]) -> None:
             with problems.collect():
                 if kind is None:
                     raise DataError(
-                        f"{part.path}: column `{column}` is {part.schema.field(column).type}; {what} ids must be "
-                        "integers, text or binary. Cast it in whatever writes the file"
+                        f"{part.path}: column `{column}` is {part.schema.field(column).type}; {role} ids must be "
+                        "integers, text or binary. Cast it in the program that writes the file"
                     )
             if kind not in {None, "nothing"}:
                 seen.setdefault(kind, f"{table.label} ({part.path}, column `{column}`)")
     if len(seen) > 1:
-        found = " but ".join(f"{kind} in {where}" for kind, where in seen.items())
+        kinds = " but ".join(f"{kind} in {where}" for kind, where in seen.items())
         problems.errors.append(
-            DataError(f"{what} ids are {found}: they would never match. Cast one side in whatever writes the file")
+            DataError(
+                f"{role} ids are {kinds}: they would never match. Cast one side in the program that writes the file"
+            )
         )
     problems.raise_any()
 
 
 def as_ids(column: pa.ChunkedArray) -> pl.Series:
-    """Ids as Int64 (Int128 where unsigned ones need it), String or Binary."""
+    """Return ids as Int64 (Int128 where unsigned ones need it), String or Binary."""
     while types.is_dictionary(column.type) or isinstance(column.type, pa.BaseExtensionType):
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -85,9 +87,9 @@ def as_ids(column: pa.ChunkedArray) -> pl.Series:
 
 
 def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
-    """Ids in the type of the column that they come from, dictionaries as what they stand for.
+    """Return ids in the type of their column in the file, without dictionary encoding.
 
-    Where the files of a table differ, or have no id at all, in a type that holds all of them.
+    Where the files differ or have no ids, the type is one that holds all ids.
     """
     kinds = {part.schema.field(column).type for part in table.parts}
     kind = kinds.pop()
@@ -102,7 +104,7 @@ def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
 
 
 def narrowed(series: pl.Series) -> pl.Series:
-    """Integers of 128 bits, which Arrow does not have, in the narrowest type that holds them."""
+    """Return ids with 128-bit integers, which Arrow does not have, in the narrowest type that holds them."""
     if series.dtype != pl.Int128():
         return series
     for dtype in (pl.Int64(), pl.UInt64()):
@@ -112,14 +114,14 @@ def narrowed(series: pl.Series) -> pl.Series:
 
 
 def hashes(ids: pl.Series) -> NDArray[np.uint64]:
-    """A hash of each id, the same for equal ids of any width and on every run of one version of polars."""
+    """Return a hash of each id: the same for equal ids of any width, and on every run of one polars version."""
     if ids.dtype.is_integer():
         ids = ids.to_frame("id").select(pl.col("id").cast(pl.Int64, wrap_numerical=True)).to_series()
     return ids.hash().to_numpy()
 
 
 def same_type(*series: pl.Series) -> list[pl.Series]:
-    """Ids in one type: the widest integer among them, and what the others have for columns without any value."""
+    """Return the ids in one type: the widest integer among them; an all-null series takes the type of the others."""
     types_ = {s.dtype for s in series} - {pl.Null()}
     if not types_:
         return [s.cast(pl.Int64) for s in series]

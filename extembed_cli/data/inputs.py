@@ -1,4 +1,4 @@
-"""All inputs of a job together: opened, checked against each other, their keys read and encoded."""
+"""All inputs of a job: they are opened and checked against each other, and their keys are read and encoded."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Inputs:
         return [table for table in (self.interactions, self.candidates, *self.embeddings.values()) if table]
 
     def digests(self, stop: threading.Event, known: dict[str, Any]) -> dict[str, Any]:
-        """Digest of every input's content by its name in the spec; cut short when `stop` is set.
+        """Return the digest of every input's content by its name in the spec; cut short when `stop` is set.
 
-        Those of embedding tables may be known.
+        `known` has digests of embedding tables that need not be computed.
         """
         return {
             "interactions": self.interactions.digest(stop),
@@ -53,14 +53,14 @@ class Inputs:
         }
 
     def check_unchanged(self) -> None:
-        """Refuse inputs that changed since they were opened: keys and vectors would be of different files."""
+        """Raise if an input changed since it was opened: keys and vectors would come from different files."""
         for table in self.tables:
             table.check_unchanged()
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Everything that is read before a vector is: ids, times and the values of the expressions."""
+    """Everything that is read before the vectors: ids, times and the values of the expressions."""
 
     inputs: Inputs
     events: EventCounts
@@ -69,10 +69,10 @@ class Loaded:
     vocabulary: Vocabulary
     ids: dict[str, TableIds]
     vectors_as_of: int
-    """The moment of user vectors (us)."""
+    """The as-of time of user vectors (us)."""
 
     def shard(self, spec: Spec, index: int) -> Shard:
-        """One shard of users, its rows by user."""
+        """Return one shard of users, its rows ordered by user."""
         events, candidates = (self.partition.table(kind, index) for kind in ("events", "candidates"))
         return encode(
             ipc.to_arrow(no_events(spec)) if events is None else events,
@@ -83,14 +83,14 @@ class Loaded:
         )
 
     def items_in(self, table: str) -> Bools:
-        """(items + 1) whether an embedding table has a row of an item; False for a null item."""
+        """(items + 1) Whether an embedding table has a row for each item; False for a null item."""
         items, ids = same_type(self.vocabulary.ids, self.ids[table].ids)
         return np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False)
 
 
 @dataclass
 class Opened:
-    """The inputs that could be opened and checked so far, and the problems: one bad input does not hide the others'."""
+    """The inputs opened and checked so far, and the problems, so that one bad input does not hide those of others."""
 
     spec: Spec
     problems: Problems = field(default_factory=Problems)
@@ -100,23 +100,23 @@ class Opened:
 
     @property
     def logs(self) -> list[Table]:
-        """Interactions and candidates, as far as they could be opened."""
+        """The interactions and candidates that could be opened."""
         return [table for table in (self.interactions, self.candidates) if table is not None]
 
     @property
     def tables(self) -> list[Table]:
-        """All that could be opened."""
+        """All inputs that could be opened."""
         return [*self.logs, *self.embeddings.values()]
 
     def complete(self) -> Inputs:
-        """All tables of the spec; call it when there is no problem."""
+        """Return all tables of the spec; call this only if there are no problems."""
         assert self.interactions is not None
         embeddings = {name: self.embeddings[name] for name in self.spec.embeddings}
         return Inputs(self.interactions, self.candidates, embeddings)
 
 
 def open_inputs(spec: Spec) -> Opened:
-    """Open all inputs, check their footers, and that their ids can meet."""
+    """Open all inputs; check their footers, and that their ids can match."""
     opened = Opened(spec)
     problems = opened.problems
     with problems.collect():
@@ -142,9 +142,9 @@ def open_inputs(spec: Spec) -> Opened:
         users.append((opened.candidates, spec.column("candidates", "user")))
         items.append((opened.candidates, spec.column("candidates", "item")))
     items += [(table, spec.embedding_column(name, "item")) for name, table in opened.embeddings.items()]
-    for what, uses in (("user", users), ("item", items)):
+    for role, uses in (("user", users), ("item", items)):
         with problems.collect():
-            check_id_kinds(what, uses)
+            check_id_kinds(role, uses)
     return opened
 
 
@@ -160,8 +160,8 @@ def read_inputs(
 ) -> Loaded:
     """Read ids, times and expressions of all inputs that could be opened, `rows` at a time, into the partition.
 
-    Raises all problems together, earlier ones too; with `vectors`, those of the vectors as well. The scratch folder may
-    have what a killed run has read: that is not read again.
+    Raises all problems together, earlier ones included; with `vectors`, also those of the vectors. Rows that a killed
+    run has left in the scratch folder are not read again.
     """
     spec, problems = opened.spec, opened.problems
     events, candidates = EventCounts(), CandidateCounts()
@@ -172,7 +172,7 @@ def read_inputs(
         _read_logs(opened, partition, rows, events, candidates, progress)
         if scratch is not None and not problems.errors:
             files = partition.keep()
-            opened.complete().check_unchanged()  # what is kept has to be of the files that the digests are of
+            opened.complete().check_unchanged()  # kept rows and digests must be of the same files
             scratch.write_json(_READ, {"files": files, "events": asdict(events), "candidates": asdict(candidates)})
     ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():
@@ -209,7 +209,7 @@ def _read_logs(
     if opened.candidates is not None:
         with problems.collect(), partition.adding("candidates") as add:
             for frame in read_candidates(spec, opened.candidates, rows):
-                add(candidates.known(frame))
+                add(candidates.usable_candidates(frame))
                 progress(len(frame))
     if opened.interactions is not None:
         with problems.collect(), partition.adding("events") as add:
@@ -219,6 +219,6 @@ def _read_logs(
 
 
 def vectors_as_of(spec: Spec, events: EventCounts) -> int:
-    """The moment of user vectors (us): `as_of`, or else just after the newest interaction, floored to `as_of_step`."""
+    """Return the as-of time of user vectors (us): `as_of`, or just after the newest event, floored to `as_of_step`."""
     moment = time_us(spec.as_of) if spec.as_of else (events.newest or 0) + 1
     return moment // spec.as_of_step_us * spec.as_of_step_us

@@ -17,7 +17,7 @@ from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.model import Expression, Spec
 
 _LARGEST = 1e30  # sums of weights are written as float32
-_SMALLEST_WEIGHT = 1e-200  # but for 0: relative to the largest one it still is a number
+_SMALLEST_WEIGHT = 1e-200  # except 0: relative to the largest weight it is still a number
 _DTYPES: dict[str, pl.DataType] = {"Boolean": pl.Boolean(), "Float64": pl.Float64()}
 RENAME = "; if it has another name, set columns.{role} in the spec (--set columns.{role}=NAME)"
 
@@ -37,7 +37,7 @@ class EventCounts:
     """Times of usable events (us)."""
 
     def usable_events(self, spec: Spec, events: pl.DataFrame) -> pl.DataFrame:
-        """The rows with user, item, time and a weight; counts them, and the others by what they lack."""
+        """Count the rows; return those with user, item, time and weight. The others are counted by reason."""
         self.rows += len(events)
         reasons = [(f"null {name}", pl.col(name).is_not_null()) for name in ("user", "item", "time")]
         if spec.event_weight is not None:
@@ -62,7 +62,7 @@ class EventCounts:
 
 
 def check_interactions(spec: Spec, table: Table) -> None:
-    """Columns, their types, and what the expressions read, from the footers alone."""
+    """Check the columns, their types, and what the expressions read, from the footers alone."""
     roles = {role: spec.column("interactions", role) for role in ("user", "item", "time")}
     table.require({name: RENAME.format(role=role) for role, name in roles.items()})
     problems = Problems()
@@ -75,9 +75,9 @@ def check_interactions(spec: Spec, table: Table) -> None:
 
 
 def read_interactions(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:
-    """Events with canonical keys and the evaluated expressions, `rows` at a time.
+    """Yield events with canonical keys and the evaluated expressions, `rows` at a time.
 
-    What is wrong with the files is raised at the end, all of it at once: what was yielded before is then worthless.
+    All problems of the files are raised together at the end; the frames yielded before are then worthless.
     """
     problems = Problems()
     for part in table.parts:
@@ -87,13 +87,13 @@ def read_interactions(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFr
 
 
 def no_events(spec: Spec) -> pl.DataFrame:
-    """A frame of events without rows."""
+    """Return an empty frame of events."""
     dtypes: dict[str, pl.DataType] = {"user": pl.Null(), "item_number": pl.Int32(), "time": pl.Int64()}
     return pl.DataFrame(schema={**dtypes, **{e.column: _DTYPES[e.dtype] for e in spec.expressions}})
 
 
 def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.DataFrame]:
-    """Events of one file with canonical keys and the evaluated expressions."""
+    """Yield the events of one file with canonical keys and the evaluated expressions."""
     user, item, time = (spec.column("interactions", role) for role in ("user", "item", "time"))
     expressions = spec.expressions
     needed = [user, item, time]
@@ -115,27 +115,27 @@ def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.Data
             }
         )
         raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
-        if not raw.width:  # constants need a row to stand in
+        if not raw.width:  # constants need a frame with rows
             raw = pl.DataFrame({"row": pl.repeat(0, len(frame), eager=True)})
         for expression, key in expressions.items():
             with problems.collect():
                 values = _evaluated(raw, expression, key, part)
                 if expression in bad:
-                    bad[expression].look(values, first)
+                    bad[expression].check(values, first)
                 else:
                     values = values.fill_null(value=False)
                 frame = frame.with_columns(values.alias(expression.column))
         first += len(frame)
         if not problems.errors:
             yield frame
-    for found in bad.values():
+    for bad_values in bad.values():
         with problems.collect():
-            found.raise_any()
+            bad_values.raise_any()
     problems.raise_any()
 
 
 class _BadValues:
-    """Weights or targets of a file that are no usable numbers, counted with a few examples."""
+    """The count and a few examples of a file's weights or targets that are not usable numbers."""
 
     def __init__(self, where: str, *, of_weights: bool) -> None:
         self.where = where
@@ -143,7 +143,7 @@ class _BadValues:
         self.count = 0
         self.examples: list[str] = []
 
-    def look(self, values: pl.Series, first_row: int) -> None:
+    def check(self, values: pl.Series, first_row: int) -> None:
         bad = values.is_nan() | (values.abs() > _LARGEST)
         if self.of_weights:
             bad |= (values != 0) & (values < _SMALLEST_WEIGHT)
@@ -167,7 +167,7 @@ class _BadValues:
 
 
 def _evaluated(raw: pl.DataFrame, expression: Expression, key: str, part: Part) -> pl.Series:
-    """An expression's value for each event."""
+    """Return an expression's value for each event."""
     text = expression.text
     compiled = compile_expression(text, key, dict(raw.schema), _DTYPES[expression.dtype])
     try:
@@ -178,7 +178,7 @@ def _evaluated(raw: pl.DataFrame, expression: Expression, key: str, part: Part) 
 
 
 def _plain(data: pa.Table) -> pl.DataFrame:
-    """Columns for expressions, in types that polars has: dictionaries as what they stand for, times as naive UTC."""
+    """Return columns for expressions, in types that polars has: dictionaries decoded, times as naive UTC."""
     frame = pl.from_arrow(pa.Table.from_arrays([_plain_column(c) for c in data.columns], names=data.column_names))
     assert isinstance(frame, pl.DataFrame)
     return frame

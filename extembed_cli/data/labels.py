@@ -1,4 +1,4 @@
-"""Columns of rows that are no features: labels, times, users, requests. For evaluation and for training."""
+"""Columns other than features, for evaluation and training: labels, times, users, requests."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _MOST_GRADES = 30  # the gains 2^grade - 1 that LightGBM knows
 
 
 def read_labels(table: Table, name: str, *, graded: bool) -> Doubles:
-    """(n) 0 or 1, or grades; NaN = null."""
+    """Return the labels (n): 0 or 1, or grades; NaN = null."""
     where = f"{table.parts[0].path}: label `{name}`"
-    found = [numbers(part[name], where) for part in _tables(table, name)]
-    labels = np.concatenate(found) if found else np.empty(0)
+    parts = [numbers(part[name], where) for part in _tables(table, name)]
+    labels = np.concatenate(parts) if parts else np.empty(0)
     values = np.unique(labels[~np.isnan(labels)])
     if graded:
         if ((values < 0) | (values != np.floor(values)) | (values > _MOST_GRADES)).any():
@@ -31,34 +31,34 @@ def read_labels(table: Table, name: str, *, graded: bool) -> Doubles:
             )
     elif not np.isin(values, [0, 1]).all():
         raise DataError(
-            f"--label {name}: has the values {_shown(values)}; it has to be 0 or 1. Make such a column before the run "
+            f"--label {name}: has the values {_shown(values)}; it must be 0 or 1. Compute such a column before the run "
             "(rating >= 4, say), or rank requests by a graded label with --group"
         )
     return labels
 
 
 def read_times(table: Table, name: str, time_unit: str | None) -> Ints:
-    """(n) µs UTC; NO_TIME = null."""
+    """Return the times (n) in µs UTC; NO_TIME = null."""
     check_time_type(table, name, time_unit)
     where = f"{table.parts[0].path}: `{name}`"
-    found = [times_us(part[name], time_unit, where).fill_null(NO_TIME).to_numpy() for part in _tables(table, name)]
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    parts = [times_us(part[name], time_unit, where).fill_null(NO_TIME).to_numpy() for part in _tables(table, name)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def read_codes(table: Table, what: str, name: str) -> Ints:
-    """(n) a number for each distinct id, from 1 in order of ids; 0 = null."""
-    check_id_kinds(what, [(table, name)])
+def read_codes(table: Table, role: str, name: str) -> Ints:
+    """Return a number for each row (n): distinct ids count from 1 in order of ids; 0 = null."""
+    check_id_kinds(role, [(table, name)])
     return codes([part[name] for part in _tables(table, name)])
 
 
 def codes(columns: list[pa.ChunkedArray]) -> Ints:
-    """A number for each distinct value of all columns from 1, in order of values; 0 = null."""
+    """Return a number for each row of all columns: distinct values count from 1 in order of values; 0 = null."""
     values = pl.concat(same_type(*map(as_ids, columns)))
     return values.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
 
 
 def numbers(column: pa.ChunkedArray, where: str) -> Doubles:
-    """Numbers as float64, null as NaN."""
+    """Return numbers as float64, null as NaN."""
     if not is_number(column.type):
         raise DataError(f"{where}: is {column.type}; a number or a boolean is needed")
     series = pl.from_arrow(column)
@@ -67,7 +67,7 @@ def numbers(column: pa.ChunkedArray, where: str) -> Doubles:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Numbers, booleans, and columns of nothing but nulls."""
+    """Whether a column has numbers or booleans, or nothing but nulls."""
     t = pa.types
     return bool(t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind) or t.is_decimal128(kind)) or t.is_null(
         kind

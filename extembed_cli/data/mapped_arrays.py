@@ -1,4 +1,4 @@
-"""Arrays in mapped files: those that do not fit in memory, and those that several processes share."""
+"""Arrays in mapped files: too large for memory, or shared by several processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from extembed_cli.arrays import Values
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike, at: Path | None) -> Values:
-    """An array of zeros: in memory, or in a mapped file.
+    """Return an array of zeros, in memory or in a mapped file.
 
-    `at` is the path of the file, or a folder: then the file has no name and goes with the array. All of it is there
-    before it is mapped: a disk that fills up later would end the process with SIGBUS.
+    `at` is the path of the file, or a folder: then the file has no name and is deleted with the array. Its space is
+    allocated before it is mapped: a disk that fills up later would end the process with SIGBUS.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if at is None or size == 0:
@@ -40,7 +40,7 @@ class ArrayFolder:
         self.folder = folder
 
     def put(self, name: str, array: Values) -> dict[str, Any]:
-        """Keep an array; returns what `get` needs. A file that holds the array already is linked, not copied."""
+        """Write an array; return what `get` needs. A file that already holds the array is linked, not copied."""
         path = self.folder / name
         source = _file_of(array)
         if source is None:
@@ -55,7 +55,7 @@ class ArrayFolder:
         return {"file": name, "dtype": array.dtype.str, "shape": list(array.shape)}
 
     def get(self, about: dict[str, Any]) -> Values:
-        """The array, read-only."""
+        """Return the array, read-only."""
         shape = tuple(about["shape"])
         if not np.prod(shape):
             return np.zeros(shape, about["dtype"])
@@ -63,7 +63,7 @@ class ArrayFolder:
 
 
 def _file_of(array: Values) -> Path | None:
-    """The file that holds an array and nothing else."""
+    """Return the file that holds this array and nothing else, or None."""
     base = array.base
     if not isinstance(base, np.memmap) or base.filename is None or base.nbytes != array.nbytes:
         return None

@@ -1,4 +1,4 @@
-"""Parquet inputs, checked before use. Every read goes through pyarrow: it refuses torn files cleanly."""
+"""Parquet inputs, checked before use. Every read goes through pyarrow, which rejects torn files cleanly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from extembed_cli.errors import DataError, InputError, Problems, did_you_mean
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises on a file into an `InputError` that names it."""
+    """Turn pyarrow's errors about a file into an `InputError` that names the file."""
     try:
         yield
     except MemoryError:
@@ -37,10 +37,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A Parquet file as every read opens it.
+    """Open a Parquet file, with the options of every read.
 
     Page checksums are verified; a row group's columns are read a megabyte at a time instead of whole; Spark's INT96
-    times count microseconds, since nanoseconds would wrap a year 9999 around to 1816.
+    times are read as microseconds, because nanoseconds would wrap the year 9999 around to 1816.
     """
     return pq.ParquetFile(
         path,
@@ -52,7 +52,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def _state(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is replaced or written to."""
+    """Return values that change when a file is replaced or written to."""
     stat = path.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
@@ -67,11 +67,11 @@ class Part:
     state: tuple[int, int, int]
     """Inode, size and time of change when it was opened."""
     row_bytes: int
-    """Of a row as it is decoded, about."""
+    """Bytes of a decoded row, approximately."""
     partition: dict[str, Any] = field(default_factory=dict)
 
     def batches(self, columns: Sequence[str] | None = None, batch_size: int = 131_072) -> Iterator[pa.RecordBatch]:
-        """Batches of the named columns (all of them for None), page checksums verified, without read-ahead."""
+        """Yield batches of the named columns (None = all), with page checksums verified and no read-ahead."""
         names = list(self.schema.names if columns is None else columns)
         stored = [name for name in names if name not in self.partition]
         schema = pa.schema([self.schema.field(name) for name in names])
@@ -89,7 +89,7 @@ class Part:
                     yield batch
 
     def tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
-        """The named columns, so many rows at a time, their values checked: a damaged page can hold what is no text."""
+        """Yield the named columns, `rows` at a time, with values checked: a damaged page can hold invalid text."""
         for batch in self.batches(columns, rows):
             table = pa.Table.from_batches([batch])
             with reading(self.path):
@@ -110,18 +110,18 @@ class Table:
 
     @cached_property
     def bytes(self) -> int:
-        """Of its files."""
+        """Total size of its files."""
         return sum(part.state[1] for part in self.parts)
 
     @cached_property
     def names(self) -> list[str]:
-        """Columns that every file has, in the order of the first."""
-        others = [set(part.schema.names) for part in self.parts[1:]]
-        return [name for name in self.parts[0].schema.names if all(name in other for other in others)]
+        """Columns that every file has, in the order of the first file."""
+        later = [set(part.schema.names) for part in self.parts[1:]]
+        return [name for name in self.parts[0].schema.names if all(name in names for names in later)]
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The one schema that all files fit into: the widest type of each column."""
+        """The one schema for all files: the widest type of each column."""
         try:
             schema = pa.unify_schemas([part.schema for part in self.parts], promote_options="permissive")
         except pa.ArrowException as error:
@@ -129,11 +129,11 @@ class Table:
                 f"{self.label}: the files have columns of types that do not fit together: {error}. "
                 "Write them with one schema"
             ) from None
-        # A column that some file lacks has nulls there, whatever the other files promise.
+        # A column that one file lacks is null there, even where the others declare it as not null.
         return pa.schema([f if f.name in self.names else f.with_nullable(True) for f in schema], schema.metadata)
 
     def require(self, columns: dict[str, str]) -> None:
-        """Check that each file has the columns; `columns` maps a column's name to how a user renames it."""
+        """Check that each file has the columns; `columns` maps their names to hints on how to rename them."""
         problems = Problems()
         for part in self.parts:
             for name, fix in columns.items():
@@ -144,7 +144,7 @@ class Table:
         problems.raise_any()
 
     def digest(self, stop: threading.Event) -> dict[str, Any]:
-        """Rows, bytes and SHA-256 of the content of all files in order. Neither paths nor times of change count."""
+        """Return rows, bytes and SHA-256 of all files' content in order; paths and times of change do not count."""
         sha, size = hashlib.sha256(), 0
         for part in self.parts:
             each = hashlib.sha256()
@@ -156,7 +156,7 @@ class Table:
         return {"files": len(self.parts), "rows": self.rows, "bytes": size, "sha256": sha.hexdigest()}
 
     def check_unchanged(self) -> None:
-        """Refuse to go on with files that were replaced or written to since they were opened."""
+        """Raise if a file was replaced or written to since it was opened."""
         for part in self.parts:
             with reading(part.path):
                 if _state(part.path) != part.state:
@@ -173,7 +173,7 @@ def _part(path: Path, opened: pq.ParquetFile) -> Part:
 
 
 def open_table(label: str, paths: str | tuple[str, ...]) -> Table:
-    """Resolve the paths of an input and read every footer; all files that cannot be read are told at once."""
+    """Resolve the paths of an input and read every footer; raise all unreadable files together."""
     files = resolve(label, paths)
     problems = Problems()
     parts: list[Part] = []
@@ -193,7 +193,7 @@ def open_table(label: str, paths: str | tuple[str, ...]) -> Table:
 def _with_partitions(files: list[SourceFile], parts: list[Part]) -> list[Part]:
     """Add the hive partition columns of files in `key=value` folders, typed as pyarrow infers them over all files.
 
-    A column that a file has itself wins over the folder's.
+    A file's own column wins over the folder's.
     """
     if not any(file.in_partition for file in files):
         return parts

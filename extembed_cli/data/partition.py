@@ -1,8 +1,7 @@
-"""Events and candidates by shards of users: in memory, or, where they do not fit, in files of a scratch folder.
+"""Events and candidates by shards of users: in memory, or in files of a scratch folder if they do not fit.
 
-Their items are numbered on the way.
-
-A user's shard is a hash of the id, so a log is cut up batch by batch, and all that belongs to a user comes together.
+Items are numbered as they are added. A user's shard is a hash of the id: a log is split batch by batch, and all rows of
+a user land in the same shard.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from extembed_cli.system.progress import Watch
 
 Kind = Literal["candidates", "events"]
 
-# Of the filter of users. Who is not asked about but shares a slot with somebody who is, is kept, and joins nothing.
+# Slots of the filter of users. It keeps some users without candidates (hash collisions); they join nothing later.
 _SLOTS = 2**22
 _VOCABULARY = "vocabulary.arrow"
-_BUCKETS = 2**16  # of users, in which their events are counted
+_BUCKETS = 2**16  # of users, for counting their events
 _OTHER_FILES = 100
 
 
 class Partition:
-    """Frames with a column `user`, cut into shards. Candidates come first, then the events of their users alone.
+    """Frames with a column `user`, split into shards. Candidates are added before the events of their users.
 
-    With `all_users` the events of users without candidates are kept too. Without a folder only the first shard is kept,
-    in memory: all there is, or a sample of the users.
+    Events of other users are kept only with `all_users`. Without a folder, only the first shard is kept, in memory: it
+    has all users, or a sample of them.
     """
 
     def __init__(self, shards: int, folder: Path | None, watch: Watch, *, all_users: bool = False) -> None:
@@ -47,17 +46,17 @@ class Partition:
         self.all_users = all_users
         self.numbering = Numbering()
         self._frames: dict[Kind, list[pl.DataFrame]] = defaultdict(list)
-        self._asked = None if all_users else np.zeros(_SLOTS, np.bool_)
+        self._with_candidates = None if all_users else np.zeros(_SLOTS, np.bool_)
         self._events = np.zeros(_BUCKETS, np.int64)
 
     @property
     def longest(self) -> int:
-        """Events of the user with most of them, or a little more: users share buckets. 0 where shards were reopened."""
+        """The most events of one user, or a little more, because users share buckets; 0 if the shards were reopened."""
         return int(self._events.max())
 
     @contextmanager
     def adding(self, kind: Kind) -> Iterator[Callable[[pl.DataFrame], None]]:
-        """A function that puts a frame where its users belong."""
+        """Yield a function that adds a frame to the shards of its users."""
         streams = None if self.folder is None else _Streams(self.folder, kind, self.shards)
 
         def add(frame: pl.DataFrame) -> None:
@@ -67,12 +66,12 @@ class Partition:
 
         def put(frame: pl.DataFrame) -> None:
             hashed = hashes(frame["user"])
-            if self._asked is not None:
+            if self._with_candidates is not None:
                 slots = (hashed % _SLOTS).astype(np.int64)
                 if kind == "candidates":
-                    self._asked[slots] = True
+                    self._with_candidates[slots] = True
                 else:
-                    kept = self._asked[slots]
+                    kept = self._with_candidates[slots]
                     frame, hashed = frame.filter(pl.Series(kept)), hashed[kept]
             if kind == "events":
                 self._events += np.bincount((hashed % _BUCKETS).astype(np.int64), minlength=_BUCKETS)
@@ -94,13 +93,13 @@ class Partition:
                 self.watch.cost("shard").add(bytes=streams.bytes)
 
     def keep(self) -> dict[str, int]:
-        """Write the vocabulary beside the shards; the bytes of all files, by name."""
+        """Write the vocabulary beside the shards; return the sizes of all files in bytes, by name."""
         assert self.folder is not None
         ipc.write_table(self.folder / _VOCABULARY, ipc.to_arrow(self.numbering.frame))
         return self._sizes()
 
     def reopen(self, kept: dict[str, int]) -> bool:
-        """Take up shards and vocabulary that an earlier run kept; False where a file is missing or torn."""
+        """Load the shards and vocabulary that an earlier run kept; return False if a file is missing or torn."""
         assert self.folder is not None
         if self._sizes() != kept:
             return False
@@ -116,7 +115,7 @@ class Partition:
         return {path.name: path.stat().st_size for path in sorted([*paths, *self.folder.glob(_VOCABULARY)])}
 
     def table(self, kind: Kind, shard: int) -> pa.Table | None:
-        """The rows of a shard, their users in one type; None where there are none."""
+        """Return the rows of a shard, with users in one type; None if there are no rows."""
         if self.folder is None:
             frames = self._frames[kind] if shard == 0 else []
         else:
@@ -135,7 +134,7 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         return ipc.from_arrow(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
     except pa.ArrowException as error:
-        raise InputError(f"{path}: a file of our own is damaged ({error}). Run again with --fresh") from error
+        raise InputError(f"{path}: this scratch file is damaged ({error}). Run again with --fresh") from error
 
 
 def _allow_open_files(number: int) -> None:
@@ -150,12 +149,12 @@ def _allow_open_files(number: int) -> None:
 
 
 class _Streams:
-    """One Arrow IPC stream for each shard of a kind, uncompressed; another one where the type of ids changes."""
+    """One uncompressed Arrow IPC stream for each shard of a kind; a new stream where the type of ids changes."""
 
     def __init__(self, folder: Path, kind: Kind, shards: int) -> None:
         self.folder, self.kind = folder, kind
         _allow_open_files(shards + _OTHER_FILES)
-        for leftover in folder.glob(f"{kind}-*.arrow"):  # of a run that was killed in the middle of this
+        for leftover in folder.glob(f"{kind}-*.arrow"):  # of a run that was killed while it wrote them
             leftover.unlink()
         self.writers: dict[int, tuple[pa.ipc.RecordBatchStreamWriter, pa.OSFile]] = {}
         self.schemas: dict[int, list[pa.Schema]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Which files an input is made of: a file, a list, a glob, or a directory of parts."""
+"""Resolving an input's path to files: a file, a list, a glob, or a directory of parts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SourceFile:
 
 
 def resolve(label: str, paths: str | tuple[str, ...]) -> list[SourceFile]:
-    """The files behind the path or paths of an input, in a fixed order. An existing path wins over a glob."""
+    """Return the files of an input's path or paths, in a fixed order. An existing path wins over a glob."""
     files: list[SourceFile] = []
     problems = Problems()
     for text in (paths,) if isinstance(paths, str) else paths:
@@ -51,34 +51,34 @@ def _resolve_one(label: str, text: str) -> list[SourceFile]:
     if not _WILDCARD.search(text):
         raise InputError(f"{label}: {text}: no such file or directory")
     base, pattern = _split(path)
-    found: list[SourceFile] = []
+    files: list[SourceFile] = []
     for name in sorted(glob.glob(str(pattern), root_dir=base, recursive=True)):  # noqa: PTH207  pathlib resolves `**` otherwise
         match = base / name
         if any(_is_hidden(part) and part not in pattern.parts for part in Path(name).parts):
-            continue  # chosen by a wildcard, not by name
+            continue  # hidden, and matched by a wildcard only
         if match.is_dir():
-            found += [SourceFile(f.path, base) for f in _in_directory(label, match, may_be_empty=True)]
+            files += [SourceFile(f.path, base) for f in _in_directory(label, match, may_be_empty=True)]
         else:
-            found.append(SourceFile(match, base))
-    found = list({file.path: file for file in found}.values())  # `**` meets a folder and the files in it
-    if not found:
+            files.append(SourceFile(match, base))
+    files = list({file.path: file for file in files}.values())  # `**` matches a folder and the files in it
+    if not files:
         raise InputError(f"{label}: {text}: the pattern matches no file")
-    return found
+    return files
 
 
 def _split(path: Path) -> tuple[Path, Path]:
-    """The longest leading part that exists, whatever characters it has, and the pattern below it."""
+    """Return the longest leading part that exists, whatever its characters, and the pattern below it."""
     base = next(parent for parent in path.parents if parent.exists())
     return base, path.relative_to(base)
 
 
 def _is_hidden(part: str) -> bool:
-    """`_temporary`, `_SUCCESS`, `.crc`; a partition folder such as `_date=2026-01-31` is not."""
+    """Whether a name is hidden: `_temporary`, `.crc`, but not a partition folder such as `_date=2026-01-31`."""
     return part.startswith(("_", ".")) and "=" not in part
 
 
 def _in_directory(label: str, folder: Path, may_be_empty: bool = False) -> list[SourceFile]:
-    """Parts of a directory: those its manifest lists, or every Parquet file but the hidden (`_temporary`, `.crc`)."""
+    """Return the parts of a directory: the files that its manifest lists, or every Parquet file that is not hidden."""
     manifest = folder / MANIFEST
     if manifest.exists():
         try:

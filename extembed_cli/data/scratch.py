@@ -1,4 +1,4 @@
-"""A folder for what does not fit into memory. It outlives a killed run, and the next one goes on from there."""
+"""A folder for data that does not fit into memory. It outlives a killed run, and the next run resumes from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from extembed_cli.errors import DISK_FULL, SpecError
 
 _JOB = "job.json"
 FINISHED = "shard-*.json"
-"""The last file of each shard that is finished."""
+"""Pattern of the last file of each finished shard."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,21 @@ class Scratch:
 
     folder: Path
     layout: dict[str, Any]
-    """How the job is cut."""
+    """How the job is split into shards."""
 
     def write_json(self, name: str, data: dict[str, Any]) -> None:
-        """Write a file that has its name only once it is complete."""
+        """Write a file that gets its name only once it is complete."""
         temporary = self.folder / f"{name}.tmp"
         temporary.write_text(json.dumps(data), encoding="utf-8")
         temporary.replace(self.folder / name)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """What `write_json` wrote; None where there is nothing."""
+        """Return the data that `write_json` wrote, or None."""
         return _read(self.folder / name)
 
 
 def scratch_folder(parent: Path, output: Path) -> Path:
-    """The folder in `parent` for the job that writes an output."""
+    """Return the folder in `parent` for the job that writes an output."""
     return parent / f".extembed-{hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:12]}"
 
 
@@ -53,12 +53,12 @@ def scratch(
     fits: Callable[[dict[str, Any]], bool] | None,
     note: Callable[[str], None],
 ) -> Iterator[Scratch | None]:
-    """The folder of a job; removed at the end, however it ends.
+    """Yield the folder of a job; it is removed at the end, however the job ends.
 
-    `job` says what is computed, by what would differ in another job ("other inputs"). A killed run is resumed where all
-    of it is the same and its layout `fits` (None: never, and without a note); else its files are removed, with a note
-    why. A job that would fit into memory (not `needed`) has no folder (None), unless it resumes a run with finished
-    shards. Nobody else uses the folder: the job holds its output.
+    `job` returns the parts that identify the job; a part's key names a difference in it ("other inputs"). A killed run
+    is resumed if all parts are equal and its layout `fits` (None: never, and without a note); otherwise its files
+    are removed, and a note says why. A job that fits into memory (not `needed`) has no folder (None), unless it resumes
+    a run with finished shards. No other run uses the folder, because the job has locked its output.
     """
     old = None
     wanted = {aspect: _digest(value) for aspect, value in job().items()} if needed or folder.exists() else {}
@@ -66,7 +66,7 @@ def scratch(
         old = _read(folder / _JOB)
         why = _why_not(old, wanted, fits)
         if why is None and not needed and not any(folder.glob(FINISHED)):
-            why = "it had finished nothing"
+            why = "it had finished no shard"
         if why:
             if fits is not None:
                 note(f"a killed run cannot be resumed: {why}. Starting over")
@@ -76,7 +76,7 @@ def scratch(
         yield None
         return
     try:
-        make_folder(folder, "what does not fit into memory", "--scratch")
+        make_folder(folder, "data that does not fit into memory", "--scratch")
         place = Scratch(folder, layout if old is None else old["layout"])
         if old is None:
             place.write_json(_JOB, {"job": wanted, "layout": layout})
@@ -85,8 +85,8 @@ def scratch(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_folder(folder: Path, what: str, flag: str) -> None:
-    """Make a folder for something, or tell the flag that names another."""
+def make_folder(folder: Path, content: str, flag: str) -> None:
+    """Create a folder, or raise an error with the flag that names another one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -95,21 +95,21 @@ def make_folder(folder: Path, what: str, flag: str) -> None:
         if error.errno in DISK_FULL:
             raise
         raise SpecError(
-            f"{folder}: cannot be a folder for {what}: {error.strerror}. Name another place with {flag}"
+            f"{folder}: cannot be a folder for {content}: {error.strerror}. Name another place with {flag}"
         ) from None
 
 
 def _why_not(
     old: dict[str, Any] | None, wanted: dict[str, str], fits: Callable[[dict[str, Any]], bool] | None
 ) -> str | None:
-    """Why a killed run cannot be resumed; None where it can."""
+    """Return why a killed run cannot be resumed; None if it can."""
     if fits is None:
         return "this run starts over"
     if old is None:
         return "it had not begun"
-    others = [aspect for aspect, digest in wanted.items() if old["job"].get(aspect) != digest]
-    if others:
-        return f"it is of {' and '.join(others)}"
+    changes = [aspect for aspect, digest in wanted.items() if old["job"].get(aspect) != digest]
+    if changes:
+        return f"it had {' and '.join(changes)}"
     return None if fits(old["layout"]) else "its shards are too large for this run's memory"
 
 

@@ -31,8 +31,8 @@ class FeaturePart:
 
     @classmethod
     def of(cls, rows: Ints, columns: dict[str, Values], mapped: Mapping = map) -> FeaturePart:
-        """Features in any order of their rows."""
-        if len(rows) and rows.max() == len(rows) - 1:  # all rows there are: no need to sort
+        """Return the part of features whose rows are in any order."""
+        if len(rows) and rows.max() == len(rows) - 1:  # all rows are here: no need to sort
             order = np.empty(len(rows), np.int64)
             order[rows] = np.arange(len(rows))
         else:
@@ -40,21 +40,21 @@ class FeaturePart:
         return cls(rows[order], dict(zip(columns, mapped(lambda values: values[order], columns.values()), strict=True)))
 
     def save(self, path: Path) -> FeaturePart:
-        """The same, in a file."""
+        """Write the part to a file; return it mapped from there."""
         arrays = {"row": self.rows, **self.columns}
         ipc.write_table(path, pa.table({name: pa.array(values) for name, values in arrays.items()}))
         return self.load(path)
 
     @classmethod
     def load(cls, path: Path) -> FeaturePart:
-        """What `save` wrote."""
+        """Return the part that `save` wrote."""
         table = ipc.map_table(path)
         columns = {name: ipc.whole(table[name]).to_numpy() for name in table.column_names}
         return cls(columns.pop("row"), columns)
 
 
 def block_of(parts: Sequence[FeaturePart], name: str, low: int, high: int) -> Values:
-    """One column of the rows [low, high), from all parts; NaN or 0 where no part has the row."""
+    """Return one column of the rows [low, high) from all parts; NaN or 0 where no part has the row."""
     dtype = parts[0].columns[name].dtype if parts else np.dtype(np.float32)
     out = np.zeros(high - low, dtype) if dtype == np.uint32 else np.full(high - low, np.nan, dtype)
     for part in parts:
@@ -64,7 +64,7 @@ def block_of(parts: Sequence[FeaturePart], name: str, low: int, high: int) -> Va
 
 
 def known_in(parts: Sequence[FeaturePart], low: int, high: int) -> Bools:
-    """Which of the rows [low, high) a part has."""
+    """Whether any part has each of the rows [low, high)."""
     known = np.zeros(high - low, np.bool_)
     for part in parts:
         at = slice(*np.searchsorted(part.rows, [low, high]))
@@ -81,7 +81,7 @@ class VectorPart:
     """(n, D)"""
 
     def save(self, path: Path) -> VectorPart:
-        """The same, in a file."""
+        """Write the part to a file; return it mapped from there."""
         column = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.ravel()), self.vectors.shape[1])
         table = ipc.to_arrow(self.users.to_frame("user")).append_column("vector", column)
         ipc.write_table(path, table)
@@ -89,7 +89,7 @@ class VectorPart:
 
     @classmethod
     def load(cls, path: Path) -> VectorPart:
-        """What `save` wrote."""
+        """Return the part that `save` wrote."""
         table = ipc.map_table(path)
         column = ipc.whole(table["vector"])
         vectors = column.flatten().to_numpy().reshape(len(table), column.type.list_size)
@@ -98,26 +98,26 @@ class VectorPart:
 
 @dataclass
 class Tally:
-    """What was computed, counted: for progress and for the run report. Plain data."""
+    """Counts of what was computed, for progress and for the run report. Plain data."""
 
     passes: float = 0.0
-    """Candidates gone through, once for each pass over them (users, where only their vectors are computed)"""
+    """Candidates processed, once for each pass over them (users, where only their vectors are computed)"""
     counts: dict[str, int] = field(default_factory=dict)
-    """Such as cosines and systems"""
+    """Counts such as cosines and systems"""
     largest: dict[str, float] = field(default_factory=dict)
-    """Such as residuals"""
+    """Maxima such as residuals"""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Thread seconds by step of the ladder"""
+    """Thread seconds by step: the counters, then each technique"""
     stages: dict[str, Cost] = field(default_factory=dict)
-    """In thread seconds"""
+    """Costs by stage, in thread seconds"""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Tally:
-        """From `asdict`."""
+        """Return the tally of an `asdict`."""
         return cls(**{**data, "stages": {name: Cost(**cost) for name, cost in data["stages"].items()}})
 
     def add(self, other: Tally) -> None:
-        """Add what was computed elsewhere."""
+        """Add the counts of another tally."""
         self.passes += other.passes
         for name, count in other.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
@@ -131,20 +131,20 @@ class Tally:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What one shard comes to."""
+    """The results of one shard."""
 
     features: FeaturePart
     vectors: list[VectorPart]
     """By file of user vectors, in the order of the spec"""
     repeats: int
-    """Candidates whose item stands in their user's visible history"""
+    """Candidates whose item is in their user's visible history"""
     flagged: dict[str, list[str]]
     """Ids of users with a doubtful result, by reason"""
     tally: Tally
     coverage: Coverage
 
     def save(self, scratch: Scratch, index: int) -> ShardResult:
-        """The same, in files, of which the last one says that all are there."""
+        """Write the results to files, the last of which marks them as complete; return them mapped from there."""
         features = self.features.save(scratch.folder / f"features-{index:04d}.arrow")
         vectors = [
             part.save(scratch.folder / f"vectors-{number}-{index:04d}.arrow")
@@ -162,7 +162,7 @@ class ShardResult:
 
     @classmethod
     def load(cls, scratch: Scratch, index: int) -> ShardResult | None:
-        """What `save` wrote; None where the shard was not finished, or its files are torn: the power went off."""
+        """Return the results that `save` wrote; None if the shard is unfinished or a power failure tore its files."""
         about = scratch.read_json(f"shard-{index:04d}.json")
         if about is None:
             return None
@@ -193,11 +193,11 @@ class Vectors:
         self._at = np.concatenate([np.arange(length) for length in lengths])[order]
 
     def blocks(self, rows: int) -> Iterator[Floats]:
-        """The vectors, so many at a time."""
+        """Yield the vectors, `rows` at a time."""
         for low in range(0, len(self.users), rows):
             part, at = self._part[low : low + rows], self._at[low : low + rows]
             out = np.empty((len(part), self._parts[0].shape[1]), np.float32)
             for index in np.unique(part):
-                mine = part == index
-                out[mine] = self._parts[index][at[mine]]
+                chosen = part == index
+                out[chosen] = self._parts[index][at[chosen]]
             yield out

@@ -1,4 +1,4 @@
-"""Times in one form, whatever type a file keeps them in."""
+"""Times in one form, whatever their type in the files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EARLIEST_US = -62_135_596_800_000_000  # year 1
 
 
 def check_time_type(table: Table, column: str, time_unit: str | None) -> None:
-    """Times are datetimes, dates, or integers with a unit."""
+    """Check that times are datetimes, dates, or integers with a unit."""
     problems = Problems()
     for part in table.parts:
         kind = part.schema.field(column).type
@@ -31,18 +31,18 @@ def check_time_type(table: Table, column: str, time_unit: str | None) -> None:
             if not (types.is_integer(kind) or types.is_timestamp(kind) or types.is_date(kind) or types.is_null(kind)):
                 raise DataError(
                     f"{part.path}: column `{column}` is {kind}; times must be timestamps, dates or integers. "
-                    "Cast it in whatever writes the file"
+                    "Cast it in the program that writes the file"
                 )
     problems.raise_any()
 
 
 def has_dates(table: Table, column: str) -> bool:
-    """Whether any file keeps dates without a time of day."""
+    """Whether any file has dates without a time of day."""
     return any(types.is_date(part.schema.field(column).type) for part in table.parts)
 
 
 def times_us(column: pa.ChunkedArray, time_unit: str | None, where: str) -> pl.Series:
-    """Times as Int64 microseconds since 1970 UTC; naive ones are UTC, finer ones are floored."""
+    """Return times as Int64 microseconds since 1970 UTC; naive times are UTC, finer ones are floored."""
     kind = column.type
     if types.is_date(kind):
         column, unit = column.cast(pa.date32()).cast(pa.int32()).cast(pa.int64()), "d"

@@ -1,9 +1,9 @@
-"""Embedding tables kept as matrices, so that the next run need not read them: `--cache DIR`.
+"""A cache of embedding tables as matrices, so that later runs need not read the tables: `--cache DIR`.
 
-An entry is a folder named by a digest of what the matrix is made of: the content of the table's files and the options.
-It gets its name when it is complete and is never written to again, so runs can share a cache; whoever opens it compares
-checksums first, and makes it again where they differ. A note by the table's paths says which state of the files (inode,
-size, times of change) had which content: files that have not changed are not read to know their digest.
+An entry is a folder named by a digest of the matrix's inputs: the content of the table's files and the options. It gets
+its name when it is complete and is never written to again, so runs can share a cache. A run compares checksums before
+using an entry, and replaces it if they differ. A note, named by the table's paths, has the state of the files (inode,
+size, times of change) and their digest: unchanged files are not read again for their digest.
 """
 
 from __future__ import annotations
@@ -45,35 +45,35 @@ class VectorCache:
         self.spec = spec
         self.tables = tables
         make_folder(folder, "matrices", "--cache")
-        for leftover in folder.glob(".new-*"):  # of a run that was killed; no table takes a day to read
-            with suppress(FileNotFoundError):  # or of one that has just finished
+        for leftover in folder.glob(".new-*"):  # of a killed run; no table takes a day to read
+            with suppress(FileNotFoundError):  # or of a run that has just finished
                 if time.time() - leftover.stat().st_mtime > _DAY:
                     shutil.rmtree(leftover, ignore_errors=True)
         self.digests = {name: self._digest(table) for name, table in tables.items()}
-        """What the run report says of the content of each table."""
-        self._found = {name: found for name in tables if (found := self._open(name)) is not None}
+        """The digest of each table's content, as in the run report."""
+        self._cached = {name: entry for name in tables if (entry := self._open(name)) is not None}
 
     @property
     def hits(self) -> list[str]:
-        """The tables that were there."""
-        return list(self._found)
+        """Names of the tables that were in the cache."""
+        return list(self._cached)
 
     def ids(self, name: str) -> TableIds | None:
-        """The ids of a table that is there."""
-        found = self._found.get(name)
-        return None if found is None else TableIds(found.ids, np.ones(len(found.ids), np.bool_), found.report)
+        """Return the ids of a cached table, or None."""
+        entry = self._cached.get(name)
+        return None if entry is None else TableIds(entry.ids, np.ones(len(entry.ids), np.bool_), entry.report)
 
     def vectors(self, name: str, ids: TableIds, mapped: Mapping) -> TableVectors:
-        """All vectors of a table, put into the cache where they are not there yet."""
-        if name in self._found:
-            return self._found[name]
+        """Return all vectors of a table; add them to the cache if they are not in it."""
+        if name in self._cached:
+            return self._cached[name]
         building = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
         try:
-            made = load_vectors(self.spec, name, self.tables[name], ids, None, mapped, building / _VECTORS)
-            _complete(building, made)
+            vectors = load_vectors(self.spec, name, self.tables[name], ids, None, mapped, building / _VECTORS)
+            _complete(building, vectors)
             building.chmod(0o755)
             entry = self.folder / self._key(name)
-            if self._open(name) is None:  # there, but not whole
+            if self._open(name) is None:  # not there, or damaged
                 shutil.rmtree(entry, ignore_errors=True)
             with suppress(OSError):  # another run was faster
                 building.rename(entry)
@@ -84,13 +84,13 @@ class VectorCache:
         if known is not None:
             entries = {*known["entries"], self._key(name)}
             _write(note, {**known, "entries": sorted(entries)})
-        return made
+        return vectors
 
     def _key(self, name: str) -> str:
         options = self.spec.embeddings[name].model_dump(include={"center", "bad_vectors", "duplicates"})
         columns = [self.spec.embedding_column(name, role) for role in ("item", "embedding")]
-        made_of = [self.digests[name], options, columns, extembed_cli.__version__, np.__version__]
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+        parts = [self.digests[name], options, columns, extembed_cli.__version__, np.__version__]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def _open(self, name: str) -> TableVectors | None:
         folder = self.folder / self._key(name)
@@ -100,16 +100,16 @@ class VectorCache:
         try:
             table = ipc.map_table(folder / _IDS)
             mapped = np.memmap(folder / _VECTORS, np.float32, "r", shape=tuple(about["shape"]))
-        except OSError:  # another run has just removed it, with what its files held before
+        except OSError:  # another run has just removed it, because the table changed
             return None
         vectors: Floats = np.asarray(mapped)
         norms = np.append(ipc.whole(table["norm"]).to_numpy(), 0)
         return TableVectors(ipc.from_arrow(table.select(["id"]))["id"], vectors, norms, about["report"])
 
     def _digest(self, table: Table) -> dict[str, Any]:
-        """The digest of a table's content: as noted, or else by reading it.
+        """Return the digest of a table's content: from the note, or else by reading the files.
 
-        Entries of what the files held before are removed; a run that has one mapped keeps it.
+        Entries of the files' earlier content are removed; a run that has one mapped can still read it.
         """
         states = [[*part.state, part.path.stat().st_ctime_ns] for part in table.parts]
         note = self._note(table)
@@ -132,11 +132,11 @@ class VectorCache:
         return self.folder / f"{hashlib.sha256(paths.encode()).hexdigest()[:16]}.json"
 
 
-def _complete(folder: Path, made: TableVectors) -> None:
-    """Write what else belongs to an entry beside its vectors, and bring all of it to the disk."""
-    table = ipc.to_arrow(made.ids.to_frame("id")).append_column("norm", pa.array(made.norms[:-1]))
+def _complete(folder: Path, vectors: TableVectors) -> None:
+    """Write the other files of an entry, whose vectors are there, and sync all of it to the disk."""
+    table = ipc.to_arrow(vectors.ids.to_frame("id")).append_column("norm", pa.array(vectors.norms[:-1]))
     ipc.write_table(folder / _IDS, table)
-    about = {"shape": list(made.vectors.shape), "report": made.report, "checksums": _checksums(folder)}
+    about = {"shape": list(vectors.vectors.shape), "report": vectors.report, "checksums": _checksums(folder)}
     _write(folder / _ABOUT, about)
     for path in folder.iterdir():
         with path.open("rb+") as file:
@@ -144,15 +144,15 @@ def _complete(folder: Path, made: TableVectors) -> None:
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of the files of an entry, of those that can be read."""
-    found = {}
+    """Return the CRC-32 of each file of an entry that can be read."""
+    checksums = {}
     for name in (_IDS, _VECTORS):
         with suppress(OSError), (folder / name).open("rb") as file:
             checksum = 0
             while block := file.read(_BLOCK):
                 checksum = zlib.crc32(block, checksum)
-            found[name] = checksum
-    return found
+            checksums[name] = checksum
+    return checksums
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -13,14 +13,14 @@ from extembed_cli.data.ids import same_type
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Item ids in order: the place of an id is the item's num."""
+    """Item ids in order: the position of an id is the item's num."""
 
     ids: pl.Series
     ranks: Nums
-    """The num of each item by the number that it got while the inputs were read"""
+    """The num of each item, by the number that it got while the inputs were read"""
 
     def nums(self, items: pl.DataFrame) -> Nums:
-        """Nums of items, -1 for a null one: by `item_number`, where the frame has that, or by `item`, their ids."""
+        """Return the nums of items, -1 for null: by `item_number` if the frame has it, else by the ids in `item`."""
         if "item_number" in items.columns:
             numbers = items["item_number"].fill_null(len(self.ranks))
             nums: Nums = np.append(self.ranks, np.int32(-1))[numbers.to_numpy()]
@@ -34,14 +34,14 @@ class Vocabulary:
 
 
 class Numbering:
-    """Numbers items in order of appearance: a log that does not fit in memory is read once."""
+    """Numbers items in order of appearance, so that a log that does not fit in memory is read only once."""
 
     def __init__(self, frame: pl.DataFrame | None = None) -> None:
         self.frame = pl.DataFrame(schema={"id": pl.Null(), "number": pl.Int32()}) if frame is None else frame
         """`id` and `number`, in order of numbers."""
 
     def numbers(self, ids: pl.Series) -> pl.Series:
-        """The number of each id, Int32; null for null. New ids get the next numbers."""
+        """Return the number of each id, Int32, null for null. New ids get the next numbers."""
         known, ids = same_type(self.frame["id"], ids)
         unique = pl.DataFrame({"id": ids.drop_nulls().unique()})
         table = self.frame.with_columns(known.alias("id"))
@@ -53,7 +53,7 @@ class Numbering:
         return numbered["number"]
 
     def vocabulary(self) -> Vocabulary:
-        """All ids so far."""
+        """Return the vocabulary of all ids so far."""
         order = self.frame["id"].arg_sort().to_numpy()
         ranks = np.empty(len(order), np.int32)
         ranks[order] = np.arange(len(order), dtype=np.int32)

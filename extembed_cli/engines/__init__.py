@@ -1,1 +1,1 @@
-"""Where shards run. No maths here: an engine calls `compute_shard`."""
+"""Engines run the shards of a job. They contain no maths: an engine only calls `Job.compute`."""

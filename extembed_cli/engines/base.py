@@ -1,4 +1,4 @@
-"""Where shards run: what a job asks of an engine. Engines know no maths."""
+"""The interface between a job and the engines that run its shards."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from extembed_cli.spec.model import Spec
 from extembed_cli.system.threads import Mapping
 
 Progress = Callable[[float], None]
-"""Gets the number of candidates that are done, again and again"""
+"""Called with the number of candidates done since the last call"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job, apart from its shards."""
+    """The state that all shards of a job share."""
 
     spec: Spec
     shared: Shared
     vectors_as_of: int
-    """The moment of user vectors (us)"""
+    """As-of time of the user vectors (us)"""
 
     def compute(self, shard: Shard, mapped: Mapping = map, progress: Progress = lambda candidates: None) -> ShardResult:
-        """The result of one shard: all that an engine has to call. `mapped` runs its pieces of work."""
+        """Return the result of one shard: the only function that an engine calls. `mapped` runs its tasks."""
         features = compute_shard(
             self.spec, self.shared, shard.history, shard.candidates, self.vectors_as_of, mapped, progress
         )
@@ -54,10 +54,10 @@ class Job:
 
 
 class Engine(Protocol):
-    """Runs shards, in any order and anywhere; their results come back in the order of the shards."""
+    """Runs shards in any order and anywhere, and yields their results in the order of the shards."""
 
     def run(self, job: Job, shards: Iterable[Callable[[], Shard]], progress: Progress) -> Iterator[ShardResult]:
-        """The results of shards, each encoded when its turn comes."""
+        """Yield the results of shards; each function encodes one shard and is called right before its computation."""
 
 
 @dataclass
@@ -68,15 +68,15 @@ class Results:
     vectors: list[list[VectorPart]] = field(default_factory=list)
     """By file of user vectors, in the order of the spec"""
     repeats: int = 0
-    """Candidates whose item stands in their user's visible history"""
+    """Number of candidates whose item is in their user's visible history"""
     flagged: dict[str, list[str]] = field(default_factory=dict)
-    """Ids of users with a doubtful result, by reason"""
+    """Ids of users with an unreliable result, by reason"""
     tally: Tally = field(default_factory=Tally)
     coverage: Coverage = field(default_factory=Coverage)
 
     @classmethod
     def of(cls, shards: Iterable[ShardResult]) -> Results:
-        """Of shards as they come."""
+        """Collect the results of shards."""
         results = cls()
         for shard in shards:
             results.features.append(shard.features)

@@ -1,4 +1,4 @@
-"""Shards one after another in this process, the pieces of each over threads with one BLAS thread apiece."""
+"""The engine in this process: shards one after another, the tasks of each on threads with one BLAS thread each."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from extembed_cli.system.threads import Mapping
 
 @dataclass
 class LocalEngine:
-    """An engine in this process."""
+    """Runs shards in this process."""
 
     mapped: Mapping
     scratch: Scratch | None = None
-    """Where results wait in files; those of a killed run are taken up. None = in memory"""
+    """Folder of finished results, from which a killed run is resumed; None = results are in memory"""
     resumed: int = 0
-    """Shards that an earlier run had finished"""
+    """Number of shards that a killed run had finished"""
 
     def run(self, job: Job, shards: Iterable[Callable[[], Shard]], progress: Progress) -> Iterator[ShardResult]:
-        """The results of shards, each encoded when its turn comes."""
-        for index, encoded in enumerate(shards):
+        """Yield the results of shards; a shard that a killed run finished is loaded, not computed."""
+        for index, encode in enumerate(shards):
             result = None if self.scratch is None else ShardResult.load(self.scratch, index)
             if result is not None:
                 self.resumed += 1
                 progress(float(len(result.features.rows)))
             else:
-                result = job.compute(encoded(), self.mapped, progress)
+                result = job.compute(encode(), self.mapped, progress)
                 if self.scratch is not None:
                     result = result.save(self.scratch, index)
                     give_back()

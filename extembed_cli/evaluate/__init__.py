@@ -1,1 +1,1 @@
-"""What features bring to a ranker: the ladder, its controls, and a report of both."""
+"""Evaluate what the features of a file bring to a ranker, step by step, and write the report."""

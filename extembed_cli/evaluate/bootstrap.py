@@ -1,4 +1,4 @@
-"""Intervals by resampling users, whose rows are not independent; both sides of a difference see the same resamples.
+"""Confidence intervals by resampling users: the rows of one user are not independent.
 
 Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993: percentile intervals, clusters as units.
 """
@@ -13,13 +13,13 @@ import numpy as np
 from extembed_cli.arrays import Doubles, Ints
 
 LEVEL = 0.95
-FEWEST_USERS = 10
-"""With fewer, resamples of them say little of how users differ."""
+MIN_USERS = 10
+"""Resamples of fewer users say little about how users differ."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value, and the bounds between which it lies 19 times of 20."""
+    """A value and the bounds of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -27,7 +27,7 @@ class Interval:
 
     @classmethod
     def of(cls, value: float, samples: Doubles) -> Interval:
-        """From the values of resamples (R); NaN where none of them is defined."""
+        """Return the interval from the values of R resamples; its bounds are NaN where all of these are undefined."""
         samples = samples[np.isfinite(samples)]
         if not len(samples):
             return cls(value, float("nan"), float("nan"))
@@ -39,8 +39,8 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-class Users:
-    """Resamples of the users of some rows, the same for whatever is compared on them."""
+class UserBootstrap:
+    """Resamples of the users of some rows. Every call draws the same resamples, so that differences are paired."""
 
     def __init__(self, users: Ints, resamples: int, seed: int) -> None:
         _, self.of_row = np.unique(users, return_inverse=True)
@@ -50,17 +50,17 @@ class Users:
         self.seed = seed
 
     def counts(self) -> Iterator[Doubles]:
-        """How many times each user was drawn: (U), for each resample. The same at every call."""
+        """Yield, for each resample, how many times each user was drawn: (U)."""
         rng = np.random.default_rng([self.seed, 3])
         for _ in range(self.resamples):
             yield np.bincount(rng.integers(0, self.number, self.number), minlength=self.number).astype(np.float64)
 
     def samples(self, statistic: Callable[[Doubles], float]) -> Doubles:
-        """A statistic of the users' weights (U) under every resample: (R)."""
+        """Return a statistic of the users' weights (U) under every resample: (R)."""
         return np.array([statistic(counts) for counts in self.counts()])
 
     def means(self, values: Doubles) -> Doubles:
-        """Resampled means of values of rows (n), those that are NaN left out: (R)."""
+        """Return resampled means of the values of rows (n) without NaN: (R)."""
         known = np.isfinite(values)
         top = np.bincount(self.of_row, np.where(known, values, 0), self.number)
         bottom = np.bincount(self.of_row, known, self.number)
@@ -69,9 +69,9 @@ class Users:
 
 
 def mean_over_seeds(samples: Doubles, seed: int) -> Doubles:
-    """Resampled means over seeds: (S, R) -> (R), each of S seeds drawn again, so that the luck of training counts too.
+    """Return resampled means over seeds: (S, R) -> (R). Each resample also draws S seeds, for the luck of training.
 
-    The same draw for the same shape and seed: differences of two sides stay paired.
+    The draw depends on the shape and the seed alone: differences of two sides stay paired.
     """
     S, R = samples.shape
     drawn = np.random.default_rng([seed, 2]).integers(0, S, (S, R))

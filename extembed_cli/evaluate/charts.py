@@ -1,4 +1,4 @@
-"""The charts of a report as Vega-Lite specs. Field names are ours; what comes from data is values only."""
+"""The charts of a report as Vega-Lite specs. Field names are ours; data only ever enters as values."""
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from typing import Any
 
 import altair as alt
 
-from extembed_cli.evaluate.bootstrap import FEWEST_USERS
-from extembed_cli.evaluate.columns import BASELINE, TECHNIQUES
+from extembed_cli.evaluate.bootstrap import MIN_USERS
+from extembed_cli.evaluate.columns import BASELINE, feature_steps
 from extembed_cli.evaluate.schema import TITLES, Distribution, Report
+from extembed_cli.evaluate.tables import (
+    TextTable,
+    distributions_table,
+    features_table,
+    gains_table,
+    ladder_table,
+    lengths_table,
+)
 
-_STEPS = [BASELINE, *TECHNIQUES]
 _COLOURS = ["#8a8f98", "#b07d2b", "#2f7de1", "#d1495b", "#2a9d78"]  # readable on white and on near black
 _POSITIVE, _NEGATIVE, _PERMUTED = "#2f7de1", "#d9822b", "#8a8f98"
-_MOST_FEATURES, _MOST_TOLD = 20, 6
-_SHORTENED = "slice(datum.label, 0, 7) + '…' + slice(datum.label, 8 - letters)"  # what differs is mostly the end
+_MAX_FEATURES, _MAX_SPOKEN_ROWS = 20, 6
+# Shortens a long label in the middle: names differ mostly at the end.
+_SHORTENED = "slice(datum.label, 0, 7) + '…' + slice(datum.label, 8 - letters)"
 _ROW = 22  # pixels
 _GAIN = "gain over the step before"
 
@@ -32,39 +40,29 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, and what it shows for those who do not see it."""
+    """A chart of one or more panels, and its numbers as a table."""
 
     name: str
     title: str
     caption: str
     panels: list[Panel]
-    headings: list[str]
-    rows: list[list[str]]
-    """The same as text."""
+    table: TextTable
 
     @property
     def alternative(self) -> str:
-        """For a screen reader: what the chart says first; the table has the rest."""
-        heading = self.headings[-1 if self.name == "lengths" else 1]
-        first = "; ".join(f"{row[0]}, {heading} {row[self.headings.index(heading)]}" for row in self.rows[:_MOST_TOLD])
-        more = len(self.rows) - _MOST_TOLD
-        return f"{self.title}: {first}{f'; and {more} more' if more > 0 else ''}. The table below has all of it."
+        """The text for a screen reader: the first rows of the table."""
+        headings, rows = self.table.headings, self.table.rows
+        heading = headings[-1 if self.name == "lengths" else 1]
+        column = headings.index(heading)
+        spoken = "; ".join(f"{row[0]}, {heading} {row[column]}" for row in rows[:_MAX_SPOKEN_ROWS])
+        more = len(rows) - _MAX_SPOKEN_ROWS
+        return f"{self.title}: {spoken}{f'; and {more} more' if more > 0 else ''}. The table below has all values."
 
 
 def figures(report: Report) -> list[Figure]:
-    """All charts that the report has data for."""
-    made = [_ladder(report), _gains(report), _features(report), _distributions(report), _lengths(report)]
-    return [figure for figure in made if figure is not None and figure.rows]
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    return "–" if value is None else format(value, form).replace("-", "−")
-
-
-def _interval(bounds: Sequence[float | None] | None, form: str = ".4f") -> str:
-    if bounds is None or None in bounds:
-        return "–"
-    return " to ".join(_number(bound, form) for bound in bounds)
+    """Return all figures that the report has data for."""
+    candidates = [_ladder(report), _gains(report), _features(report), _distributions(report), _lengths(report)]
+    return [figure for figure in candidates if figure.table.rows]
 
 
 def _bounds(bounds: Sequence[float | None] | None) -> dict[str, float | None]:
@@ -76,15 +74,21 @@ def _chart(rows: list[dict[str, Any]]) -> Any:  # altair's own types do not surv
     return alt.Chart({"values": rows})
 
 
-def _step_colour(present: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
-    scale = alt.Scale(domain=present, range=[_COLOURS[_STEPS.index(step)] for step in present])
+def _steps() -> list[str]:
+    """Return all steps of the ladder."""
+    return [BASELINE, *feature_steps()]
+
+
+def _step_colour(steps: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
+    known = _steps()
+    scale = alt.Scale(domain=steps, range=[_COLOURS[known.index(step) % len(_COLOURS)] for step in steps])
     return alt.Color("step:N", scale=scale, legend=legend)
 
 
 def _panel(chart: Any, height: int, title: str = "") -> Panel:
-    """A chart as wide as the page lets it be."""
+    """Return a panel that takes the width of its place on the page."""
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
-    spec.pop("config", None)  # the page's, light or dark
+    spec.pop("config", None)  # the page sets it, light or dark
     return Panel(title, spec)
 
 
@@ -92,29 +96,19 @@ def _ladder(report: Report) -> Figure:
     metric = TITLES[report.ladder[0].metric]
     rows = [{"step": rung.step, "value": rung.value, **_bounds(rung.value_ci)} for rung in report.ladder]
     steps = [rung.step for rung in report.ladder]
-    others = [name for name in report.ladder[0].metrics if name != report.ladder[0].metric]
     y = alt.Y("step:N", sort=steps, title=None)
     base = _chart(rows).encode(y=y, color=_step_colour(steps))
     bars, points = _intervals(base, metric, "step")
     return Figure(
         "ladder",
         f"The ladder: {metric} on the test rows",
-        "Each step has the columns of all steps above it. Bars are 95 % intervals.",
+        "Each step adds its columns to those of the steps above it. Bars are 95 % intervals.",
         [_panel(bars + points, 2 * _ROW * len(rows))],
-        ["step", metric, "95 % interval", *others],
-        [
-            [
-                rung.step,
-                _number(rung.value),
-                _interval(rung.value_ci),
-                *(_number(rung.metrics[name]) for name in others),
-            ]
-            for rung in report.ladder
-        ],
+        ladder_table(report),
     )
 
 
-def _gains(report: Report) -> Figure | None:
+def _gains(report: Report) -> Figure:
     permuted = report.permuted()
     rungs = [rung for rung in report.ladder if rung.delta is not None]
     rows: list[dict[str, Any]] = []
@@ -134,26 +128,15 @@ def _gains(report: Report) -> Figure | None:
     return Figure(
         "gains",
         "What each step adds",
-        "The gain over the step before, with 95 % intervals over users, and what the same columns add when their rows "
-        "are permuted: nothing, if all is well.",
+        "The gain over the step before, and the gain of the same columns with their rows permuted, which should be "
+        "about 0. Bars are 95 % intervals.",
         [_panel(_zero() + bars + points, 3 * _ROW * len(rungs))],
-        ["step", "gain", "95 % interval", "permuted", "95 % interval", "verdict"],
-        [
-            [
-                rung.step,
-                _number(rung.delta, "+.4f"),
-                _interval(rung.delta_ci, "+.4f"),
-                _number(permuted[rung.step].value, "+.4f") if rung.step in permuted else "–",
-                _interval(permuted[rung.step].ci, "+.4f") if rung.step in permuted else "–",
-                rung.verdict or "–",
-            ]
-            for rung in rungs
-        ],
+        gains_table(report),
     )
 
 
 def _intervals(base: Any, title: str, *names: str) -> tuple[Any, Any]:
-    """A line from low to high, and a point at the value."""
+    """Return a line from low to high, and a point at the value."""
     x = alt.X("low:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6, format=".4~f"))
     tooltips = _tooltips(*names, "value", "low", "high")
     return (
@@ -163,6 +146,7 @@ def _intervals(base: Any, title: str, *names: str) -> tuple[Any, Any]:
 
 
 def _zero() -> Any:
+    """Return a dashed line at 0."""
     return _chart([{"zero": 0}]).mark_rule(strokeDash=[4, 4], color=_PERMUTED).encode(x="zero:Q")
 
 
@@ -172,57 +156,41 @@ def _tooltips(*names: str) -> list[alt.Tooltip]:
 
 
 def _features(report: Report) -> Figure:
-    shown = report.features[:_MOST_FEATURES]
+    charted = report.features[:_MAX_FEATURES]
     rows = [
-        {"feature": one.name, "step": one.step, "share": one.gain_share, "auc": one.auc, **_bounds(one.auc_ci)}
-        for one in shown
+        {
+            "feature": feature.name,
+            "step": feature.step,
+            "share": feature.gain_share,
+            "auc": feature.auc,
+            **_bounds(feature.auc_ci),
+        }
+        for feature in charted
     ]
-    steps = [step for step in _STEPS if any(one.step == step for one in shown)]
+    steps = [step for step in _steps() if any(feature.step == step for feature in charted)]
     colour = _step_colour(steps, alt.Legend(title=None, orient="top"))
-    letters = alt.param(name="letters", value=60)  # that there is room for: the page sets fewer on a phone
+    letters = alt.param(name="letters", value=60)  # length of a label; the page sets a smaller one on a phone
     labels = f"length(datum.label) > letters ? {_SHORTENED} : datum.label"
+    names = [feature.name for feature in charted]
     bars = (
         _chart(rows)
         .mark_bar()
         .add_params(letters)
         .encode(
-            y=alt.Y("feature:N", sort=[one.name for one in shown], title=None, axis=alt.Axis(labelExpr=labels)),
+            y=alt.Y("feature:N", sort=names, title=None, axis=alt.Axis(labelExpr=labels)),
             x=alt.X("share:Q", title="share of the gain", axis=alt.Axis(format="%", tickCount=6)),
             color=colour,
             tooltip=_tooltips("feature", "step", "share", "auc", "low", "high"),
         )
     )
-    more = f" The first {len(shown)} of {len(report.features)}." if len(report.features) > len(shown) else ""
+    more = len(report.features) > len(charted)
+    extent = f" The chart has the first {len(charted)} of {len(report.features)}." if more else ""
     return Figure(
         "features",
         "Features, strongest in the ranker first",
-        "Of the loss that the last ranker took off, the share by splits on each column." + more,
-        [_panel(bars, _ROW * len(shown))],
-        [
-            "feature",
-            "step",
-            "gain share",
-            "AUC alone",
-            "95 % interval",
-            "coverage",
-            "drift",
-            "correlation",
-            "short list",
-        ],
-        [
-            [
-                one.name,
-                one.step,
-                f"{one.gain_share:.1%}",
-                _number(one.auc),
-                _interval(one.auc_ci),
-                f"{one.coverage:.1%}",
-                _number(one.drift, ".3f"),
-                _number(one.correlation, ".2f"),
-                "yes" if one.in_short_list else "",
-            ]
-            for one in report.features
-        ],
+        "How much of the last ranker's loss reduction comes from splits on each column." + extent,
+        [_panel(bars, _ROW * len(charted))],
+        features_table(report),
     )
 
 
@@ -233,11 +201,11 @@ def _distributions(report: Report) -> Figure:
         legend=alt.Legend(title=None, orient="top"),
     )
 
-    def panel(one: Distribution) -> Panel:
+    def panel(distribution: Distribution) -> Panel:
         rows = [
             {"label": label, "cosine": (low + high) / 2, "share": share}
-            for label, shares in {"positives": one.positives, "negatives": one.negatives}.items()
-            for (low, high), share in zip(pairwise(one.edges), shares, strict=True)
+            for label, shares in {"positives": distribution.positives, "negatives": distribution.negatives}.items()
+            for (low, high), share in zip(pairwise(distribution.edges), shares, strict=True)
         ]
         areas = (
             _chart(rows)
@@ -249,24 +217,16 @@ def _distributions(report: Report) -> Figure:
                 tooltip=_tooltips("label", "cosine", "share"),
             )
         )
-        return _panel(areas, 6 * _ROW, one.name)
+        return _panel(areas, 6 * _ROW, distribution.name)
 
     return Figure(
         "distributions",
-        "Cosines of positives and of negatives",
-        "Test rows with a label above 0, and the others: the further apart, the more a ranker learns from the column.",
-        [panel(one) for one in report.distributions],
-        ["feature", "mean of positives", "mean of negatives"],
-        [
-            [one.name, _number(_mean(one.edges, one.positives)), _number(_mean(one.edges, one.negatives))]
-            for one in report.distributions
-        ],
+        "Cosines of positives and negatives",
+        "Test rows with a label above 0 (positives) and all other test rows (negatives). The further apart the two "
+        "are, the more a ranker can learn from the column.",
+        [panel(distribution) for distribution in report.distributions],
+        distributions_table(report),
     )
-
-
-def _mean(edges: Sequence[float], shares: Sequence[float]) -> float:
-    middles = [(low + high) / 2 for low, high in pairwise(edges)]
-    return sum(middle * share for middle, share in zip(middles, shares, strict=True))
 
 
 def _lengths(report: Report) -> Figure:
@@ -284,23 +244,9 @@ def _lengths(report: Report) -> Figure:
 
     return Figure(
         "lengths",
-        "For whom it pays: gain by length of the history",
-        "Gains over the step before among test rows whose users had so many visible events: the sum of "
-        f"{', '.join(report.history_length_of)}. Bands of fewer than {FEWEST_USERS} users have no interval.",
+        "Gain by length of the history",
+        "The gain over the step before, for test rows grouped by the number of visible events: the sum of "
+        f"{', '.join(report.history_length_of)}. Groups of fewer than {MIN_USERS} users have no interval.",
         [panel(step) for step in steps],
-        ["visible events", "rows", "users", *(f"{step}, 95 % interval" for step in steps)],
-        [
-            [
-                bucket.events,
-                f"{bucket.rows:,}",
-                f"{bucket.users:,}",
-                *(
-                    "too few users"
-                    if bucket.users < FEWEST_USERS
-                    else f"{_number(bucket.gains[step], '+.4f')} ({_interval(bucket.gains_ci[step], '+.4f')})"
-                    for step in steps
-                ),
-            ]
-            for bucket in report.by_history_length
-        ],
+        lengths_table(report),
     )

@@ -1,4 +1,4 @@
-"""Controls that keep the ladder honest: what must add nothing, and what is too good to be true."""
+"""Controls of the ladder: columns that must add nothing, and columns or steps that are too good to be true."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.columns import NEURAL, FeatureFile
 from extembed_cli.evaluate.ladder import Step
 from extembed_cli.evaluate.schema import Control
-from extembed_cli.evaluate.single import Single
+from extembed_cli.evaluate.univariate import ColumnStatistics
 from extembed_cli.spec.durations import time_text
 
-IMPLAUSIBLE = 0.95  # AUC that hardly any honest feature or ranker of what people like has
+IMPLAUSIBLE = 0.95  # an AUC that hardly any feature or ranker reaches without knowing the label
 FEATURE, STEP = "single feature", "whole step"
 _LEAK = (
     f"implausibly strong (above {IMPLAUSIBLE:g} or below {1 - IMPLAUSIBLE:.2g}). Does it know the label? Look for "
-    "events at the row's time or later, a label that is part of the log, a wrong time_unit or lag"
+    "events at the row's time or later, a label that is part of the log, or a wrong time_unit or lag"
 )
 
 
 def permuted(steps: Sequence[Step]) -> Iterator[Control]:
-    """The added columns with their rows in another order: nothing is left in them that could gain anything."""
+    """Yield whether the added columns gain nothing with their rows permuted, for each step after the first."""
     for step in steps:
         if step.control is not None:
             low, high = step.control.low, step.control.high
             passed = not low > 0
-            text = f"its columns permuted add {step.control.value:+.4f}, between {low:+.4f} and {high:+.4f}"
+            text = f"with permuted rows, its columns add {step.control.value:+.4f}, between {low:+.4f} and {high:+.4f}"
             if not passed:
-                text += ": more than nothing, so do not trust smaller gains than this"
+                text += ". That is more than nothing: do not trust a gain that is smaller"
             yield Control(
                 control="permuted",
                 subject=step.name,
@@ -38,19 +38,19 @@ def permuted(steps: Sequence[Step]) -> Iterator[Control]:
             )
 
 
-def single_features(singles: Sequence[Single]) -> Iterator[Control]:
-    """Columns that nearly tell the label by themselves; the strongest otherwise, to show what was found."""
-    judged = [
-        (name, what, auc)
-        for single in singles
-        for name, what, auc in (
-            (single.name, "by itself it ranks", single.auc),
-            (single.name, "whether it is known (or, for text, its value) ranks", single.knowing),
+def single_features(statistics: Sequence[ColumnStatistics]) -> Iterator[Control]:
+    """Yield the columns whose AUC alone is implausible; if there are none, the strongest column, which passes."""
+    scores = [
+        (column.name, what, auc)
+        for column in statistics
+        for what, auc in (
+            ("on its own it ranks", column.auc),
+            ("whether it is known (or, for text, its value) ranks", column.encoded_auc),
         )
         if auc is not None
     ]
-    judged.sort(key=lambda each: -abs(each[2].value - 0.5))
-    for name, what, auc in [each for each in judged if _implausible(each[2])] or judged[:1]:
+    scores.sort(key=lambda score: -abs(score[2].value - 0.5))
+    for name, what, auc in [score for score in scores if _implausible(score[2])] or scores[:1]:
         text = f"{what} with an AUC of {auc.value:.4f}"
         passed = not _implausible(auc)
         if not passed:
@@ -59,7 +59,7 @@ def single_features(singles: Sequence[Single]) -> Iterator[Control]:
 
 
 def whole_steps(steps: Sequence[Step]) -> Iterator[Control]:
-    """The first step whose ranker nearly tells the label: it sees what no single order of a column shows."""
+    """Yield the first step whose ranker has an implausible AUC: it may use a leak that no column shows alone."""
     for step in steps:
         auc = step.measured.values["auc"]
         if auc >= IMPLAUSIBLE:
@@ -75,23 +75,23 @@ def whole_steps(steps: Sequence[Step]) -> Iterator[Control]:
 
 
 def _implausible(auc: Interval) -> bool:
-    """Too strong, and not by the luck of a few rows."""
+    """Whether an AUC is too strong, and not by the luck of a few rows."""
     strength = max(auc.value, 1 - auc.value)
     return strength >= IMPLAUSIBLE and not strength - auc.half_width < 0.9
 
 
 def own_history(file: FeatureFile) -> Iterator[Control]:
-    """Candidates that the run report counts in their own visible history."""
+    """Yield whether the run report counts candidates in their own visible history."""
     if file.run is None:
-        text = "not checked: the run report of this file is not beside it"
+        text = "not checked: the run report of this file (OUT.run.json) is not beside it"
         yield Control(control="own history", subject="features", passed=True, value=None, ci=None, text=text)
         return
     count, rows = int(file.run.get("candidates_in_own_history") or 0), file.table.rows
-    text = f"{count:,} of {rows:,} candidates stand in the history that they see"
+    text = f"{count:,} of {rows:,} candidates are in their own visible history"
     if count:
         text += (
-            ": if the log repeats items (exposures, listening) that is so; if candidates are the log's own events, "
-            "they see their own label"
+            ". That is normal if the log repeats items (exposures, listening). If the candidates are events of the "
+            "log, their features see their own label"
         )
     yield Control(
         control="own history",
@@ -104,9 +104,9 @@ def own_history(file: FeatureFile) -> Iterator[Control]:
 
 
 def training_end(file: FeatureFile, left_out: int) -> Iterator[Control]:
-    """Rows that a neural model may have been trained on."""
+    """Yield whether the rows that a neural model was trained on are known and left out."""
     if NEURAL in file.steps and file.trained_until_us is None:
-        text = "the file does not say until when the model was trained: rows that it has seen may be judged by it"
+        text = "the file does not say until when the model was trained: test rows may be among its training rows"
         yield Control(control="neural training end", subject=NEURAL, passed=False, value=None, ci=None, text=text)
     if file.trained_until_us is None:
         return

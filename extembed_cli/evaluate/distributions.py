@@ -1,4 +1,4 @@
-"""How cosines of positives and negatives are distributed: for a chart that shows what a ranker can see."""
+"""The distributions of cosines for positives and for negatives, which the report shows as charts."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 from extembed_cli.evaluate.columns import FeatureFile
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.evaluate.schema import Distribution
-from extembed_cli.evaluate.single import Single
+from extembed_cli.evaluate.univariate import ColumnStatistics
 
-_MOST, _BINS = 4, 32
+_MAX_CHARTS, _BINS = 4, 32
 
 
-def distributions(test: Rows, singles: Sequence[Single], file: FeatureFile) -> list[Distribution]:
-    """Of the cosine columns that rank best by themselves, one for each embedding table and history."""
+def distributions(test: Rows, statistics: Sequence[ColumnStatistics], file: FeatureFile) -> list[Distribution]:
+    """Return the distributions of the cosine columns with the best AUC, one for each embedding table and history."""
     cosines = [
-        one
-        for one in singles
-        if one.auc is not None
-        and one.name in file.steps.get("aggregate", ())
-        and "cos_" in one.name
-        and "cos_share" not in one.name
+        column
+        for column in statistics
+        if column.auc is not None
+        and column.name in file.steps.get("aggregate", ())
+        and "cos_" in column.name
+        and "cos_share" not in column.name
     ]
-    cosines.sort(key=lambda one: -abs(one.auc.value - 0.5) if one.auc else 0.0)
-    chosen = list({one.name.rsplit("cos_", 1)[0]: one for one in reversed(cosines)}.values())
-    return [_of(test, one.name) for one in sorted(chosen, key=cosines.index)[:_MOST]]
+    cosines.sort(key=lambda column: -abs(column.auc.value - 0.5) if column.auc else 0.0)
+    best = list({column.name.rsplit("cos_", 1)[0]: column for column in reversed(cosines)}.values())
+    return [_distribution(test, column.name) for column in sorted(best, key=cosines.index)[:_MAX_CHARTS]]
 
 
-def _of(test: Rows, name: str) -> Distribution:
+def _distribution(test: Rows, name: str) -> Distribution:
     values = test.column(name).astype(np.float64)
     known = ~np.isnan(values)
     low, high = values[known].min(), values[known].max()

@@ -1,4 +1,4 @@
-"""One evaluation from a feature file to a report: the one function that the command calls."""
+"""One evaluation from a feature file to a report: the function that the command calls."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from pathlib import Path
 from extembed_cli.data.commit import locked, remove_leftovers, staged, writing
 from extembed_cli.errors import SpecError, listing
 from extembed_cli.evaluate.columns import COUNTERS, Roles, open_features
-from extembed_cli.evaluate.findings import Found, report_of
 from extembed_cli.evaluate.judge import Judge
-from extembed_cli.evaluate.ladder import climb
-from extembed_cli.evaluate.ranker import Ranked, fit
+from extembed_cli.evaluate.ladder import measure_steps
+from extembed_cli.evaluate.ranker import RankerFit, fit
+from extembed_cli.evaluate.report import EvaluationResults, build_report
 from extembed_cli.evaluate.rows import rankers_at_once, read_roles, read_rows
 from extembed_cli.evaluate.schema import Report
 from extembed_cli.evaluate.segments import by_length
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import short_list, sizes
-from extembed_cli.evaluate.single import judge_columns
-from extembed_cli.evaluate.split import plan_split, split_rows
+from extembed_cli.evaluate.split import assign_rows, split_rows
+from extembed_cli.evaluate.univariate import column_statistics
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.resources import Resources
 from extembed_cli.system.threads import threads
 
 
 def evaluate(features: str, roles: Roles, settings: Settings, resources: Resources, watch: Watch) -> Report:
-    """Measure what the features of a file bring to a ranker. Neither threads nor memory change the report."""
+    """Return the report on what the features of a file bring to a ranker. Resources do not change it."""
     settings.check()
     seeds = settings.seeds
     with watch.timing("check"):
         file = open_features(features, roles)
     with watch.timing("read"):
         watch.expect(file.table.rows)
-        roled = read_roles(file)
-        plan = plan_split(roled, settings, file.trained_until_us)
-        rows = read_rows(file, roled, plan.kept, resources.memory, lambda n: watch.moved(n, 0))
+        role_values = read_roles(file)
+        assignment = assign_rows(role_values, settings, file.trained_until_us)
+        rows = read_rows(file, role_values, assignment.kept, resources.memory, lambda n: watch.moved(n, 0))
         values = rows.values.size
-        split = split_rows(rows, plan)
+        split = split_rows(rows, assignment)
         del rows
     at_once = min(resources.workers, 2 * len(seeds), rankers_at_once(values, resources.memory))
-    each = max(1, resources.workers // at_once)
+    threads_each = max(1, resources.workers // at_once)
     judge = Judge(split.test, settings.resamples, settings.seed)
 
     added = sum(map(len, file.steps.values())) - len(next(iter(file.steps.values())))
@@ -49,26 +49,26 @@ def evaluate(features: str, roles: Roles, settings: Settings, resources: Resourc
     watch.total(rankers)
     watch.expect(rankers * len(split.train))
 
-    with warnings.catch_warnings(action="ignore"), threads(at_once) as mapped:  # LightGBM's, of parameters
+    with warnings.catch_warnings(action="ignore"), threads(at_once) as mapped:  # LightGBM warns about parameters
 
-        def train(columns: Sequence[str], permuted: Sequence[str] = ()) -> list[list[Ranked]]:
+        def train_rankers(columns: Sequence[str], permuted: Sequence[str] = ()) -> list[list[RankerFit]]:
             sides = [(), permuted] if permuted else [()]
             pieces = [(seed, side) for side in sides for seed in seeds]
             fits = []
-            for made in mapped(lambda piece: fit(split, columns, *piece, threads=each), pieces):
+            for fitted in mapped(lambda piece: fit(split, columns, *piece, threads=threads_each), pieces):
                 watch.moved(len(split.train), 1)
-                fits.append(made)
+                fits.append(fitted)
             return [fits[i : i + len(seeds)] for i in range(0, len(fits), len(seeds))]
 
         with watch.timing("ladder"):
-            steps = list(climb(file.steps, train, judge))
+            steps = list(measure_steps(file.steps, train_rankers, judge))
         with watch.timing("short list"):
-            short = short_list(split, steps, train, judge) if len(steps) > 1 else None
+            short = short_list(split, steps, train_rankers, judge) if len(steps) > 1 else None
         with watch.timing("columns"):
-            singles = judge_columns(split)
+            statistics = column_statistics(split)
             buckets = by_length(split.test, file.steps.get(COUNTERS, []), judge, steps)
-    found = Found(file, plan, split, steps, singles, short, buckets)
-    return report_of(settings, found, judge)
+    results = EvaluationResults(file, assignment, split, steps, statistics, short, buckets)
+    return build_report(settings, results, judge)
 
 
 def report_job(
@@ -79,12 +79,14 @@ def report_job(
     resources: Resources,
     watch: Watch,
 ) -> Report:
-    """Evaluate, and write report.json and report.html into a folder, both or none."""
+    """Evaluate and write report.json and report.html into a folder: both or, on an error, none."""
     missing = [name for name in ("lightgbm", "altair", "vl_convert") if find_spec(name) is None]
     if missing:
         raise SpecError(f"`extembed evaluate` needs {listing(missing)}: pip install 'extembed[evaluate]'")
     if output.exists() and not output.is_dir():
-        raise SpecError(f"{output}: is a file; the report is a folder with report.json and report.html")
+        raise SpecError(
+            f"{output}: is a file, but the report is a folder with report.json and report.html. Name a folder"
+        )
     with locked(output, resources.wait), staged() as stage:
         report = evaluate(features, roles, settings, resources, watch)
         with watch.timing("page"), writing(output):

@@ -1,4 +1,4 @@
-"""How well scores rank some test rows, with what resamples of the users say of it."""
+"""Measure how well scores rank rows, with a bootstrap over users."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 import numpy as np
 
 from extembed_cli.arrays import Doubles
-from extembed_cli.evaluate.bootstrap import Interval, Users, mean_over_seeds
+from extembed_cli.evaluate.bootstrap import Interval, UserBootstrap, mean_over_seeds
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.kernels import metrics
 
 
 @dataclass(frozen=True)
-class Measured:
-    """How well rows are ranked by models of several seeds."""
+class Measurement:
+    """The metrics of rankers of S seeds on the same rows."""
 
     values: dict[str, float]
-    """Each metric, the mean over seeds"""
+    """Mean over seeds of each metric"""
     value: float
-    """The metric that the ladder is judged by"""
+    """Mean over seeds of the metric of the ladder"""
     samples: Doubles
-    """(S, R) the same, for each seed under each resample of the users"""
+    """(S, R) the metric of the ladder for each seed under each resample of the users"""
     seed: int
 
     @property
     def interval(self) -> Interval:
         return Interval.of(self.value, mean_over_seeds(self.samples, self.seed))
 
-    def over(self, other: Measured) -> Interval:
-        """How much better than the other, on the same resamples."""
+    def gain_over(self, other: Measurement) -> Interval:
+        """Return the difference of the metric to another measurement, on the same resamples."""
         return Interval.of(self.value - other.value, mean_over_seeds(self.samples - other.samples, self.seed))
 
 
 class Judge:
-    """Measures scores of some rows. A request counts as a row of its user."""
+    """Computes the metrics of scores of some rows. Each request counts as one row of its user."""
 
     def __init__(self, rows: Rows, resamples: int, seed: int) -> None:
         self.rows = rows
@@ -45,29 +45,29 @@ class Judge:
         users = rows.users
         if self.groups is not None:
             users = users[self.groups.rows[self.groups.start[:-1]]]
-        self.users = Users(users, resamples, seed)
+        self.users = UserBootstrap(users, resamples, seed)
 
     @property
     def metric(self) -> str:
-        """The metric that the ladder is judged by."""
+        """Name of the metric of the ladder."""
         return "ndcg@10" if self.rows.listwise else "auc"
 
     def of(self, rows: Rows) -> Judge:
-        """The same for other rows."""
+        """Return a judge of other rows with the same resamples and seed."""
         return Judge(rows, self.resamples, self.seed)
 
-    def measure(self, rankings: Sequence[Doubles]) -> Measured:
-        """Scores (n) of several seeds."""
-        values = [self._values(scores) for scores in rankings]
-        samples = np.array([self._samples(scores) for scores in rankings])
+    def measure(self, scores_by_seed: Sequence[Doubles]) -> Measurement:
+        """Return all metrics of scores (n), with resamples of the metric of the ladder."""
+        values = [self._metrics(scores) for scores in scores_by_seed]
+        samples = np.array([self._samples(scores) for scores in scores_by_seed])
         means = {name: float(np.mean([each[name] for each in values])) for name in values[0]}
-        return Measured(means, means[self.metric], samples, self.seed)
+        return Measurement(means, means[self.metric], samples, self.seed)
 
-    def value(self, rankings: Sequence[Doubles]) -> float:
-        """Only the metric that the ladder is judged by."""
+    def value(self, scores_by_seed: Sequence[Doubles]) -> float:
+        """Return the mean over seeds of the metric of the ladder, without resamples."""
         if self.rows.listwise:
-            return float(np.mean([np.nanmean(self._ndcgs(scores)) for scores in rankings]))
-        return float(np.mean([metrics.auc(scores, self.rows.relevant) for scores in rankings]))
+            return float(np.mean([np.nanmean(self._ndcgs(scores)) for scores in scores_by_seed]))
+        return float(np.mean([metrics.auc(scores, self.rows.relevant) for scores in scores_by_seed]))
 
     def _samples(self, scores: Doubles) -> Doubles:
         if self.rows.listwise:
@@ -79,10 +79,10 @@ class Judge:
         assert self.groups is not None
         return metrics.ndcgs(scores, 2**self.rows.labels - 1, self.groups)
 
-    def _values(self, scores: Doubles) -> dict[str, float]:
+    def _metrics(self, scores: Doubles) -> dict[str, float]:
         relevant = self.rows.relevant
         values = {"auc": metrics.auc(scores, relevant)}
-        if not self.rows.listwise:  # scores of lambdarank are no chances
+        if not self.rows.listwise:  # scores of lambdarank are not probabilities
             values["log_loss"] = float(metrics.log_losses(scores, relevant).mean())
         if self.groups is not None:
             aucs = metrics.group_aucs(scores, relevant, self.groups)
@@ -93,7 +93,7 @@ class Judge:
 
 
 def _mean(values: Doubles, weights: Doubles | None = None) -> float:
-    """Of those that are defined."""
+    """Return the weighted mean of the finite values; NaN without any."""
     known = np.isfinite(values)
     if not known.any():
         return float("nan")

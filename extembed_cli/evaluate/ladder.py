@@ -1,4 +1,4 @@
-"""The ladder: rankers on ever more columns, what each step adds, and controls of the same size that may add nothing."""
+"""The ladder: rankers on more and more columns, the gain of each step, and the same columns permuted as a control."""
 
 from __future__ import annotations
 
@@ -8,105 +8,109 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extembed_cli.evaluate.bootstrap import FEWEST_USERS, Interval
-from extembed_cli.evaluate.judge import Judge, Measured
-from extembed_cli.evaluate.ranker import Ranked, Train
+from extembed_cli.evaluate.bootstrap import MIN_USERS, Interval
+from extembed_cli.evaluate.judge import Judge, Measurement
+from extembed_cli.evaluate.ranker import RankerFit, TrainRankers
 
-_HOPELESS = 1000.0  # times too wide an interval is: a million times the rows
-_MARGIN = 1.05  # so that the rows that are told do decide
+_MAX_SHRINK = 1000.0  # an interval that is this many times too wide needs a million times the rows
+_MARGIN = 1.05  # so that the number of rows in a reason is enough
 KEEP, NOT_WORTH_IT, CANNOT_TELL = "keep", "not worth it", "cannot tell"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A rung of the ladder."""
+    """A step of the ladder with its rankers and its gain."""
 
     name: str
     columns: list[str]
-    """All columns so far."""
-    measured: Measured
-    fits: list[Ranked]
+    """Columns of this step and of all steps before it."""
+    measured: Measurement
+    fits: list[RankerFit]
     """By seed."""
     gain: Interval | None
-    """Over the step before; None for the first."""
+    """Gain over the step before; None for the first."""
     control: Interval | None
-    """What its columns gained over the step before, permuted."""
+    """Gain over the step before with the added columns permuted."""
     over_control: Interval | None
+    """Gain over the same ranker with the added columns permuted."""
 
     @property
     def learned(self) -> bool:
-        """Whether its rankers tell any rows apart: with too few to learn from, they do not."""
-        return any(np.ptp(fit.scores) > 0 for fit in self.fits)
+        """Whether a ranker gives different scores to any rows; with too few training rows none does."""
+        return any(np.ptp(fit.test_scores) > 0 for fit in self.fits)
 
     @property
     def shares(self) -> dict[str, float]:
-        """Column -> its share of what the ranker gained, the mean over seeds."""
+        """Each column's share of the ranker's gain, the mean over seeds."""
         shares = [fit.gain / max(fit.gain.sum(), 1e-300) for fit in self.fits]
         return dict(zip(self.columns, np.mean(shares, axis=0).tolist(), strict=True))
 
 
-def climb(
+def measure_steps(
     steps: dict[str, list[str]],
-    train: Train,
+    train_rankers: TrainRankers,
     judge: Judge,
 ) -> Iterator[Step]:
     """Train and measure the steps one after another."""
     columns: list[str] = []
-    before: Measured | None = None
+    before: Measurement | None = None
     for name, added in steps.items():
         columns = [*columns, *added]
-        fits, *permuted = train(columns, [] if before is None else added)
-        measured = judge.measure([each.scores for each in fits])
-        gain = control = over = None
+        fits, *permuted_fits = train_rankers(columns, [] if before is None else added)
+        measured = judge.measure([fit.test_scores for fit in fits])
+        gain = control = over_control = None
         if before is not None:
-            blind = judge.measure([each.scores for each in permuted[0]])
-            gain, control, over = measured.over(before), blind.over(before), measured.over(blind)
-        yield Step(name, columns, measured, fits, gain, control, over)
+            permuted = judge.measure([fit.test_scores for fit in permuted_fits[0]])
+            gain, control = measured.gain_over(before), permuted.gain_over(before)
+            over_control = measured.gain_over(permuted)
+        yield Step(name, columns, measured, fits, gain, control, over_control)
         before = measured
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do with a step."""
+    """The decision about a step."""
 
     word: str
     reason: str
     more_rows: int | None = None
-    """Test rows that are missing to tell."""
+    """About how many more test rows a decision needs."""
 
 
-def verdict(gain: Interval, over_control: Interval, rows: int, users: int, least: float) -> Verdict:
-    """Keep what surely gains, at least `least` and more than its columns permuted; drop what surely gains less.
+def verdict(gain: Interval, over_control: Interval, rows: int, users: int, min_gain: float) -> Verdict:
+    """Return the decision about a step by its gain and by its gain over its columns permuted.
 
-    Where neither is sure, the interval has to shrink: its width goes with the root of the number of rows. Few users
-    have no interval worth the name.
+    Keep a step that surely gains, by at least `min_gain`, and more than its columns permuted; drop one that surely
+    gains less than `min_gain`. Otherwise there are too few rows to decide: the width of an interval shrinks with the
+    square root of the number of rows, which gives the number of missing rows. Fewer than MIN_USERS users have no
+    useful interval.
     """
-    if users < FEWEST_USERS:
-        more = two_figures(max(1, rows * (FEWEST_USERS / users - 1)))
-        return Verdict(CANNOT_TELL, f"the test rows are of {users} users; it takes {FEWEST_USERS} at least", more)
+    if users < MIN_USERS:
+        more = two_figures(max(1, rows * (MIN_USERS / users - 1)))
+        return Verdict(CANNOT_TELL, f"the test rows have {users} users; at least {MIN_USERS} are needed", more)
     adds = f"adds {gain.value:+.4f}, between {gain.low:+.4f} and {gain.high:+.4f}"
-    if gain.low > 0 and over_control.low > 0 and gain.value >= least:
+    if gain.low > 0 and over_control.low > 0 and gain.value >= min_gain:
         return Verdict(KEEP, adds)
-    if gain.high < least:
-        return Verdict(NOT_WORTH_IT, f"adds {gain.high:+.4f} at most, less than {least:g}")
-    if gain.value < least:
-        shrink = (gain.high - gain.value) / (least - gain.value)
+    if gain.high < min_gain:
+        return Verdict(NOT_WORTH_IT, f"adds at most {gain.high:+.4f}, less than {min_gain:g}")
+    if gain.value < min_gain:
+        shrink = (gain.high - gain.value) / (min_gain - gain.value)
     else:
         if gain.low > 0:
             adds += f", but over its columns permuted between {over_control.low:+.4f} and {over_control.high:+.4f}"
         shrink = max(_excess(gain), _excess(over_control))
-    if not shrink < _HOPELESS:
-        return Verdict(CANNOT_TELL, f"{adds}; more rows like these would not tell")
+    if not shrink < _MAX_SHRINK:
+        return Verdict(CANNOT_TELL, f"{adds}; more rows like these would not decide it")
     more = two_figures(max(1, rows * (_MARGIN * shrink**2 - 1)))
-    return Verdict(CANNOT_TELL, f"{adds}; to tell would take about {more:,} more test rows", more)
+    return Verdict(CANNOT_TELL, f"{adds}; about {more:,} more test rows are needed to tell", more)
 
 
 def two_figures(value: float) -> int:
-    """The next whole number up with at most two digits before its zeros: the rows that are missing are a guess."""
+    """Round a number up to two significant figures: the number of missing rows is an estimate."""
     unit: int = 10 ** max(0, math.floor(math.log10(value)) - 1)
     return math.ceil(value / unit) * unit
 
 
 def _excess(interval: Interval) -> float:
-    """How many times too wide an interval is to lie above 0; infinite where its value does not."""
+    """Return how many times too wide an interval is to be above 0; infinite where its value is not above 0."""
     return (interval.value - interval.low) / interval.value if interval.value > 0 else math.inf

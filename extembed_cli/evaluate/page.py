@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: charts, tables beside them, and the spec it came from."""
+"""The report as one self-contained HTML file: charts, their tables, the controls and the spec."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import vl_convert
 
 from extembed_cli.evaluate.charts import Figure, figures
 from extembed_cli.evaluate.schema import TITLES, Data, Report, Rung
+from extembed_cli.evaluate.tables import TextTable
 
 
 def page(report: Report) -> str:
-    """The whole page. Every text from data is escaped, in HTML as in the scripts."""
-    shown = figures(report)
-    specs = {f"{figure.name}-{i}": panel.spec for figure in shown for i, panel in enumerate(figure.panels)}
+    """Return the whole page. Every text from data is escaped, in HTML and in scripts."""
+    charts = figures(report)
+    specs = {f"{figure.name}-{i}": panel.spec for figure in charts for i, panel in enumerate(figure.panels)}
     template = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(f"{report.data.features}: are the embeddings worth it?"),
@@ -27,7 +28,7 @@ def page(report: Report) -> str:
         facts=_facts(report.data),
         verdicts=_verdicts(report),
         warnings=_list("warnings", report.warnings),
-        figures="\n".join(map(_figure, shown)),
+        figures="\n".join(map(_figure, charts)),
         short_list=_short_list(report),
         controls=_controls(report),
         spec=escape(json.dumps(report.spec, indent=2, ensure_ascii=False)),
@@ -40,14 +41,14 @@ def page(report: Report) -> str:
 
 @cache
 def _library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, of the version that the charts are written in."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script, of the version of the charts."""
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     script = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]
     return script.replace("</script", "<\\/script")
 
 
 def _script_json(data: object) -> str:
-    """JSON that can stand in a script element: nothing in it can end that, or open a comment."""
+    """Return JSON for a script element: nothing in it can close the element or open a comment."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -60,7 +61,7 @@ def _facts(data: Data) -> str:
         "label": f"{data.label}, above 0 in {data.positive_share['test'] or 0:.1%} of the test rows",
         "requests by": data.group or "",
         "your columns": ", ".join(data.baseline),
-        "left out": ", ".join(f"{count:,} {why}" for why, count in data.left_out.items()),
+        "left out": ", ".join(f"{count:,} {reason}" for reason, count in data.left_out.items()),
     }
     return "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items() if fact)
 
@@ -70,7 +71,7 @@ def _verdicts(report: Report) -> str:
 
 
 def _verdict(rung: Rung) -> str:
-    word, reason = rung.verdict or "the start", rung.reason or f"{TITLES[rung.metric]} {rung.value:.4f}"
+    word, reason = rung.verdict or "first step", rung.reason or f"{TITLES[rung.metric]} {rung.value:.4f}"
     seconds = f" <small>computed in {rung.seconds:,.1f} s</small>" if rung.seconds is not None else ""
     return (
         f'<li class="{word.replace(" ", "-")}"><b>{escape(rung.step)}</b> <span>{escape(word)}</span> '
@@ -92,15 +93,15 @@ def _figure(figure: Figure) -> str:
     return (
         f"<section><h2>{escape(figure.title)}</h2><p>{escape(figure.caption)}</p>"
         f'<figure><div class="panels" role="img" aria-label="{escape(figure.alternative)}">{panels}</div></figure>'
-        f"<details><summary>As a table</summary>{_table(figure.headings, figure.rows)}</details></section>"
+        f"<details><summary>As a table</summary>{_table(figure.table)}</details></section>"
     )
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+def _table(table: TextTable) -> str:
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in table.headings)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in rows
+        for row in table.rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -108,20 +109,21 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _short_list(report: Report) -> str:
     short = report.short_list
     if short is None:
-        return "<p>The steps after the first do not gain on test and early stopping rows alike: nothing to shorten.</p>"
+        return "<p>There is none: the steps after the first do not gain on both test and early stopping rows.</p>"
     added = sum(rung.columns for rung in report.ladder[1:])
     columns = "".join(f"<li><code>{escape(name)}</code></li>" for name in short.columns)
     first = escape(report.ladder[0].step)
     return (
-        f"<p>Beside the columns of the step {first}, {len(short.columns)} of {added} columns keep {short.kept:.1%} of "
-        f"the gain over it on the test rows, which had a say in where the list ends.</p><ol>{columns}</ol>"
+        f"<p>Together with the columns of the step {first}, these {len(short.columns)} of {added} columns keep "
+        f"{short.kept:.1%} of the gain on the test rows. The test rows also decided where the list ends.</p>"
+        f"<ol>{columns}</ol>"
     )
 
 
 def _controls(report: Report) -> str:
     rows = [
         f'<li class="{"keep" if control.passed else "cannot-tell"}"><b>{escape(control.control)}</b> '
-        f"<span>{'passed' if control.passed else 'look at it'}</span> <code>{escape(control.subject)}</code>: "
+        f"<span>{'passed' if control.passed else 'failed'}</span> <code>{escape(control.subject)}</code>: "
         f"{escape(control.text)}</li>"
         for control in report.controls
     ]

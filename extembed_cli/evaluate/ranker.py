@@ -1,4 +1,4 @@
-"""A gradient-boosted ranker (LightGBM) on some of the columns, as a team would train one overnight."""
+"""A gradient-boosted ranker (LightGBM) on some of the columns, with usual parameters."""
 
 from __future__ import annotations
 
@@ -33,38 +33,41 @@ _LAMBDARANK = {"objective": "lambdarank", "metric": "ndcg", "eval_at": [10], "la
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """What one ranker made of the rows."""
+class RankerFit:
+    """The scores of one trained ranker, and the importance of its F columns."""
 
-    scores: Doubles
-    """(n) of the test rows: chances, or scores of lambdarank"""
-    valid: Doubles
+    test_scores: Doubles
+    """(n) of the test rows: probabilities, or scores of lambdarank"""
+    valid_scores: Doubles
     """(n) of the rows for early stopping"""
     gain: Doubles
-    """(F) what each column took off the loss"""
+    """(F) loss reduction by splits on each column"""
 
 
-class Train(Protocol):
-    """A ranker for each seed on some columns; with `permuted` ones, as many again with the rows of those shuffled."""
+class TrainRankers(Protocol):
+    """Trains a ranker for each seed on some columns, and as many more with `permuted` columns, if there are any.
 
-    def __call__(self, columns: Sequence[str], permuted: Sequence[str] = (), /) -> list[list[Ranked]]: ...
-
-
-def fit(split: Split, columns: Sequence[str], seed: int, permuted: Collection[str] = (), *, threads: int) -> Ranked:
-    """Train with early stopping, and score. The rows of `permuted` columns are shuffled inside each part.
-
-    The loss is binary, or, where rows have requests, lambdarank over those.
+    Returns the fits by seed: one list, or two with `permuted`.
     """
-    # Threads that wait by spinning take twenty times as long where others want the cores, too.
+
+    def __call__(self, columns: Sequence[str], permuted: Sequence[str] = (), /) -> list[list[RankerFit]]: ...
+
+
+def fit(split: Split, columns: Sequence[str], seed: int, permuted: Collection[str] = (), *, threads: int) -> RankerFit:
+    """Train a ranker with early stopping and return its scores. `permuted` columns are shuffled inside each part.
+
+    The loss is binary, or lambdarank where rows have requests.
+    """
+    # Threads that wait by spinning make training up to 20 times slower where other processes use the cores too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import lightgbm  # noqa: PLC0415  an extra, and slow to import
 
     rng = np.random.default_rng([seed, 4])
     train, valid, test = (_matrix(part, columns, permuted, rng) for part in (split.train, split.valid, split.test))
-    categories = [place for place, name in enumerate(columns) if name in split.train.categories]
+    categories = [index for index, name in enumerate(columns) if name in split.train.categories]
 
     def dataset(rows: Rows, values: Floats, reference: Any = None) -> Any:
-        """As LightGBM takes it: the rows of a request side by side."""
+        """Return the rows as LightGBM needs them: those of one request side by side."""
         labels, sizes = rows.labels, None
         if rows.groups is not None:
             groups = Groups.of(rows.groups)
@@ -74,23 +77,25 @@ def fit(split: Split, columns: Sequence[str], seed: int, permuted: Collection[st
         )
 
     loss = _LAMBDARANK if split.train.listwise else _BINARY
-    learned = dataset(split.train, train)
+    train_set = dataset(split.train, train)
     model = lightgbm.train(
         {**_PARAMETERS, **loss, "seed": seed, "num_threads": threads},
-        learned,
+        train_set,
         _ROUNDS,
-        valid_sets=[dataset(split.valid, valid, learned)],
-        callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False), lambda _: signals.check()],
+        valid_sets=[dataset(split.valid, valid, train_set)],
+        callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False), lambda _: signals.exit_if_received()],
     )
-    scores, stopped = (np.asarray(model.predict(each, num_threads=threads), np.float64) for each in (test, valid))
+    test_scores, valid_scores = (
+        np.asarray(model.predict(values, num_threads=threads), np.float64) for values in (test, valid)
+    )
     gain = model.feature_importance("gain", iteration=model.best_iteration)
-    return Ranked(scores, stopped, np.asarray(gain, np.float64))
+    return RankerFit(test_scores, valid_scores, np.asarray(gain, np.float64))
 
 
 def _matrix(rows: Rows, columns: Sequence[str], permuted: Collection[str], rng: np.random.Generator) -> Floats:
-    values: Floats = rows.values[:, rows.places(columns)]
-    shuffled = [place for place, name in enumerate(columns) if name in permuted]
+    values: Floats = rows.values[:, rows.indices(columns)]
+    shuffled = [index for index, name in enumerate(columns) if name in permuted]
     if shuffled:
-        order = rng.permutation(len(rows))  # one for all: what columns have to do with each other stays
+        order = rng.permutation(len(rows))  # one order for all columns, so that their correlations stay
         values[:, shuffled] = values[order][:, shuffled]
     return values

@@ -1,4 +1,4 @@
-"""Rows of a feature file as arrays: features, labels, times, users, requests."""
+"""The rows of a feature file as arrays: features, labels, times, users, requests."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pyarrow as pa
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints
 from extembed_cli.data.labels import codes, numbers, read_codes, read_labels, read_times
 from extembed_cli.errors import Problems, ResourceError
+from extembed_cli.evaluate.column_types import fits_float32, is_text
 from extembed_cli.evaluate.columns import FeatureFile
-from extembed_cli.evaluate.kinds import fits_float32, is_text
 
-# What was measured: of this process, of a value, and of a value in each ranker (its copy, LightGBM's, its bins).
+# Measured: bytes of this process, of a value, and of a value in each ranker (its copy, LightGBM's copy, its bins).
 _BYTES_FOR_LIBRARIES = 320 * 2**20
 _VALUE_BYTES, _RANKER_BYTES = 4, 18
 
 
 @dataclass(frozen=True)
-class Roled:
-    """What the rows are, but for the features: all rows of the file, in its order."""
+class RoleValues:
+    """The values of the role columns (label, time, user, group) for all n rows of the file, in its order."""
 
     labels: Doubles
     """(n) NaN = null"""
@@ -36,13 +36,13 @@ class Roled:
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a feature file, in its order."""
+    """n rows of a feature file with F features, in the order of the file."""
 
     names: list[str]
     values: Floats
-    """(n, F); NaN = null. Text columns are codes."""
+    """(n, F) NaN = null; text columns hold codes"""
     categories: frozenset[str]
-    """Names of the columns that are codes."""
+    """Names of the text columns."""
     labels: Doubles
     users: Ints
     groups: Ints | None
@@ -52,33 +52,33 @@ class Rows:
 
     @property
     def listwise(self) -> bool:
-        """Whether requests are ranked, rather than rows judged one by one."""
+        """Whether rows are ranked inside requests, not predicted one by one."""
         return self.groups is not None
 
     @property
     def relevant(self) -> Bools:
-        """Rows with a label above 0."""
+        """(n) rows with a label above 0"""
         return self.labels > 0
 
     def take(self, rows: Ints | Bools) -> Rows:
-        """Some of the rows."""
+        """Return the chosen rows."""
         groups = None if self.groups is None else self.groups[rows]
         values = np.asfortranarray(self.values[rows])
         return Rows(self.names, values, self.categories, self.labels[rows], self.users[rows], groups)
 
-    def places(self, names: Sequence[str]) -> list[int]:
-        """Where columns stand in `values`."""
-        known = {name: place for place, name in enumerate(self.names)}
-        return [known[name] for name in names]
+    def indices(self, names: Sequence[str]) -> list[int]:
+        """Return the positions of columns in `values`."""
+        index_of = {name: index for index, name in enumerate(self.names)}
+        return [index_of[name] for name in names]
 
     def column(self, name: str) -> Floats:
-        """(n) the values of one column."""
+        """Return the values of one column: (n)."""
         values: Floats = self.values[:, self.names.index(name)]
         return values
 
 
-def read_roles(file: FeatureFile) -> Roled:
-    """Labels, times, users and requests of all rows; labels are checked."""
+def read_roles(file: FeatureFile) -> RoleValues:
+    """Return labels, times, users and requests of all rows; raise problems with them together."""
     roles, table = file.roles, file.table
     assert roles.time is not None
     assert roles.user is not None
@@ -96,66 +96,70 @@ def read_roles(file: FeatureFile) -> Roled:
     assert labels is not None
     assert times is not None
     assert users is not None
-    return Roled(labels, times, users, groups)
+    return RoleValues(labels, times, users, groups)
 
 
 def read_rows(
-    file: FeatureFile, roled: Roled, kept: Bools, memory: int | None, progress: Callable[[int], None]
+    file: FeatureFile, role_values: RoleValues, kept: Bools, memory: int | None, progress: Callable[[int], None]
 ) -> Rows:
-    """The columns of the ladder, of the rows that are kept."""
+    """Return the kept rows with all columns of the ladder."""
     names, n = file.columns, int(np.count_nonzero(kept))
     _check_memory(n, len(names), memory)
-    kinds = {name: file.table.schema.field(name).type for name in names}
-    texts = {name: place for place, name in enumerate(names) if is_text(kinds[name])}
-    wide = {name: place for place, name in enumerate(names) if not (is_text(kinds[name]) or fits_float32(kinds[name]))}
+    types = [file.table.schema.field(name).type for name in names]
+    texts = {name: index for index, name in enumerate(names) if is_text(types[index])}
+    wide = {name: index for index, name in enumerate(names) if name not in texts and not fits_float32(types[index])}
     values = np.empty((n, len(names)), np.float32, order="F")
-    coded: dict[str, list[pa.Array]] = {name: [] for name in texts}
-    exact: dict[str, list[Doubles]] = {name: [] for name in wide}
+    text_values: dict[str, list[pa.Array]] = {name: [] for name in texts}
+    wide_values: dict[str, list[Doubles]] = {name: [] for name in wide}
     row = done = 0
     for part in file.table.parts:
         for table in part.tables(names, 131_072):
-            mine = kept[row : row + len(table)]
-            count = int(np.count_nonzero(mine))
-            for place, name in enumerate(names):
+            kept_here = kept[row : row + len(table)]
+            count = int(np.count_nonzero(kept_here))
+            for index, name in enumerate(names):
                 if name in texts:
-                    coded[name] += table[name].cast(pa.large_string()).filter(pa.array(mine)).chunks
+                    text_values[name] += table[name].cast(pa.large_string()).filter(pa.array(kept_here)).chunks
                 elif name in wide:
-                    exact[name].append(numbers(table[name], name)[mine])
+                    wide_values[name].append(numbers(table[name], name)[kept_here])
                 else:
-                    values[done : done + count, place] = numbers(table[name], name)[mine]
+                    values[done : done + count, index] = numbers(table[name], name)[kept_here]
             row += len(table)
             done += count
             progress(len(table))
-    for name, place in texts.items():
-        coded_values = codes([pa.chunked_array(coded[name], pa.large_string())])
-        values[:, place] = np.where(coded_values == 0, np.nan, coded_values)
-    for name, place in wide.items():
-        values[:, place] = _in_order(np.concatenate(exact.pop(name)))
-    groups = None if roled.groups is None else roled.groups[kept]
-    return Rows(names, values, frozenset(texts), roled.labels[kept], roled.users[kept], groups)
+    for name, index in texts.items():
+        text_codes = codes([pa.chunked_array(text_values[name], pa.large_string())])
+        values[:, index] = np.where(text_codes == 0, np.nan, text_codes)
+    for name, index in wide.items():
+        values[:, index] = _as_float32(np.concatenate(wide_values.pop(name)))
+    groups = None if role_values.groups is None else role_values.groups[kept]
+    return Rows(names, values, frozenset(texts), role_values.labels[kept], role_values.users[kept], groups)
 
 
 def _check_memory(rows: int, columns: int, memory: int | None) -> None:
     row = columns * (_VALUE_BYTES + _RANKER_BYTES)
     needed = _BYTES_FOR_LIBRARIES + rows * row
     if memory is not None and needed > memory:
-        fit = (memory - _BYTES_FOR_LIBRARIES) // row
-        fewer = f", or take part of the users with --max-rows {fit}" if fit > 0 else ""
+        max_rows = (memory - _BYTES_FOR_LIBRARIES) // row
+        fewer = f", or evaluate a sample of the users with --max-rows {max_rows}" if max_rows > 0 else ""
         raise ResourceError(
-            f"{rows:,} rows of {columns} columns need about {needed / 2**20:,.0f} MiB (libraries "
-            f"{_BYTES_FOR_LIBRARIES / 2**20:.0f}) and {memory / 2**20:,.0f} MiB may be used. Raise --memory{fewer}"
+            f"{rows:,} rows of {columns} columns need about {needed / 2**20:,.0f} MiB "
+            f"({_BYTES_FOR_LIBRARIES / 2**20:.0f} of them for libraries), but only {memory / 2**20:,.0f} MiB may be "
+            f"used. Raise --memory{fewer}"
         )
 
 
 def rankers_at_once(values: int, memory: int | None) -> int:
-    """How many rankers may be trained side by side on so many values, one at least."""
+    """Return how many rankers can be trained at the same time on this many values; at least one."""
     if memory is None:
         return sys.maxsize
     return max(1, (memory - _BYTES_FOR_LIBRARIES - _VALUE_BYTES * values) // (_RANKER_BYTES * values))
 
 
-def _in_order(values: Doubles) -> Floats:
-    """As float32 where that keeps values apart, else by their ranks: for trees, AUC and drift only the order counts."""
+def _as_float32(values: Doubles) -> Floats:
+    """Return values as float32, or their ranks where float32 would make distinct values equal.
+
+    Trees, AUC and drift depend on the order of values alone.
+    """
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
     distinct, rank = np.unique(values, return_inverse=True)  # NaN is one value, the last

@@ -1,4 +1,4 @@
-"""What an evaluation found, as `report.json` keeps it. Its schema is docs/report.schema.json."""
+"""The report of an evaluation as `report.json` stores it. Its schema is docs/reference/report.schema.json."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from extembed_cli.evaluate.settings import Settings
 
 
-def _known(value: object) -> object:
-    """JSON has no NaN: null."""
+def _finite(value: object) -> object:
+    """Return None for a number that is not finite: JSON has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Number = Annotated[float | None, BeforeValidator(_known)]
+Number = Annotated[float | None, BeforeValidator(_finite)]
 Bounds = Annotated[
     tuple[Number, Number] | None,
     Field(description="Lower and upper bound of a 95 % interval."),
 ]
 TITLES = {"auc": "AUC", "ndcg@10": "nDCG@10"}
-"""How people write the metrics."""
-StepName = Literal["baseline", "counters", "aggregate", "dual", "neural"]
+"""The metrics as readers know them."""
 
 
 class _Part(BaseModel):
@@ -30,35 +29,35 @@ class _Part(BaseModel):
 
 
 class Data(_Part):
-    """What was evaluated."""
+    """The rows that were evaluated."""
 
     features: str
-    """The feature file, as it was named."""
+    """The feature file, as given on the command line."""
     label: str
     time: str
     user: str
     group: str | None
     baseline: list[str]
-    """The ranker's own columns that the globs matched."""
+    """The ranker's own columns that --baseline matched."""
     rows: int
-    """Of the file."""
+    """Rows of the file."""
     train_rows: int
     early_stopping_rows: int
-    """The last of the rows before the test rows."""
+    """The newest of the rows before the test rows."""
     test_rows: int
     test_users: int
     test_from: str
     """Time of the first test row, ISO 8601 UTC."""
     positive_share: dict[str, Number]
-    """Share of labels above 0 in training, early stopping and test rows."""
+    """Share of labels above 0 among the training, early stopping and test rows."""
     left_out: dict[str, int]
-    """Rows by why they are in none of the parts."""
+    """Number of rows in none of these parts, by reason."""
 
 
 class Rung(_Part):
     """A step of the ladder."""
 
-    step: StepName
+    step: str
     columns: int
     """Columns that this step adds."""
     metric: Literal["auc", "ndcg@10"]
@@ -68,45 +67,45 @@ class Rung(_Part):
     """Gain over the step before; null for the first."""
     delta_ci: Bounds
     over_permuted_ci: Bounds
-    """Of the gain over a ranker with the same columns permuted."""
+    """Interval of the gain over a ranker with the same columns permuted."""
     metrics: dict[str, Number]
-    """auc and log_loss; with requests auc, gauc, ndcg@10, mrr. Means over seeds."""
+    """Without requests auc and log_loss, with requests auc, gauc, ndcg@10 and mrr; means over seeds."""
     seconds: Number
-    """What the technique took, by the run report beside the feature file; null without one."""
+    """Seconds of the technique in the run report beside the feature file; null without one."""
     verdict: Literal["keep", "not worth it", "cannot tell"] | None
-    """null for the first step."""
+    """null for the first step, which has no gain."""
     reason: str | None
     more_rows: int | None
-    """About how many more test rows it would take to tell."""
+    """About how many more test rows a verdict needs."""
 
 
 class Feature(_Part):
-    """A column of the ladder on the test rows."""
+    """Statistics of one column of the ladder on the test rows."""
 
     name: str
-    step: StepName
+    step: str
     meaning: str | None
-    """Its formula; null for columns of your own."""
+    """The formula of a feature; null for a baseline column."""
     coverage: float
-    """Share of the rows where it is not null."""
+    """Share of the test rows where it is not null."""
     auc: Number
-    """Of the column alone as a score, where it is not null; below 0.5 it ranks the other way around."""
+    """AUC of the column alone as the score, where it is not null; below 0.5 it ranks positives lower."""
     auc_ci: Bounds
     gain_share: float
-    """Of the loss that the last ranker took off, the share by splits on this column."""
+    """Share of the last ranker's loss reduction that comes from splits on this column."""
     drift: Number
-    """Kolmogorov-Smirnov distance between training and test rows, 0 to 1."""
+    """Kolmogorov-Smirnov distance of its values between training and test rows, 0 to 1."""
     correlation: Number
-    """Spearman, with the strongest feature."""
+    """Spearman correlation with the strongest feature."""
     in_short_list: bool
 
 
 class Control(_Part):
-    """A check that the numbers mean what they say."""
+    """The result of a check that the numbers can be trusted."""
 
     control: Literal["permuted", "single feature", "whole step", "own history", "neural training end"]
     subject: str
-    """The step, column or file that it is of."""
+    """The step, column or file that was checked."""
     passed: bool
     value: Number
     ci: Bounds
@@ -114,7 +113,7 @@ class Control(_Part):
 
 
 class HistoryLength(_Part):
-    """Gains on test rows whose users had about as many visible events."""
+    """Gains on the test rows with a similar number of visible events."""
 
     events: str
     rows: int
@@ -124,50 +123,50 @@ class HistoryLength(_Part):
     gains_ci: dict[str, Bounds]
 
 
-class Chosen(_Part):
+class SelectedColumns(_Part):
     """The fewest columns that keep at least 95 % of the gain over the first step, on test and early stopping rows."""
 
     columns: list[str]
     value: Number
     kept: float
-    """Share of the gain on the test rows."""
+    """Share of the gain that they keep on the test rows."""
 
 
 class Distribution(_Part):
-    """A cosine column's values on the test rows, by label."""
+    """Histogram of a cosine column on the test rows, by label."""
 
     name: str
     edges: list[float]
-    """Of the bins; one more than there are bins."""
+    """Edges of the bins, one more than there are bins."""
     positives: list[float]
-    """Share of the rows with a label above 0 in each bin."""
+    """Share of the rows with a label above 0 that is in each bin."""
     negatives: list[float]
 
 
 class Report(_Part):
-    """The whole evaluation."""
+    """The whole report."""
 
     version: str
-    """Of extembed."""
+    """Version of extembed."""
     summary: str
     data: Data
     settings: Settings
     ladder: list[Rung]
     features: list[Feature]
-    """Strongest in the ranker first."""
+    """Largest gain share first."""
     strongest_feature: str | None
-    """The one that ranks best by itself."""
+    """The feature that ranks best alone."""
     controls: list[Control]
     history_length_of: list[str]
-    """The counters whose sum is the length of a history."""
+    """The counter columns whose sum is the length of a history."""
     by_history_length: list[HistoryLength]
-    short_list: Chosen | None
+    short_list: SelectedColumns | None
     """null where the steps after the first gain nothing."""
     distributions: list[Distribution]
     warnings: list[str]
     spec: dict[str, Any]
-    """That made the features."""
+    """The spec that the features were computed with."""
 
     def permuted(self) -> dict[str, Control]:
-        """Step -> its control of permuted columns."""
+        """Return the control of permuted columns of each step that has one."""
         return {control.subject: control for control in self.controls if control.control == "permuted"}

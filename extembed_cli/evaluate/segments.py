@@ -1,4 +1,4 @@
-"""For whom it pays: the gain of each step by how much history a row's user had."""
+"""The gain of each step by the length of the history of a row's user."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from extembed_cli.arrays import Bools
-from extembed_cli.evaluate.bootstrap import FEWEST_USERS, Interval
+from extembed_cli.evaluate.bootstrap import MIN_USERS, Interval
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import Step
 from extembed_cli.evaluate.rows import Rows
@@ -21,51 +21,51 @@ BUCKETS: dict[str, tuple[int, float]] = {
     "21–100": (21, 100),
     "> 100": (101, float("inf")),
 }
-"""Name -> fewest and most visible events."""
+"""Name -> smallest and largest number of visible events."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Test rows whose users had about as much history."""
+    """The test rows with a similar number of visible events."""
 
     events: str
     rows: int
     users: int
     gains: dict[str, Interval | None]
-    """Step -> its gain over the step before on these rows alone; None where it is not defined or there
-    are too few users for an interval."""
+    """Step -> its gain over the step before on these rows; None where it is undefined or there are fewer than MIN_USERS
+    users."""
 
 
 def count_columns(names: Sequence[str]) -> list[str]:
-    """The counters whose sum is the length of a row's history: that of all interactions, or those of its parts."""
-    whole = f"{ALL}__count"
-    if whole in names:
-        return [whole]
+    """Return the counters whose sum is the length of a history: that of the history `all`, or else all counts."""
+    total = f"{ALL}__count"
+    if total in names:
+        return [total]
     return [name for name in names if name.endswith("__count") and name.count("__") == 1]
 
 
 def by_length(test: Rows, counters: Sequence[str], judge: Judge, steps: Sequence[Step]) -> list[Bucket]:
-    """Gains in each bucket that has rows; nothing where the file has no counters."""
+    """Return the gains in each bucket that has rows; an empty list where the file has no counters."""
     counters = count_columns(counters)
     if not counters:
         return []
     length = np.nansum([test.column(name) for name in counters], axis=0)
-    found = []
-    for name, (fewest, most) in BUCKETS.items():
-        rows = (length >= fewest) & (length <= most)
-        if rows.any():
-            found.append(_bucket(name, rows, test.take(rows), judge, steps))
-    return found
+    buckets = []
+    for name, (smallest, largest) in BUCKETS.items():
+        chosen = (length >= smallest) & (length <= largest)
+        if chosen.any():
+            buckets.append(_bucket(name, chosen, test.take(chosen), judge, steps))
+    return buckets
 
 
-def _bucket(name: str, rows: Bools, of: Rows, judge: Judge, steps: Sequence[Step]) -> Bucket:
-    users = len(np.unique(of.users))
-    if users < FEWEST_USERS:
-        return Bucket(name, len(of), users, {step.name: None for step in steps[1:]})
-    inside = judge.of(of)
-    measured = [inside.measure([fit.scores[rows] for fit in step.fits]) for step in steps]
+def _bucket(name: str, chosen: Bools, rows: Rows, judge: Judge, steps: Sequence[Step]) -> Bucket:
+    users = len(np.unique(rows.users))
+    if users < MIN_USERS:
+        return Bucket(name, len(rows), users, {step.name: None for step in steps[1:]})
+    bucket_judge = judge.of(rows)
+    measured = [bucket_judge.measure([fit.test_scores[chosen] for fit in step.fits]) for step in steps]
     gains = {
-        step.name: after.over(before) if np.isfinite(after.value) else None
+        step.name: after.gain_over(before) if np.isfinite(after.value) else None
         for step, before, after in zip(steps[1:], measured, measured[1:], strict=False)
     }
-    return Bucket(name, len(of), users, gains)
+    return Bucket(name, len(rows), users, gains)

@@ -1,4 +1,4 @@
-"""How to evaluate; the report keeps it."""
+"""The settings of an evaluation, which its report repeats."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from extembed_cli.spec.durations import duration_us, time_us
 
 
 class Settings(BaseModel):
-    """What may be chosen; `check` tells what cannot be."""
+    """The choices of an evaluation; `check` validates them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     ranker: str = "lightgbm"
     test_fraction: float = 0.2
-    """Of all rows, the last by time are for the test."""
+    """Share of all rows, the newest, that the ranker is tested on."""
     gap: str = "0s"
-    """Rows so shortly before the test rows are left out."""
+    """Rows within this duration before the test rows are left out."""
     from_time: str | None = None
-    """Rows before it are left out."""
+    """Rows before this time are left out."""
     max_rows: int | None = None
-    """About so many rows, of a sample of the users; null = all."""
+    """Evaluate a sample of the users, with at most this many rows; null = all."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """A ranker is trained for each; values are means over them."""
+    """A ranker is trained for each seed; values are means over the seeds."""
     resamples: int = 1000
     """Bootstrap resamples of the test rows' users (and of the seeds) behind each interval."""
     min_gain: float = 0.001
-    """A gain that is surely smaller is not worth it."""
+    """A step is not worth it where its gain is surely smaller."""
 
     @property
     def seed(self) -> int:
-        """The one for what is drawn once: users and resamples."""
+        """The seed of the draws that all rankers share: users and resamples."""
         return self.seeds[0]
 
     @property
@@ -43,14 +43,14 @@ class Settings(BaseModel):
         return None if self.from_time is None else time_us(self.from_time)
 
     def check(self) -> None:
-        """Refuse what cannot be chosen, all of it at once, by the names of the flags."""
+        """Raise all invalid settings together, by the names of their flags."""
         problems = Problems()
         with problems.collect():
             if self.ranker != "lightgbm":
                 raise SpecError(f"--ranker {self.ranker}: this version trains `lightgbm` only")
         with problems.collect():
             if not 0 < self.test_fraction < 1:
-                raise SpecError(f"--test-fraction {self.test_fraction:g}: has to be between 0 and 1, such as 0.2")
+                raise SpecError(f"--test-fraction {self.test_fraction:g}: must be between 0 and 1, such as 0.2")
         with problems.collect():
             try:
                 _ = self.gap_us
@@ -61,6 +61,6 @@ class Settings(BaseModel):
                 _ = self.from_us
             except ValueError:
                 raise SpecError(
-                    f"--from {self.from_time}: is not an ISO 8601 time, such as `2026-01-31T06:00:00`"
+                    f"--from {self.from_time}: is not an ISO 8601 time; write one such as `2026-01-31T06:00:00`"
                 ) from None
         problems.raise_any()

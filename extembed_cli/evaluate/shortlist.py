@@ -1,4 +1,4 @@
-"""The fewest columns that keep most of what all of them gain."""
+"""The fewest columns that keep most of the gain of all columns."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import Step
-from extembed_cli.evaluate.ranker import Ranked, Train
+from extembed_cli.evaluate.ranker import RankerFit, TrainRankers
 from extembed_cli.evaluate.split import Split
 
-SHARE = 0.95  # of the gain that is kept
+MIN_KEPT = 0.95  # of the gain
 
 
 @dataclass(frozen=True)
@@ -21,46 +21,46 @@ class ShortList:
     kept: float
     """Share of the gain over the first step, on the test rows."""
     value: float
-    """The ladder's metric with them."""
+    """The metric of the ladder with these columns and those of the first step."""
 
 
 def sizes(columns: int) -> list[int]:
-    """Lengths to try: 1, 2, 3, 5, 8, ... and all."""
-    tried, following = 1, 2
-    found = []
-    while tried < columns:
-        found.append(tried)
-        tried, following = following, tried + following
-    return [*found, columns]
+    """Return the list lengths to try: 1, 2, 3, 5, 8, ... and all columns."""
+    size, following = 1, 2
+    smaller = []
+    while size < columns:
+        smaller.append(size)
+        size, following = following, size + following
+    return [*smaller, columns]
 
 
 def short_list(
     split: Split,
     steps: Sequence[Step],
-    train: Train,
+    train_rankers: TrainRankers,
     judge: Judge,
 ) -> ShortList | None:
-    """The first of ever longer lists, by share of what the last ranker gained, that keeps enough of the gain.
+    """Return the shortest list that keeps enough of the gain; None where the steps after the first gain nothing.
 
-    It has to keep it on the rows for early stopping, too: chosen on the test rows alone, it would be luck in part.
-    None where the steps after the first do not gain on both.
+    The lists take the columns by their share of the last ranker's gain. The gain counts on the test rows and on the
+    rows for early stopping: a list chosen on the test rows alone would be partly luck.
     """
     first, last = steps[0], steps[-1]
     judges = (judge.of(split.valid), judge)
 
-    def values(fits: Sequence[Ranked]) -> list[float]:
-        scores = [fit.valid for fit in fits], [fit.scores for fit in fits]
-        return [each.value(rankings) for each, rankings in zip(judges, scores, strict=True)]
+    def values(fits: Sequence[RankerFit]) -> list[float]:
+        scores = [fit.valid_scores for fit in fits], [fit.test_scores for fit in fits]
+        return [part_judge.value(by_seed) for part_judge, by_seed in zip(judges, scores, strict=True)]
 
     lowest, highest = values(first.fits), values(last.fits)
     if not all(low < high for low, high in zip(lowest, highest, strict=True)):
         return None
     added = [name for name in last.columns if name not in first.columns]
-    ranked = sorted(added, key=lambda name: -last.shares[name])
-    for size in sizes(len(ranked))[:-1]:
-        (fits,) = train([*first.columns, *ranked[:size]])
+    ordered = sorted(added, key=lambda name: -last.shares[name])
+    for size in sizes(len(ordered))[:-1]:
+        (fits,) = train_rankers([*first.columns, *ordered[:size]])
         reached = values(fits)
         kept = [(value - low) / (high - low) for value, low, high in zip(reached, lowest, highest, strict=True)]
-        if min(kept) >= SHARE:
-            return ShortList(ranked[:size], kept[1], reached[1])
-    return ShortList(ranked, 1.0, highest[1])
+        if min(kept) >= MIN_KEPT:
+            return ShortList(ordered[:size], kept[1], reached[1])
+    return ShortList(ordered, 1.0, highest[1])

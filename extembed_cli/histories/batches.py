@@ -1,7 +1,7 @@
-"""What is computed together: some candidates of a user with the events that they see.
+"""Units of computation. A piece is some candidates of a user with the events that they see.
 
-How a user's candidates are cut is decided by them, and by what the first of a piece sees, never by what happens later:
-that would change the last bits of a product. A batch is some pieces of any users, laid out one after another.
+The cut into pieces depends on a user's candidates and on the events that the first of them see, never on later events,
+which would change the last bits of a product. A batch has pieces of any users, one after another.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from extembed_cli.histories.visibility import Seen
 from extembed_cli.kernels.segments import offsets, ragged, run_starts, spread
 
 _WHOLE_BLOCKS = 64  # a multiple of all blocks
-_MOST_EVENTS = 4096  # of a piece that are summed up in one go: long float32 sums round more
-_LEAST_SPAN = 16  # events that windows may move on within a piece
+_MOST_EVENTS = 4096  # events of a piece summed at once: long float32 sums round more
+_LEAST_SPAN = 16  # windows may always move by fewer events than this within a piece
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Candidates [first, last) of a user with the events [low, high) of a list; m of them."""
+    """m pieces: candidates [first, last) of a user with the events [low, high) of a list."""
 
     first: Ints
     last: Ints
     low: Ints
     high: Ints
     shape: Ints
-    """Candidates of a product: some of them may be missing"""
+    """Candidates of a product, padding included"""
     block: Ints
-    """Events of a product, and so the length that their number is padded to a multiple of"""
+    """Events of a product; the number of events is padded to a multiple of this"""
 
     def __len__(self) -> int:
         return len(self.first)
 
     @property
     def events(self) -> Ints:
-        """Events in whole blocks."""
+        """Number of events, padded to whole blocks."""
         return -(-(self.high - self.low) // self.block) * self.block
 
     @property
     def cosines(self) -> Ints:
-        """Cosines of a product."""
+        """Number of cosines, padding included."""
         return self.shape * self.events
 
     def take(self, chosen: Ints | Bools | slice) -> Pieces:
-        """Some of them."""
+        """Return the chosen pieces."""
         return Pieces(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     def __add__(self, other: Pieces) -> Pieces:
         return Pieces(*(np.append(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)))
 
     def batches(self, work: Ints, most: int) -> Iterator[Pieces]:
-        """Pieces one after another from the last on, so many that their work is at most as much, or one."""
+        """Yield runs of pieces from the last on, each of one piece or of at most `most` work."""
         total = offsets(work)
         high = len(self)
         while high:
@@ -67,35 +67,35 @@ class Pieces:
 def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, shape: int | None = None) -> Pieces:
     """Cut the candidates of each user, indptr (U + 1), into equal parts of at most `most`.
 
-    Of each part those are kept that are wanted (Q), which have to stand together. A piece has the events from the first
-    that its part sees to the last that its own last candidate sees; where there is none, no piece. Where windows move
-    on by more events than the first candidate of the part sees, a new piece begins. All must be of one shape then:
-    how many candidates a piece has is a matter of events that its first ones do not see. Blocks are as large as what
-    the first candidate of the part sees makes worthwhile.
+    Only the wanted candidates (Q flags) of a part are kept; they must be consecutive. A piece has the events from the
+    first that its part sees to the last that its own last candidate sees; without events there is no piece. A new piece
+    begins where the window has moved by more events than the first candidate of the part sees. Then all pieces must
+    have one `shape`, because events that their first candidates do not see decide how many candidates they have. The
+    more events the first candidate of the part sees, the larger are the blocks.
     """
-    asked = np.diff(indptr)
-    parts = -(-asked // most)
-    user = np.repeat(np.arange(len(asked)), parts)
+    counts = np.diff(indptr)
+    parts = -(-counts // most)
+    user = np.repeat(np.arange(len(counts)), parts)
     part = np.arange(len(user)) - np.repeat(offsets(parts)[:-1], parts)
-    first, last = (indptr[user] + k * asked[user] // parts[user] for k in (part, part + 1))
+    first, last = (indptr[user] + k * counts[user] // parts[user] for k in (part, part + 1))
     q = np.flatnonzero(wanted)
-    of = np.repeat(np.arange(len(first)), last - first)[q]
-    moved = (seen.start[q] - seen.start[first[of]]) // np.maximum(seen.count[first[of]], _LEAST_SPAN)
-    at = run_starts(of, moved)
-    begin, end, of = q[at], q[np.append(at, len(q))[1:] - 1] + 1, of[at]
-    size, sees = (last - first)[of], seen.count[first[of]]
+    part_of = np.repeat(np.arange(len(first)), last - first)[q]
+    moved = (seen.start[q] - seen.start[first[part_of]]) // np.maximum(seen.count[first[part_of]], _LEAST_SPAN)
+    at = run_starts(part_of, moved)
+    begin, end, part_of = q[at], q[np.append(at, len(q))[1:] - 1] + 1, part_of[at]
+    size, sees = (last - first)[part_of], seen.count[first[part_of]]
     shapes = np.where(size <= 8, size, np.where(size <= 32, -(-size // 4) * 4, -(-size // 8) * 8))
     if shape is not None:
         shapes[:] = shape
     blocks = np.where(sees < 16, 16, np.where(sees < 64, 32, 64))
-    low = seen.start[np.where(moved[at] > 0, begin, first[of])]
-    found = Pieces(begin, end, low, seen.end[end - 1], shapes, blocks)
-    return found.take(found.high > found.low)
+    low = seen.start[np.where(moved[at] > 0, begin, first[part_of])]
+    pieces = Pieces(begin, end, low, seen.end[end - 1], shapes, blocks)
+    return pieces.take(pieces.high > pieces.low)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Pieces of a batch that are of one shape, or a part of the events of one."""
+    """Pieces of a batch that have one shape, or a part of the events of a single piece."""
 
     pieces: slice
     candidates: slice
@@ -103,44 +103,44 @@ class Slice:
     events: slice
     """Places among the events of the batch, padding included"""
     skipped: int
-    """Events of the piece before this part of them"""
+    """Events of the piece before this part"""
     is_part: bool
 
 
 class Batch:
-    """Pieces one after another, their candidates and events padded to the shapes of products.
+    """Pieces one after another, with candidates and events padded to the shapes of products.
 
-    Its R rows are the candidates that are wanted and see an event, in order of pieces and times.
+    Its R rows are the wanted candidates that see an event, in order of pieces and times.
     """
 
     def __init__(self, pieces: Pieces, seen: Seen, wanted: Bools) -> None:
         self.pieces = pieces
         self.candidates_at = offsets(pieces.shape)
         self.events_at = offsets(pieces.events)
-        asked = pieces.last - pieces.first
-        q = ragged(pieces.first, asked)
+        sizes = pieces.last - pieces.first
+        q = ragged(pieces.first, sizes)
         rows = np.flatnonzero(wanted[q] & (seen.count[q] > 0))
         self.q = q[rows]
-        """(R) which candidate of the shard"""
-        self.piece = np.repeat(np.arange(len(asked)), asked)[rows]
+        """(R) the candidate's position in the shard"""
+        self.piece = np.repeat(np.arange(len(sizes)), sizes)[rows]
         self.within = self.q - pieces.first[self.piece]
-        """(R) which candidate of its piece"""
+        """(R) the candidate's position in its piece"""
         self.counts = seen.count[self.q]
         self.hidden = seen.start[self.q] - pieces.low[self.piece]
-        """(R) how many of the first events of its piece a row does not see any more"""
+        """(R) the number of first events of the piece that the row does not see any more"""
         self.place = self.events_at[self.piece] + self.hidden
-        """(R) the place of the first event that it sees"""
+        """(R) the place of the first event that the row sees"""
 
     def candidates(self) -> tuple[Ints, Bools]:
-        """Candidates of the shard by place, and which are padding: they repeat the last of their piece."""
+        """Return the candidates of the shard by place, and which are padding, repeating the last of their piece."""
         return _with_padding(self.pieces.first, self.pieces.last, self.pieces.shape)
 
     def events(self) -> tuple[Ints, Bools]:
-        """Events of the list by place, and which are padding: they repeat the last of their piece."""
+        """Return the events of the list by place, and which are padding, repeating the last of their piece."""
         return _with_padding(self.pieces.low, self.pieces.high, self.pieces.events)
 
     def slices(self, most: int) -> Iterator[Slice]:
-        """All products, of at most so many events at a time (or a block)."""
+        """Yield slices for all products, of at most `most` events at a time, or one block."""
         pieces = self.pieces
         starts = run_starts(pieces.shape, pieces.events, pieces.block).tolist()
         for start, stop in pairwise([*starts, len(pieces)]):
@@ -160,6 +160,6 @@ class Batch:
 
 
 def _with_padding(first: Ints, last: Ints, lengths: Ints) -> tuple[Ints, Bools]:
-    """first[i], first[i] + 1, ...: lengths[i] of them; those from last[i] on are padding and repeat the one before."""
+    """Return lengths[i] numbers from first[i] on, and which are padding: from last[i] on they repeat last[i] - 1."""
     places, end = ragged(first, lengths), spread(last, lengths)
     return np.minimum(places, end - 1), places >= end

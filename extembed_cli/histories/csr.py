@@ -33,10 +33,10 @@ class History:
         return None if self.weight is None else self.values[self.weight]
 
     def in_order_of(self, used: Collection[Expression]) -> History:
-        """The same events with the values of some expressions alone, and in the order of these where events tie.
+        """Return the events with the values of these expressions only, and with ties in the order of these values.
 
-        Events tie in time, item and weight. A column that reads these expressions then has the same bytes whatever else
-        the spec reads.
+        Events tie in time, item and weight. A column of these expressions then has the same bytes whatever other
+        expressions the spec has.
         """
         tied, run = self._ties
         if not len(tied):

@@ -1,4 +1,4 @@
-"""What each candidate may see: point-in-time correctness lives here and in `kernels.ranges`, nowhere else."""
+"""The events that each candidate may see. Only this module and `kernels.ranges` decide point-in-time correctness."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.threads import Mapping
 
-_PARTS = 8  # of the users, looked at side by side
+_PARTS = 8  # of the users, processed in parallel
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The events of a shard that count for something, by user, and what each candidate sees of them.
+    """A selection of a shard's events by user, and which of them each candidate sees.
 
-    Positions are among these events alone: of the N of the shard, user u has those at [indptr[u], indptr[u+1]), and
-    candidate q sees those at [start[q], end[q]).
+    Positions count the selected events only: user u has those at [indptr[u], indptr[u+1]), and candidate q sees those
+    at [start[q], end[q]).
     """
 
     events: Ints
-    """(n) where each stands among the events of the shard, ascending"""
+    """(n) the position of each among the N events of the shard, ascending"""
     indptr: Ints
     start: Ints
     end: Ints
     moves: bool = False
-    """Whether the first events are not seen for ever."""
+    """Whether old events can go out of view."""
 
     @cached_property
     def count(self) -> Ints:
-        """(Q) how many events each candidate sees."""
+        """(Q) the number of events that each candidate sees."""
         return self.end - self.start
 
-    def only(self, counts: Bools) -> Seen:
-        """The part that counts (N flags of the shard's events); the same object where all of it does."""
-        chosen = counts[self.events]
+    def only(self, flags: Bools) -> Seen:
+        """Return the selection of flagged events (N flags of the shard); the same object if all are flagged."""
+        chosen = flags[self.events]
         if chosen.all():
             return self
         before = np.concatenate([[0], np.cumsum(chosen)])
@@ -49,9 +49,9 @@ class Seen:
 
 
 def visible(spec: Spec, name: str, history: History, candidates: Candidates, end: Ints | None = None) -> Seen:
-    """What candidates see of a history: events in [t - window, t - lag), the newest `max_events` of its members.
+    """Return what candidates see of a history: the newest `max_events` of its members in [t - window, t - lag).
 
-    `end`, where known, is that of all events: it is the same for every history.
+    `end` is the result of `visible_end` if it is known: it is the same for every history.
     """
     rules = spec.history(name)
     users = candidates.users
@@ -72,7 +72,7 @@ def visible(spec: Spec, name: str, history: History, candidates: Candidates, end
 
 
 def visible_end(spec: Spec, history: History, candidates: Candidates, mapped: Mapping = map) -> Ints:
-    """(Q) the position of the first event of its user that a candidate may not see any more."""
+    """Return the position (Q) of the user's first event that each candidate may not see yet."""
     cutoffs = candidates.times - duration_us(spec.lag)
     users = np.linspace(0, len(history.indptr) - 1, _PARTS + 1).astype(np.int64)
 
@@ -89,7 +89,7 @@ def visible_end(spec: Spec, history: History, candidates: Candidates, mapped: Ma
 
 
 def in_own_history(history: History, candidates: Candidates, end: Ints) -> int:
-    """How many candidates' items stand among the events their user has in view: repeats, or a leak in the log."""
+    """Return how many candidates have their item among their user's visible events: repeats, or a leak in the log."""
     if not len(history.items) or not len(candidates.items):
         return 0
     n_items = int(max(history.items.max(), candidates.items.max())) + 1

@@ -1,4 +1,4 @@
-"""Reading everything and writing nothing."""
+"""Check a spec and its inputs without writing anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from extembed_cli.system.progress import Watch
 
 
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
-    """Read all inputs of a spec; raises all problems together, else returns a report on the inputs."""
+    """Read all inputs of a spec and return a report on them; raise all problems together."""
     opened = open_all(spec, watch)
     loaded = load(opened, watch, sample_layout(opened), vectors=True)
     with watch.timing("vectors"):
@@ -22,7 +22,7 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     if loaded.inputs.candidates is not None:
         with watch.timing("columns"):
             for _ in candidate_rows(loaded.inputs.candidates):
-                pass  # a run reads the other columns only when it writes the output: a torn page would show there
+                pass  # a run reads the other columns only when it writes the output; a torn page is found here
     return {
         "inputs": coverage.report(spec, loaded, shared.embeddings),
         "columns": len(shared.columns),

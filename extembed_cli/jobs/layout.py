@@ -1,4 +1,4 @@
-"""How the users of a job are cut into shards so that it keeps to its memory, and the table of costs behind it."""
+"""The layout of a job: how its users are split into shards to fit the memory, by a table of costs."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from extembed_cli.errors import ResourceError
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.spec.model import Spec
 
-# What was measured on 2 cores, see docs/decisions/.
+# Measured on 2 cores, see docs/decisions/.
 _BYTES_FOR_LIBRARIES = 120 * 2**20
 _BYTES_OF_A_BATCH = 2**24
-_LONG = 2**18  # events: a shorter history fits into any batch
+_LONG_HISTORY = 2**18  # events; a shorter history fits into any batch
 _BYTES_PER_EVENT, _BYTES_PER_EXPRESSION = 180, 24
 _BYTES_PER_CANDIDATE, _BYTES_PER_FEATURE = 130, 10
 _BYTES_PER_TEXT_ID = 50
 _BYTES_PER_ID = 60
 _BYTES_PER_READ_ROW = 250
-_MOST_ROWS_READ, _FEWEST_ROWS_READ = 2**20, 2**15
-_MOST_SHARDS = 1024
+_MAX_ROWS_READ, _MIN_ROWS_READ = 2**20, 2**15
+_MAX_SHARDS = 1024
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a job is cut to its memory; none of it changes a byte of the result."""
+    """How a job fits into its memory. The layout does not change a byte of the result."""
 
     shards: int = 1
-    """Shards of users; with more than one they wait in files."""
-    rows: int = _MOST_ROWS_READ
+    """Number of shards of users; more than one are kept in files."""
+    rows: int = _MAX_ROWS_READ
     """Rows of a log read at a time."""
     mapped: bool = False
-    """Vectors are kept in files that are mapped, not in memory."""
+    """Whether vectors are in mapped files instead of memory."""
 
     @property
     def on_disk(self) -> bool:
@@ -49,30 +49,30 @@ def layout_of(
     memory: int | None,
     *,
     cached: bool = False,
-    more: dict[str, int] | None = None,
+    other_needs: dict[str, int] | None = None,
 ) -> Layout:
-    """The fewest shards that keep to the memory; refuses a job that cannot.
+    """Return the layout with the fewest shards that fits the memory; raise if none fits.
 
-    With a cache the tables themselves are mapped from there, and take no memory of their own. `more`: what else is
-    needed, bytes by purpose.
+    With a cache the tables are mapped from it and need no memory of their own. `other_needs` are further bytes by
+    purpose.
     """
     if memory is None:
         return Layout()
     candidates = inputs.candidates.rows if inputs.candidates else 0
     rows = _row_bytes_of_all(spec, inputs)
     vectors = _matrix_bytes(spec, inputs, cached)
-    fixed = fixed_needs(spec, inputs, workers) | (more or {})
+    fixed = fixed_needs(spec, inputs, workers) | (other_needs or {})
     free = memory - sum(fixed.values())
-    smallest = -(-rows // _MOST_SHARDS)  # shard
-    least = min(_FEWEST_ROWS_READ, inputs.interactions.rows + candidates) * _BYTES_PER_READ_ROW + smallest
+    smallest = -(-rows // _MAX_SHARDS)  # shard
+    least = min(_MIN_ROWS_READ, inputs.interactions.rows + candidates) * _BYTES_PER_READ_ROW + smallest
     if free < least:
-        listed = ", ".join(f"{what} {size / 2**20:,.0f}" for what, size in fixed.items())
+        purposes = ", ".join(f"{purpose} {size / 2**20:,.0f}" for purpose, size in fixed.items())
         minimum = -(-(memory - free + least) // 2**20)
         raise ResourceError(
-            f"the job needs at least {minimum:,} MiB ({listed}, rows {least / 2**20:,.0f}) "
-            f"and may use {memory / 2**20:,.0f} MiB. Raise --memory{' or lower --workers' if workers > 1 else ''}"
+            f"the job needs at least {minimum:,} MiB ({purposes}, rows {least / 2**20:,.0f}) "
+            f"and may use only {memory / 2**20:,.0f} MiB. Raise --memory{' or lower --workers' if workers > 1 else ''}"
         )
-    reading = min(_MOST_ROWS_READ, max(_FEWEST_ROWS_READ, min(free // 4, free - smallest) // _BYTES_PER_READ_ROW))
+    reading = min(_MAX_ROWS_READ, max(_MIN_ROWS_READ, min(free // 4, free - smallest) // _BYTES_PER_READ_ROW))
     read = min(reading, inputs.interactions.rows + candidates) * _BYTES_PER_READ_ROW
     if rows + vectors + read <= free:
         return Layout(rows=reading)
@@ -82,9 +82,9 @@ def layout_of(
 
 
 def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) -> None:
-    """Refuse a job whose longest history does not fit into the memory: a user cannot be cut into shards."""
+    """Raise if the longest history does not fit into the memory: a user cannot be split into shards."""
     longest = loaded.partition.longest
-    if memory is None or longest <= _LONG:
+    if memory is None or longest <= _LONG_HISTORY:
         return
     fixed = sum(fixed_needs(spec, loaded.inputs, workers).values())
     batch = sum(technique.bytes_of_longest(spec, longest) for technique in techniques_of(spec))
@@ -93,13 +93,13 @@ def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) 
         fewer = "lower --workers, " if workers > 1 else ""
         raise ResourceError(
             f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB on {_threads(workers)}, "
-            f"and the job may use {memory / 2**20:,.0f} MiB. Raise --memory, {fewer}"
+            f"but the job may use only {memory / 2**20:,.0f} MiB. Raise --memory, {fewer}"
             "leave the user out, or set max_events in all histories"
         )
 
 
 def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
-    """Bytes by purpose that a job needs however its users are cut."""
+    """Return the bytes by purpose that a job needs for any number of shards."""
     ids = sum(table.rows for table in inputs.embeddings.values())
     written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates and spec.output is not None else 0
     needs = [technique.memory(spec, ids) for technique in techniques_of(spec)]
@@ -116,23 +116,23 @@ def _threads(workers: int) -> str:
 
 
 def _candidate_bytes(inputs: Inputs) -> int:
-    """Bytes of a candidate's own columns, about: decoded, and once more as a page of the output."""
+    """Return about the bytes of a candidate's own columns: decoded, and once more as a page of the output."""
     return 0 if inputs.candidates is None else 2 * max(part.row_bytes for part in inputs.candidates.parts)
 
 
 def _text_bytes(spec: Spec, inputs: Inputs) -> int:
-    """Bytes of a user id that is no number."""
+    """Return the bytes of a user id, if it is not an integer; else 0."""
     users = inputs.interactions.schema.field(spec.column("interactions", "user"))
     return 0 if id_kind(users.type) == "integer" else _BYTES_PER_TEXT_ID
 
 
 def _event_bytes(spec: Spec, inputs: Inputs) -> int:
-    """Bytes of an event while its shard is computed."""
+    """Return the bytes of an event while its shard is computed."""
     return _BYTES_PER_EVENT + _text_bytes(spec, inputs) + _BYTES_PER_EXPRESSION * len(spec.expressions)
 
 
 def _row_bytes_of_all(spec: Spec, inputs: Inputs) -> int:
-    """Bytes of all events and candidates while they are computed, and of their features."""
+    """Return the bytes of all events and candidates during the computation, with their features."""
     total = inputs.interactions.rows * _event_bytes(spec, inputs)
     if inputs.candidates is not None:
         features = _BYTES_PER_FEATURE * len(output_columns(spec))
@@ -141,7 +141,7 @@ def _row_bytes_of_all(spec: Spec, inputs: Inputs) -> int:
 
 
 def _matrix_bytes(spec: Spec, inputs: Inputs, cached: bool = False) -> int:
-    """Bytes of all vectors at most: as unit vectors, and in the coordinates of each technique."""
+    """Return the largest possible bytes of all vectors: as unit vectors, and in the coordinates of each technique."""
     total = 0
     for name, table in inputs.embeddings.items():
         copies = sum(technique.copies(spec, name) for technique in techniques_of(spec))
@@ -151,7 +151,7 @@ def _matrix_bytes(spec: Spec, inputs: Inputs, cached: bool = False) -> int:
 
 
 def memory_needed(spec: Spec, inputs: Inputs, layout: Layout, workers: int) -> int:
-    """Bytes that a run is estimated to need at its peak."""
+    """Return the estimated peak memory of a run in bytes."""
     candidates = inputs.candidates.rows if inputs.candidates else 0
     rows = _row_bytes_of_all(spec, inputs)
     fixed = sum(fixed_needs(spec, inputs, workers).values())

@@ -1,4 +1,4 @@
-"""How to run a job."""
+"""The options of running a job."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from extembed_cli.system.resources import Resources
 
 @dataclass(frozen=True)
 class RunOptions(Resources):
-    """None of it changes what is computed."""
+    """How to run a job. No option changes what is computed."""
 
     layout: Layout | None = None
-    """How the job is cut; None = as its memory asks for"""
+    """None = chosen by the memory"""
     scratch: Path | None = None
-    """Folder for what does not fit in memory; None = that of the output"""
+    """Folder for data that does not fit into memory; None = the folder of the output"""
     cache: Path | None = None
-    """Folder in which embedding tables are kept as matrices for the next run"""
+    """Folder that keeps embedding tables as matrices for later runs"""
     fresh: bool = False
-    """Start over, whatever a killed run has finished"""
+    """Start over instead of resuming a killed run"""

@@ -1,4 +1,4 @@
-"""What a run writes: features, and vectors of users and of items, staged to be committed together."""
+"""Stage the outputs of a run: features, user vectors and item vectors, which are committed together."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from extembed_cli.engines.base import Job, Results
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
-SECONDS_PER_WRITTEN_ROW = 0.3e-6  # for a bar that moves about evenly
-_VECTOR_ROWS = 2048  # of user vectors rotated and written at a time
+SECONDS_PER_WRITTEN_ROW = 0.3e-6  # for a progress bar of even speed
+_VECTOR_ROWS = 2048  # user vectors rotated and written at a time
 
 
 def write_outputs(
@@ -30,9 +30,9 @@ def write_outputs(
     mapped: Mapping,
     watch: Watch,
 ) -> dict[str, Any]:
-    """Stage features and user vectors; the part of the report that describes them."""
+    """Stage features and vectors and return the part of the run report about them."""
     spec, shared = job.spec, job.shared
-    about = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
+    metadata = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
     columns = [column.about for column in shared.columns]
     digest = None
     if loaded.inputs.candidates is not None and spec.output is not None:
@@ -44,27 +44,27 @@ def write_outputs(
                 loaded.inputs.candidates,
                 {c.name: c.dtype for c in shared.columns},
                 results.features,
-                {**about, "columns": columns},
+                {**metadata, "columns": columns},
                 progress=lambda rows: watch.moved(rows, rows * SECONDS_PER_WRITTEN_ROW),
             )
     vectors = []
     user_column = spec.column("interactions", "user")
     for (path, model), parts in zip(shared.vector_files.items(), results.vectors, strict=True):
         with writing(Path(path)):
-            found = Vectors(parts)
+            users = Vectors(parts)
             table = VectorTable(
                 "user_id",
-                as_stored(found.users, loaded.inputs.interactions, user_column),
-                mapped(model.original, found.blocks(_VECTOR_ROWS)),
+                as_stored(users.users, loaded.inputs.interactions, user_column),
+                mapped(model.original, users.blocks(_VECTOR_ROWS)),
                 dim=model.dim - model.with_bias,
                 with_bias=model.with_bias,
             )
-            written = write_vectors(
-                stage, Path(path), table, {**about, "as_of_us": job.vectors_as_of, "meaning": model.meaning}
+            sha256 = write_vectors(
+                stage, Path(path), table, {**metadata, "as_of_us": job.vectors_as_of, "meaning": model.meaning}
             )
-            vectors.append({"path": path, "rows": len(found.users), "sha256": written})
+            vectors.append({"path": path, "rows": len(users.users), "sha256": sha256})
     return {
-        "version": about["version"],
+        "version": metadata["version"],
         "output": spec.output,
         "output_sha256": digest,
         "rows_in": loaded.candidates.rows,
@@ -72,14 +72,14 @@ def write_outputs(
         "columns": len(columns),
         "column_names": [c["name"] for c in columns],
         "user_vectors": vectors,
-        "item_vectors": _write_item_vectors(job, stage, loaded, about),
+        "item_vectors": _write_item_vectors(job, stage, loaded, metadata),
         "digests": digests,
-        "spec": about["spec"],
+        "spec": metadata["spec"],
     }
 
 
-def _write_item_vectors(job: Job, stage: Staged, loaded: Loaded, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Stage the vectors that the techniques have of the items; the part of the report that describes them."""
+def _write_item_vectors(job: Job, stage: Staged, loaded: Loaded, metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """Stage the item vectors of the techniques and return the part of the run report about them."""
     written = []
     for file in (file for state in job.shared.states.values() for file in state.item_vectors()):
         ids = loaded.vocabulary.ids.filter(pl.Series(file.has_vector))
@@ -91,6 +91,6 @@ def _write_item_vectors(job: Job, stage: Staged, loaded: Loaded, about: dict[str
                 [file.vectors],
                 dim=file.vectors.shape[1],
             )
-            digest = write_vectors(stage, Path(file.path), table, {**about, "meaning": file.meaning})
+            digest = write_vectors(stage, Path(file.path), table, {**metadata, "meaning": file.meaning})
         written.append({"path": file.path, "rows": len(ids), "sha256": digest})
     return written

@@ -1,4 +1,4 @@
-"""A dry run: what a run would read, compute and need."""
+"""The plan of a dry run: what a run would read, compute and need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS_PER_ROW, _SECONDS_PER_SHARD = 1e-6, 0.2  # measured on 2 cores, see doc
 
 
 def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
-    """What a run would read, compute and need, without reading a vector or writing anything."""
+    """Return the plan of a run, without reading a vector or writing anything."""
     opened = open_all(spec, watch)
     loaded = load(opened, watch, sample_layout(opened))
     layout = layout_of(spec, loaded.inputs, options.workers, options.memory)
@@ -32,11 +32,11 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
 
 
 def _plan(spec: Spec, loaded: Loaded, coverage: Coverage, shard: Shard, layout: Layout, workers: int) -> dict[str, Any]:
-    """The plan, from one shard of those into which the loaded inputs are cut."""
-    estimates, of = _estimates(spec, loaded, shard), loaded.partition.shards
-    counts = {name: of * count for estimate in estimates for name, count in estimate.counts.items()}
+    """Return the plan, extrapolated from one shard of the loaded inputs."""
+    estimates, shards = _estimates(spec, loaded, shard), loaded.partition.shards
+    counts = {name: shards * count for estimate in estimates for name, count in estimate.counts.items()}
     seconds = 1 + (loaded.candidates.rows + loaded.events.rows) * _SECONDS_PER_ROW
-    seconds += of * sum(estimate.seconds for estimate in estimates) / workers
+    seconds += shards * sum(estimate.seconds for estimate in estimates) / workers
     return {
         "inputs": coverage.report(spec, loaded),
         "output": spec.output,
@@ -54,7 +54,7 @@ def _plan(spec: Spec, loaded: Loaded, coverage: Coverage, shard: Shard, layout: 
 
 
 def _estimates(spec: Spec, loaded: Loaded, shard: Shard) -> list[Estimate]:
-    """What the shard costs, technique by technique."""
+    """Return the estimated cost of a shard for each technique."""
     tables = loaded.inputs.embeddings
     dims = {name: first_dim(table, spec.embedding_column(name, "embedding")) for name, table in tables.items()}
     history, candidates = shard.history, shard.candidates

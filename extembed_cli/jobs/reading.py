@@ -1,4 +1,4 @@
-"""Reading the inputs of a job, up to the shards of its users."""
+"""Read the inputs of a job and split them into shards of users."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from extembed_cli.jobs.layout import Layout
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 
-SECONDS_PER_ROW = 0.3e-6  # for a bar that moves about evenly
-_SAMPLE_ROWS = 2**22  # of a dry run
+SECONDS_PER_ROW = 0.3e-6  # for a progress bar of even speed
+_SAMPLE_ROWS = 2**22  # rows that a dry run computes with
 
 
 def open_all(spec: Spec, watch: Watch) -> Opened:
-    """Open all inputs and check what can be checked before they are read."""
+    """Open all inputs and check everything that needs no reading."""
     with watch.timing("check"):
         opened = open_inputs(spec)
         for path in spec.outputs:
@@ -50,10 +50,10 @@ def load(
     *,
     vectors: bool = False,
 ) -> Loaded:
-    """Read ids, times and expressions of all inputs; raises all problems together, earlier ones too.
+    """Read ids, times and expressions of all inputs; raise all problems together, with those of `opened`.
 
-    Shards of users wait in the scratch folder; without one, only the first is kept. With `vectors`, a problem elsewhere
-    does not keep those of the vectors back: a check wants all of them.
+    Shards of users are stored in the scratch folder; without one, only the first shard is kept. With `vectors`, the
+    vectors are read even if another input has problems, so that their problems are raised too.
     """
     kept = scratch if layout.shards > 1 else None
     all_users = any(group.writes_user_vectors for group in opened.spec.groups.values())
@@ -75,12 +75,12 @@ def load(
 
 
 def sample_layout(opened: Opened) -> Layout:
-    """Shards of which the first is a sample of the users that fits anywhere; a small job is one shard."""
+    """Return a layout whose first shard is a small sample of the users; a small job has one shard."""
     return Layout(shards=1 + sum(table.rows for table in opened.logs) // _SAMPLE_ROWS)
 
 
 def first_shard(spec: Spec, loaded: Loaded, with_vector: dict[str, Bools]) -> tuple[Shard, Coverage]:
-    """The first shard, and what it says of all: it is the only one, or a sample."""
+    """Return the first shard, which may be a sample, and the coverage of all shards estimated from it."""
     shard, coverage = loaded.shard(spec, 0), Coverage()
     coverage.add(Coverage.of(shard, with_vector), times=loaded.partition.shards)
     return shard, coverage
@@ -88,9 +88,9 @@ def first_shard(spec: Spec, loaded: Loaded, with_vector: dict[str, Bools]) -> tu
 
 @contextmanager
 def digesting(inputs: Inputs, known: dict[str, Any]) -> Iterator[Future[dict[str, Any]]]:
-    """Digests of all inputs, computed in the background; cut short when the job ends, however it ends.
+    """Yield the digests of all inputs, computed in the background until the job ends.
 
-    Those of embedding tables may be known.
+    `known` are digests of embedding tables that need no computation.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1, "digest") as background:

@@ -1,4 +1,4 @@
-"""The run report, and the line of it that closes the log."""
+"""The run report, and its summary line."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from typing import Any
 
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.engines.base import Job, Results
-from extembed_cli.features.registry import TECHNIQUES, techniques_of
+from extembed_cli.features import registry
+from extembed_cli.features.registry import techniques_of
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import memory
 from extembed_cli.system.progress import Cost
 
 
 def computed(job: Job, loaded: Loaded, results: Results, costs: dict[str, Cost], workers: int) -> dict[str, Any]:
-    """The part of the run report about inputs and features, and where the time went.
+    """Return the part of the run report about inputs, features and seconds.
 
-    The stages inside `compute` run on all workers: their seconds are those of one.
+    The stages inside `compute` run on all workers; their seconds are per worker.
     """
     spec, tally = job.spec, results.tally
     report = {
         "inputs": results.coverage.report(spec, loaded, job.shared.embeddings),
         "candidates_in_own_history": results.repeats,
     }
-    for technique in TECHNIQUES:
+    for technique in registry.TECHNIQUES:
         report |= technique.report(spec, tally, results.flagged)
     stages = {name: cost.report() for name, cost in costs.items()}
     return {
@@ -34,10 +35,10 @@ def computed(job: Job, loaded: Loaded, results: Results, costs: dict[str, Cost],
 
 
 def closing(spec: Spec, report: dict[str, Any]) -> str:
-    """The line that closes the log."""
+    """Return the summary, which is the last line of the log."""
     tables = report["inputs"]["embeddings"]
-    coverage = ", ".join(f"{name} {coverage_text(table['coverage'])}" for name, table in tables.items())
-    parts = [f"vectors for {coverage}"]
+    coverages = (f"{name} has vectors for {coverage_text(table['coverage'])}" for name, table in tables.items())
+    parts = [", ".join(coverages)]
     for technique in techniques_of(spec):
         parts += technique.closing(report)
     output = report["output"]
@@ -49,6 +50,6 @@ def closing(spec: Spec, report: dict[str, Any]) -> str:
 
 
 def coverage_text(share: dict[str, float | None]) -> str:
-    """`95.0% of candidates and 97.1% of events`; a dash where there are none."""
-    shown = {what: "-" if value is None else f"{value:.1%}" for what, value in share.items()}
-    return f"{shown['candidates']} of candidates and {shown['events']} of events"
+    """Return `95.0% of candidates and 97.1% of events`, with a dash where there are no candidates or events."""
+    texts = {key: "-" if value is None else f"{value:.1%}" for key, value in share.items()}
+    return f"{texts['candidates']} of candidates and {texts['events']} of events"

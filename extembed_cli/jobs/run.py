@@ -1,4 +1,4 @@
-"""One run of a spec from inputs to output: the function that the commands call."""
+"""Run a spec from inputs to outputs: the function that the commands call."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from extembed_cli.engines.base import Job, Results
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, prepare
-from extembed_cli.features.registry import digests, techniques_of
+from extembed_cli.features.registry import technique_digests, techniques_of
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
 from extembed_cli.jobs.reading import SECONDS_PER_ROW, digesting, load, open_all, sample_layout
 from extembed_cli.jobs.report import closing, computed
-from extembed_cli.jobs.warnings import doubts
+from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.memory import give_back
 from extembed_cli.system.progress import Watch
@@ -42,39 +42,38 @@ from extembed_cli.system.threads import threads
 
 
 def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
-    """Compute features and user vectors, and commit all files together; returns the run report."""
+    """Compute features and vectors, commit all files together, and return the run report."""
     if spec.output is None and spec.candidates is not None:
         raise SpecError("no output: set `output` in the spec, or give -o OUT")
     outputs = [Path(path) for path in spec.outputs]
     began, started = time.perf_counter(), datetime.now(UTC)
     with _all_locked(outputs, options.wait), staged() as stage, ExitStack() as stack:
         opened = open_all(spec, watch)
-        if opened.problems.errors:  # read the rest, too, for its problems
+        if opened.problems.errors:  # read the other inputs too, to raise all problems together
             load(opened, watch, sample_layout(opened))
         inputs = opened.complete()
-        models = digests(spec)
+        models = technique_digests(spec)
         seconds = _seconds_per_candidate(spec, inputs)
         watch.total(_seconds(inputs, seconds))
         cache = VectorCache(options.cache, spec, inputs.embeddings) if options.cache else None
-        digested = stack.enter_context(digesting(inputs, cache.digests if cache else {}))
+        digests = stack.enter_context(digesting(inputs, cache.digests if cache else {}))
         layout = options.layout or layout_of(spec, inputs, options.workers, options.memory, cached=cache is not None)
-        place = stack.enter_context(_scratch(spec, options, layout, digested, models, watch))
-        layout = Layout(**place.layout) if place else layout
+        opened_scratch = stack.enter_context(_scratch(spec, options, layout, digests, models, watch))
+        layout = Layout(**opened_scratch.layout) if opened_scratch else layout
         mapped = stack.enter_context(threads(options.workers))
-        loaded = load(opened, watch, layout, place, cache)
+        loaded = load(opened, watch, layout, opened_scratch, cache)
         check_longest(spec, loaded, options.workers, options.memory)
-        engine = LocalEngine(mapped, place if layout.shards > 1 else None)
-        folder = place.folder / "shared" if place and layout.mapped else None
+        engine = LocalEngine(mapped, opened_scratch if layout.shards > 1 else None)
+        folder = opened_scratch.folder / "shared" if opened_scratch and layout.mapped else None
         prepared = partial(prepare, spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder, cache)
         job, results = _compute(spec, loaded, layout.shards, prepared, engine, watch, seconds)
         watch.expect(loaded.candidates.rows)
         with watch.timing("write") as cost:
-            report = write_outputs(job, stage, loaded, results, {**digested.result(), **models}, mapped, watch)
+            report = write_outputs(job, stage, loaded, results, {**digests.result(), **models}, mapped, watch)
             inputs.check_unchanged()
-            if digests(spec) != models:
+            if technique_digests(spec) != models:
                 raise DataError(
-                    f"{' and '.join(models)} of the spec changed while the job was reading them. Run again; the old "
-                    "output is untouched"
+                    f"{' and '.join(models)} of the spec changed during the run. The old output is untouched; run again"
                 )
             cost.add(rows=loaded.candidates.rows, bytes=sum(path.stat().st_size for path in stage.files))
         report |= {
@@ -95,14 +94,14 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
 
 
 def _seconds_per_candidate(spec: Spec, inputs: Inputs) -> float:
-    """About how long a candidate takes to compute, for a bar that moves about evenly."""
+    """Return about the seconds of computing one candidate, for the progress bar."""
     candidates = inputs.candidates.rows if inputs.candidates else 0
     events = inputs.interactions.rows / max(1, candidates)
     return sum(technique.seconds_per_candidate(spec, events) for technique in techniques_of(spec))
 
 
 def _seconds(inputs: Inputs, seconds_per_candidate: float) -> float:
-    """About how long the whole run takes."""
+    """Return about the seconds of the whole run."""
     candidates = inputs.candidates.rows if inputs.candidates else 0
     read = (inputs.interactions.rows + candidates) * SECONDS_PER_ROW
     return read + candidates * (seconds_per_candidate + SECONDS_PER_WRITTEN_ROW)
@@ -117,12 +116,12 @@ def _compute(
     watch: Watch,
     seconds_per_candidate: float,
 ) -> tuple[Job, Results]:
-    """The state that all shards share, and their results."""
+    """Return the job, whose state all shards share, and the results of all shards."""
     tables = loaded.inputs.embeddings.values()
     give_back()
     watch.expect(0)
     with ThreadPoolExecutor(1) as background:
-        # The only shard is encoded while the vectors are read.
+        # A single shard is encoded while the vectors are read.
         only = background.submit(_timed, partial(loaded.shard, spec, 0)) if shards == 1 else None
         with watch.timing("vectors") as cost:
             shared = prepared()
@@ -133,7 +132,7 @@ def _compute(
         with watch.timing("encode") as cost:
             shard, seconds = _timed(partial(loaded.shard, spec, index)) if only is None else only.result()
             cost.add(0 if only is None else seconds, rows=len(shard.history.items) + len(shard.candidates.items))
-        if only is not None:  # told early: computing takes long
+        if only is not None:  # warn before the computation, which takes long
             watch.warn_of(Coverage.of(shard, shared.with_vector).mismatches(spec, loaded))
         return shard
 
@@ -146,7 +145,7 @@ def _compute(
         results = Results.of(engine.run(job, encoders, lambda rows: watch.moved(rows, rows * seconds_per_candidate)))
     if only is None:
         watch.warn_of(results.coverage.mismatches(spec, loaded))
-    watch.warn_of(doubts(job, results))
+    watch.warn_of(result_warnings(job, results))
     return job, results
 
 
@@ -160,18 +159,18 @@ def _scratch(
     spec: Spec,
     options: RunOptions,
     layout: Layout,
-    digested: Future[dict[str, Any]],
+    digests: Future[dict[str, Any]],
     models: dict[str, Any],
     watch: Watch,
 ) -> Iterator[Scratch | None]:
-    """The job's scratch folder, where it needs one, with the finished shards of a killed run of the same job."""
+    """Yield the scratch folder of the job if it needs one; it may hold finished shards of a killed run of the job."""
     output = Path(spec.outputs[0])
 
     def job() -> dict[str, Any]:
         files = [group.writes_user_vectors for group in spec.groups.values()]
         return {
             "another spec": [spec.meaning(), files],
-            "other inputs": {**digested.result(), **models},
+            "other inputs": {**digests.result(), **models},
             "another version": _versions(spec),
         }
 
@@ -185,15 +184,16 @@ def _scratch(
         needed=layout.on_disk,
         fits=None if options.fresh else fits,
         note=lambda message: watch.note(f"{output}: {message}"),
-    ) as place:
-        finished = len(list(place.folder.glob(FINISHED))) if place else 0
-        if place and finished:
-            watch.note(f"{output}: resuming a killed run, {finished:,} of {place.layout['shards']:,} shards are done")
-        yield place
+    ) as opened_scratch:
+        finished = len(list(opened_scratch.folder.glob(FINISHED))) if opened_scratch else 0
+        if opened_scratch and finished:
+            shards = opened_scratch.layout["shards"]
+            watch.note(f"{output}: resuming a killed run; {finished:,} of {shards:,} shards are done")
+        yield opened_scratch
 
 
 def _versions(spec: Spec) -> dict[str, str]:
-    """What may change a bit of the result or the hash of a user."""
+    """Return the versions of all libraries that may change a bit of the result or the hash of a user."""
     blas = [str(library.get("architecture")) for library in threadpool_info()]
     versions = {module.__name__: module.__version__ for module in (extembed_cli, np, pl, pa)}
     for technique in techniques_of(spec):
@@ -203,7 +203,7 @@ def _versions(spec: Spec) -> dict[str, str]:
 
 @contextmanager
 def _all_locked(outputs: list[Path], wait: float) -> Iterator[None]:
-    """Hold all outputs, always in the same order: two runs cannot wait for each other."""
+    """Lock all outputs, always in the same order, so that two runs cannot wait for each other."""
     with ExitStack() as stack:
         for output in sorted(outputs):
             stack.enter_context(locked(output, wait))

@@ -1,9 +1,9 @@
-"""A small synthetic world with a planted taste, so that the features have something to find.
+"""A small synthetic data set with planted tastes, so that the features carry a signal.
 
-Items belong to topics; `text` vectors show an item's topic with noise and share a large common direction, as text
-models' do; `image` vectors show a style that matters less, and one item in twenty has none. Users like some topics
-and dislike others, and change their mind halfway, so that recent events tell more. A request shows a user ten items;
-whoever sees an item may click, like or dislike it a few seconds later.
+Items belong to topics. `text` vectors encode the topic, with noise and a large common direction, like those of text
+models; `image` vectors encode a style that matters less, and one item in twenty has none. Users like some topics and
+dislike others, and change their taste once, so that recent events say more. A request shows a user ten items, and the
+user may click, like or dislike an item a few seconds later.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from extembed_cli.data.commit import staged
 from extembed_cli.errors import SpecError
 
 USERS, ITEMS, TOPICS, STYLES = 240, 2000, 16, 6
-REQUESTS, SHOWN = 22, 10  # requests of a user on average, items of a request
+REQUESTS, REQUEST_ITEMS = 22, 10  # mean number of requests of a user, items in a request
 START_US, DAYS = 1_767_225_600_000_000, 120  # from 2026-01-01 UTC
-RANKED_FROM = 0.55  # later requests are the candidates
+CANDIDATES_FROM = 0.55  # share of the time after which requests are candidates
 DAY_US = 86_400_000_000
 
 SPEC = """\
@@ -66,10 +66,10 @@ target     = "CASE WHEN event = 'dislike' THEN -1.0 ELSE 1.0 END"
 
 
 def write_sample(folder: Path, seed: int = 0) -> None:
-    """Write the tables and `spec.toml` into a folder that holds nothing else."""
+    """Write the tables and `spec.toml` into a folder without other files."""
     names = {*(f"{name}.parquet" for name in ("interactions", "candidates", "item_text", "item_image")), "spec.toml"}
     if folder.exists() and (not folder.is_dir() or any(path.name not in names for path in folder.iterdir())):
-        raise SpecError(f"{folder}: holds other files; name a new folder")
+        raise SpecError(f"{folder}: has other files; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     with staged() as stage:
         for name, table in make_world(seed).items():
@@ -79,7 +79,7 @@ def write_sample(folder: Path, seed: int = 0) -> None:
 
 
 def make_world(seed: int = 0) -> dict[str, pa.Table]:
-    """The tables by file name; the same seed gives the same tables."""
+    """Return the tables by file name; the same seed gives the same tables."""
     rng = np.random.default_rng(seed)
     topic = rng.integers(0, TOPICS, ITEMS)
     style = rng.integers(0, STYLES, ITEMS)
@@ -88,7 +88,7 @@ def make_world(seed: int = 0) -> dict[str, pa.Table]:
     user, shown_at = requests["user"], requests["time"]
 
     chance = popularity / popularity.sum()
-    item = rng.choice(ITEMS, size=(len(user), SHOWN), p=chance)
+    item = rng.choice(ITEMS, size=(len(user), REQUEST_ITEMS), p=chance)
     user, shown_at = user[:, None], shown_at[:, None]
     affinity = _affinity(rng, user, topic[item], style[item], shown_at)
     noise = rng.logistic(size=item.shape)
@@ -108,14 +108,14 @@ def make_world(seed: int = 0) -> dict[str, pa.Table]:
         }
     ).sort_by([("timestamp", "ascending"), ("user_id", "ascending"), ("item_id", "ascending")])
 
-    ranked = shown_at[:, 0] >= START_US + RANKED_FROM * DAYS * DAY_US
+    ranked = shown_at[:, 0] >= START_US + CANDIDATES_FROM * DAYS * DAY_US
     count = int(ranked.sum())
     candidates = pa.table(
         {
-            "request_id": np.repeat(np.arange(count, dtype=np.int32), SHOWN),
+            "request_id": np.repeat(np.arange(count, dtype=np.int32), REQUEST_ITEMS),
             "user_id": users[ranked].ravel().astype(np.int32),
             "item_id": names[item[ranked].ravel()],
-            "timestamp": _times(np.repeat(shown_at[ranked, 0], SHOWN)),
+            "timestamp": _times(np.repeat(shown_at[ranked, 0], REQUEST_ITEMS)),
             "popularity": popularity[item[ranked].ravel()].astype(np.float32).round(2),
             "label": np.isin(event[ranked], ["like", "click"]).ravel().astype(np.int8),
         }
@@ -124,15 +124,15 @@ def make_world(seed: int = 0) -> dict[str, pa.Table]:
     return {
         "interactions": interactions,
         "candidates": candidates,
-        "item_text": _vectors(names, _show(rng, topic, TOPICS, 32, common=1.2)),
-        "item_image": _vectors(names[pictured], _show(rng, style, STYLES, 16, common=0.0)[pictured]),
+        "item_text": _table(names, _group_vectors(rng, topic, TOPICS, 32, common=1.2)),
+        "item_image": _table(names[pictured], _group_vectors(rng, style, STYLES, 16, common=0.0)[pictured]),
     }
 
 
 def _requests(rng: np.random.Generator) -> dict[str, Ints]:
-    """Who asks when, in order of time; some users come often and some hardly at all."""
-    often = np.maximum(1, rng.gamma(1.5, REQUESTS / 1.5, USERS)).astype(np.int64)
-    user = np.repeat(np.arange(1, USERS + 1), often)
+    """Return user and time of all requests, ordered by time; users have very different numbers of requests."""
+    requests = np.maximum(1, rng.gamma(1.5, REQUESTS / 1.5, USERS)).astype(np.int64)
+    user = np.repeat(np.arange(1, USERS + 1), requests)
     seconds = rng.integers(0, DAYS * 86_400, len(user))
     order = np.lexsort((user, seconds))
     return {"user": user[order], "time": START_US + seconds[order] * 1_000_000}
@@ -145,7 +145,7 @@ def _affinity(
     style: Ints,
     time: Ints,
 ) -> Doubles:
-    """How much a user likes an item at a time: a taste for styles, and one for topics that changes on one day."""
+    """Return how much users like items at a time: by a taste for styles and one for topics, which changes once."""
     tastes = rng.choice([-2.0, 0.0, 1.8], size=(2, USERS + 1, TOPICS), p=[0.25, 0.45, 0.3])
     styles = rng.choice([-0.6, 0.6], size=(USERS + 1, STYLES))
     change = START_US + rng.integers(20 * DAY_US, 100 * DAY_US, USERS + 1)
@@ -154,14 +154,14 @@ def _affinity(
     return affinity
 
 
-def _show(rng: np.random.Generator, group: Ints, groups: int, dim: int, common: float) -> NDArray[np.float16]:
-    """Vectors that show the group of an item: its centre, noise, and a direction common to all."""
+def _group_vectors(rng: np.random.Generator, group: Ints, groups: int, dim: int, common: float) -> NDArray[np.float16]:
+    """Return vectors of items: the centre of the item's group, noise, and a direction common to all items."""
     centres = rng.standard_normal((groups, dim))
     vectors = centres[group] + 0.8 * rng.standard_normal((len(group), dim)) + common * rng.standard_normal(dim)
     return vectors.astype(np.float16)
 
 
-def _vectors(names: Values, vectors: NDArray[np.float16]) -> pa.Table:
+def _table(names: Values, vectors: NDArray[np.float16]) -> pa.Table:
     dim = vectors.shape[1]
     return pa.table({"item_id": names, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)})
 

@@ -1,4 +1,4 @@
-"""Training from a spec to a model's folder: the one function that the command calls."""
+"""Train a model from a spec and write its folder: the function that the command calls."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from extembed_cli.neural.config import Architecture, Layers, ModelConfig, Traine
 from extembed_cli.neural.items import id_buckets, item_block, model_vectors
 from extembed_cli.neural.model import Items, Model
 from extembed_cli.neural.training import writing
-from extembed_cli.neural.training.checkpoint import Checkpoint, described, differences
+from extembed_cli.neural.training.checkpoint import Checkpoint, describe_job, differences
 from extembed_cli.neural.training.dataset import histories_of
-from extembed_cli.neural.training.fitting import Fitting
+from extembed_cli.neural.training.trainer import Trainer
 from extembed_cli.neural.training.whitening import whitening
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import signals
@@ -39,78 +39,78 @@ def train_job(
     settings: TrainingSettings,
     layers: Layers,
     folder: str,
-    how: RunOptions,
+    options: RunOptions,
     resume: bool,
     watch: Watch,
 ) -> dict[str, Any]:
-    """Train a model on a spec's tables and histories, and commit its folder; returns what came of it."""
-    # The tables and histories alone: what the spec computes may need the model that is not there yet.
+    """Train a model on the tables and histories of a spec, commit its folder, and return the training report."""
+    # Without groups: a [[neural]] group may need the model that is not trained yet.
     spec = spec.with_groups()
     settings = _checked(spec, settings)
-    training = Training(spec, settings, layers, Path(folder), how)
+    training = Training(spec, settings, layers, Path(folder), options)
     output = training.output
     writing.check_folder(output)
-    with locked(output, how.wait), staged() as stage, ExitStack() as stack:
-        mapped = stack.enter_context(threads(how.workers))
+    with locked(output, options.wait), staged() as stage, ExitStack() as stack:
+        mapped = stack.enter_context(threads(options.workers))
         _make_deterministic()
-        read = read_training(training, mapped, watch, stack)
+        inputs = read_training(training, mapped, watch, stack)
         architecture = Architecture(
-            widths=tuple(table.vectors.shape[1] for table in read.tables.values()),
+            widths=tuple(table.vectors.shape[1] for table in inputs.tables.values()),
             histories=len(histories_of(spec)),
-            id_buckets=id_bucket_count(layers, len(read.vocabulary)),
+            id_buckets=id_bucket_count(layers, len(inputs.vocabulary)),
             **layers.model_dump(),
         )
-        fitting = _fitting(spec, architecture, settings, read, mapped)
-        job = described(
+        trainer = _trainer(spec, architecture, settings, inputs, mapped)
+        job = describe_job(
             {
                 **settings.model_dump(exclude={"epochs", "patience"}),
                 **architecture.model_dump(),
                 "spec": spec.meaning(),
-                "inputs": read.digests,
+                "inputs": inputs.digests,
                 "versions": [extembed_cli.__version__, torch.__version__, np.__version__],
             }
         )
         with naming(output):
             stage.folder(output)
-            writing.finish(output)
+            writing.recover(output)
             checkpoint = Checkpoint(output / files.CHECKPOINT, job)
-            if resume and not checkpoint.path.exists() and (done := _done(output, settings, job, watch)):
-                return done
+            if resume and not checkpoint.path.exists() and (report := _finished(output, settings, job, watch)):
+                return report
             if resume:
-                checkpoint.restore(fitting, watch)
+                checkpoint.restore(trainer, watch)
             elif checkpoint.path.exists():
-                watch.note(f"{folder}: starting over; --resume would go on with the training that was stopped")
-            _fit(fitting, checkpoint, watch)
+                watch.note(f"{folder}: starting over; use --resume to resume the stopped training")
+            _fit(trainer, checkpoint, watch)
             config = ModelConfig(
                 version=extembed_cli.__version__,
                 architecture=architecture,
-                tables=_trained_tables(spec, read),
+                tables=_trained_tables(spec, inputs),
                 histories={name: spec.history(name) for name in histories_of(spec)},
                 lag=spec.lag,
                 as_of_step=spec.as_of_step,
                 settings=settings,
-                trained_until=read.trained_until,
-                rows=read.rows,
+                trained_until=inputs.trained_until,
+                rows=inputs.rows,
                 spec=spec.meaning(),
                 job=job,
                 weights_sha256="",
             )
-            report = writing.write(stage, output, config, fitting)
+            report = writing.stage_model(stage, output, config, trainer)
             stage.obsolete.append(checkpoint.path)
             stage.commit()
     return report
 
 
-def _done(output: Path, settings: TrainingSettings, job: dict[str, Any], watch: Watch) -> dict[str, Any] | None:
-    """What came of the training that is to go on, if it is finished."""
-    there = writing.finished(output)
-    if there is None:
+def _finished(output: Path, settings: TrainingSettings, job: dict[str, Any], watch: Watch) -> dict[str, Any] | None:
+    """Return the report of the training if it is finished already; raise if the folder has another training."""
+    finished = writing.read_finished(output)
+    if finished is None:
         return None
-    config, report = there
-    if others := differences(config.job, job):
+    config, report = finished
+    if different := differences(config.job, job):
         raise SpecError(
-            f"{output}: is finished, of another training ({listing(others)}). Name a new folder, or train again "
-            "without --resume"
+            f"{output}: belongs to another training ({listing(different)}), which is finished. Name a new folder, or "
+            "train again without --resume"
         )
     if config.settings.epochs != settings.epochs:
         watch.note(f"{output}: is finished with --epochs {config.settings.epochs}; starting over")
@@ -120,40 +120,38 @@ def _done(output: Path, settings: TrainingSettings, job: dict[str, Any], watch: 
 
 
 def _make_deterministic() -> None:
-    """The same bits at every run on one machine, with any number of workers."""
-    torch.set_num_threads(1)  # in each worker: more would change the bits of a sum with their number
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # on a GPU sums have an order only with this
+    """Set torch to return the same bits in every run on one machine, with any number of workers."""
+    torch.set_num_threads(1)  # in each worker: the number of threads would change the bits of a sum
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # on a GPU only this fixes the order of sums
     torch.use_deterministic_algorithms(True)
 
 
-def _trained_tables(spec: Spec, read: TrainingInputs) -> dict[str, TrainedTable]:
-    found = {}
-    for name, matrix in read.tables.items():
+def _trained_tables(spec: Spec, inputs: TrainingInputs) -> dict[str, TrainedTable]:
+    trained = {}
+    for name, matrix in inputs.tables.items():
         options = spec.embeddings[name]
-        probed = probes.choose(np.flatnonzero(matrix.with_vector))
-        vectors, _ = model_vectors(matrix, options.normalize, probed)
-        found[name] = TrainedTable(
+        probed_items = probes.choose(np.flatnonzero(matrix.with_vector))
+        vectors, _ = model_vectors(matrix, options.normalize, probed_items)
+        trained[name] = TrainedTable(
             dim=matrix.vectors.shape[1],
-            rows=read.table_rows[name],
-            sha256=read.digests["embeddings"][name]["sha256"],
-            probes=probes.of(read.vocabulary, probed, vectors),
+            rows=inputs.table_rows[name],
+            sha256=inputs.digests["embeddings"][name]["sha256"],
+            probes=probes.of(inputs.vocabulary, probed_items, vectors),
             normalize=options.normalize,
             center=options.center,
         )
-    return found
+    return trained
 
 
 def _checked(spec: Spec, settings: TrainingSettings) -> TrainingSettings:
-    """Refuse what cannot be trained; the device by its name."""
+    """Return the settings with the device resolved; raise if the spec or the settings do not allow a training."""
     problems = Problems()
     with problems.collect():
         if spec.candidates is None:
             raise SpecError("`candidates` is missing: a model learns from labelled candidates")
     with problems.collect():
         if spec.as_of is not None:
-            raise SpecError(
-                "as_of: a model learns from candidates with times of their own; leave as_of out of the spec"
-            )
+            raise SpecError("as_of: a model learns from candidates with their own times; leave as_of out of the spec")
     with problems.collect():
         if settings.loss == "softmax" and settings.group is None:
             raise SpecError("--loss softmax: needs --group, the column that the candidates of one request share")
@@ -168,54 +166,57 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(name).type
-        if kind not in {"cpu", "cuda"}:
-            raise SpecError(f"--device {name}: models are trained on cpu or cuda; `auto` takes what there is")
+        device_type = torch.device(name).type
+        if device_type not in {"cpu", "cuda"}:
+            raise SpecError(f"--device {name}: models are trained on cpu or cuda; `auto` uses cuda if there is one")
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError):
-        raise SpecError(f"--device {name}: there is no such device here; `auto` takes what there is") from None
-    return "cpu" if kind == "cpu" else name
+        raise SpecError(f"--device {name}: there is no such device; `auto` uses cuda if there is one") from None
+    return "cpu" if device_type == "cpu" else name
 
 
-def _fitting(spec: Spec, a: Architecture, settings: TrainingSettings, read: TrainingInputs, mapped: Mapping) -> Fitting:
-    scaled = [(table, spec.embeddings[name].normalize) for name, table in read.tables.items()]
-    buckets = id_buckets(read.vocabulary, a.id_buckets)
+def _trainer(
+    spec: Spec, a: Architecture, settings: TrainingSettings, inputs: TrainingInputs, mapped: Mapping
+) -> Trainer:
+    tables = [(table, spec.embeddings[name].normalize) for name, table in inputs.tables.items()]
+    buckets = id_buckets(inputs.vocabulary, a.id_buckets)
 
     def items(nums: Ints) -> Items:
-        return item_block(scaled, buckets, nums)
+        return item_block(tables, buckets, nums)
 
     torch.manual_seed(settings.seed)
     model = Model(a)
     if a.whiten:
-        having = np.flatnonzero(np.all([table.with_vector for table in read.tables.values()], axis=0))
-        model.adapter.set_whitening(*whitening(items, having))
-    return Fitting(model, read.data, settings, items, len(buckets), mapped)
+        complete = np.flatnonzero(np.all([table.with_vector for table in inputs.tables.values()], axis=0))
+        model.adapter.set_whitening(*whitening(items, complete))
+    return Trainer(model, inputs.data, settings, items, len(buckets), mapped)
 
 
-def _fit(fitting: Fitting, checkpoint: Checkpoint, watch: Watch) -> None:
-    """Train until it is finished, saving after every epoch, and when a signal asks to stop."""
-    settings, rows = fitting.settings, len(fitting.data.train)
+def _fit(trainer: Trainer, checkpoint: Checkpoint, watch: Watch) -> None:
+    """Train until it is finished; save a checkpoint after every epoch and on a signal to stop."""
+    settings, rows = trainer.settings, len(trainer.data.train)
     watch.total(settings.epochs * rows)
-    watch.moved(0, len(fitting.epochs) * rows + fitting.now.rows)
+    watch.moved(0, len(trainer.epochs) * rows + trainer.now.rows)
     with watch.timing("train") as cost, signals.deferred() as stopping:
 
         def moved(count: int) -> None:
-            now = fitting.now
-            last = f", AUC {fitting.epochs[-1].valid_auc:.4f}" if fitting.epochs else ""
-            watch.detail(f"epoch {now.epoch + 1}/{settings.epochs}: loss {now.loss / now.rows:.4f}{last}")
+            now = trainer.now
+            auc = f", AUC {trainer.epochs[-1].valid_auc:.4f}" if trainer.epochs else ""
+            watch.detail(f"epoch {now.epoch + 1}/{settings.epochs}: loss {now.loss / now.rows:.4f}{auc}")
             watch.moved(count, count)
             cost.add(rows=count)
 
-        while not fitting.finished and not stopping:
+        while not trainer.finished and not stopping:
             watch.expect(rows)
-            done = fitting.run_epoch(moved, lambda: bool(stopping))
-            checkpoint.save(fitting)
+            done = trainer.run_epoch(moved, lambda: bool(stopping))
+            checkpoint.save(trainer)
             if done:
-                epoch = fitting.epochs[-1]
-                best = ", best so far" if fitting.now.best == epoch.epoch else ""
+                epoch = trainer.epochs[-1]
+                best = ", best so far" if trainer.now.best == epoch.epoch else ""
                 watch.note(
-                    f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}, of the last by time {epoch.valid_loss:.4f}, "
-                    f"AUC {epoch.valid_auc:.4f}, {rows / max(1e-9, epoch.seconds):,.0f} rows/s{best}"
+                    f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}; early stopping rows: loss "
+                    f"{epoch.valid_loss:.4f}, AUC {epoch.valid_auc:.4f}; "
+                    f"{rows / max(1e-9, epoch.seconds):,.0f} rows/s{best}"
                 )
         if stopping:
-            watch.note(f"{checkpoint.path.parent}: saved; --resume goes on from here")
+            watch.note(f"{checkpoint.path.parent}: saved; --resume continues from here")

@@ -1,4 +1,4 @@
-"""The inputs of a training: read here, and cut to the memory."""
+"""Read the inputs of a training within its memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,19 @@ from extembed_cli.histories.visibility import in_own_history, visible_end
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import digesting, load, open_all, sample_layout
-from extembed_cli.jobs.train_memory import memory_of_training, training_layout
+from extembed_cli.jobs.train_memory import training_layout, training_needs
 from extembed_cli.jobs.warnings import repeated_items
 from extembed_cli.neural.config import Layers, TrainingSettings
-from extembed_cli.neural.training.dataset import Dataset, Labelled, build, bytes_needed, check, histories_of, newest
-from extembed_cli.neural.training.fitting import PART
+from extembed_cli.neural.training.dataset import (
+    Dataset,
+    Labelled,
+    build_dataset,
+    check_dataset,
+    dataset_bytes,
+    histories_of,
+    newest_time,
+)
+from extembed_cli.neural.training.trainer import MICRO_BATCH
 from extembed_cli.spec.durations import time_text, time_us
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -36,33 +44,34 @@ from extembed_cli.system.threads import Mapping
 
 @dataclass(frozen=True)
 class Training:
-    """A model to train."""
+    """A model to train, with its settings and options."""
 
     spec: Spec
     settings: TrainingSettings
     layers: Layers
     output: Path
-    """Its folder"""
+    """Folder of the model"""
     options: RunOptions
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a model is trained on."""
+    """The dataset of a training, and facts about its inputs."""
 
     data: Dataset
     rows: dict[str, int]
-    """Candidates by what they are for, or why they are left out."""
+    """Number of candidates by their use, or by the reason why they are left out"""
     trained_until: str
+    """Time of the newest candidate of the dataset, ISO 8601 UTC"""
     tables: dict[str, EmbeddingMatrix]
     table_rows: dict[str, int]
     vocabulary: pl.Series
     digests: dict[str, Any]
-    """Of the inputs."""
+    """Digests of the inputs"""
 
 
 def read_training(training: Training, mapped: Mapping, watch: Watch, stack: ExitStack) -> TrainingInputs:
-    """Read everything; what does not fit into memory is in mapped files until the stack is left."""
+    """Read all inputs; data that does not fit into memory is in mapped files until the stack is closed."""
     spec, settings, options = training.spec, training.settings, training.options
     opened = open_all(spec, watch)
     if opened.problems.errors:
@@ -71,16 +80,20 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
     assert inputs.candidates is not None
     labelled = _labelled(spec, settings, inputs.candidates, watch)
     usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
-    part = max(PART, labelled.largest_group(usable)) if settings.loss == "softmax" else min(PART, settings.batch_size)
-    taken = memory_of_training(spec, inputs, settings, training.layers, part, options.workers)
-    learned = bytes_needed(int(np.count_nonzero(usable)), inputs.interactions.rows, len(histories_of(spec)))
-    layout = options.layout or training_layout(spec, inputs, options.workers, options.memory, taken, learned)
+    micro_batch = (
+        max(MICRO_BATCH, labelled.largest_group(usable))
+        if settings.loss == "softmax"
+        else min(MICRO_BATCH, settings.batch_size)
+    )
+    needs = training_needs(spec, inputs, settings, training.layers, micro_batch, options.workers)
+    dataset = dataset_bytes(int(np.count_nonzero(usable)), inputs.interactions.rows, len(histories_of(spec)))
+    layout = options.layout or training_layout(spec, inputs, options.workers, options.memory, needs, dataset)
     with digesting(inputs, {}) as digests:
-        place = stack.enter_context(_scratch(training, layout))
-        where = place.folder if place else None
-        loaded = load(opened, watch, layout, place)
+        opened_scratch = stack.enter_context(_scratch(training, layout))
+        folder = opened_scratch.folder if opened_scratch else None
+        loaded = load(opened, watch, layout, opened_scratch)
         with watch.timing("vectors"):
-            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, where)
+            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder)
         coverage, repeats = Coverage(), 0
 
         def shards() -> Iterator[Shard]:
@@ -94,14 +107,16 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
 
         with watch.timing("encode"):
             events = loaded.events.usable
-            data, rows = build(spec, settings.max_events, shards(), labelled, usable, events, where)
+            data, rows = build_dataset(spec, settings.max_events, shards(), labelled, usable, events, folder)
         watch.warn_of(coverage.mismatches(spec, loaded))
         watch.warn_of(repeated_items(repeats, coverage.candidates))
-        check(data, labelled, {**rows, **left_out}, inside_groups=settings.group is not None)
-        until = newest(data, labelled)
+        check_dataset(data, labelled, {**rows, **left_out}, inside_groups=settings.group is not None)
+        until = newest_time(data, labelled)
         if not (labelled.times > until).any():
-            watch.warning("no candidate is newer than those that are learned from: a ranker needs later ones (--until)")
-        inputs.check_unchanged()  # all of it is read; a log may grow while the model learns
+            watch.warning(
+                "no candidate is newer than the training candidates, but a ranker needs newer ones: set --until"
+            )
+        inputs.check_unchanged()  # all inputs are read; a log may grow during the training
         return TrainingInputs(
             data,
             {**rows, **left_out},
@@ -114,7 +129,7 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
 
 
 def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch) -> Labelled:
-    """Labels, times and requests of all candidates; what is wrong with them is told together."""
+    """Return labels, times and requests of all candidates; raise all their problems together."""
     labels = times = groups = None
     problems = Problems()
     with watch.timing("read"):
@@ -139,7 +154,7 @@ def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch
 
 @contextmanager
 def _scratch(training: Training, layout: Layout) -> Iterator[Scratch | None]:
-    """A folder for shards and mapped arrays, where they do not fit; a training resumes from its checkpoint instead."""
+    """Yield a folder for shards and mapped arrays if they do not fit; a training resumes from its checkpoint only."""
     with scratch(
         scratch_folder(training.options.scratch or training.output.parent, training.output),
         dict,
@@ -147,5 +162,5 @@ def _scratch(training: Training, layout: Layout) -> Iterator[Scratch | None]:
         needed=layout.on_disk,
         fits=None,
         note=lambda message: None,
-    ) as place:
-        yield place
+    ) as opened_scratch:
+        yield opened_scratch

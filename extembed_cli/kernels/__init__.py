@@ -1,1 +1,1 @@
-"""The feature maths: numpy arrays in, numpy arrays out."""
+"""The maths of the features: numpy arrays in, numpy arrays out."""

@@ -1,7 +1,7 @@
 """Cosines of candidates with the events of their histories, as products of a few fixed shapes.
 
 The last bits of a product depend on its shape. Events are therefore multiplied in blocks of a fixed number, so that the
-shape is a matter of the candidates alone: events that nobody may see yet cannot change it.
+shape depends on the candidates alone, and not on events that are not visible yet.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 
 from extembed_cli.arrays import Doubles, Floats
 
-_DIMS = 128  # of one product: one long float32 sum would round more
+_DIMS = 128  # dimensions of one product: one long float32 sum would round more
 
 
 def block_cosines(candidates: Floats, events: Floats, out: Floats) -> None:
-    """Cosines of every candidate of a piece with every event of it.
+    """Write the cosines of every candidate of a piece with every event of it to `out`.
 
         out[k, c, n, e] = candidates[k, c] . events[k, n, e]
 
@@ -29,15 +29,15 @@ def block_cosines(candidates: Floats, events: Floats, out: Floats) -> None:
         products += np.matmul(left[..., dims], right[..., dims, :])
 
 
-def exact_cosines(some: Floats, others: Floats) -> Doubles:
-    """Cosines of pairs of vectors in float64, from vectors divided by their norms again: (n, d), (n, d) -> (n)."""
-    a, b = some.astype(np.float64), others.astype(np.float64)
+def exact_cosines(left: Floats, right: Floats) -> Doubles:
+    """The cosines of pairs of vectors in float64, divided by their norms again: (n, d), (n, d) -> (n)."""
+    a, b = left.astype(np.float64), right.astype(np.float64)
     squares = np.einsum("nd,nd->n", a, a) * np.einsum("nd,nd->n", b, b)
     cosines: Doubles = np.einsum("nd,nd->n", a, b) / np.sqrt(np.where(squares > 0, squares, 1))
     return cosines
 
 
 def clipped(cosines: Doubles | Floats) -> Floats:
-    """Cosines as float32 in [-1, 1]."""
+    """The cosines as float32, clipped to [-1, 1]."""
     out: Floats = cosines.astype(np.float32)
     return np.minimum(np.maximum(out, -1, out=out), 1, out=out)

@@ -1,6 +1,6 @@
 """Exponential decay: w = weight 2^(-age / half_life), as running sums, as sums of vectors and as whole numbers.
 
-Times are in half-lives here. Only differences of times enter, so any origin serves.
+Times are in half-lives here. Only differences of times matter, so any origin will do.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ REFERENCE_STEP = 4
 
 
 def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
-    """Decayed sums of the weights so far, after every event, each relative to the time of its own event:
+    """The decayed sum of the weights up to every event, relative to the time of that event:
 
         total[e] = Σ_{i <= e} weight[i] 2^(time[i] - time[e])
 
-    So nothing under- or overflows, however long ago the first event was.
+    No total under- or overflows, however old the first event is.
 
     weights  (n, BLOCK)  of segments one after another, each in whole blocks; 0 in the padding
     times    (n, BLOCK)  in half-lives, ascending within a segment; the last one again in the padding
-    blocks   (m)         of each segment, at least one; Σ blocks = n
+    blocks   (m)         blocks of each segment, at least one; Σ blocks = n
     returns  (n, BLOCK)
 
     The totals of whole blocks are summed up in the same way, eight at a time, so the bits of a total depend on no later
@@ -50,7 +50,7 @@ def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
 
 
 def visible_sums(values: Values, heights: Doubles, reference: Doubles, start: Ints, end: Ints) -> Values:
-    """Weighted sums of the values that each candidate sees:
+    """The weighted sum of the values that each candidate sees:
 
         sum[k, c] = Σ_{start[k, c] <= h < end[k, c]} 2^(heights[k, h] - reference[k, c]) value[k, h]
 
@@ -70,18 +70,18 @@ def visible_sums(values: Values, heights: Doubles, reference: Doubles, start: In
 
 
 def whole_bits(counts: Ints) -> Ints:
-    """Bits of a whole weight, so that the sum of so many fits 62 of them: 53 for a few events, 42 for a million."""
+    """The bits of a whole weight such that sums of `counts` weights fit 62 bits: 53 for a few, 42 for a million."""
     lengths = np.frexp(counts.astype(np.float64))[1]
     return np.select([lengths <= 9, lengths <= 13, lengths <= 20], [53, 49, 42], 62 - lengths)
 
 
 def whole_weights(weights: Doubles | None, ages: Doubles, bits: Ints) -> Ints:
-    """Relative weights as whole numbers, whose sums are exact in any order: what ties in exact arithmetic ties here.
+    """Relative weights as whole numbers, whose sums are exact in any order, so that exact ties stay ties.
 
         whole = 2^bits weight 2^-age, rounded
 
-    weights (n), None = 1; ages (n) in half-lives before the reference; bits (n). A weight above 2^bits is cut: whoever
-    the reference is for sees no such event.
+    weights (n), None = 1; ages (n) in half-lives before the reference; bits (n). A weight above 2^bits is cut off:
+    no row with this reference sees such an event.
     """
     whole = np.exp2(-ages)
     if weights is not None:

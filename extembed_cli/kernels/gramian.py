@@ -15,16 +15,16 @@ class Eigen(NamedTuple):
     values: Doubles
     """Λ (d), none below 0"""
     vectors: Doubles
-    """Q (d, d), a column each"""
+    """Q (d, d), one eigenvector per column"""
 
 
 def gramian_of_block(vectors: Doubles) -> Doubles:
-    """Σ v vᵀ over the rows of a block: (n, d) -> (d, d)."""
+    """The sum Σ v vᵀ over the rows of a block: (n, d) -> (d, d)."""
     total: Doubles = vectors.T @ vectors
     return total
 
 
 def eigen(gramian: Doubles) -> Eigen:
-    """Eigenvalues and eigenvectors of a Gramian; rounding below zero is cut off."""
+    """The eigenvalues and eigenvectors of a Gramian; values that rounding made negative are 0."""
     values, vectors = np.linalg.eigh(gramian)
     return Eigen(np.maximum(values, 0), vectors)

@@ -1,4 +1,4 @@
-"""Ranking metrics. The AUC takes weights of users, so that a bootstrap over them is only another set of weights."""
+"""Ranking metrics. The AUC takes weights of users, so that a bootstrap over users only changes the weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CLIP = 1e-15
 class RankedScores:
     """Scores sorted once, for AUCs under many sets of weights.
 
-    scores (n); labels (n) of 0 and 1; users (n), the number of the user of each row: weights are of users.
+    scores (n); labels (n) of 0 and 1; users (n), the number of each row's user, whose weight counts.
     """
 
     def __init__(self, scores: Floats, labels: Bools, users: Ints) -> None:
@@ -30,7 +30,7 @@ class RankedScores:
 
             AUC = Σ_+ w (W_-(below) + ½ W_-(equal)) / (W_+ W_-)
 
-        weights (U) of users. As scikit-learn's `roc_auc_score(sample_weight=weights[users])`.
+        weights (U) of users. Equal to scikit-learn's `roc_auc_score(sample_weight=weights[users])`.
         """
         w = weights[self.users]
         positive = w * self.labels
@@ -53,21 +53,21 @@ def auc(scores: Floats, labels: Bools) -> float:
 
 
 def log_losses(chances: Floats, labels: Bools) -> Doubles:
-    """−ln of the chance given to what came true: (n), (n) -> (n). Their mean is scikit-learn's `log_loss`."""
+    """The log loss −ln(chance of the label): (n), (n) -> (n). The mean is scikit-learn's `log_loss`."""
     chances = np.clip(chances.astype(np.float64), _CLIP, 1 - _CLIP)
     return -np.where(labels, np.log(chances), np.log1p(-chances))
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows of requests side by side: rows (n) in order of groups, those of group g at [start[g], start[g + 1])."""
+    """Rows by group, such as a request: rows (n) in order of groups, those of group g at [start[g], start[g + 1])."""
 
     rows: Ints
     start: Ints
 
     @classmethod
     def of(cls, keys: Ints) -> Groups:
-        """From the group of each row."""
+        """Return the groups, given the group of each row."""
         rows = np.argsort(keys, kind="stable")
         change = np.flatnonzero(np.diff(keys[rows])) + 1
         return cls(rows, np.concatenate([[0], change, [len(rows)]]))
@@ -82,7 +82,7 @@ class Groups:
         return np.repeat(np.arange(len(self.start) - 1), self.sizes)
 
     def ranked(self, scores: Floats) -> tuple[Ints, Ints, Ints]:
-        """Rows by group and falling score, the rank of each from 0, and the number of its tie: of equal scores."""
+        """Return rows by group and falling score, the rank of each from 0, and the number of its tie (equal scores)."""
         values, owner = scores[self.rows], self.owner
         order = np.lexsort((-values, owner))
         ordered = values[order]
@@ -91,7 +91,7 @@ class Groups:
 
 
 def group_aucs(scores: Floats, labels: Bools, groups: Groups) -> Doubles:
-    """The AUC inside each group; NaN where all labels are alike: (n), (n) -> (G).
+    """The AUC inside each group; NaN where all labels are equal: (n), (n) -> (G).
 
     GAUC is the mean over groups, weighted by their rows as Alibaba's DIN does (arXiv:1706.06978, §6.3).
     """
@@ -112,8 +112,8 @@ def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Do
 
         DCG = Σ_{rank < most} gain / log2(rank + 2),  nDCG = DCG / DCG of the best order
 
-    Rows of equal scores share their gains, as if in every order: no order of the file makes a ranking. So does
-    scikit-learn's `ndcg_score`. Gains as they are given: for graded labels 2^label − 1 is usual (Burges et al. 2005).
+    Rows of equal scores share their gains, so that the order of the file does not matter, as in scikit-learn's
+    `ndcg_score`. Gains are used as they are; for graded labels 2^label − 1 is usual (Burges et al. 2005).
     """
     G = len(groups.start) - 1
     discount = 1 / np.log2(np.arange(2, most + 2))
@@ -130,24 +130,24 @@ def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Do
 
 
 def reciprocal_ranks(scores: Floats, relevant: Bools, groups: Groups) -> Doubles:
-    """1 / rank of the first relevant row of each group, from 1; NaN where there is none: (n), (n) -> (G).
+    """1 / rank (from 1) of the first relevant row of each group; NaN where there is none: (n), (n) -> (G).
 
-    Where it ties with others, the mean over all their orders: the first of r relevant among m equal rows is the j-th
-    with probability r/(m−j+1) · Π_{i<j} (m−r−i+1)/(m−i+1).
+    If this row ties with others, the result is the mean over all their orders: the first of r relevant among m equal
+    rows is the j-th with probability r/(m−j+1) · Π_{i<j} (m−r−i+1)/(m−i+1).
     """
     rows, ranks, tie = groups.ranked(scores)
     out = np.full(len(groups.start) - 1, np.nan)
-    found = np.flatnonzero(relevant[rows])[::-1]  # of several the first in order is written last
+    hits = np.flatnonzero(relevant[rows])[::-1]  # reversed: the first of a group is written last
     first = np.full(len(out), -1)
-    first[groups.owner[found]] = found
+    first[groups.owner[hits]] = hits
     known = np.flatnonzero(first >= 0)
     if not len(known):
         return out
     begin = np.append(0, np.flatnonzero(np.diff(tie)) + 1)
-    mine = tie[first[known]]
-    m = np.bincount(tie)[mine].astype(np.float64)
-    r = np.bincount(tie, relevant[rows])[mine]
-    above = ranks[begin[mine]]
+    first_tie = tie[first[known]]
+    m = np.bincount(tie)[first_tie].astype(np.float64)
+    r = np.bincount(tie, relevant[rows])[first_tie]
+    above = ranks[begin[first_tie]]
     mean, left = np.zeros(len(known)), np.ones(len(known))
     for j in range(1, int((m - r).max()) + 2):
         hit = left * np.minimum(1.0, r / np.maximum(m - j + 1, 1))

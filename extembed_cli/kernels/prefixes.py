@@ -1,19 +1,19 @@
 """Ridge regressions on every prefix of a history from one Cholesky factor.
 
 With confidences that do not change with the as-of time, the matrix of the first n events is the leading block of the
-matrix of all of them, M = I + C½ K C½, and so are its Cholesky factor L and T = L^-1:
+matrix of all events, M = I + C½ K C½. The same holds for its Cholesky factor L and T = L^-1:
 
     score(x; n) = Σ_{i<n} w_i v_i,    var(x; n) = k(x, x) - Σ_{i<n} w_i²,    w = T C½ k(H, x),    v = T C½ y
 
-Where all confidences have decayed by one factor 1 / (1 + g) since M was made, the matrix is (M + g I) / (1 + g), and
+If all confidences have decayed by one factor 1 / (1 + g) since M was computed, the matrix is (M + g I) / (1 + g), and
 
     score(x; n) = k½ (M + g I)^-1 r = k½ M^-1 r - g k½ M^-2 r + g² k½ M^-3 r - ...,    k½ = C½ k(H, x),  r = C½ y
 
-No eigenvalue of M is below 1: after three terms what is left out is less than g³ of the natural size of each factor.
+No eigenvalue of M is below 1: the terms after the third are less than g³ of the natural size of each factor.
 
-T is made in blocks of rows, each from the events up to it alone and in a shape of its own: what follows an event, be it
-another event or none, changes no bit of what came before. Beyond `segment_length` events the past is carried on in the
-primal form (`Past`), and the events of each segment are seen relative to it.
+T is computed in blocks of rows, each from the events up to it alone and in a shape of its own, so that later events
+change no bit of earlier results. Beyond `segment_length` events, the past is kept in the primal form (`Past`), and the
+events of each segment are taken relative to it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from extembed_cli.arrays import Bools, Doubles, Ints
 from extembed_cli.kernels.ridge import longest_dual
 
 BLOCK = 32
-MOST_DECAY = 1e-3  # g at most
+MOST_DECAY = 1e-3  # the largest g
 
 
 def segment_length(dim: int) -> int:
-    """Events that one factor takes: so many that the primal form is cheaper beyond, or 256."""
+    """Return the number of events of one factor: beyond it the primal form is cheaper, but at least 256."""
     return max(256, -(-longest_dual(dim) // BLOCK) * BLOCK)
 
 
 class Prefixes(NamedTuple):
-    """Of B histories and C candidates each."""
+    """Results for B histories with C candidates each."""
 
     score: Doubles
     """(B, C)"""
     explained: Doubles
-    """(B, C) how much the events take off the variance k(x, x)"""
+    """(B, C) the part of the variance k(x, x) that the events explain"""
     residual: Doubles
     """(B) relative residual of the system of all events"""
 
@@ -54,7 +54,7 @@ def solve_prefixes(
     ends: Ints,
     growth: Doubles | None = None,
 ) -> Prefixes:
-    """Scores of candidates by the fits on the first `ends` events of their histories.
+    """Return the scores of candidates by fits on the first `ends` events of their histories.
 
     rows (B, H, d) whitened event vectors, H a multiple of BLOCK; images (B, d, H) such that K = rows @ images; cross
     (B, d, C) such that k(H, x) = rows @ cross; confidences, targets (B, H), 0 in the padding; ends (B, C); growth g of
@@ -77,7 +77,10 @@ def solve_prefixes(
         explained += np.einsum("bhc,bhc->bc", w, w)
     if growth is not None:
         w, r = seen, np.where(inside, v[:, :, None], 0)
-        for power, step in ((-growth, back), (growth**2, lambda T, values: forth(T, values, inside))):
+        for power, step in (
+            (-growth, times_transposed),
+            (growth**2, lambda T, values: times_factor(T, values, inside)),
+        ):
             w, r = step(T, w), step(T, r)
             score += power * np.einsum("bhc,bhc->bc", w, r)
             explained += power * np.einsum("bhc,bhc->bc", w, w)
@@ -103,15 +106,15 @@ def inverse_factor(blocks: list[Doubles], root: Doubles) -> Doubles:
         past = weighted[:, :, :low] @ T[:, :low, :low].transpose(0, 2, 1)
         block = weighted[:, :, low:] - past @ past.transpose(0, 2, 1)
         block[:, diagonal, diagonal] += 1
-        # The inverse of an upper triangle needs no pivoting: no row looks at a later one.
+        # The inverse of an upper triangle needs no pivoting: no row depends on a later one.
         inverse = np.linalg.inv(np.linalg.cholesky(block).transpose(0, 2, 1)).transpose(0, 2, 1)
         T[:, at, :low] = -inverse @ (past @ T[:, :low, :low])
         T[:, at, at] = inverse
     return T
 
 
-def back(T: Doubles, values: Doubles) -> Doubles:
-    """Tᵀ values of (B, H, C) that are 0 outside of each prefix. Blocks are added in order: later ones add zeros."""
+def times_transposed(T: Doubles, values: Doubles) -> Doubles:
+    """Tᵀ times values (B, H, C) that are 0 outside of each prefix. Blocks are added in order: later ones add zeros."""
     out = np.zeros_like(values)
     for low in range(0, values.shape[1], BLOCK):
         at, upto = slice(low, low + BLOCK), slice(0, low + BLOCK)
@@ -119,8 +122,8 @@ def back(T: Doubles, values: Doubles) -> Doubles:
     return out
 
 
-def forth(T: Doubles, values: Doubles, inside: Bools) -> Doubles:
-    """T values of (B, H, C), 0 outside of each prefix."""
+def times_factor(T: Doubles, values: Doubles, inside: Bools) -> Doubles:
+    """T times values (B, H, C), with 0 outside of each prefix."""
     out = np.empty_like(values)
     for low in range(0, values.shape[1], BLOCK):
         at, upto = slice(low, low + BLOCK), slice(0, low + BLOCK)
@@ -141,24 +144,24 @@ def _residual(blocks: list[Doubles], root: Doubles, solution: Doubles, right: Do
 
 
 class Past:
-    """The primal form of the events so far of one history: A = I + Zᵀ C Z and Zᵀ C y."""
+    """The primal form of one history's events so far: A = I + Zᵀ C Z and Zᵀ C y."""
 
     def __init__(self, dim: int) -> None:
         self.matrix = np.eye(dim)
         self.right = np.zeros(dim)
 
     def inverse(self) -> Doubles:
-        """A^-1 (d, d); no eigenvalue of A is below 1."""
+        """Return A^-1 (d, d); no eigenvalue of A is below 1."""
         return np.linalg.inv(self.matrix)
 
     def add(self, rows: Doubles, confidences: Doubles, targets: Doubles) -> None:
-        """Take up events: rows (h, d), confidences and targets (h)."""
+        """Add events: rows (h, d), confidences and targets (h)."""
         weighted = np.sqrt(confidences)[:, None] * rows
         self.matrix += weighted.T @ weighted
         self.right += (confidences * targets) @ rows
 
     def vector(self, inverse: Doubles) -> tuple[Doubles, float]:
-        """The fit on the past (d), and its relative residual."""
+        """Return the fit on the past (d), and its relative residual."""
         u: Doubles = inverse @ self.right
         size = float(np.linalg.norm(self.right))
         return u, float(np.linalg.norm(self.matrix @ u - self.right)) / (size or 1.0)

@@ -1,7 +1,7 @@
-"""Which events of a user a candidate can see, as half-open ranges of event positions.
+"""The events of a user that a candidate can see, as half-open ranges of event positions.
 
-Events are CSR: those of user u stand at positions [indptr[u], indptr[u+1]), sorted by time. What is visible
-before a moment is then a prefix, so point-in-time correctness is two integers per candidate and no tensor.
+Events are in CSR: those of user u are at positions [indptr[u], indptr[u+1]), sorted by time. The events before a
+moment are then a prefix, so point-in-time correctness takes two integers per candidate and no tensor.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from extembed_cli.arrays import Ints
 
 
 def first_at_or_after(indptr: Ints, times: Ints, users: Ints, cutoffs: Ints) -> Ints:
-    """Position of each query user's first event with time >= cutoff (the user's end if there is none).
+    """Return the position of each query user's first event with time >= cutoff (the user's end if there is none).
 
         position[q] = indptr[u] + #{events i of u : times[i] < cutoffs[q]},  u = users[q]
 

@@ -1,15 +1,15 @@
-"""Weighted ridge and logistic regressions, many at a time, each exact in whichever of its two forms is smaller.
+"""Weighted ridge and logistic regressions, many at a time, each solved exactly in the smaller of its two forms.
 
-Over coordinates in which the prior is the identity (rows z = P^-1/2 x, vector u = P^1/2 of the wanted one), minimise
+In coordinates where the prior is the identity (rows z = P^-1/2 x, vector u = P^1/2 times the user's vector), minimise
 
     loss(u) + 1/2 |u|^2,    f = Z u,    loss = 1/2 Σ c (y - f)^2    or    Σ c log(1 + exp(-s f))
 
-A Newton step adds to u what the curvatures W and g = -loss'(f) say (squared, from u = 0: W = c, g = c y, and one step):
+A Newton step with curvatures W and g = -loss'(f) adds to u (squared loss: one step from u = 0 with W = c and g = c y):
 
     primal   (I + Zᵀ W Z)^-1 (Zᵀ g - u)                                        d x d, for more events than dimensions
     dual     u = Zᵀ a,  r - W½ (I + W½ K W½)^-1 W½ K r,  r = g - a,  K = Z Zᵀ  n x n, for fewer
 
-Both matrices have no eigenvalue below 1, whatever the weights: an event so old that it weighs 0 does no harm. The dual
+Neither matrix has an eigenvalue below 1, whatever the weights: an event so old that it weighs 0 does no harm. The dual
 form is algorithm 3.1 of Rasmussen and Williams, Gaussian Processes for Machine Learning (2006). Shapes: B systems of H
 events and d dimensions, C candidates; everything is float64, and no system's bits depend on the others.
 In the primal form the decayed sums of one user are a recursion (`Running`).
@@ -26,49 +26,49 @@ from numpy.typing import NDArray
 
 from extembed_cli.arrays import Doubles
 
-GRADIENT = 1e-6  # what a logistic fit has to reach
-_AIM = 1e-8  # what it aims at; Newton's last step goes from one to the other at no cost
+GRADIENT = 1e-6  # the largest gradient of a converged logistic fit
+_AIM = 1e-8  # the gradient to aim at; Newton's last step gets there from GRADIENT at no cost
 _STEPS = 100
-_EVENTS = 4096  # of a long history looked at in one go
+_EVENTS = 4096  # events of a long history processed at once
 
 
 def longest_dual(dim: int) -> int:
-    """Events up to which a system is solved in the dual form: beyond d, as systems share a kernel matrix."""
+    """Return the most events of a system in the dual form: more than d, because systems share a kernel matrix."""
     return max(dim, min(2 * dim, 1024))
 
 
 class Form(Protocol):
-    """One of the two forms of B systems; their unknowns (B, d or H) are what `correction` adds to."""
+    """B systems in one of the two forms, with unknowns (B, d or H)."""
 
     @property
     def size(self) -> int:
-        """Unknowns of a system."""
+        """Number of unknowns of a system."""
 
     def correction(self, weights: Doubles, unknowns: Doubles, g: Doubles) -> Doubles:
-        """What a Newton step adds to the unknowns, with curvatures W and g = -loss'(f), each (B, H)."""
+        """Return the Newton step of the unknowns, with curvatures W and g = -loss'(f), each (B, H)."""
 
     def fitted(self, unknowns: Doubles) -> Doubles:
-        """f = Z u at the events: (B, H)."""
+        """Return f = Z u at the events: (B, H)."""
 
     def vectors(self, unknowns: Doubles) -> Doubles:
-        """u: (B, d)."""
+        """Return u: (B, d)."""
 
     def squared_norm(self, unknowns: Doubles, g: Doubles) -> Doubles:
-        """|u - Zᵀ g|^2: (B); with g = -loss'(f) the squared norm of the gradient."""
+        """Return |u - Zᵀ g|^2: (B); with g = -loss'(f) the squared norm of the gradient."""
 
     def penalty(self, unknowns: Doubles, fitted: Doubles) -> Doubles:
-        """|u|^2: (B)."""
+        """Return |u|^2: (B)."""
 
     def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
-        """xᵀ (I + Zᵀ W Z)^-1 x of the candidates (c, d) of each system: (c) each."""
+        """Return xᵀ (I + Zᵀ W Z)^-1 x of the candidates (c, d) of each system: (c) each."""
 
     def take(self, chosen: NDArray[np.intp]) -> Form:
-        """Some of the systems."""
+        """Return the chosen systems."""
 
 
 @dataclass(frozen=True)
 class Dual:
-    """Systems with one unknown per event, some of them padding: rows of 0 in the kernel, whose unknowns stay 0."""
+    """Systems with one unknown per event. Padding has rows of 0 in the kernel, and its unknowns stay 0."""
 
     kernel: Doubles
     """K (B, H, H)"""
@@ -77,7 +77,7 @@ class Dual:
 
     @classmethod
     def of(cls, rows: Doubles) -> Dual:
-        """Systems of one length: rows (B, H, d)."""
+        """Return systems of one length: rows (B, H, d)."""
         return cls(kernels(rows, rows.shape[1]), list(rows))
 
     @property
@@ -104,13 +104,13 @@ class Dual:
 
     def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
         root = np.sqrt(weights)
-        matrices, found = self._matrix(root), []
+        matrices, variances = self._matrix(root), []
         for x, rows, matrix, r in zip(candidates, self.rows, matrices, root, strict=True):
             h = len(rows)
             cross = r[:h, None] * (rows @ x.T)
             explained = np.einsum("hc,hc->c", cross, np.linalg.solve(matrix[:h, :h], cross))
-            found.append(np.maximum(np.einsum("cd,cd->c", x, x) - explained, 0))
-        return found
+            variances.append(np.maximum(np.einsum("cd,cd->c", x, x) - explained, 0))
+        return variances
 
     def take(self, chosen: NDArray[np.intp]) -> Dual:
         return Dual(self.kernel[chosen], [self.rows[i] for i in chosen])
@@ -122,9 +122,10 @@ class Dual:
 
 
 def kernels(rows: Doubles, block: int) -> Doubles:
-    """K = Z Zᵀ of rows (B, H, d), H a multiple of the block: (B, H, H).
+    """The kernel K = Z Zᵀ of rows (B, H, d), H a multiple of the block: (B, H, H).
 
-    In blocks of rows, each with those up to it: no later event touches a bit of what two earlier ones have in common.
+    It is computed in blocks of rows, each with the rows up to it, so that no later event changes a bit of the kernel of
+    earlier ones.
     """
     B, H, _ = rows.shape
     out = np.empty((B, H, H))
@@ -137,7 +138,7 @@ def kernels(rows: Doubles, block: int) -> Doubles:
 
 @dataclass(frozen=True)
 class Primal:
-    """Systems with one unknown per dimension; their events are looked at in blocks, a long history more than once."""
+    """Systems with one unknown per dimension. Events are gathered in blocks, more than once for a long history."""
 
     gather: Callable[[slice], Doubles]
     """Rows Z (B, h, d) of a slice of the events."""
@@ -197,11 +198,11 @@ class Primal:
 
 
 class Running:
-    """The primal form of a long history as of one moment after another: sums of decayed events, as a recursion.
+    """The primal form of a long history at one moment after another: sums of decayed events, as a recursion.
 
-        A(t2) = 2^(-(t2 - t1) / half_life) A(t1) + what came in between,    M = I + A
+        A(t2) = 2^(-(t2 - t1) / half_life) A(t1) + the events in between,    M = I + A
 
-    Times are in half-lives. Events are taken up in blocks of a fixed number: no later one touches a bit of a sum.
+    Times are in half-lives. Events are added in blocks of a fixed number: no later event changes a bit of a sum.
     """
 
     def __init__(self, dim: int) -> None:
@@ -212,14 +213,14 @@ class Running:
     def at(
         self, time: float, rows: Doubles, weights: Doubles, targets: Doubles, times: Doubles
     ) -> tuple[Doubles, Doubles]:
-        """Zᵀ C Z (d, d) and Zᵀ C y (d) at a time, with more events (h, d) that are no later."""
+        """Return Zᵀ C Z (d, d) and Zᵀ C y (d) at a time, with more events (h, d) that are not later."""
         left = 2.0 ** (self.time - time)
         c = weights * np.exp2(times - time)
         weighted = np.sqrt(c)[:, None] * rows
         return left * self.matrix + weighted.T @ weighted, left * self.right + (c * targets) @ rows
 
     def add(self, rows: Doubles, weights: Doubles, targets: Doubles, times: Doubles) -> None:
-        """Take up events for good."""
+        """Add events to the sums."""
         self.matrix, self.right = self.at(times[-1], rows, weights, targets, times)
         self.time = float(times[-1])
 
@@ -236,7 +237,7 @@ class Solved:
 
 
 def solve_squared(form: Form, confidences: Doubles, targets: Doubles) -> Solved:
-    """Weighted ridge: one step. confidences, targets (B, H)."""
+    """Solve weighted ridge regressions, in one step. confidences, targets (B, H)."""
     b = confidences * targets
     zero = np.zeros((len(confidences), form.size))
     unknowns = form.correction(confidences, zero, b)
@@ -246,11 +247,11 @@ def solve_squared(form: Form, confidences: Doubles, targets: Doubles) -> Solved:
 
 
 def solve_logistic(form: Form, confidences: Doubles, positive: Doubles, scale: Doubles) -> Solved:
-    """Weighted logistic regression by damped Newton steps.
+    """Solve weighted logistic regressions by damped Newton steps.
 
-    confidences (B, H); positive (B, H): 1 for positive events, else 0; scale (B): |gradient| in the coordinates that
-    count is at most this times that in these. A system that has converged is left alone, so that its bits do not
-    depend on how long the others take.
+    confidences (B, H); positive (B, H): 1 for positive events, else 0; scale (B): |gradient| in the user vector's own
+    coordinates is at most this times that in these. A system that has converged does not change any more, so that its
+    bits do not depend on how long the others take.
     """
     unknowns = np.zeros((len(confidences), form.size))
     f = np.zeros_like(confidences)
@@ -279,13 +280,13 @@ def solve_logistic(form: Form, confidences: Doubles, positive: Doubles, scale: D
 def _damped(
     form: Form, c: Doubles, y: Doubles, before: Doubles, at: Doubles, aim: Doubles, aim_at: Doubles
 ) -> tuple[Doubles, Doubles]:
-    """The first of the full step, half of it, ... that does not raise the objective."""
+    """Return the first of the full step, half of it, ... that does not increase the objective."""
     start = _objective(form, c, y, before, at)
     length = np.ones(len(c))
     for _ in range(_STEPS):
         unknowns = before + length[:, None] * (aim - before)
         f = at + length[:, None] * (aim_at - at)
-        # Near the minimum the two differ by rounding alone: there a full step is right.
+        # Near the minimum both objectives differ by rounding alone: there a full step is right.
         worse = _objective(form, c, y, unknowns, f) > start + 1e-12 * np.abs(start)
         if not worse.any():
             break
@@ -305,20 +306,20 @@ def _sigmoid(f: Doubles) -> Doubles:
 
 
 def _plus_identity(matrices: Doubles) -> Doubles:
-    """matrices + I, in place."""
+    """Add I to the matrices in place; return them."""
     diagonal = np.arange(matrices.shape[-1])
     matrices[:, diagonal, diagonal] += 1
     return matrices
 
 
 def _times(matrices: Doubles, vectors: Doubles) -> Doubles:
-    """(B, m, n), (B, n) -> (B, m)."""
+    """The products of matrices and vectors: (B, m, n), (B, n) -> (B, m)."""
     product: Doubles = (matrices @ vectors[..., None])[..., 0]
     return product
 
 
 def _solve(matrices: Doubles, vectors: Doubles) -> Doubles:
-    """(B, n, n), (B, n) -> (B, n). With the vectors as (B, n) numpy takes them for one matrix where B = n."""
+    """The solutions: (B, n, n), (B, n) -> (B, n). Numpy would take vectors (B, n) for one matrix where B = n."""
     solution: Doubles = np.linalg.solve(matrices, vectors[..., None])[..., 0]
     return solution
 

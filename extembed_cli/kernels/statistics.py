@@ -24,7 +24,7 @@ _SIGN = np.int32(-(2**31))
 
 # A float32 cosine closer to a threshold than this is computed again in float64.
 _NEAR = np.float32(2e-6)
-# How far the cosine of two stored vectors may be from that of the vectors they stand for.
+# The largest error of a cosine from the rounding of the two stored vectors.
 TIE = 1.5e-7
 
 
@@ -33,16 +33,16 @@ class Ranked(NamedTuple):
 
     keys: Keys
     start: Ints
-    """(R) where each row's keys begin"""
+    """(R) the position of each row's first key"""
     counts: Ints
-    """(R) how many there are; what follows up to the next row is padding"""
+    """(R) the number of each row's keys; padding follows up to the next row"""
 
     def values(self, at: Ints) -> Floats:
-        """Cosines, in [-1, 1], by where their keys stand."""
+        """The cosines, in [-1, 1], of the keys at some positions."""
         return clipped(_cosines((self.keys[at] >> _VALUE).astype(np.uint32)))
 
     def places(self, at: Ints | slice = slice(None)) -> Ints:
-        """Places of events by where their keys stand."""
+        """The places of the events of the keys at some positions."""
         return (self.keys[at] & _PLACE).astype(np.int64)
 
     @property
@@ -56,7 +56,7 @@ class Ranked(NamedTuple):
         return self.values(self.start + self.counts - 1)
 
     def first_at_least(self, cosines: Floats) -> Ints:
-        """(m, R) where each row's first cosine stands that is at least one of m; the row's end where there is none."""
+        """(m, R) The position of each row's first cosine at or above each of m; the row's end if there is none."""
         least = _ordered(cosines)[:, None].astype(np.uint64) << _VALUE
         return first_reaching(lambda at: self.keys.take(at) >= least, self.start, self.counts, len(cosines))
 
@@ -64,8 +64,8 @@ class Ranked(NamedTuple):
 def rank(cosines: Floats, first: Ints, places: Ints, counts: Ints) -> Ranked:
     """Sort the cosines of each row.
 
-    cosines (n) of any layout; row r has those at first[r], first[r] + 1, ... counts[r], of the events at places[r],
-    places[r] + 1, ... One sort serves all statistics and half-lives. Rows of like length are sorted together.
+    cosines (n) of any layout; row r has the counts[r] cosines from first[r] on, of the events from places[r] on. One
+    sort serves all statistics and half-lives. Rows of similar length are sorted together.
     """
     level = np.searchsorted(LADDER, counts).astype(np.uint16)
     order = np.argsort(level, kind="stable")
@@ -85,7 +85,7 @@ def rank(cosines: Floats, first: Ints, places: Ints, counts: Ints) -> Ranked:
 
 
 def _ordered(cosines: Floats) -> NDArray[np.uint32]:
-    """Bits of float32 numbers that compare as the numbers do."""
+    """The bits of float32 numbers, changed so that they compare as the numbers do."""
     bits = cosines.view(np.int32)
     flips = bits >> 31
     flips |= _SIGN
@@ -94,7 +94,7 @@ def _ordered(cosines: Floats) -> NDArray[np.uint32]:
 
 
 def _cosines(ordered: NDArray[np.uint32]) -> Floats:
-    """The numbers of `_ordered`."""
+    """The numbers whose bits `_ordered` returned."""
     bits = ordered.view(np.int32)
     return np.where(bits < 0, bits ^ _SIGN, ~bits).view(np.float32)
 
@@ -105,23 +105,23 @@ class Cumulative(NamedTuple):
     sums: Ints
     """By key, wrapping around beyond 64 bits: only differences within a row count, and those are below 2^62."""
     before: Ints
-    """(R) the sum before a row's first"""
+    """(R) the sum before each row's first key"""
     total: Ints
-    """(R) of the row"""
+    """(R) the total weight of each row"""
 
     def up_to(self, at: Ints) -> Ints:
-        """The sum of all keys before some."""
+        """The sum of the weights of all keys before some positions."""
         return np.where(at > 0, self.sums[at - 1], 0)
 
     def below(self, at: Ints) -> Ints:
-        """(R) the weight of each row's events before a key of its own."""
+        """(R) The weight of each row's events before one of its keys."""
         return self.up_to(at) - self.before
 
 
 def cumulate(ranked: Ranked, weights: Ints, shift: Ints) -> Cumulative:
-    """Cumulative weights in the order of the cosines: exact whole numbers, so no order and no neighbour matters.
+    """Cumulative weights in the order of the cosines: exact whole numbers, so that no other row matters.
 
-    weights by place + shift, shift (R) of each row.
+    weights are by place + shift, with shift (R) of each row.
     """
     at = ranked.places()
     if shift.any():
@@ -134,7 +134,7 @@ def cumulate(ranked: Ranked, weights: Ints, shift: Ints) -> Cumulative:
 
 
 def weighted_percentiles(ranked: Ranked, cumulative: Cumulative, percentiles: Sequence[float]) -> list[Floats]:
-    """Weighted percentiles by the inverted CDF, each exactly the cosine of one event.
+    """The weighted percentiles by the inverted CDF, each exactly the cosine of one event.
 
         p_q = the smallest c whose cumulative weight >= q Σ w
 
@@ -144,45 +144,45 @@ def weighted_percentiles(ranked: Ranked, cumulative: Cumulative, percentiles: Se
     hundreds, rest = np.divmod(cumulative.total, 100)
     least = hundreds * q + (rest * q + 99) // 100  # the product of the whole might not fit
     least += cumulative.before  # both sides may wrap around, and differ by less than 2^62
-    found = first_reaching(
+    positions = first_reaching(
         lambda at: cumulative.sums.take(at) - least >= 0, ranked.start, ranked.counts, len(percentiles)
     )
-    return [ranked.values(at) for at in found]
+    return [ranked.values(at) for at in positions]
 
 
 class Reaching(NamedTuple):
-    """Which cosines reach a threshold."""
+    """The cosines that reach a threshold."""
 
     first: Ints
-    """(R) where each row's cosines begin that reach it beyond doubt"""
+    """(R) the position from which each row's cosines reach it beyond doubt"""
     near: Ints
-    """(m) where those stand before them that do, as float64 decides"""
+    """(m) the positions of earlier cosines that reach it in float64"""
     rows: Ints
     """(m) their rows"""
 
 
 def reaching(ranked: Ranked, thresholds: Sequence[float], exact: Callable[[Ints, Ints], Doubles]) -> list[Reaching]:
-    """Which cosines are at least each threshold, as float64 has them.
+    """Return the cosines that are at least each threshold, in float64.
 
-    Those too close to it for float32 are taken from `exact`, by rows and places of events, so that exact ties count
-    (two of four shared tags are a cosine of 0.5, an item with itself is 1). A cosine of exactly 0 is one.
+    Cosines too close to it for float32 are computed by `exact`, by rows and places of events, so that exact ties count
+    (two of four shared tags are a cosine of 0.5, an item with itself is 1). A cosine of exactly 0 is such a tie.
     """
-    found = []
+    results = []
     limits = np.array(thresholds, np.float32)
     for threshold, limit, first in zip(thresholds, limits, ranked.first_at_least(limits + _NEAR), strict=True):
-        some = np.flatnonzero((first > ranked.start) & (ranked.values(first - 1) >= limit - _NEAR))
-        unsure = Ranked(ranked.keys, ranked.start[some], first[some] - ranked.start[some])
+        unsure_rows = np.flatnonzero((first > ranked.start) & (ranked.values(first - 1) >= limit - _NEAR))
+        unsure = Ranked(ranked.keys, ranked.start[unsure_rows], first[unsure_rows] - ranked.start[unsure_rows])
         low = unsure.first_at_least(np.array([limit - _NEAR]))[0]
-        near, rows = ragged(low, first[some] - low), np.repeat(some, first[some] - low)
-        reached = ranked.values(near) == 0  # closer than _NEAR to 0 is no other threshold than 0
+        near, rows = ragged(low, first[unsure_rows] - low), np.repeat(unsure_rows, first[unsure_rows] - low)
+        reached = ranked.values(near) == 0  # no threshold but 0 is closer than _NEAR to 0
         doubtful = np.flatnonzero(~reached)
         reached[doubtful] = exact(rows[doubtful], ranked.places(near[doubtful])) >= threshold - TIE
-        found.append(Reaching(first, near[reached], rows[reached]))
-    return found
+        results.append(Reaching(first, near[reached], rows[reached]))
+    return results
 
 
 def share(cumulative: Cumulative, reaching: Reaching) -> Floats:
-    """Weighted share of the cosines that reach a threshold.
+    """The weighted share of the cosines that reach a threshold.
 
     share = Σ w [c >= t] / Σ w, (R) float32.
     """

@@ -1,1 +1,1 @@
-"""Technique 3: a trained model over the history. Needs the extra `[neural]`."""
+"""Technique 3: a trained model that reads the history and scores a candidate. Needs the extra `[neural]`."""

@@ -1,4 +1,4 @@
-"""What a model is and what it was trained on, as `config.json` of its folder keeps it; read without torch."""
+"""The config of a trained model, as `config.json` in its folder stores it; readable without torch."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ class _Part(BaseModel):
 
 
 class Layers(_Part):
-    """What is chosen of a model, whatever it learns from."""
+    """The options of a model that do not depend on the data."""
 
     encoder: Encoder = "attention"
-    """How the history becomes a state: decayed means, a GRU, attention beside the candidate, or a transformer."""
+    """How the history becomes a state: decayed means, a GRU, attention with the candidate, or a transformer."""
     dim: int = Field(default=32, ge=4, multiple_of=4)
     """Length of the vectors inside the model."""
     heads: int = 4
-    """Of attention and transformer: each weighs its own part of the vectors."""
+    """Heads of the attention and the transformer; each uses its own part of the vectors."""
     layers: int = 1
-    """Of the transformer."""
+    """Layers of the transformer."""
     half_lives: int = Field(default=2, ge=1)
-    """Decayed means of each history."""
+    """Number of decayed means of each history."""
     dropout: float = 0.3
-    """Share of what is dropped in training."""
+    """Share of numbers that are set to 0 in training."""
     id_embedding: bool = False
-    """Whether a vector is learned for each item id as well."""
+    """Whether the model also learns a vector for each item id."""
     id_dropout: float = 0.3
-    """Share of items whose id is hidden in training, so that the model can do without."""
+    """Share of items whose id is hidden in training, so that the model also works for new items."""
     whiten: bool = False
-    """Whether vectors are made uncorrelated, of variance 1, before they are adapted."""
+    """Whether vectors are first whitened: transformed to uncorrelated dimensions of variance 1."""
     candidate: bool = True
-    """Whether the transformer reads the candidate beside the events."""
+    """Whether the transformer reads the candidate together with the events."""
     recency_mask_s: float = 86_400
-    """In training the transformer does not see the newest events of a random time of at most so many seconds ..."""
+    """In training, the newest events within a random time of at most this many seconds are hidden from the transformer
+    in some rows."""
     recency_mask_share: float = 0.1
-    """... in this share of the rows."""
+    """Share of those rows."""
 
     @property
     def reads_candidate(self) -> bool:
-        """Whether the state is of a user and a candidate; else it is of the user alone, and can be a vector."""
+        """Whether the state depends on the candidate. If not, each user has a vector."""
         return self.encoder == "attention" or (self.encoder == "transformer" and self.candidate)
 
     def check_vectors(self, where: str) -> None:
-        """Refuse to make vectors of users that there are not; `where` is the folder or the flag that asks for them."""
+        """Raise if the model has no user vectors; `where` is the folder or the flag that needs them."""
         if self.reads_candidate:
             raise SpecError(
                 f"{where}: the encoder `{self.encoder}` reads the candidate, so users have no vectors. Train with "
@@ -61,24 +62,24 @@ class Layers(_Part):
 
 
 class Architecture(Layers):
-    """Kinds and sizes of all layers."""
+    """Types and sizes of all layers."""
 
     widths: tuple[int, ...]
-    """Length of the vectors of each embedding table."""
+    """Dimensions of each embedding table."""
     histories: int
     id_buckets: int = 0
-    """Learned vectors for hashes of item ids; 0 = none."""
+    """Number of learned vectors for hashes of item ids; 0 = none."""
 
 
 class TrainedTable(_Part):
-    """An embedding table as the model knew it."""
+    """An embedding table as it was in the training."""
 
     dim: int
     rows: int
     sha256: str
-    """Of its files."""
+    """SHA-256 of its files."""
     probes: dict[str, str]
-    """Projections of the vectors of a few items, by id: `neural/probes.py`."""
+    """Projections of the vectors of a few items, by id (see `neural/probes.py`)."""
     normalize: bool
     center: bool
 
@@ -87,21 +88,21 @@ class TrainingSettings(_Part):
     """How a model is trained."""
 
     label: str
-    """Column of the candidates to predict: 0 or 1, or grades with `group`."""
+    """Column of the candidates that the model predicts: 0 or 1, or grades with `group`."""
     until: Time | None = None
     """Only candidates before this time, ISO 8601; null = all."""
     group: str | None = None
     """Column that the candidates of one request share."""
     loss: Loss = "bce"
-    """`bce` judges candidates one by one; `softmax` those of a request against each other."""
+    """`bce` predicts each candidate alone; `softmax` ranks the candidates of a request."""
     max_events: int = Field(default=100, ge=1)
-    """The model reads the newest so many visible events."""
+    """The model reads at most this many of the newest visible events."""
     epochs: int = Field(default=30, ge=1)
-    """At most; training stops earlier when the last rows by time are not ranked better any more."""
+    """Largest number of epochs; training stops earlier when the AUC on the early stopping rows no longer improves."""
     patience: int = Field(default=4, ge=1)
-    """Epochs without a better AUC before it stops."""
+    """Epochs without a better AUC before training stops."""
     batch_size: int = Field(default=256, ge=1)
-    """Candidates of a step."""
+    """Candidates in a step."""
     lr: float = Field(default=1e-3, gt=0, le=10, allow_inf_nan=False)
     """Learning rate."""
     weight_decay: float = Field(default=0.1, ge=0)
@@ -114,22 +115,22 @@ class ModelConfig(_Part):
 
     format: Literal[1] = 1
     version: str
-    """Of extembed."""
+    """Version of extembed."""
     architecture: Architecture
     tables: dict[str, TrainedTable]
-    """In the order in which their vectors stand side by side."""
+    """In the order in which their vectors are concatenated."""
     histories: dict[str, HistorySpec]
-    """In the order of the model's."""
+    """In the order of the model's parameters."""
     lag: str
     as_of_step: str | None
     settings: TrainingSettings
     trained_until: str
-    """Time of the newest candidate that was learned from or stopped by, ISO 8601 UTC."""
+    """Time of the newest candidate of the training and early stopping rows, ISO 8601 UTC."""
     rows: dict[str, int]
-    """Candidates by what they were for, or why they were left out."""
+    """Number of candidates by their use, or by the reason why they were left out."""
     spec: dict[str, Any]
-    """That named tables and histories."""
+    """The spec with the tables and histories."""
     job: dict[str, Any]
-    """What decides the weights: settings, and digests of what is larger."""
+    """Everything that decides the weights: settings, and digests of larger values."""
     weights_sha256: str
-    """Of `model.safetensors`."""
+    """SHA-256 of `model.safetensors`."""

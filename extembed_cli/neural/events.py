@@ -1,4 +1,4 @@
-"""The events that a neural model reads: for each candidate, the newest that it sees in any of some histories."""
+"""The events that a neural model reads: the newest visible events of each candidate in any of the histories."""
 
 from __future__ import annotations
 
@@ -13,145 +13,145 @@ from extembed_cli.histories.visibility import visible, visible_end
 from extembed_cli.kernels.segments import padded
 from extembed_cli.spec.model import Spec
 
-BATCH_EVENTS = 8192  # of a scored batch: so few that its tensors stay near the processor's cache
-FEWEST_ROWS = 16
-_KEYS = 2**18  # events looked at together, of all candidates and histories
+BATCH_EVENTS = 8192  # events of a scored batch; its tensors then fit the processor's cache
+MIN_BATCH_ROWS = 16
+_MAX_KEYS = 2**18  # events compared at a time, over candidates and histories
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Q candidates, and the N events that are in any of H histories."""
+    """Q candidates, and the N events of their users that are in any of H histories."""
 
     rows: Ints
-    """(Q) where each candidate stood in the input"""
+    """(Q) row of each candidate in the input"""
     times: Ints
     """(Q) as-of times, us"""
     items: Nums
     """(Q) -1 = null"""
     starts: Ints
-    """(Q, H) what each candidate sees of a history: from here ..."""
+    """(Q, H) first visible event of each candidate, as an index into the events of a history"""
     ends: Ints
-    """(Q, H) ... to before here, among the events of that history"""
-    most: int
-    """The newest so many are read."""
+    """(Q, H) end of the visible events, exclusive"""
+    max_events: int
+    """The model reads at most this many of the newest visible events."""
     lengths: Ints
-    """(Q) how many those are"""
-    of_history: Sequence[Ints]
-    """(H) which of the N events are in it, ascending"""
+    """(Q) number of events that the model reads"""
+    history_events: Sequence[Ints]
+    """(H) which of the N events are in each history, ascending"""
     event_items: Nums
     """(N)"""
     event_times: Ints
     """(N) us"""
 
     def padded(self, chosen: Ints, length: int) -> PaddedRows:
-        """Some of the candidates (B), the events that they read padded to a length."""
-        read = newest(self.starts[chosen], self.ends[chosen], self.of_history, self.most)
+        """Return the chosen candidates (B) with the events that the model reads, padded to a length."""
+        read = newest_events(self.starts[chosen], self.ends[chosen], self.history_events, self.max_events)
         shape = len(chosen), length
-        row, at = np.nonzero(read.place < read.count[:, None])  # of each event in each history that shows it
-        place = read.count[row] - 1 - read.place[row, at]  # the oldest first
-        events, members = np.zeros(shape, np.int64), np.zeros((*shape, len(self.of_history)), np.bool_)
-        events[row, place] = read.events[row, at]
-        members[row, place, read.histories[row, at]] = True
+        row, k = np.nonzero(read.rank < read.count[:, None])  # each event in each history that has it
+        position = read.count[row] - 1 - read.rank[row, k]  # the oldest first
+        events, members = np.zeros(shape, np.int64), np.zeros((*shape, len(self.history_events)), np.bool_)
+        events[row, position] = read.events[row, k]
+        members[row, position, read.histories[row, k]] = True
         ages = np.zeros(shape)
-        ages[row, place] = (self.times[chosen[row]] - self.event_times[events[row, place]]) / 1e6
-        items = np.repeat(self.items[chosen, None], length, axis=1)  # in the padding: nothing that others decide
-        items[row, place] = self.event_items[events[row, place]]
+        ages[row, position] = (self.times[chosen[row]] - self.event_times[events[row, position]]) / 1e6
+        items = np.repeat(self.items[chosen, None], length, axis=1)  # the padding must not depend on other candidates
+        items[row, position] = self.event_items[events[row, position]]
         return PaddedRows(self.items[chosen], items, members, ages)
 
 
 @dataclass(frozen=True)
 class PaddedRows:
-    """B candidates with L events each, the newest last, then padding."""
+    """B candidates with L events each: the oldest first, the newest last, then padding."""
 
     candidates: Nums
     """(B) items"""
     events: Nums
-    """(B, L) items; the candidate's in the padding"""
+    """(B, L) items; in the padding the item of the candidate"""
     members: Bools
-    """(B, L, H) which histories an event is seen in; none in the padding"""
+    """(B, L, H) whether an event is visible in a history; False in the padding"""
     ages: Doubles
     """(B, L) seconds"""
 
 
 @dataclass(frozen=True)
-class Newest:
-    """Of B candidates, K sightings of events in histories, newest first; where there is none, a place beyond all."""
+class NewestEvents:
+    """Up to K pairs of an event and a history that has it for each of B candidates, newest first."""
 
     events: Ints
-    """(B, K) ascending by age; an event stands as often as histories show it"""
+    """(B, K) ascending by age; an event appears once for each history that has it"""
     histories: Ints
     """(B, K)"""
-    place: Ints
-    """(B, K) that of the event among those that are read, 0 = the newest"""
+    rank: Ints
+    """(B, K) rank of the event by age, 0 = the newest; a very large number where there is no pair"""
     count: Ints
-    """(B) how many events are read"""
+    """(B) number of events that the model reads"""
 
 
-def newest(starts: Ints, ends: Ints, of_history: Sequence[Ints], most: int) -> Newest:
-    """The newest `most` events of the union of what the histories show, starts and ends (B, H).
+def newest_events(starts: Ints, ends: Ints, history_events: Sequence[Ints], max_events: int) -> NewestEvents:
+    """Return the newest `max_events` visible events in the union of the histories; starts and ends are (B, H).
 
-    None of them is older than the newest `most` of a history that shows it, so no more of each is looked at.
+    Each of them is among the newest `max_events` of every history that has it, so only those are compared.
     """
     B, H = starts.shape
-    reach = np.minimum(ends - starts, most)
+    reach = np.minimum(ends - starts, max_events)
     back = np.arange(max(1, int(reach.max(initial=0))))
     keys = np.full((B, H, len(back)), -1)  # event and history
-    for h, events in enumerate(of_history):
+    for h, events in enumerate(history_events):
         if len(events):
-            at = np.maximum(ends[:, h, None] - 1 - back, 0)
-            keys[:, h] = np.where(back < reach[:, h, None], events[at] * H + h, -1)
+            indices = np.maximum(ends[:, h, None] - 1 - back, 0)
+            keys[:, h] = np.where(back < reach[:, h, None], events[indices] * H + h, -1)
     flat = keys.reshape(B, -1)
     flat.sort(axis=1)
     flat = flat[:, ::-1]
-    events, histories = np.divmod(flat, H)  # −1 for none
-    place = (np.diff(events, axis=1, prepend=-2) != 0).cumsum(1) - 1
-    count = np.minimum(np.where(flat >= 0, place + 1, 0).max(axis=1), most)
-    return Newest(events, histories, np.where(flat >= 0, place, np.iinfo(np.int64).max), count)
+    events, histories = np.divmod(flat, H)  # −1 for no event
+    rank = (np.diff(events, axis=1, prepend=-2) != 0).cumsum(1) - 1
+    count = np.minimum(np.where(flat >= 0, rank + 1, 0).max(axis=1), max_events)
+    return NewestEvents(events, histories, np.where(flat >= 0, rank, np.iinfo(np.int64).max), count)
 
 
-def examples(
+def build_examples(
     spec: Spec, histories: Sequence[str], max_events: int, history: History, candidates: Candidates
 ) -> Examples:
-    """What the candidates of a shard see: strictly before their as-of times, less the lag, inside the windows.
+    """Return the candidates of a shard with their visible events: strictly before the as-of time, lag and window kept.
 
-    Of the events of any of the histories the newest `max_events` are read.
+    The model reads the newest `max_events` of the events that are in any of the histories.
     """
     members = [spec.membership(name) for name in histories]
     history = history.in_order_of([expression for expression in members if expression is not None])
     end = visible_end(spec, history, candidates)
-    seen = [visible(spec, name, history, candidates, end) for name in histories]
+    by_history = [visible(spec, name, history, candidates, end) for name in histories]
     used = np.zeros(len(history.times), np.bool_)
-    for each in seen:
-        used[each.events] = True
-    among_used = np.cumsum(used) - 1
-    of_history = [among_used[each.events] for each in seen]
-    starts = np.stack([each.start for each in seen], axis=1)
-    ends = np.maximum(starts, np.stack([each.end for each in seen], axis=1))
+    for seen in by_history:
+        used[seen.events] = True
+    index_among_used = np.cumsum(used) - 1
+    history_events = [index_among_used[seen.events] for seen in by_history]
+    starts = np.stack([seen.start for seen in by_history], axis=1)
+    ends = np.maximum(starts, np.stack([seen.end for seen in by_history], axis=1))
     reach = np.minimum(ends - starts, max_events)
-    lengths = reach.max(axis=1)  # all that there are, unless histories show other events
+    lengths = reach.max(axis=1)  # right if one history has all events of the others
     undecided = np.flatnonzero(lengths < np.minimum(reach.sum(axis=1), max_events))
-    step = max(1, _KEYS // (len(histories) * max_events))
+    step = max(1, _MAX_KEYS // (len(histories) * max_events))
     for low in range(0, len(undecided), step):
-        at = undecided[low : low + step]
-        lengths[at] = newest(starts[at], ends[at], of_history, max_events).count
+        rows = undecided[low : low + step]
+        lengths[rows] = newest_events(starts[rows], ends[rows], history_events, max_events).count
     return Examples(
         rows=candidates.rows,
         times=candidates.times,
         items=candidates.items,
         starts=starts,
         ends=ends,
-        most=max_events,
+        max_events=max_events,
         lengths=lengths,
-        of_history=of_history,
+        history_events=history_events,
         event_items=history.items[used],
         event_times=history.times[used],
     )
 
 
 def fixed_batches(chosen: Ints, lengths: Ints) -> Iterator[tuple[Ints, int]]:
-    """Candidates (B) of one padded length together, the longest first; the last batch repeats its last candidate.
+    """Yield batches of candidates (B) with one padded length, the longest first; the last batch repeats its last one.
 
-    The shape of a batch depends on the length alone, so that no score depends on who shares it.
+    The shape of a batch depends on the length alone, so that no score depends on the other candidates.
     """
     length = padded(lengths[chosen])
     order = chosen[np.argsort(-length, kind="stable")]
@@ -161,6 +161,6 @@ def fixed_batches(chosen: Ints, lengths: Ints) -> Iterator[tuple[Ints, int]]:
         if not len(group):
             continue
         L = int(size[0])
-        B = max(FEWEST_ROWS, BATCH_EVENTS // L // FEWEST_ROWS * FEWEST_ROWS)
-        for at in range(0, len(group), B):
-            yield group[np.minimum(np.arange(at, at + B), len(group) - 1)], L
+        B = max(MIN_BATCH_ROWS, BATCH_EVENTS // L // MIN_BATCH_ROWS * MIN_BATCH_ROWS)
+        for low in range(0, len(group), B):
+            yield group[np.minimum(np.arange(low, low + B), len(group) - 1)], L

@@ -1,17 +1,17 @@
-"""The model, all of it: it reads a user's history as frozen item embeddings, and scores a candidate.
+"""The whole model: it reads a user's history as frozen item embeddings and scores a candidate.
 
-    item   x = W LN(v) [+ id]                v: the item's vectors of all tables side by side; learned where it has none
-    event  e = Σ_h (x ∘ g_h + b_h) + a       over the histories h that it is in; a: of the bucket of its log age
-    state  u = encoder(e_1 ... e_L)          what the user is after at this moment [, given the candidate]
-    logit    = u·x/√D + w·x + w'·u + b       x of the candidate; where u knows it: u·x/√D + MLP([x, u, x ∘ u])
+    item   x = W LN(v) [+ id]                v: the concatenated vectors of all tables; learned where there is none
+    event  e = Σ_h (x ∘ g_h + b_h) + a       over the histories h that have the event; a: vector of its log-age bucket
+    state  u = encoder(e_1 ... e_L)          the interest of the user at the as-of time [, given the candidate]
+    logit    = u·x/√D + w·x + w'·u + b       x of the candidate; if u depends on it: u·x/√D + MLP([x, u, x ∘ u])
 
 Sources: decayed means are technique 1. GRU: Hidasi et al., Session-based recommendations with recurrent neural
 networks, 2016. Attention: Zhou et al., Deep interest network, 2018. Transformer: Xia et al., TransAct, 2023. Hashed
-ids: Weinberger et al., Feature hashing, 2009. Ids hidden in training, so that new items work: Volkovs et al.,
-DropoutNet, 2017.
+ids: Weinberger et al., Feature hashing, 2009. Ids hidden in training, so that the model works for new items: Volkovs
+et al., DropoutNet, 2017.
 
-B rows, L events (the newest last, then padding), D dim, H histories, V length of the vectors, T tables.
-In training something is dropped: `noise` says where chance comes from, for each piece of work its own. None = scoring.
+B rows, L events (the newest last, then padding), D dim, H histories, V length of the concatenated vectors, T tables.
+`noise` is the random generator of dropout in training, a separate one for each micro-batch; None = no dropout.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from extembed_cli.neural.events import PaddedRows
 
 @dataclass(frozen=True)
 class Items:
-    """What is known of N items before anything is learned."""
+    """The inputs of N items: nothing of them is learned."""
 
     vectors: Tensor
-    """(N, V) float32: their vectors of all tables side by side; zero where there is none"""
+    """(N, V) float32: the concatenated vectors of all tables; zero where there is none"""
     known: Tensor
-    """(N, T) bool: whether a table has them"""
+    """(N, T) bool: whether a table has the item"""
     buckets: Tensor
-    """(N) int64: hashes of their ids"""
+    """(N) int64: hash buckets of the ids"""
 
     def to(self, device: str) -> Items:
-        """The same on another device."""
+        """Return a copy on a device."""
         return Items(self.vectors.to(device), self.known.to(device), self.buckets.to(device))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Candidates and the events that each sees, as places among some items."""
+    """B candidates and their L events, as indices into some items."""
 
     candidates: Tensor
     """(B) int64"""
     events: Tensor
-    """(B, L) int64; anything in the padding"""
+    """(B, L) int64; any index in the padding"""
     members: Tensor
-    """(B, L, H) bool: which histories an event is in; none in the padding"""
+    """(B, L, H) bool: whether an event is in a history; False in the padding"""
     ages: Tensor
     """(B, L) float64: seconds from the event to the as-of time"""
 
     @classmethod
     def of(cls, rows: PaddedRows) -> Rows:
-        """From arrays."""
+        """Return arrays as tensors."""
         candidates, events = rows.candidates.astype(np.int64), rows.events.astype(np.int64)
         return cls(*map(torch.from_numpy, (candidates, events, rows.members, rows.ages)))
 
@@ -68,49 +68,50 @@ class Rows:
         """(B, L) bool"""
         return self.members.any(2)
 
-    def at(self, places: Tensor) -> Rows:
-        """The same among other items: places (B L + B) of the events, then of the candidates."""
-        events = places[: self.events.numel()].view_as(self.events)
-        return Rows(places[self.events.numel() :], events, self.members, self.ages)
+    def at(self, indices: Tensor) -> Rows:
+        """Return the rows with indices into other items: (B L + B), of the events, then of the candidates."""
+        events = indices[: self.events.numel()].view_as(self.events)
+        return Rows(indices[self.events.numel() :], events, self.members, self.ages)
 
     def to(self, device: str) -> Rows:
-        """The same on another device."""
+        """Return a copy on a device."""
         parts = (self.candidates, self.events, self.members, self.ages)
         return Rows(*(part.to(device) for part in parts))
 
 
 def dropped(x: Tensor, share: float, noise: Generator | None) -> Tensor:
-    """A share of the numbers set to 0, to 1 in 256; the others scaled up for them."""
+    """Return x with a share of its numbers set to 0 (in steps of 1/256) and the others scaled up: dropout."""
     kept = round(256 * (1 - share))
     if noise is None or kept == 256:
         return x
-    # A byte of chance for each number: Bernoulli draws take twenty times as long, and most of a step then.
+    # One random byte for each number: Bernoulli draws are 20 times slower and would take most of a step.
     words = torch.empty(x.numel() // 8 + 1, dtype=torch.int64, device=x.device)
     drawn = words.random_(-(2**63), None, generator=noise).view(torch.uint8)[: x.numel()].view(x.shape)
     return x * (drawn < kept) * (256 / kept)
 
 
 class Adapter(nn.Module):
-    """Frozen vectors to the model's own space."""
+    """Maps frozen vectors to the model's own space."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         self.widths = list(a.widths)
         width = sum(a.widths)
-        self.missing = nn.Parameter(torch.zeros(width))  # the vector of what has none
+        self.missing = nn.Parameter(torch.zeros(width))  # the vector of an item without one
         self.mean, self.whitening = None, None
-        if a.whiten:  # of the tables, not learned
+        if a.whiten:  # computed from the tables, not learned
             self.mean = nn.Parameter(torch.zeros(width), requires_grad=False)
             self.whitening = nn.Parameter(torch.eye(width), requires_grad=False)
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, a.dim)
-        self.ids = nn.Embedding(a.id_buckets, a.dim, sparse=True) if a.id_buckets else None  # gradients of those seen
+        # Sparse: gradients only of the ids in a batch.
+        self.ids = nn.Embedding(a.id_buckets, a.dim, sparse=True) if a.id_buckets else None
         self.id_dropout = a.id_dropout
         if self.ids is not None:
-            nn.init.zeros_(self.ids.weight)  # what is in a bucket of its own and was never seen adds nothing
+            nn.init.zeros_(self.ids.weight)  # so that a bucket without training events adds nothing
 
     def set_whitening(self, mean: Tensor, whitening: Tensor) -> None:
-        """What makes the vectors of the tables uncorrelated, of variance 1: (v − mean) W."""
+        """Set the transformation (v − mean) W, which makes the dimensions uncorrelated with variance 1."""
         assert self.mean is not None
         assert self.whitening is not None
         self.mean.data.copy_(mean)
@@ -118,7 +119,7 @@ class Adapter(nn.Module):
 
     def forward(self, items: Items, noise: Generator | None = None) -> Tensor:
         vectors, missing = torch.split(items.vectors, self.widths, 1), torch.split(self.missing, self.widths)
-        parts = zip(items.known.T[..., None], vectors, missing, strict=True)  # (N, 1), (N, V of a table), (V of it)
+        parts = zip(items.known.T[..., None], vectors, missing, strict=True)  # by table: (N, 1), (N, V), (V)
         v = torch.cat([torch.where(*part) for part in parts], 1)  # (N, V)
         if self.mean is not None and self.whitening is not None:
             v = (v - self.mean) @ self.whitening  # (N, V)
@@ -133,7 +134,7 @@ class Adapter(nn.Module):
 
 
 class Events(nn.Module):
-    """What an event is: its item, seen through the histories that it is in, and how long ago."""
+    """Combines the item, the histories and the age of each event to one vector."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -150,7 +151,7 @@ class Events(nn.Module):
 
 
 class DecayedMean(nn.Module):
-    """Per history the mean of its items, weighted by 2^(-age / half-life) with learned half-lives: technique 1."""
+    """The mean of the items of each history, weighted by 2^(-age / half-life) with learned half-lives: technique 1."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -158,12 +159,12 @@ class DecayedMean(nn.Module):
         self.mix = nn.Linear(a.histories * a.half_lives * (a.dim + 1), a.dim)
 
     def means(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        """(B, H, K, D) of items x (B, L, D), zero for a history without events; and the weights' sums (B, H, K)."""
+        """Return means (B, H, K, D) of items x (B, L, D), zero for an empty history, and sums of weights (B, H, K)."""
         members = rows.members.transpose(1, 2)  # (B, H, L)
         ages = rows.ages[:, None].masked_fill(~members, math.inf)  # (B, H, L)
-        newest = ages.amin(2, keepdim=True)  # only ratios of weights count: a long absence must not underflow
-        behind = (ages - newest).masked_fill(~members, 0).to(x.dtype)  # (B, H, L)
-        weights = torch.exp2(-behind[:, :, None] / torch.exp2(self.log2_half_life)[:, :, None])  # (B, H, K, L)
+        newest = ages.amin(2, keepdim=True)  # only ratios of weights count: weights of old events must not underflow
+        age = (ages - newest).masked_fill(~members, 0).to(x.dtype)  # (B, H, L)
+        weights = torch.exp2(-age[:, :, None] / torch.exp2(self.log2_half_life)[:, :, None])  # (B, H, K, L)
         weights = weights * members[:, :, None]
         total = weights.sum(3)  # (B, H, K)
         return torch.einsum("bhkl,bld->bhkd", weights / total[..., None].clamp_min(1e-30), x), total
@@ -175,7 +176,7 @@ class DecayedMean(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A GRU over the events, oldest first; the state after the newest."""
+    """A GRU over the events, oldest first; its state is that after the newest event."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -183,14 +184,14 @@ class Recurrent(nn.Module):
         self.gru = nn.GRU(a.dim, a.dim, batch_first=True)
 
     def forward(self, x: Tensor, rows: Rows, _c: Tensor | None, _noise: Generator | None) -> Tensor:
-        states, _ = self.gru(self.events(x, rows))  # (B, L, D): padding comes after what is read
+        states, _ = self.gru(self.events(x, rows))  # (B, L, D): padding comes after the events
         last = rows.visible.sum(1).clamp_min(1) - 1  # (B)
         state: Tensor = states[torch.arange(len(last)), last]  # (B, D)
         return state
 
 
 class Attention(nn.Module):
-    """Events weighted by what a small network makes of each beside the candidate (DIN)."""
+    """The mean of the events, weighted by a small network of each event and the candidate (DIN)."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -199,8 +200,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows, c: Tensor, _noise: Generator | None) -> Tensor:  # c (B, D)
         e = self.events(x, rows)  # (B, L, D)
-        beside = c[:, None].expand_as(e)  # (B, L, D)
-        logits = self.unit(torch.cat([e, beside, e * beside], 2))  # (B, L, heads)
+        candidate = c[:, None].expand_as(e)  # (B, L, D)
+        logits = self.unit(torch.cat([e, candidate, e * candidate], 2))  # (B, L, heads)
         logits = logits.masked_fill(~rows.visible[:, :, None], -1e9)
         weights = logits.softmax(1)  # (B, L, heads)
         parts = e.unflatten(2, (weights.shape[2], -1))  # (B, L, heads, D / heads)
@@ -208,7 +209,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer of a transformer, norms first; the last one is asked for the first token alone."""
+    """A pre-norm layer of a transformer; the last layer computes the first token only."""
 
     def __init__(self, a: Architecture, *, first_only: bool) -> None:
         super().__init__()
@@ -222,7 +223,7 @@ class Block(nn.Module):
         normed = self.norm1(z)  # (B, M, D)
         if self.first_only:
             z = z[:, :1]  # (B, 1, D)
-        h, m = self.heads, z.shape[1]  # m = 1 where only the first is asked for, else M
+        h, m = self.heads, z.shape[1]  # m = 1 for the first token only, else M
         q = self.query(normed[:, :m]).unflatten(2, (h, -1)).transpose(1, 2)  # (B, h, m, D / h)
         k, v = self.key_value(normed).unflatten(2, (2, h, -1)).permute(2, 0, 3, 1, 4)  # (B, h, M, D / h) each
         read = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])  # (B, h, m, D / h)
@@ -236,28 +237,28 @@ class Transformer(nn.Module):
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         self.events = Events(a)
-        self.token = nn.Parameter(torch.randn(a.dim) * 0.02)  # tells the candidate from events, or stands for it
+        self.token = nn.Parameter(torch.randn(a.dim) * 0.02)  # marks the candidate, or replaces it
         self.blocks = nn.ModuleList(Block(a, first_only=i == a.layers - 1) for i in range(a.layers))
         self.norm = nn.LayerNorm(a.dim)
         self.recency_mask_s, self.recency_mask_share = a.recency_mask_s, a.recency_mask_share
 
     def forward(self, x: Tensor, rows: Rows, c: Tensor | None, noise: Generator | None) -> Tensor:
         e, seen = self.events(x, rows), rows.visible  # (B, L, D), (B, L)
-        if noise is not None:  # the newest events of a random time are hidden in some: interests, not the last click
-            share, chosen = torch.rand(2, len(e), 1, device=e.device, generator=noise)  # (B, 1) each
-            seen = seen & (rows.ages >= share * self.recency_mask_s * (chosen < self.recency_mask_share))
+        if noise is not None:  # hide the newest events in some rows, to learn interests and not the last click
+            share, draw = torch.rand(2, len(e), 1, device=e.device, generator=noise)  # (B, 1) each
+            seen = seen & (rows.ages >= share * self.recency_mask_s * (draw < self.recency_mask_share))
         first = self.token.expand(len(e), 1, -1)  # (B, 1, D)
         if c is not None:
             first = first + c[:, None]
         z, seen = torch.cat([first, e], 1), functional.pad(seen, (1, 0), value=True)  # (B, 1 + L, D), (B, 1 + L)
         for block in self.blocks:
-            z = block(z, seen, noise)  # (B, 1 + L, D), and of the last (B, 1, D)
+            z = block(z, seen, noise)  # (B, 1 + L, D), after the last layer (B, 1, D)
         state: Tensor = self.norm(z[:, 0])  # (B, D)
         return state
 
 
 class Model(nn.Module):
-    """Items, an encoder of events, and the score."""
+    """The adapter of items, the encoder of events, and the score."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -272,26 +273,26 @@ class Model(nn.Module):
             self.of_item, self.of_user = nn.Linear(a.dim, 1, bias=False), nn.Linear(a.dim, 1)
 
     def forward(self, adapted: Tensor, rows: Rows, noise: Generator | None = None) -> Tensor:
-        """(B) logits; adapted (N, D): the items that `rows` names."""
+        """Return logits (B); adapted (N, D): the items that the indices of `rows` refer to."""
         c = adapted[rows.candidates]  # (B, D)
         if not self.a.reads_candidate:
             return self.dot(self.state(adapted, rows, None, noise), c)
         u = self.state(adapted, rows, c, noise)  # (B, D)
-        beside = functional.gelu(self.compare(torch.cat([c, u, u * c], 1)))  # (B, D)
-        logit: Tensor = (u * c).sum(1) * self.scale + self.score(dropped(beside, self.a.dropout, noise))[:, 0]  # (B)
+        compared = functional.gelu(self.compare(torch.cat([c, u, u * c], 1)))  # (B, D)
+        logit: Tensor = (u * c).sum(1) * self.scale + self.score(dropped(compared, self.a.dropout, noise))[:, 0]  # (B)
         return logit
 
     def state(self, adapted: Tensor, rows: Rows, c: Tensor | None = None, noise: Generator | None = None) -> Tensor:
-        """(B, D) what users are after, beside the candidates c (B, D) where the encoder reads them."""
+        """Return the states (B, D) of users, given the candidates c (B, D) if the encoder reads them."""
         x = dropped(adapted[rows.events], self.a.dropout, noise)  # (B, L, D)
         u: Tensor = self.encoder(x, rows, c, noise)
         return u
 
     def dot(self, u: Tensor, c: Tensor) -> Tensor:
-        """(B) logits of states u (B, D) and candidates c (B, D): linear in c, so that a user is a vector."""
+        """Return logits (B) of states u (B, D) and candidates c (B, D): linear in c, so that a user has a vector."""
         vectors, bias = self.user_vectors(u)
         return (vectors * c).sum(1) + bias
 
     def user_vectors(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (B, D) and biases (B) of states: logit = vector · item + bias."""
+        """Return vectors (B, D) and biases (B) of states u (B, D): logit = vector · item + bias."""
         return u * self.scale + self.of_item.weight[0], self.of_user(u)[:, 0]

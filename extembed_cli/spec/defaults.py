@@ -1,4 +1,4 @@
-"""Defaults that were measured (docs/decisions/) and choices; apart, so that `--help` has them without loading more."""
+"""Measured defaults (docs/decisions/) and choices, in a module of their own so that `--help` loads nothing else."""
 
 from typing import Literal
 

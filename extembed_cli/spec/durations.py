@@ -1,4 +1,4 @@
-"""Durations and times as a spec writes them, and their microseconds; how column names write numbers."""
+"""Durations and times of a spec in microseconds, and numbers as column names write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST_US = 1000 * 366 * DAY_US
 
 
 def duration_us(text: str) -> int:
-    """Microseconds of a duration such as `30d`: an integer and one of `s m h d w`."""
+    """Return the microseconds of a duration such as `30d`: an integer and one of `s m h d w`."""
     match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError(f"`{text}` is not a duration: write an integer and one of s m h d w, such as `30d`")
@@ -23,12 +23,12 @@ def duration_us(text: str) -> int:
 
 
 def half_life_us(text: str) -> int | None:
-    """Microseconds of a half-life; None for `none` (no decay)."""
+    """Return the microseconds of a half-life; None for `none` (no decay)."""
     return None if text == "none" else duration_us(text)
 
 
 def time_us(text: str) -> int:
-    """Microseconds since 1970 UTC of an ISO 8601 time; without a zone it is UTC."""
+    """Return the microseconds since 1970 UTC of an ISO 8601 time; a time without a zone is UTC."""
     moment = datetime.fromisoformat(text)
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
     delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,16 +36,16 @@ def time_us(text: str) -> int:
 
 
 def time_text(us: int) -> str:
-    """ISO 8601 UTC of microseconds since 1970."""
+    """Return microseconds since 1970 as an ISO 8601 time in UTC."""
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
 
 
 def threshold_label(threshold: float) -> str:
-    """`030` for 0.30, `m020` for -0.20."""
+    """Return `030` for 0.30, `m020` for -0.20."""
     hundredths = round(threshold * 100)
     return f"m{-hundredths:03d}" if hundredths < 0 else f"{hundredths:03d}"
 
 
 def half_life_suffix(half_life: str) -> str:
-    """`__hl7d`, or nothing without decay."""
+    """Return `__hl7d` for `7d`, or an empty text without decay."""
     return "" if half_life == "none" else f"__hl{half_life}"

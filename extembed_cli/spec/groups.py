@@ -1,4 +1,4 @@
-"""The tables of a spec that say what to compute: `[[aggregate]]`, `[[dual]]`, `[[neural]]`; one for each technique."""
+"""The groups of a spec: what to compute, a class for each technique (`[[aggregate]]`, `[[dual]]`, `[[neural]]`)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from extembed_cli.spec.types import Frozen, HalfLife, Name, NotNegative, Percent
 
 
 class Group(Frozen):
-    """A group of columns of one technique. A spec takes a list of groups of every class that has a `technique`."""
+    """A group of columns of one technique. A spec has a list of groups for every class with a `technique`."""
 
     technique: ClassVar[str]
     """The key of the technique's groups in a spec."""
     path_keys: ClassVar[tuple[str, ...]] = ()
-    """Keys that hold paths: where something lies says nothing of what is computed."""
+    """Keys that hold paths. A path does not change what is computed."""
     written_keys: ClassVar[tuple[str, ...]] = ()
-    """Those of files that a run writes."""
+    """Keys of the files that a run writes."""
     known: ClassVar[dict[str, type[Group]]] = {}
     """All classes by technique."""
 
@@ -33,20 +33,20 @@ class Group(Frozen):
 
     @property
     def writes_user_vectors(self) -> bool:
-        """Whether every user of the log gets a vector, with candidates or without."""
+        """Whether every user of the log gets a vector, with or without candidates."""
         return "user_vectors" in self.written()
 
     @property
     def reads_all_items(self) -> bool:
-        """Whether all items of the embedding tables count, and not only those of events and candidates."""
+        """Whether the group needs all items of the embedding tables, not only those of events and candidates."""
         return False
 
     def expressions(self) -> dict[str, str]:
-        """SQL expressions over the interactions that become numbers, by key."""
+        """Return the SQL expressions over the interactions whose values are numbers, by key."""
         return {}
 
     def written(self) -> dict[str, str]:
-        """Paths of the files that a run writes, by key."""
+        """Return the paths of the files that a run writes, by key."""
         paths = {key: getattr(self, key) for key in self.written_keys}
         return {key: path for key, path in paths.items() if path is not None}
 
@@ -84,11 +84,11 @@ class DualGroup(TableGroup):
     half_life: HalfLife = "none"
     """Age at which the confidence of an event has halved, such as `30d`; `none` = no decay."""
     target: str | None = None
-    """What the score of an event's item should be: a column or a row-wise SQL expression; 1 unless set."""
+    """The value that the score of an event's item should have: a column or a row-wise SQL expression; 1 unless set."""
     regularization: NotNegative = REGULARIZATION
     """λ, the L2 strength; it may be 0 only where no fit can be singular."""
     unobserved_weight: NotNegative = UNOBSERVED_WEIGHT
-    """w0, the weight with which every item of the table counts as one of target 0."""
+    """w0, the weight of every item of the table as one more event with target 0."""
     scaling: NotNegative = 0.0
     """ν: λ is multiplied by (events + w0 · items)^ν; 0 = plain λ, 1 = iALS frequency scaling."""
     loss: Literal["squared", "logistic"] = "squared"
@@ -98,7 +98,7 @@ class DualGroup(TableGroup):
     sd: Annotated[bool, Field(strict=True)] = False
     """Also write the posterior standard deviation of the score."""
     refit_every: PositiveDuration | None = None
-    """Fit a user at most this often: on what was visible at the as-of time floored to this step since 1970 UTC."""
+    """Fit a user at most this often: on the events visible at the as-of time floored to this step since 1970 UTC."""
     user_vectors: str | None = None
     """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction)."""
 
@@ -116,7 +116,7 @@ class DualGroup(TableGroup):
 
 
 class NeuralGroup(Group):
-    """Technique 3: the score of a model that `extembed neural train` made; it knows its own tables and histories."""
+    """Technique 3: the score of a model from `extembed neural train`, which has its own tables and histories."""
 
     technique = "neural"
     path_keys = ("model", "user_vectors", "item_vectors")
@@ -127,8 +127,8 @@ class NeuralGroup(Group):
     name: Name | None = None
     """Goes into the column name: `neural_NAME_score`."""
     user_vectors: str | None = None
-    """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction), of a
-    model whose state does not depend on the candidate."""
+    """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction); only
+    for a model whose state does not depend on the candidate."""
     item_vectors: str | None = None
     """Parquet file to write with the model's vectors of the items: a user's vector · an item's + bias is the score."""
 

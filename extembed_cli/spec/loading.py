@@ -1,4 +1,4 @@
-"""Building a spec from a TOML file or from flags; whatever is wrong is told at once, in a user's words."""
+"""Building a spec from a TOML file or from flags; all problems are raised together, in the user's words."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from extembed_cli.spec.model import FOR_TRAINING, Spec, spec_type
 def load_spec(
     path: Path, overrides: Sequence[str] = (), output: str | None = None, *, for_training: bool = False
 ) -> Spec:
-    """The spec in a TOML file, with `KEY=VALUE` overrides; relative paths in the file start at its folder.
+    """Return the spec in a TOML file, with `KEY=VALUE` overrides; relative paths in the file start at its folder.
 
-    What a model is trained on needs no group that computes something.
+    A spec `for_training` a model needs no group.
     """
     data = _read(path)
     _anchor_paths(data, path.absolute().parent)
@@ -33,7 +33,7 @@ def load_spec(
 
 
 def spec_from_flags(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Spec:
-    """The spec that flags describe; None = not given. Relative paths start at the working directory."""
+    """Return the spec that flags describe; None = not given. Relative paths start at the working directory."""
     given = _without_none(data)
     _anchor_paths(given, Path.cwd())
     for override in overrides:
@@ -61,16 +61,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] | None = None) -> Spec:
-    """A checked spec from plain data; every problem found is told in one `SpecError`."""
+    """Return a checked spec from plain data; raise all problems in one `SpecError`."""
     if "user_embeddings" in data:
         raise SpecError(f"{where}: [user_embeddings] is reserved and cannot be used yet; remove it")
     try:
         return spec_type().model_validate(data, context=context)
     except ValidationError as error:
         problems = error.errors()
-        # A list whose only entry is wrong counts as too short as well: that is no second mistake.
-        told = [p for p in problems if p["type"] != "too_short" or not p["input"]]
-        raise SpecError("\n".join(f"{where}: {line}" for p in told for line in _explain(p, where))) from None
+        # Pydantic also calls a list too short if its only entry is wrong; this is not a second problem.
+        reported = [p for p in problems if p["type"] != "too_short" or not p["input"]]
+        raise SpecError("\n".join(f"{where}: {line}" for p in reported for line in _explain(p, where))) from None
 
 
 _KINDS = {
@@ -105,8 +105,8 @@ _FLAGS = {
 
 
 def _explain(problem: Any, where: str) -> list[str]:
-    """One pydantic problem in a user's words, a line for each thing to mend."""
-    # Union members appear in `loc` as type names such as `tuple[str, ...]`: no keys of the user's.
+    """Return one pydantic problem in the user's words, a line for each thing to fix."""
+    # Union members appear in `loc` as type names such as `tuple[str, ...]`, which are not the user's keys.
     loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
     key = ".".join(str(part) for part in loc)
     if where == "flags":
@@ -122,24 +122,24 @@ def _explain(problem: Any, where: str) -> list[str]:
         return [f"`{key}` needs at least one entry"]
     if key in Group.known and isinstance(problem["input"], dict):
         return [f"`[{key}]` is one table; groups are a list, so write `[[{key}]]`"]
-    told = _KINDS.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
-    return [f"`{key}`: {told}, got {problem['input']!r}"]
+    text = _KINDS.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+    return [f"`{key}`: {text}, got {problem['input']!r}"]
 
 
 def _under(key: str, line: str) -> str:
-    """A message about a key of the table at `key`, or about `key` itself."""
+    """Return a message about a key of the table at `key`, or about `key` itself."""
     inner = re.match(r"[a-z_.0-9]+: ", line)
     return f"{key}{'.' if inner else ': '}{line}" if key else line
 
 
 def _as_flag(line: str) -> str:
-    """A message that begins with a key, beginning with the flag of that key."""
-    key, colon, told = line.partition(": ")
-    return f"{_FLAGS.get(key.rpartition('.')[2], key)}{colon}{told}"
+    """Return a message that begins with a key, with the key replaced by its flag."""
+    key, colon, text = line.partition(": ")
+    return f"{_FLAGS.get(key.rpartition('.')[2], key)}{colon}{text}"
 
 
 def _fields_at(loc: Iterable[str | int]) -> list[str]:
-    """Known keys of the table that `loc` points to."""
+    """Return the known keys of the table that `loc` points to."""
     model: type[BaseModel] = spec_type()
     for part in loc:
         if isinstance(part, str) and part in model.model_fields:
@@ -154,7 +154,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _override(data: Any, override: str) -> None:
-    """Put one `a.b.0.c=VALUE` into `data`. VALUE is TOML, or else a plain string; its paths start here, as a flag's."""
+    """Set one `a.b.0.c=VALUE` in `data`. VALUE is TOML or plain text; its paths start at the working directory."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -173,7 +173,7 @@ def _override(data: Any, override: str) -> None:
         if isinstance(node, list):
             if not part.isdigit() or int(part) > len(node):
                 above = ".".join(parts[:depth])
-                raise SpecError(f"--set {override}: `{above}` is a list of {len(node)}, numbered from 0")
+                raise SpecError(f"--set {override}: `{above}` is a list of {len(node)} entries, numbered from 0")
             at = int(part)
             node += [{}] * (at == len(node))
         elif not isinstance(node, dict):
@@ -187,11 +187,11 @@ def _override(data: Any, override: str) -> None:
 
 
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
-    """Make the paths of a spec absolute, in place; what is not text is left for the checks to refuse."""
+    """Make the paths of a spec absolute, in place; values that are not text are left to the validation."""
     holders = [(data, key) for key in ("interactions", "candidates", "output")]
     for technique, kind in Group.known.items():
         groups = data.get(technique)
-        if isinstance(groups, dict):  # of an override, by number
+        if isinstance(groups, dict):  # from an override, by number
             groups = list(groups.values())
         if isinstance(groups, list):
             holders += [(group, key) for group in groups if isinstance(group, dict) for key in kind.path_keys]

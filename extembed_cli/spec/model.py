@@ -1,6 +1,6 @@
-"""What to compute. A spec says *what*; how (workers, memory, engine) are run options and never stand here.
+"""The spec of a job: what to compute. How to compute it (workers, memory, engine) is up to the run options.
 
-Flags and TOML files build the same frozen `Spec` (spec/loading.py). Nothing here knows a data library.
+Flags and TOML files build the same frozen `Spec` (spec/loading.py). No data library is used here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from extembed_cli.spec.groups import Group, TableGroup
 from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
 
 ALL = "all"  # the history of every interaction; always exists
-FOR_TRAINING = "for_training"  # key of the validation's context: a spec to train on computes nothing itself
+FOR_TRAINING = "for_training"  # key of the validation's context: a spec for training needs no group
 
 AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 
 class LogColumns(Frozen):
-    """Your names of the columns of interactions or candidates."""
+    """Your names for the columns of interactions or candidates."""
 
     user: str | None = None
     """Column of user ids; `user_id` unless set."""
@@ -36,7 +36,7 @@ class LogColumns(Frozen):
 
 
 class TableColumns(Frozen):
-    """Your names of the columns of an embedding table."""
+    """Your names for the columns of an embedding table."""
 
     item: str | None = None
     """Column of item ids; `item_id` unless set."""
@@ -65,22 +65,22 @@ class EmbeddingSpec(Frozen):
     center: Annotated[bool, Field(strict=True)] = False
     """Subtract the mean of the table's raw vectors before normalising: text models share a common direction."""
     bad_vectors: Literal["error", "missing"] = "error"
-    """What to do with NaN, infinite and zero vectors: stop, or treat the item as having no vector."""
+    """Treatment of NaN, infinite and zero vectors: stop, or treat the item as having no vector."""
     duplicates: Literal["error", "last"] = "error"
-    """What to do with an item id that occurs twice: stop, or take the last row."""
+    """Treatment of an item id that occurs twice: stop, or take the last row."""
     columns: TableColumns = TableColumns()
     """Names in this table alone."""
 
 
 class HistorySpec(Frozen):
-    """A named history: which of a user's interactions it sees."""
+    """A named history: which of a user's interactions belong to it."""
 
     where: str | None = None
     """A column's name or a row-wise SQL expression over the interactions; true = belongs to the history."""
     window: PositiveDuration | None = None
     """Only events at most this old at the as-of time; from the beginning unless set."""
     max_events: Annotated[int, Field(ge=1, strict=True)] | None = None
-    """Only the newest so many visible events; all unless set."""
+    """Only this many of the newest visible events; all unless set."""
 
 
 class Spec(Frozen):
@@ -100,7 +100,7 @@ class Spec(Frozen):
     lag: Duration = "0s"
     """Events this young at the as-of time are not visible yet."""
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
-    """What integer timestamps count since 1970 UTC."""
+    """The unit of integer timestamps since 1970 UTC."""
     weight: str | None = None
     """Weight of an interaction: a column's name or a row-wise SQL expression; 1 unless set."""
     columns: Columns = Columns()
@@ -128,41 +128,41 @@ class Spec(Frozen):
         return self
 
     def _wrong_paths(self) -> list[str]:
-        """Problems with the files of vectors, and with a spec without candidates."""
+        """Return problems with the paths of vectors, and with a spec without candidates."""
         problems = []
         if self.candidates is None and not all(group.writes_user_vectors for group in self.groups.values()):
-            problems.append("`candidates` is missing: only groups that all have `user_vectors` can do without them")
+            problems.append("`candidates` is missing: it can be left out only if all groups have `user_vectors`")
         if self.candidates is None and self.output is not None:
             problems.append("output: without `candidates` there are no features to write; leave it out")
         for key, group in self.groups.items():
             if not isinstance(group, TableGroup) or not group.writes_user_vectors:
                 continue
-            for what, names in (("embedding table", self.embeddings_of(group)), ("history", self.histories_of(group))):
+            for kind, names in (("embedding table", self.embeddings_of(group)), ("history", self.histories_of(group))):
                 if len(names) > 1:
                     problems.append(
-                        f"{key}.user_vectors: takes one {what}, and the group has {len(names)}: {', '.join(names)}; "
+                        f"{key}.user_vectors: takes one {kind}, and the group has {len(names)}: {', '.join(names)}; "
                         "name one of them"
                     )
         for key, path in self._vector_paths().items():
             if not path.endswith(".parquet"):
                 problems.append(f"{key}: `{path}` must end in .parquet")
-            others = [normpath(output) for output in self.outputs]
-            others.remove(normpath(path))
-            if normpath(path) in others:
+            outputs = [normpath(output) for output in self.outputs]
+            outputs.remove(normpath(path))
+            if normpath(path) in outputs:
                 problems.append(f"{key}: `{path}` is the path of another output too")
-            if any(Path(output) in Path(normpath(path)).parents for output in others):
-                problems.append(f"{key}: `{path}` is inside the output, whose readers would take it for a part of that")
+            if any(Path(output) in Path(normpath(path)).parents for output in outputs):
+                problems.append(f"{key}: `{path}` is inside the output, whose readers would read it too")
         return problems
 
     def _vector_paths(self) -> dict[str, str]:
-        """Paths of the files of vectors, by key."""
+        """Return the paths of the files of vectors, by key."""
         return {f"{key}.{inner}": path for key, group in self.groups.items() for inner, path in group.written().items()}
 
     # --- groups ---
 
     @property
     def groups(self) -> dict[str, Group]:
-        """All groups in order of techniques, by key: `dual.0`."""
+        """All groups by key, such as `dual.0`, in order of techniques."""
         return {
             f"{technique}.{index}": group
             for technique in Group.known
@@ -170,22 +170,22 @@ class Spec(Frozen):
         }
 
     def of(self, kind: type[AnyGroup]) -> tuple[AnyGroup, ...]:
-        """The groups of one technique."""
+        """Return the groups of one technique."""
         return tuple(group for group in self.groups.values() if isinstance(group, kind))
 
     def with_groups(self, *groups: Group) -> Spec:
-        """The same inputs and histories with other groups, and nothing to write but what these say."""
+        """Return a spec with the same inputs and histories, other groups, and no output except that of these groups."""
         by_technique: dict[str, tuple[Group, ...]] = {
             technique: tuple(group for group in groups if group.technique == technique) for technique in Group.known
         }
         return self.model_copy(update={**by_technique, "output": None})
 
     def histories_of(self, group: TableGroup) -> tuple[str, ...]:
-        """Names of the histories a group uses, each once."""
+        """Return the names of the histories that a group uses, each once."""
         return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
 
     def embeddings_of(self, group: TableGroup) -> tuple[str, ...]:
-        """Names of the embedding tables a group uses, each once."""
+        """Return the names of the embedding tables that a group uses, each once."""
         return tuple(dict.fromkeys(group.embeddings or tuple(self.embeddings)))
 
     # --- inputs and outputs ---
@@ -197,11 +197,11 @@ class Spec(Frozen):
         return [*features, *self._vector_paths().values()]
 
     def column(self, source: Literal["interactions", "candidates"], role: str) -> str:
-        """The user's name for the column `user`, `item` or `time` of an input."""
+        """Return the user's name for the column `user`, `item` or `time` of an input."""
         return getattr(getattr(self.columns, source), role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
 
     def embedding_column(self, table: str, role: str) -> str:
-        """The user's name for the column `item` or `embedding` of an embedding table."""
+        """Return the user's name for the column `item` or `embedding` of an embedding table."""
         return getattr(self.embeddings[table].columns, role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
 
     # --- histories ---
@@ -212,17 +212,17 @@ class Spec(Frozen):
         return 1 if self.as_of_step is None else duration_us(self.as_of_step)
 
     def history(self, name: str) -> HistorySpec:
-        """The history of that name; `all` exists without being written down."""
+        """Return the history of that name; `all` exists even if the spec does not have it."""
         return self.histories.get(name, HistorySpec())
 
     def membership(self, history: str) -> Expression | None:
-        """What decides which events belong to a history; None = all do."""
+        """Return the expression that selects the events of a history; None = all events."""
         where = self.history(history).where
         return None if where is None else Expression(where, "Boolean")
 
     @property
     def event_weight(self) -> Expression | None:
-        """The weight of an event; None = 1."""
+        """The expression of an event's weight; None = 1."""
         return None if self.weight is None else Expression(self.weight, "Float64")
 
     @property
@@ -243,7 +243,7 @@ class Spec(Frozen):
     # --- meaning ---
 
     def meaning(self) -> dict[str, Any]:
-        """What is computed, as plain data: no output, no paths, nothing of how it is run."""
+        """Return the computation as plain data, without output, paths and run options."""
         data: dict[str, Any] = self.model_dump(
             mode="json", exclude_none=True, exclude={"output", "interactions", "candidates"}
         )
@@ -257,25 +257,25 @@ class Spec(Frozen):
 
 
 class Expression(NamedTuple):
-    """An expression over the interactions, and what its values are cast to."""
+    """An expression over the interactions, and the type of its values."""
 
     text: str
     dtype: Literal["Boolean", "Float64"]
 
     @property
     def column(self) -> str:
-        """Name of its column among those of the events."""
+        """The name of its column in a frame of events."""
         return f"{self.dtype}:{self.text}"
 
     @classmethod
     def of_column(cls, name: str) -> Expression:
-        """The expression of a column."""
+        """Return the expression of a column."""
         dtype, _, text = name.partition(":")
         return cls(text, "Boolean" if dtype == "Boolean" else "Float64")
 
 
 def spec_type() -> type[Spec]:
-    """The class of a spec with a list of groups for every technique: what a TOML file is checked against."""
+    """Return the class of specs with a list of groups for every technique. TOML files are checked against it."""
     return _spec_type(tuple(Group.known.values()))
 
 
@@ -285,8 +285,8 @@ def _spec_type(kinds: tuple[type[Group], ...]) -> type[Spec]:
         kind.technique: Annotated[tuple[kind, ...], Field(default=(), description=_first_line(kind))]  # type: ignore[valid-type]
         for kind in kinds
     }
-    made: type[Spec] = create_model("Spec", __base__=Spec, __doc__=Spec.__doc__, **fields)
-    return made
+    spec_class: type[Spec] = create_model("Spec", __base__=Spec, __doc__=Spec.__doc__, **fields)
+    return spec_class
 
 
 def _first_line(kind: type[Group]) -> str:
@@ -294,7 +294,7 @@ def _first_line(kind: type[Group]) -> str:
 
 
 def _unknown(key: str, used: tuple[str, ...] | None, known: Collection[str]) -> list[str]:
-    """Problems with a list of names."""
+    """Return problems with a list of names."""
     if used is not None and not used:
         return [f"{key}: the list is empty; leave the key out to use all"]
     return [f"{key}: nothing is named `{name}`{did_you_mean(name, known)}" for name in used or () if name not in known]

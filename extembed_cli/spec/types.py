@@ -1,4 +1,4 @@
-"""The types of the keys of a spec, each with its check."""
+"""The types of a spec's values, each with its check."""
 
 from __future__ import annotations
 

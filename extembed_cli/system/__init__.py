@@ -1,1 +1,1 @@
-"""TODO"""
+"""Services for a run: threads, memory, signals and progress."""

@@ -1,4 +1,4 @@
-"""Memory: what is free, what was used at the peak, and giving back what is kept for later."""
+"""Memory: the free part, the peak of this process, and the return of unused memory to the system."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
 def give_back() -> None:
-    """Return what allocators keep for later to the system; what a stage needed is rarely what the next one does."""
+    """Return memory that the allocators keep to the system; the next stage rarely needs the same memory."""
     pa.default_memory_pool().release_unused()
     with suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak() -> int:
-    """Bytes this process had resident at most. The kernel's figure: `getrusage` starts with that of the parent."""
+    """Return the peak of this process's resident bytes, from the kernel: `getrusage` starts with the parent's."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
@@ -32,7 +32,7 @@ def peak() -> int:
 
 
 def size(text: str) -> int | None:
-    """Bytes of a size such as `4GiB`, `4G` (both in 1024s) or `500MB` (in 1000s); None for anything else."""
+    """Return the bytes of a size such as `4GiB`, `4G` (both in 1024s) or `500MB` (in 1000s), or None."""
     match = _SIZE.fullmatch(text.strip())
     if not match or not (match[2] or match[3]):
         return None
@@ -41,7 +41,7 @@ def size(text: str) -> int | None:
 
 
 def free() -> int | None:
-    """Three quarters of the memory that this machine, or the container around us, has left; None where unknown."""
+    """Return three quarters of the memory that this machine or container has left; None if unknown."""
     left = []
     with suppress(OSError, KeyError, ValueError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and what its stages cost."""
+"""The progress of a run, its warnings, and the costs of its stages."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 @dataclass
 class Cost:
-    """What a stage took."""
+    """The cost of a stage."""
 
     seconds: float = 0.0
     rows: int = 0
-    """Rows that went through it (cosines, fits: what it makes)."""
+    """Rows that it read or wrote, or results that it computed (cosines, fits)."""
     bytes: int = 0
     """Bytes read or written."""
 
     def add(self, seconds: float = 0.0, rows: int = 0, bytes: int = 0) -> None:  # noqa: A002
-        """Add to it."""
+        """Add to the cost."""
         self.seconds += seconds
         self.rows += rows
         self.bytes += bytes
 
     def report(self, workers: int = 1) -> dict[str, Any]:
-        """As plain data; the seconds of threads divided among the workers."""
+        """Return the cost as plain data; thread seconds are divided by the number of workers."""
         seconds = self.seconds / workers
         speed = round(self.rows / seconds) if seconds > 0 else None
         return {**asdict(self), "seconds": round(seconds, 3), "rows_per_second": speed}
@@ -34,18 +34,18 @@ class Cost:
 
 @dataclass
 class Watch:
-    """Who wants to hear of the run. By default nobody."""
+    """Callbacks for the progress of a run, which do nothing by default, and the costs and warnings so far."""
 
     stage: Callable[[str], None] = lambda name: None
-    """A stage begins."""
+    """Called when a stage begins."""
     total: Callable[[float], None] = lambda work: None
-    """The work of the whole run, in seconds or so."""
+    """Called with the work of the whole run, roughly in seconds."""
     expect: Callable[[int], None] = lambda rows: None
-    """The rows of the stages to come."""
+    """Called with the rows of the next stages."""
     moved: Callable[[float, float], None] = lambda rows, work: None
-    """Rows are done, and some of the work."""
+    """Called when rows, and some of the work, are done."""
     detail: Callable[[str], None] = lambda text: None
-    """How the stage goes, in a few words."""
+    """Called with a few words on the state of the stage."""
     warn: Callable[[str], None] = lambda message: None
     note: Callable[[str], None] = lambda message: None
     costs: dict[str, Cost] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Watch:
     _since: float = 0.0
 
     def cost(self, name: str) -> Cost:
-        """The cost of a stage so far."""
+        """Return the cost of a stage so far."""
         return self.costs.setdefault(name, Cost())
 
     @contextmanager
     def timing(self, name: str) -> Iterator[Cost]:
-        """Time a stage and announce it. The time of a stage inside another one is its own alone."""
+        """Time a stage and announce it. The time of an inner stage is not counted for the outer one."""
         self._switch()
         self._inside.append(name)
         self.stage(name)
@@ -72,12 +72,12 @@ class Watch:
                 self.stage(self._inside[-1])
 
     def warning(self, message: str) -> None:
-        """Pass a warning on and keep it for the report."""
+        """Report a warning, and keep it for the run report."""
         self.warnings.append(message)
         self.warn(message)
 
     def warn_of(self, messages: Iterable[str]) -> None:
-        """Pass several warnings on."""
+        """Report several warnings."""
         for message in messages:
             self.warning(message)
 

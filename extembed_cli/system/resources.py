@@ -1,4 +1,4 @@
-"""What a command may use of the machine."""
+"""The resources that a command may use."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Resources:
-    """Threads, memory and patience."""
+    """Threads, memory and waiting time."""
 
     workers: int
     memory: int | None = None
-    """Bytes to keep to; None = as if everything fitted"""
+    """Memory limit in bytes; None = no limit"""
     wait: float = 0.0
     """Seconds to wait for another run that holds the output"""

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run by `SystemExit`, which tidies up on its way, wherever the program is."""
+"""SIGINT and SIGTERM end a run by `SystemExit`, so that it cleans up wherever it is."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _received: list[int] = []
 
 
 def handle() -> None:
-    """Take the signals."""
+    """Install the signal handlers."""
     for number in _NUMBERS:
         signal.signal(number, _stop)
 
 
-def check() -> None:
-    """End the program if a signal came before: an extension that runs Python may have swallowed its exception."""
+def exit_if_received() -> None:
+    """Exit if a signal was received before: an extension that runs Python may have swallowed its exception."""
     if _received:
         sys.exit(128 + _received[0])
 
 
 @contextmanager
 def deferred() -> Iterator[list[int]]:
-    """Signals that ask to stop wait until the block is done; it may look whether one came."""
+    """Defer signals until the block is done; yield a list of those received so far."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    # A mask would hold for this thread alone, and Python lets any other one take the signal for it.
+    # A signal mask holds for one thread alone, and Python lets any other thread receive the signal.
     before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in _NUMBERS}
     try:
         yield caught
@@ -46,8 +46,8 @@ def deferred() -> Iterator[list[int]]:
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     for each in _NUMBERS:
-        signal.signal(each, signal.SIG_IGN)  # the second one must not interrupt the tidying of the first
+        signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
     _received.append(number)
-    sys.unraisablehook = lambda _: None  # a swallowed exception is told with its traceback, and is ours
+    sys.unraisablehook = lambda _: None  # Python would print our exception if it is swallowed
     sys.stderr.write("stopped; an output is only replaced when the new one is complete\n")
     sys.exit(128 + number)

@@ -1,4 +1,4 @@
-"""Pieces of work over threads, with results in order."""
+"""Work over threads, with results in order."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-_KEPT = 64  # results, while an earlier one is waited for
+_KEPT = 64  # results at most, while an earlier one is not ready
 
 
 class Mapping(Protocol):
-    """A function over pieces of work, the results in order: threads, or the built-in `map`."""
+    """A `map` over pieces of work with results in order: over threads, or the built-in one."""
 
     def __call__(self, run: Callable[[Piece], Result], pieces: Iterable[Piece], /) -> Iterable[Result]: ...
 
 
 @contextmanager
 def threads(workers: int) -> Iterator[Mapping]:
-    """A `map` over threads, with one BLAS thread in each: more would change the bits of a product with their number."""
+    """Yield a `map` over threads with one BLAS thread in each: the bits of a product depend on that number."""
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers, "extembed") as pool:
 
         def over_threads(run: Callable[[Piece], Result], pieces: Iterable[Piece], /) -> Iterator[Result]:
@@ -35,25 +35,25 @@ def threads(workers: int) -> Iterator[Mapping]:
 
 
 @contextmanager
-def ahead(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
-    """The same items; a thread makes the next one while one is used."""
+def prefetched(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
+    """Yield the same items, with the next one computed in a thread while one is used."""
     with ThreadPoolExecutor(1, "ahead") as thread:
 
-        def made() -> Iterator[Item]:
+        def results() -> Iterator[Item]:
             waiting = thread.submit(next, items, None)
             while (item := waiting.result()) is not None:
                 waiting = thread.submit(next, items, None)
                 yield item
 
-        yield made()
+        yield results()
 
 
 def _in_flight(
     pool: ThreadPoolExecutor, run: Callable[[Piece], Result], pieces: Iterable[Piece], most: int
 ) -> Iterator[Result]:
-    """`map` over threads with a bounded number of pieces under way; on an error the rest is cancelled.
+    """Yield results of a `map` over threads with at most `most` pieces running; on an error the rest is cancelled.
 
-    A piece that takes long keeps nobody waiting: what was begun after it is finished and kept for its turn.
+    A slow piece does not block the others: later results are kept until it is their turn.
     """
     waiting: deque[Future[Result]] = deque()
     try:

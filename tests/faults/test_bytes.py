@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import World, run_spec
-from driver import FILE, arguments, build, start, state
+from helpers.faults import FILE, arguments, build, start, state
 
 SPEC = """weight = "rating"
 [embeddings.text]

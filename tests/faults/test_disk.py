@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import World, extembed
-from driver import (
+from helpers.faults import (
     DIRECTORY,
     FILE,
     NEW,
@@ -112,7 +112,7 @@ def test_a_folder_on_a_read_only_disk(tmp_path: Path) -> None:
     world = build(tmp_path / "world")
     with tmpfs(tmp_path / "disk", "ro") as disk:
         extembed(*arguments(world, disk / "features.parquet")).failed(2, "features.parquet", "no permission to write")
-        extembed(*arguments(world, disk / "new/features.parquet")).failed(2, "features.parquet", "cannot be made")
+        extembed(*arguments(world, disk / "new/features.parquet")).failed(2, "features.parquet", "cannot be created")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -120,7 +120,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     world = build(tmp_path)
     (tmp_path / "closed").mkdir(mode=0o555)
     extembed(*arguments(world, "closed/features.parquet")).failed(2, "closed", "no permission to write")
-    extembed(*arguments(world, "closed/new/features.parquet")).failed(2, "closed", "cannot be made")
+    extembed(*arguments(world, "closed/new/features.parquet")).failed(2, "closed", "cannot be created")
 
 
 @pytest.mark.parametrize("output", ["new/deep/features.parquet", "new/deep/features"])

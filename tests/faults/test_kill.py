@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import World
-from driver import (
+from helpers.faults import (
     DIRECTORY,
     FILE,
     KILLED,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import extembed
-from driver import KILLED, Fault, drive
-from evaluation_world import TABLES, make_features
+from helpers.evaluation import TABLES, make_features
+from helpers.faults import KILLED, Fault, drive
 
 from extembed_cli.neural.folder import CHECKPOINT, FILES, read_config
 from extembed_cli.neural.weights import load_model
@@ -61,7 +61,7 @@ def test_killed(world: Path, before: str, renamed: int) -> None:
     else:
         extembed("run", world / "spec.toml", "-q", "--set", f'neural.0.model="{model}"').failed(3, "no trained model")
     if renamed == 0 and before == "an older model":  # there is no checkpoint yet, and the old model is whole
-        extembed(*arguments(world, model.name, 7, "--resume")).failed(2, "seed 0 then, 7 now")
+        extembed(*arguments(world, model.name, 7, "--resume")).failed(2, "seed 0 before, 7 now")
         extembed(*arguments(world, model.name, 7)).ok()
     else:
         extembed(*arguments(world, model.name, 7, "--resume")).ok()
@@ -82,6 +82,6 @@ def test_a_model_that_is_trained_again_during_a_run(world: Path, tmp_path: Path,
         (tmp_path / "go").touch()
         ended = run.end()
     assert ended.code in {1, 3}
-    assert "changed while the job was reading it" in ended.err or "was changed" in ended.err
+    assert "changed during the run" in ended.err or "was changed" in ended.err
     assert "internal error" not in ended.err
     assert (world / "features.parquet").read_bytes() == before

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from conftest import World, extembed
-from driver import KILLED, Fault, drive
+from helpers.faults import KILLED, Fault, drive
 
 SPEC = '[[dual]]\nregularization = {strength}\nuser_vectors = "users.parquet"\n'
 FILES = ("out.parquet", "users.parquet")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import extembed
-from driver import (
+from helpers.faults import (
     DIRECTORY,
     FILE,
     KILLED,

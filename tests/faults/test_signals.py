@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Ran
-from driver import (
+from helpers.faults import (
     DIRECTORY,
     FILE,
     NEW,

@@ -107,7 +107,7 @@ def bytes_of_columns(world: World, groups: list[dict[str, Any]], *, everything: 
     }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(groups=st.lists(AGGREGATE | DUAL, min_size=1, max_size=4), data=st.data())
 def test_other_columns_groups_and_tables_change_no_byte(
     world: World, groups: list[dict[str, Any]], data: st.DataObject

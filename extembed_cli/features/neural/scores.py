@@ -20,7 +20,7 @@ from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.neural import folder, probes
 from extembed_cli.neural.config import ModelConfig
-from extembed_cli.neural.events import BATCH_EVENTS, Examples, examples, fixed_batches
+from extembed_cli.neural.events import BATCH_EVENTS, Examples, build_examples, fixed_batches
 from extembed_cli.neural.items import adapted_items, id_buckets, item_block, model_vectors
 from extembed_cli.neural.model import Model, Rows
 from extembed_cli.neural.weights import load_model, read_weights
@@ -109,7 +109,7 @@ class NeuralShard:
     ) -> None:
         config = scorer.config
         self.scorer = scorer
-        self.seen = examples(spec, list(config.histories), config.settings.max_events, history, candidates)
+        self.seen = build_examples(spec, list(config.histories), config.settings.max_events, history, candidates)
         self.score = np.full(len(candidates.rows), np.nan, np.float32)
         self.with_vectors = with_vectors
         self.vectors = np.full((len(candidates.rows) if with_vectors else 0, scorer.dim), np.nan, np.float32)

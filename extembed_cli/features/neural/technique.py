@@ -28,7 +28,7 @@ from extembed_cli.features.technique.protocol import (
 )
 from extembed_cli.neural import folder
 from extembed_cli.neural.config import ModelConfig
-from extembed_cli.neural.events import BATCH_EVENTS, FEWEST_ROWS
+from extembed_cli.neural.events import BATCH_EVENTS, MIN_BATCH_ROWS
 from extembed_cli.spec.groups import NeuralGroup
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Cost
@@ -145,7 +145,7 @@ def _column(group: NeuralGroup, config: ModelConfig) -> Column:
 
 
 def _batch_bytes(config: ModelConfig) -> int:
-    events = max(BATCH_EVENTS, FEWEST_ROWS * config.settings.max_events)
+    events = max(BATCH_EVENTS, MIN_BATCH_ROWS * config.settings.max_events)
     return _BYTES_OF_A_BATCH + 4 * _COPIES_OF_A_BATCH * events * config.architecture.dim
 
 

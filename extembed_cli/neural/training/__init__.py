@@ -1,1 +1,1 @@
-"""TODO"""
+"""Train a neural model: its dataset, training loop, checkpoints and folder."""

@@ -1,4 +1,4 @@
-"""A training between two steps as one file, to go on from."""
+"""The state of a training between two steps as one file, from which --resume continues."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from extembed_cli.errors import InputError, SpecError, listing
-from extembed_cli.neural.training.fitting import Fitting
+from extembed_cli.neural.training.trainer import Trainer
 from extembed_cli.system.progress import Watch
 
 _CHECKSUM = "checksum"
-_TOLD = str | int | float | bool | None
+_SCALAR = str | int | float | bool | None
 _DIGEST = "sha256:"
 
 
 class Checkpoint:
-    """The tensors of a training, and in the file's metadata the rest: what it is of, where it stands, a checksum."""
+    """A file of the tensors of a training, with its job, its progress and a checksum in the metadata."""
 
     def __init__(self, path: Path, job: dict[str, Any]) -> None:
         self.path, self.job = path, job
 
-    def save(self, fitting: Fitting) -> None:
-        """Replace the file by one of now."""
-        tensors, rest = fitting.state()
+    def save(self, trainer: Trainer) -> None:
+        """Replace the file with the present state."""
+        tensors, rest = trainer.state()
         rest = {"job": self.job, **rest}
         state = json.dumps({**rest, _CHECKSUM: _checksum(tensors, rest)})
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
@@ -39,33 +39,35 @@ class Checkpoint:
             os.fsync(file.fileno())
         temporary.replace(self.path)
 
-    def restore(self, fitting: Fitting, watch: Watch) -> None:
-        """Take up what was saved of the same job."""
+    def restore(self, trainer: Trainer, watch: Watch) -> None:
+        """Restore the saved state of the same job; raise if it is of another job or damaged."""
         if not self.path.exists():
-            watch.note(f"{self.path.parent}: there is no training to go on with; starting one")
+            watch.note(f"{self.path.parent}: no training to resume; starting one")
             return
         try:
             with safe_open(self.path, framework="pt") as opened:
                 state = json.loads(opened.metadata()["state"])
             checksum, tensors = state.pop(_CHECKSUM), load_file(self.path)
             if checksum != _checksum(tensors, state):
-                raise ValueError("it was changed since it was written")
+                raise ValueError("it was changed after it was written")
             job = state.pop("job")
-            others = differences(job, self.job)
-            if not others:
-                fitting.restore(tensors, state)
+            different = differences(job, self.job)
+            if not different:
+                trainer.restore(tensors, state)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(
-                f"{self.path}: cannot be gone on with ({str(error).splitlines()[0]}). Train again without --resume"
+                f"{self.path}: cannot be resumed ({str(error).splitlines()[0]}). Train again without --resume"
             ) from None
-        if others:
+        if different:
             raise SpecError(
-                f"{self.path}: is of another training ({listing(others)}). Give what it was begun with, or train again "
-                "without --resume"
+                f"{self.path}: belongs to another training ({listing(different)}). Use the same options and inputs, or "
+                "train again without --resume"
             )
-        if len(fitting.epochs) > fitting.settings.epochs:
-            raise SpecError(f"--epochs {fitting.settings.epochs}: {len(fitting.epochs)} are done already")
-        watch.note(f"{self.path.parent}: going on in epoch {fitting.now.epoch + 1}, step {fitting.now.step + 1}")
+        if len(trainer.epochs) > trainer.settings.epochs:
+            raise SpecError(
+                f"--epochs {trainer.settings.epochs}: {len(trainer.epochs)} epochs are done already; give more"
+            )
+        watch.note(f"{self.path.parent}: resuming in epoch {trainer.now.epoch + 1}, step {trainer.now.step + 1}")
 
 
 def _checksum(tensors: dict[str, Tensor], rest: dict[str, Any]) -> str:
@@ -75,20 +77,20 @@ def _checksum(tensors: dict[str, Tensor], rest: dict[str, Any]) -> str:
     return sha.hexdigest()
 
 
-def described(job: dict[str, Any]) -> dict[str, Any]:
-    """What decides the weights of a training; what is no number, word or truth as its digest."""
-    return {name: value if isinstance(value, _TOLD) else _digest(value) for name, value in job.items()}
+def describe_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Return everything that decides the weights of a training; values that are not scalars as digests."""
+    return {name: value if isinstance(value, _SCALAR) else _digest(value) for name, value in job.items()}
 
 
-def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of two trainings is not the same, in words."""
-    found = []
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the differences between the jobs of two trainings in words."""
+    texts = []
     for name, after in now.items():
-        before = then.get(name)
+        before = saved.get(name)
         if before != after:
             digest = isinstance(after, str) and after.startswith(_DIGEST)
-            found.append(f"other {name}" if digest else f"{name} {before} then, {after} now")
-    return found
+            texts.append(f"other {name}" if digest else f"{name} {before} before, {after} now")
+    return texts
 
 
 def _digest(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""How a training went, as one HTML page without scripts: loss and AUC by epoch as drawings and as a table."""
+"""The curves of a training as one HTML page without scripts: loss and AUC by epoch, as charts and as a table."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import vl_convert
 from extembed_cli.neural.config import ModelConfig
 
 if TYPE_CHECKING:
-    from extembed_cli.neural.training.fitting import Epoch
+    from extembed_cli.neural.training.trainer import Epoch
 
-_COLORS = {"training": "#d9822b", "last by time": "#2f7de1"}  # readable on white and on near black
+_COLORS = {"training": "#d9822b", "early stopping": "#2f7de1"}  # readable on white and on near black
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -30,45 +30,46 @@ th, td {{ text-align: right; padding: .2rem .8rem .2rem 0; }} .best {{ font-weig
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem; }} dd {{ margin: 0; }}
 </style></head><body>
 <h1>{title}</h1><dl>{facts}</dl>
-<h2>Loss by epoch</h2><div role="img" aria-label="{told}">{loss}</div>
-<h2>AUC of the last candidates by time</h2><div role="img" aria-label="{told}">{auc}</div>
-<table><thead><tr><th>epoch</th><th>loss</th><th>loss, last by time</th><th>AUC</th><th>seconds</th></tr></thead>
+<h2>Loss by epoch</h2><div role="img" aria-label="{summary}">{loss}</div>
+<h2>AUC by epoch, early stopping candidates</h2><div role="img" aria-label="{summary}">{auc}</div>
+<table><thead><tr><th>epoch</th><th>loss, training</th><th>loss, early stopping</th><th>AUC</th><th>seconds</th></tr>
+</thead>
 <tbody>{rows}</tbody></table></body></html>
 """
 
 
 def page(config: ModelConfig, epochs: Sequence[Epoch], best: int) -> str:
-    """The whole page; the best epoch is the one whose weights were kept."""
+    """Return the whole page; `best` is the epoch whose weights were kept."""
     settings = config.settings
     losses = [{"epoch": e.epoch + 1, "of": "training", "value": e.loss} for e in epochs]
-    losses += [{"epoch": e.epoch + 1, "of": "last by time", "value": e.valid_loss} for e in epochs]
-    aucs = [{"epoch": e.epoch + 1, "of": "last by time", "value": e.valid_auc} for e in epochs]
-    chosen = epochs[best]
-    told = f"{len(epochs)} epochs; best is epoch {best + 1}: loss {chosen.valid_loss:.4f}, AUC {chosen.valid_auc:.4f}"
+    losses += [{"epoch": e.epoch + 1, "of": "early stopping", "value": e.valid_loss} for e in epochs]
+    aucs = [{"epoch": e.epoch + 1, "of": "early stopping", "value": e.valid_auc} for e in epochs]
+    kept = epochs[best]
+    summary = f"{len(epochs)} epochs; best is epoch {best + 1}: loss {kept.valid_loss:.4f}, AUC {kept.valid_auc:.4f}"
     facts = {
         "encoder": config.architecture.encoder,
         "label": settings.label,
         "trained until": config.trained_until,
         "candidates": ", ".join(f"{count:,} {what}" for what, count in config.rows.items()),
-        "best": told,
+        "best": summary,
     }
     return _PAGE.format(
         title=escape(f"Training: {config.architecture.encoder}"),
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items()),
-        told=escape(told),
-        loss=_drawing(losses, "loss"),
-        auc=_drawing(aucs, "AUC"),
+        summary=escape(summary),
+        loss=_chart(losses, "loss"),
+        auc=_chart(aucs, "AUC"),
         rows="".join(_row(epoch, epoch.epoch == best) for epoch in epochs),
     )
 
 
 def _row(epoch: Epoch, best: bool) -> str:
     cells = (f"{epoch.loss:.4f}", f"{epoch.valid_loss:.4f}", f"{epoch.valid_auc:.4f}", f"{epoch.seconds:,.1f}")
-    inside = "".join(f"<td>{cell}</td>" for cell in (str(epoch.epoch + 1), *cells))
-    return f"<tr{' class=best' if best else ''}>{inside}</tr>"
+    columns = "".join(f"<td>{cell}</td>" for cell in (str(epoch.epoch + 1), *cells))
+    return f"<tr{' class=best' if best else ''}>{columns}</tr>"
 
 
-def _drawing(rows: list[dict[str, Any]], title: str) -> str:
+def _chart(rows: list[dict[str, Any]], title: str) -> str:
     names = list(dict.fromkeys(row["of"] for row in rows))
     scale = alt.Scale(domain=names, range=[_COLORS[name] for name in names])
     chart = (

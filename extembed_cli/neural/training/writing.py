@@ -1,4 +1,4 @@
-"""A model's folder as a training writes it: the old model stands until the new one is whole."""
+"""Write the folder of a model; the old model stays valid until the new one is complete."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from extembed_cli.errors import InputError, SpecError, listing
 from extembed_cli.neural import folder as files
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.neural.training.curves import page
-from extembed_cli.neural.training.fitting import Fitting
+from extembed_cli.neural.training.trainer import Trainer
 
 _PENDING = rf"\.{re.escape(files.WEIGHTS)}\.[0-9a-f]{{64}}\.tmp"
 
 
 def check_folder(output: Path) -> None:
-    """Refuse a folder that holds something else, such as a model that is not ours."""
+    """Raise if the folder holds other files, such as a model of another library."""
     if not output.exists():
         return
     if not output.is_dir():
-        raise SpecError(f"{output}: is a file; a model is a folder")
+        raise SpecError(f"{output}: is a file, but a model is a folder. Name a folder")
     names = "|".join(re.escape(name) for name in files.FILES)
-    there = {path.name for path in output.iterdir()}
-    others = {name for name in there if not re.fullmatch(rf"{names}|\.({names})\.[0-9a-f]+\.tmp", name)}
-    if not files.is_ours(output):  # nothing but a checkpoint stands without a config
-        others |= there & (files.FILES - {files.CHECKPOINT})
-    if others:
-        raise SpecError(f"{output}: this folder holds something else ({listing(sorted(others))}); name a new one")
+    present = {path.name for path in output.iterdir()}
+    foreign = {name for name in present if not re.fullmatch(rf"{names}|\.({names})\.[0-9a-f]+\.tmp", name)}
+    if not files.is_ours(output):  # without a config of ours only a checkpoint can be ours
+        foreign |= present & (files.FILES - {files.CHECKPOINT})
+    if foreign:
+        raise SpecError(f"{output}: this folder has other files ({listing(sorted(foreign))}); name a new one")
 
 
-def finish(folder: Path) -> None:
-    """Finish what a killed training left: its weights get their name if the config is theirs; all else goes."""
+def recover(folder: Path) -> None:
+    """Clean up after a killed training: rename weights that the config names, and remove all other leftovers."""
     for name in files.FILES:
         remove_leftovers(folder / name)
     for path in matching(folder, _PENDING):
@@ -48,39 +48,39 @@ def finish(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def finished(folder: Path) -> tuple[ModelConfig, dict[str, Any]] | None:
-    """The config of the model that is there, and what came of its training; None where not all of that is."""
+def read_finished(folder: Path) -> tuple[ModelConfig, dict[str, Any]] | None:
+    """Return the config and the training report of the model in the folder; None if it is not complete."""
     try:
         config = files.read_config(str(folder))
         report = json.loads((folder / files.METRICS).read_text(encoding="utf-8"))
     except (InputError, OSError, ValueError):
         return None
-    whole = (folder / files.CURVES).exists() and report.get("weights_sha256") == config.weights_sha256
-    return (config, {**report, "model": str(folder)}) if whole else None
+    complete = (folder / files.CURVES).exists() and report.get("weights_sha256") == config.weights_sha256
+    return (config, {**report, "model": str(folder)}) if complete else None
 
 
-def write(stage: Staged, output: Path, config: ModelConfig, fitting: Fitting) -> dict[str, Any]:
-    """Stage the files of the folder; what came of the training."""
-    weights = save(fitting.best)
+def stage_model(stage: Staged, output: Path, config: ModelConfig, trainer: Trainer) -> dict[str, Any]:
+    """Stage the files of the folder and return the training report."""
+    weights = save(trainer.best)
     config = config.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    best = fitting.epochs[fitting.now.best]
+    best = trainer.epochs[trainer.now.best]
     report = {
         "model": str(output),
         "version": config.version,
         "encoder": config.architecture.encoder,
         "trained_until": config.trained_until,
         "rows": config.rows,
-        "parameters": sum(parameter.numel() for parameter in fitting.parameters),
+        "parameters": sum(parameter.numel() for parameter in trainer.parameters),
         "best_epoch": best.epoch + 1,
         "valid_loss": best.valid_loss,
         "valid_auc": best.valid_auc,
-        "seconds": round(sum(epoch.seconds for epoch in fitting.epochs), 3),
+        "seconds": round(sum(epoch.seconds for epoch in trainer.epochs), 3),
         "weights_sha256": config.weights_sha256,
     }
     stage.json(output / files.CONFIG, files.config_json(config))
-    waiting = files.pending(output, config.weights_sha256)
-    stage.temporary(output / files.WEIGHTS, waiting).write_bytes(weights)
-    epochs = [{**asdict(epoch), "epoch": epoch.epoch + 1} for epoch in fitting.epochs]
+    pending = files.pending_weights(output, config.weights_sha256)
+    stage.temporary(output / files.WEIGHTS, pending).write_bytes(weights)
+    epochs = [{**asdict(epoch), "epoch": epoch.epoch + 1} for epoch in trainer.epochs]
     stage.json(output / files.METRICS, {**report, "model": output.name, "epochs": epochs})
-    stage.temporary(output / files.CURVES).write_text(page(config, fitting.epochs, best.epoch), encoding="utf-8")
+    stage.temporary(output / files.CURVES).write_text(page(config, trainer.epochs, best.epoch), encoding="utf-8")
     return {**report, "epochs": epochs}

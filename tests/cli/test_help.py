@@ -1,0 +1,119 @@
+"""Help, usage and versions: every flag is explained, and what is wrong is told."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import EXTEMBED, World, extembed, extembed_process
+from helpers.commands import INPUTS, names
+
+import extembed_cli
+
+SCRIPT = Path(sys.executable).with_name("extembed")
+COMMON = "--workers --memory --wait --json --quiet -q --verbose -v"
+FLAGS = {
+    "run": "SPEC.toml --output -o --set --dry-run " + COMMON,
+    "aggregate": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --half-life --percentile "
+    "--threshold --history NAME=WHERE --center --no-center --as-of --lag --window --max-events --weight --time-unit "
+    "--set --dry-run " + COMMON,
+    "dual": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --user-vectors --regularization "
+    "--unobserved-weight --scaling --half-life --target --loss --bias --sd --refit-every --history NAME=WHERE --center "
+    "--no-center --as-of --lag --window --max-events --weight --time-unit --set --dry-run " + COMMON,
+    "evaluate": "FEATURES.parquet --label --output -o --time --user --group --time-unit --baseline --test-fraction "
+    "--gap --from --max-rows --ranker --seed --seeds --resamples --min-gain " + COMMON,
+    "check": "SPEC.toml --set --json -q -v",
+    "columns": "SPEC.toml --set --json",
+    "sample": "DIR --seed",
+    "neural train": "SPEC.toml --label --model --until --group --max-events --set --encoder --dim --id-embedding "
+    "--candidate --no-candidate --whiten --loss --epochs --batch-size --lr --dropout --seed --device --resume "
+    "--user-vectors --item-vectors --scratch " + COMMON,
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_help_shows_an_example_and_every_flag(command: str) -> None:
+    shown = extembed(*command.split(), "--help").ok()
+    assert f"Example:  extembed {command} " in shown.out
+    for flag in FLAGS[command].split():
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", shown.out), flag
+    assert shown.err == ""
+
+
+def test_help_lists_the_commands_with_an_example() -> None:
+    shown = extembed("--help").ok().out
+    assert "Example:  extembed " in shown
+    assert re.findall(r"^  (\w+)  ", shown.split("Commands:")[1], re.MULTILINE) == [
+        command.split()[0] for command in FLAGS
+    ]
+    bare = extembed().failed(2)
+    assert bare.out + bare.err == shown
+
+
+def test_the_script_and_the_module_are_one_program() -> None:
+    for arguments in (["--version"], ["--help"], ["aggregate", "--help"], ["aggregat"]):
+        script, module = (
+            subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+            for program in ([str(SCRIPT)], EXTEMBED)
+        )
+        assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
+    assert extembed("--version").ok().out == f"extembed {extembed_cli.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["aggregat"], ["'aggregat'", "Did you mean 'aggregate'?"]),
+        (["colums", "spec.toml"], ["'colums'", "'columns'"]),
+        (["aggregate", "--half-lif", "3d"], ["--half-lif ", "--half-life"]),
+        (["run", "spec.toml", "--dryrun"], ["--dryrun", "--dry-run"]),
+        (["run"], ["SPEC.toml"]),
+        (["run", "spec.tml"], ["spec.tml: no such spec file", "extembed sample DIR"]),
+        (["run", "spec.toml", "--workers", "0"], ["--workers", "greater than or equal to 1"]),
+        (["run", "spec.toml", "--memory", "lots"], ["--memory lots", "such as `4GiB`"]),
+        (["run", "spec.toml", "--memory", "100"], ["--memory 100", "a unit"]),
+        (["run", "spec.toml", "--memory", ""], ["a number and a unit"]),
+        (["run", "spec.toml", "--set", "lag"], ["--set lag: write KEY=VALUE", "such as"]),
+        (["run", "spec.toml", "--set", "aggregate.0.half_live=1"], ["aggregate.0.half_live", "`half_lives`"]),
+        (["aggregate", *INPUTS], ["no output", "-o OUT"]),
+        (["aggregate", *INPUTS[:4], "-o", "o.parquet"], ["--embedding"]),
+        (["aggregate", *INPUTS[:4], "-e", "x.parquet", "-o", "o.parquet"], ["NAME=PATH", "-e x=x.parquet"]),
+        (["aggregate", *INPUTS, "-o", "o.parquet", "--history", "liked"], ["--history liked", "NAME=WHERE"]),
+        (["aggregate", *INPUTS, "-o", "o.parquet", "--percentile", "100"], ["percentile", "99", "got 100"]),
+        (["aggregate", *INPUTS, "-o", "o.parquet", "--half-life", "3y"], ["`3y` is not a duration", "`30d`"]),
+    ],
+)
+def test_usage_that_is_wrong_says_what_is_right(world: World, arguments: list[str], parts: list[str]) -> None:
+    world.spec()
+    before = names(world.folder)
+    told = extembed(*arguments, cwd=world.folder).failed(2, *parts)
+    assert told.out == ""
+    assert names(world.folder) == before
+
+
+@pytest.mark.parametrize(
+    "flags", [["-e", "text=text.parquet"], ["--history", "a=rating > 3", "--history", "a=rating < 2"]]
+)
+def test_a_name_that_is_given_twice(world: World, flags: list[str]) -> None:
+    """One of the two would be lost."""
+    extembed("aggregate", *INPUTS, "-o", "o.parquet", *flags, cwd=world.folder).failed(2, "twice")
+
+
+def test_more_memory_than_there_is(world: World) -> None:
+    extembed("run", world.spec(), "--memory", "1MB").failed(
+        5, "needs at least", "libraries", "may use only 1 MiB", "Raise --memory"
+    )
+    assert "out.parquet" not in names(world.folder)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([*c.split(), "--help"] for c in FLAGS), ["--version"], ["aggregat"]]
+)
+def test_help_starts_without_the_libraries_for_data(arguments: list[str]) -> None:
+    shown = extembed_process(*arguments, env={"PYTHONPROFILEIMPORTTIME": "1"})
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in shown.err.splitlines() if "|" in line}
+    assert "extembed_cli" in imported
+    assert not imported & {"polars", "numpy", "pyarrow"}

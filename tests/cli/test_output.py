@@ -1,0 +1,109 @@
+"""What the program prints and where: plans, reports, stages, a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import EXTEMBED, World, extembed, extembed_process
+from helpers.commands import names, only_json
+
+
+def test_a_dry_run_prints_a_plan_and_writes_nothing(world: World) -> None:
+    spec = world.spec()
+    before = names(world.folder)
+    as_text, as_json = (extembed("run", spec, "--dry-run", *flags).ok() for flags in ([], ["--json"]))
+    assert names(world.folder) == before
+    assert as_text.err == as_json.err == ""
+    plan = only_json(as_json.out)
+    assert plan["columns"] == [c["name"] for c in extembed("columns", spec, "--json").json["columns"]]
+    assert plan["rows_out"] == plan["inputs"]["candidates"]["rows"] == 300
+    assert plan["inputs"]["interactions"]["rows"] == 600
+    assert plan["output"] == str(world.folder / "out.parquet")
+    assert plan["estimated_seconds"] > 0 and plan["estimated_memory_bytes"] > 0
+    for part in ("600 rows", "300 rows", "out.parquet", "11 features", "MiB", *plan["columns"]):
+        assert part in as_text.out
+
+
+def test_json_is_one_document_and_the_report_beside_the_output(world: World) -> None:
+    shown = extembed("run", world.spec(), "--json").ok()
+    report = only_json(shown.out)
+    assert report == json.loads((world.folder / "out.parquet.run.json").read_text())
+    assert report["rows_in"] == report["rows_out"] == 300
+    assert report["seconds"] > 0
+    assert set(report["seconds_by_technique"]) == {"counters", "aggregate"}
+    assert report["peak_memory_bytes"] > 0
+    assert len(report["output_sha256"]) == 64
+    assert 0 < report["inputs"]["embeddings"]["text"]["coverage"]["candidates"] < 1
+    assert report["warnings"] == []
+
+
+def test_a_run_speaks_on_stderr_alone(world: World) -> None:
+    spec = world.spec()
+    quiet, usual, verbose = (extembed("run", spec, *flags).ok() for flags in (["-q"], [], ["-v"]))
+    assert quiet.err == quiet.out == usual.out == verbose.out == ""
+    assert len(usual.err.splitlines()) == 1
+    assert all(part in usual.err for part in ("out.parquet", "300 rows", "features in"))
+    stages = re.findall(r"^(\w+) \.\.\.$", verbose.err, re.MULTILINE)
+    assert stages == ["check", "read", "shard", "vectors", "compute", "encode", "write"]
+    # No terminal: neither a bar nor colours, even for those who ask for them elsewhere.
+    assert (
+        "\x1b" not in extembed_process("run", spec, "-v", env={"FORCE_COLOR": "1", "TERM": "xterm-256color"}).ok().err
+    )
+
+
+def test_a_traceback_is_for_those_who_ask_twice(world: World) -> None:
+    for flags, shown in (([], 0), (["-v"], 0), (["-v", "-v"], 1), (["-vv"], 1)):
+        told = extembed("run", world.folder / "none.toml", *flags)
+        assert (told.code, told.err.count("Traceback")) == (2, shown)
+
+
+def on_a_terminal(*arguments: str | Path, env: Mapping[str, str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a run whose stderr is a terminal."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*EXTEMBED, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**{k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}, **env},
+        text=True,
+    ) as run:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux' way to say that the other end is closed
+            while chunk := os.read(ours, 65_536):
+                shown += chunk
+        os.close(ours)
+        assert run.stdout is not None
+        return run.wait(), run.stdout.read(), shown.decode()
+
+
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_gets_a_bar(world: World, env: dict[str, str], coloured: bool) -> None:
+    code, out, err = on_a_terminal("run", world.spec(), env={"TERM": "xterm-256color", **env})
+    assert (code, out) == (0, "")
+    assert "━" in err and "rows" in err
+    assert bool(re.search(r"\x1b\[[0-9;]*[34]\d(;[0-9]+)*m", err)) == coloured
+    assert err.splitlines()[-1].endswith("MiB resident") and "300 rows" in err.splitlines()[-1]
+
+
+def test_quiet_and_dumb_terminals_get_no_bar(world: World) -> None:
+    assert on_a_terminal("run", world.spec(), "-q", env={"TERM": "xterm"}) == (0, "", "")
+    code, _, err = on_a_terminal("run", world.spec(), env={"TERM": "dumb"})
+    assert code == 0
+    assert "━" not in err and "\x1b" not in err
+
+
+def test_the_terminal_is_left_as_it_was_after_an_error(world: World) -> None:
+    (world.folder / "candidates.parquet").write_bytes(b"")
+    code, out, err = on_a_terminal("run", world.spec(), env={"TERM": "xterm"})
+    assert (code, out) == (3, "")
+    assert err.count("\x1b[?25l") == err.count("\x1b[?25h")  # the cursor is hidden while there is a bar
+    assert "candidates.parquet: cannot be read" in err and "Traceback" not in err

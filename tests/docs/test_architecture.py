@@ -1,0 +1,78 @@
+"""The examples of the architecture page work: a statistic in one entry, and a whole technique outside the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import ROOT, World, run_spec
+from pages import blocks
+
+from extembed_cli.features.aggregate import statistics
+
+PAGE = ROOT / "docs" / "architecture.md"
+
+
+def test_a_statistic_is_one_entry(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = next(block.text for block in blocks(PAGE, "python") if "cos_range" in block.text)
+    cosines = dict(statistics.COSINES)
+    exec(entry, {"COSINES": cosines, "Definition": statistics.Definition})
+    monkeypatch.setitem(statistics.COSINES, "cos_range", cosines["cos_range"])
+    made = run_spec(world.spec())
+    lowest, highest, span = (made[f"text__all__cos_{what}"].to_numpy() for what in ("min", "max", "range"))
+    assert np.isfinite(span).sum() > 100
+    np.testing.assert_allclose(span, highest - lowest, rtol=1e-6)
+
+
+def test_a_technique_takes_a_file_and_a_place_in_the_list(world: World) -> None:
+    """In a process of its own, since a technique registers itself for good; in memory and in shards."""
+    (world.folder / "tenure.py").write_text(next(b.text for b in blocks(PAGE, "python") if "TenureGroup" in b.text))
+    spec = world.spec("[[tenure]]\n")
+    for shards in (1, 3):
+        script = (
+            "import tenure\nfrom pathlib import Path\n"
+            "from extembed_cli.jobs.layout import Layout\nfrom extembed_cli.jobs.options import RunOptions\n"
+            "from extembed_cli.jobs.run import run_job\nfrom extembed_cli.spec.loading import load_spec\n"
+            "from extembed_cli.system.progress import Watch\n"
+            f"layout = Layout(shards={shards}, mapped={shards > 1})\n"
+            f"spec = load_spec(Path('spec.toml'), output='{shards}.parquet')\n"
+            "run_job(spec, RunOptions(workers=2, layout=layout), Watch())\n"
+        )
+        subprocess.run([sys.executable, "-c", script], cwd=spec.parent, check=True)
+    one, three = ((spec.parent / f"{shards}.parquet").read_bytes() for shards in (1, 3))
+    assert one == three
+    made = pl.read_parquet(spec.parent / "1.parquet")
+    assert (made["all__tenure_s"].drop_nulls() >= made["all__age_last_s"].drop_nulls()).all()
+    assert made["all__tenure_s"].null_count() == made["all__age_last_s"].null_count() > 0
+
+
+def test_a_worker_elsewhere_opens_what_was_saved(world: World) -> None:
+    """The two lines of the page give the result of the same process."""
+    lines = next(block.text for block in blocks(PAGE, "python") if "Shared.open" in block.text)
+    from extembed_cli.engines import base
+    from extembed_cli.features.prepare import Shared
+
+    compared = []
+    original = base.Job.compute
+
+    def compute(job: base.Job, shard: base.Shard, *more: object) -> base.ShardResult:
+        here = original(job, shard)
+        folder = world.folder / "shared"
+        job.shared.save(folder)
+        names = {"Shared": Shared, "Job": base.Job, "spec": job.spec, "folder": folder, "shard": shard}
+        names["vectors_as_of"] = job.vectors_as_of
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(base.Job, "compute", original)
+            exec(lines, names)
+        there = names["result"]
+        assert isinstance(there, base.ShardResult)
+        compared.append(here.tally.counts == there.tally.counts)
+        return there
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base.Job, "compute", compute)
+        run_spec(world.spec("[[dual]]\n"))
+    assert compared == [True]

@@ -1,0 +1,75 @@
+"""The commands of the how-to pages run, each page in a small world of its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from conftest import ROOT, World
+from pages import blocks, cron_command, name, shell, sooner
+
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+CRON = ROOT / "docs" / "how-to" / "cron-and-make.md"
+SLOW = {"neural.md", "evaluate.md"}
+with_commands = [
+    pytest.param(page, id=name(page), marks=[pytest.mark.soak] if page.name in SLOW else [])
+    for page in HOW_TO
+    if blocks(page, "sh")
+]
+
+
+@pytest.fixture
+def folder(world: World) -> Path:
+    """The files that the commands name: those of the spec of the reference, and others by their names."""
+    log = world.table("interactions")
+    world.write("events/2026-01", log.slice(0, 300))
+    world.write("events/2026-02", log.slice(300))
+    candidates = world.table("candidates")
+    popularity = pa.array(np.arange(len(candidates)) % 7)
+    candidates = candidates.append_column("popularity", popularity).append_column("item_price", popularity)
+    for path in ("candidates", "tonight"):
+        world.write(path, candidates)
+    world.write("item_text", world.table("text"))
+    (spec,) = blocks(ROOT / "docs" / "reference" / "spec.md", "toml")
+    (world.folder / "spec.toml").write_text(spec.text)
+    return world.folder
+
+
+def test_the_refusal_of_a_job_without_enough_memory_is_as_shown(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "logs-larger-than-memory.md"
+    shown = next(block.text for block in blocks(page, "text") if "needs at least" in block.text)
+    spec = ROOT / "sample_data" / "spec.toml"
+    assert shell(f"extembed run {spec} -o out.parquet --memory 100MiB --workers 2", tmp_path, code=5) == shown
+
+
+@pytest.mark.parametrize("page", with_commands)
+def test_the_commands_of_a_how_to_page_run(page: Path, folder: Path) -> None:
+    if page.name == "evaluate.md":
+        shell("extembed run spec.toml -q", folder)
+    for block in blocks(page, "sh"):
+        shell(sooner(block.text) if page.name == "evaluate.md" else block.text, folder)
+    for block in blocks(page, "python"):
+        assert shell(f"python - <<'END'\n{block.text}END\n", folder)
+    if page.name == "user-vectors.md":
+        users = pl.read_parquet(folder / "users.parquet")
+        assert users.columns == ["user_id", "embedding"]
+        assert users["user_id"].is_sorted()
+
+
+def test_the_line_for_cron_tells_of_a_failure_and_not_of_a_lock(folder: Path) -> None:
+    command = cron_command(CRON, folder)
+    assert shell(command, folder) == ""
+    assert (folder / "features.parquet").exists()
+    shutil.move(folder / "candidates.parquet", folder / "elsewhere.parquet")
+    assert "error" in shell(command, folder)
+
+
+def test_the_makefile_rule_rebuilds_what_is_old(folder: Path) -> None:
+    (rule,) = blocks(CRON, "make")
+    (folder / "Makefile").write_text(rule.text)
+    for expected in ("extembed run", "up to date"):
+        assert expected in shell("make features.parquet", folder)

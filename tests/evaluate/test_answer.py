@@ -1,0 +1,110 @@
+"""The answer of an evaluation: a signal is found where there is one, and none where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, extembed
+from helpers.evaluation import FAST, ONCE, add_columns, altered, control, judged, make_features, rung
+
+from extembed_cli.evaluate.columns import Roles
+from extembed_cli.evaluate.evaluate import evaluate
+from extembed_cli.evaluate.schema import Report
+from extembed_cli.system.progress import Watch
+from extembed_cli.system.resources import Resources
+
+
+def test_a_planted_signal_is_found(found: Report) -> None:
+    assert [each.step for each in found.ladder] == ["baseline", "counters", "aggregate", "dual"]
+    assert rung(found, "aggregate").verdict == "keep"
+    assert rung(found, "aggregate").delta > 0.02
+    assert rung(found, "baseline").verdict is None
+    assert "help this ranker: keep aggregate" in found.summary
+    assert all(each.passed for each in found.controls if each.control == "permuted")
+    strongest = found.strongest_feature
+    assert strongest is not None
+    assert "text__" in strongest
+
+
+def test_the_gain_is_the_difference_of_the_values(found: Report) -> None:
+    for before, after in zip(found.ladder, found.ladder[1:], strict=False):
+        assert after.delta == pytest.approx(after.value - before.value, abs=1e-12)
+        assert after.delta_ci[0] < after.delta < after.delta_ci[1]
+        assert after.metrics["auc"] == after.value
+
+
+def called_right(folder: Path, seed: int, users: int = 300, each: int = 70, min_gain: float = 0.01) -> bool:
+    """Random vectors are not worth it; popularity and the user's rate are in the baseline and in the counters."""
+    folder.mkdir()
+    report = judged(make_features(folder, seed, signal=0.0, users=users, each=each), min_gain=min_gain)
+    assert rung(report, "counters").verdict == "keep"
+    embeddings = [rung(report, step) for step in ("aggregate", "dual")]
+    at_default = [told.delta_ci[0] > 0 and told.delta >= 0.001 for told in embeddings]
+    return not any(at_default) and report.summary == "The embeddings are not worth it for this ranker."
+
+
+def test_vectors_without_a_signal_are_not_worth_it(tmp_path: Path) -> None:
+    assert called_right(tmp_path / "world", 0, users=150, each=60, min_gain=0.02)
+
+
+@pytest.mark.soak
+def test_nearly_all_worlds_without_a_signal_are_called_right(tmp_path: Path) -> None:
+    """An interval of 95 % leaves one of forty steps above 0 by luck."""
+    assert sum(called_right(tmp_path / str(seed), seed) for seed in range(20)) >= 19
+
+
+def test_requests_are_ranked_by_ndcg(features: Path) -> None:
+    report = judged(features, group="request", seeds=(0,))
+    for each in report.ladder:
+        assert each.metric == "ndcg@10"
+        assert each.value == each.metrics["ndcg@10"]
+        assert set(each.metrics) == {"auc", "gauc", "ndcg@10", "mrr"}
+    assert rung(report, "aggregate").delta > 0
+    assert report.data.left_out["alone in their request"] > 0
+
+
+def test_graded_labels_are_ranked_too(features: Path) -> None:
+    roles = Roles("grade", group="request", baseline=("popularity",))
+    report = evaluate(str(features), roles, FAST, Resources(1), Watch())
+    assert 0 < rung(report, "aggregate").value < 1
+
+
+def test_rows_that_tie_are_not_ranked_by_their_place_in_the_file(features: Path, tmp_path: Path) -> None:
+    """Counters are the same for all rows of a user's request: positives first in the file must not help them."""
+    table = pq.read_table(features)
+    order = pl.read_parquet(features).with_row_index().sort("request", pl.col("label") * -1)["index"].to_arrow()
+    pq.write_table(table.take(order), tmp_path / "features.parquet")
+    report = judged(tmp_path / "features.parquet", group="request", baseline=(), **ONCE)
+    assert report.ladder[0].value < 0.9  # 1.0 if the order of the file counted
+    assert rung(report, "aggregate").delta > 0
+
+
+@pytest.mark.parametrize("group", [None, pytest.param("request_id", marks=pytest.mark.soak)])
+def test_the_planted_signal_of_the_sample_is_found(tmp_path: Path, group: str | None) -> None:
+    extembed("run", ROOT / "sample_data" / "spec.toml", "-q", "-o", tmp_path / "features.parquet").ok()
+    report = judged(tmp_path / "features.parquet", group=group, max_rows=6_000, seeds=(0,))
+    assert rung(report, "aggregate").verdict == "keep"
+    assert rung(report, "aggregate").delta > 0.05
+
+
+@pytest.mark.usefixtures("short_rankers")
+def test_requests_that_are_null_or_stand_on_both_sides_are_told(features: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(features)
+    some = pl.Series(np.arange(len(rows)) % 4 == 0)
+    wide = (rows["user_id"] % 20).set(some, None)
+    report = judged(altered(features, tmp_path, wide=wide), group="wide", **ONCE)
+    assert report.data.left_out["without a request"] == some.sum()
+    assert any("20 requests have rows both before and among the test rows" in message for message in report.warnings)
+
+
+@pytest.mark.usefixtures("short_rankers")
+def test_a_neural_column_of_unknown_training_is_told(features: Path, tmp_path: Path) -> None:
+    rows = pl.read_parquet(features)
+    copied = altered(features, tmp_path, neural_score=pl.Series(np.zeros(len(rows), np.float32)))
+    add_columns(copied, name="neural_score", technique="neural")
+    report = judged(copied, **ONCE)
+    assert not control(report, "neural training end").passed

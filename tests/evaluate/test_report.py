@@ -1,0 +1,118 @@
+"""The report of an evaluation: its columns, short list, segments and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import ROOT, extembed
+from helpers.evaluation import ONCE, altered, judged, rung, written
+
+from extembed_cli.errors import DataError
+from extembed_cli.evaluate.schema import Report
+
+pytestmark = pytest.mark.usefixtures("short_rankers")
+
+
+def test_each_column_is_described(features: Path, found: Report) -> None:
+    rows = pl.read_parquet(features)
+    test = rows.filter(
+        pl.col("timestamp") >= pl.lit(found.data.test_from).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)
+    )
+    by_name = {each.name: each for each in found.features}
+    assert set(by_name) == set(rows.columns) - {"user_id", "item_id", "timestamp", "label", "grade", "request"}
+    one = by_name["text__disliked__cos_max"]
+    assert one.coverage == pytest.approx(test["text__disliked__cos_max"].is_not_null().mean())
+    assert one.meaning.startswith("largest c over visible events")
+    assert one.auc_ci[0] < one.auc < one.auc_ci[1]
+    assert 0 <= one.drift < 0.5
+    assert by_name["kind"].auc is None  # text has no order
+    assert by_name[found.strongest_feature].correlation == pytest.approx(1)
+    assert sum(each.gain_share for each in found.features) == pytest.approx(1)
+    shares = [each.gain_share for each in found.features]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_the_short_list_keeps_the_gain_with_fewer_columns(features: Path, found: Report) -> None:
+    short = found.short_list
+    assert short is not None
+    assert 0 < len(short.columns) < sum(each.columns for each in found.ladder[1:])
+    assert short.kept >= 0.95
+    assert {each.name for each in found.features if each.in_short_list} == set(short.columns)
+    gained = short.value - found.ladder[0].value
+    assert gained == pytest.approx(short.kept * (found.ladder[-1].value - found.ladder[0].value))
+
+
+def test_gains_by_length_of_history_cover_the_test_rows(found: Report) -> None:
+    assert found.history_length_of == ["liked__count", "disliked__count"]
+    assert sum(each.rows for each in found.by_history_length) == found.data.test_rows
+    assert {each.events for each in found.by_history_length} <= {"0", "1–5", "6–20", "21–100", "> 100"}
+    long = next(each for each in found.by_history_length if each.events == "21–100")
+    assert long.gains["aggregate"] > 0
+
+
+def test_distributions_are_of_the_cosines_that_rank_best(features: Path, found: Report) -> None:
+    assert 0 < len(found.distributions) <= 4
+    for each in found.distributions:
+        assert "cos_" in each.name
+        assert sum(each.positives) == pytest.approx(1)
+        assert sum(each.negatives) == pytest.approx(1)
+        assert len(each.edges) == len(each.positives) + 1
+
+
+def test_the_report_keeps_to_its_schema(features: Path, found: Report) -> None:
+    import jsonschema
+
+    schema = json.loads((ROOT / "docs" / "reference" / "report.schema.json").read_text())
+    written = json.loads(found.model_dump_json())
+    jsonschema.validate(written, schema)
+    written["ladder"][0]["verdict"] = "perhaps"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(written, schema)
+
+
+def test_the_same_report_on_any_number_of_workers(features: Path, tmp_path: Path) -> None:
+    one, four = (written(features, tmp_path / str(threads), threads) for threads in (1, 4))
+    assert one == four
+    assert set(one) == {"report.json", "report.html"}
+
+
+def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -> None:
+    extembed("run", features.parent / "spec.toml", "-o", tmp_path / "parts", "-q").ok()
+    parts, alone = (judged(path, **ONCE) for path in (tmp_path / "parts", features))
+    assert [each.value for each in parts.ladder] == [each.value for each in alone.ladder]
+    assert rung(parts, "aggregate").seconds > 0
+    globbed = judged(tmp_path / "parts" / "*.parquet", **ONCE)
+    assert rung(globbed, "aggregate").seconds == rung(parts, "aggregate").seconds
+
+
+def test_features_of_several_runs_are_one_ladder(features: Path, tmp_path: Path) -> None:
+    """What one run made are candidates of the next, and still known as what they are."""
+    folder = features.parent
+    extembed(
+        "aggregate", "-i", folder / "interactions.parquet", "-c", folder / "candidates.parquet",
+        "-e", f"text={folder / 'text.parquet'}", "--history", "liked=liked", "-o", tmp_path / "first.parquet",
+    ).ok()  # fmt: skip
+    extembed(
+        "dual", "-i", folder / "interactions.parquet", "-c", tmp_path / "first.parquet",
+        "-e", f"text={folder / 'text.parquet'}", "--history", "liked=liked", "-o", tmp_path / "second.parquet",
+    ).ok()  # fmt: skip
+    report = judged(tmp_path / "second.parquet", **ONCE)
+    assert [each.step for each in report.ladder] == ["baseline", "counters", "aggregate", "dual"]
+    assert rung(report, "aggregate").seconds is None  # the report beside the file is of the second run
+    assert rung(report, "dual").seconds is not None
+
+
+def test_the_old_report_stays_when_an_evaluation_fails(features: Path, tmp_path: Path) -> None:
+    before = written(features, tmp_path)
+    with pytest.raises(DataError):
+        written(altered(features, tmp_path, label=pl.Series([0] * 5000)), tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
+
+
+def test_files_of_a_killed_run_are_removed(features: Path, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / ".report.html.123.tmp").touch()
+    assert set(written(features, tmp_path)) == {"report.json", "report.html"}

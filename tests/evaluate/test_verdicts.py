@@ -1,0 +1,107 @@
+"""Verdicts from intervals, and intervals by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extembed_cli.evaluate.bootstrap import Interval, UserBootstrap, mean_over_seeds
+from extembed_cli.evaluate.ladder import Verdict, verdict
+from extembed_cli.evaluate.univariate import clustered_auc
+from extembed_cli.kernels import metrics
+
+CASES = {
+    "sure": ((0.02, 0.01, 0.03), (0.02, 0.01, 0.03), "keep"),
+    "sure, but smaller than asked for": ((0.0005, 0.0002, 0.0008), (0.001, 0.0005, 0.002), "not worth it"),
+    "harm": ((-0.02, -0.03, -0.01), (-0.02, -0.03, -0.01), "not worth it"),
+    "wide": ((0.01, -0.01, 0.03), (0.01, -0.01, 0.03), "cannot tell"),
+    "wide around nothing": ((0.0, -0.01, 0.01), (0.0, -0.01, 0.01), "cannot tell"),
+    "no better than permuted": ((0.01, 0.005, 0.015), (-0.001, -0.006, 0.004), "cannot tell"),
+    "unsure over permuted": ((0.01, 0.005, 0.015), (0.004, -0.001, 0.009), "cannot tell"),
+    "a little below what is asked for": ((0.0009, 0.0004, 0.0014), (0.001, 0.0002, 0.002), "cannot tell"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_verdicts(case: str) -> None:
+    gain, over, word = CASES[case]
+    told = verdict(Interval(*gain), Interval(*over), 10_000, 100, 0.001)
+    assert told.word == word
+    assert (told.more_rows is None) == (word != "cannot tell" or case == "no better than permuted")
+    if case.endswith("permuted"):
+        assert "over its columns permuted" in told.reason
+    assert verdict(Interval(*gain), Interval(*over), 10_000, 5, 0.001).word == "cannot tell"
+
+
+@settings(max_examples=100)
+@given(st.floats(-0.02, 0.05), st.floats(1e-5, 0.05), st.floats(1e-5, 0.05), st.sampled_from([0.0, 0.001, 0.01]))
+def test_as_many_rows_as_are_told_do_decide(value: float, low: float, high: float, least: float) -> None:
+    def at(rows: int) -> Verdict:
+        shrink = (10_000 / rows) ** 0.5
+        gain = Interval(value, value - low * shrink, value + high * shrink)
+        return verdict(gain, gain, rows, 100, least)
+
+    told = at(10_000)
+    if told.more_rows is not None:
+        assert told.word == "cannot tell"
+        assert at(10_000 + told.more_rows).word != "cannot tell"
+
+
+def clustered(rng: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and labels whose rows of one user are alike: a shift of the user in both."""
+    sizes = rng.integers(5, 30, users)
+    owner = np.repeat(np.arange(users), sizes)
+    shift = rng.standard_normal(users)[owner]
+    labels = rng.random(len(owner)) < 1 / (1 + np.exp(-shift))
+    return rng.standard_normal(len(owner)) + 0.8 * labels + 0.7 * shift, labels, owner
+
+
+def test_intervals_hold_the_true_auc_19_times_of_20() -> None:
+    """Both ways to an interval, on 200 samples of 80 users; a row-wise bootstrap would hold it far less often."""
+    truth = metrics.auc(*clustered(np.random.default_rng(0), 200_000)[:2])
+    held = {"bootstrap": 0, "closed form": 0, "rows": 0}
+    for trial in range(200):
+        scores, labels, owner = clustered(np.random.default_rng(trial + 1), 80)
+        value = metrics.auc(scores, labels)
+        for name, users in {"bootstrap": owner, "rows": np.arange(len(owner))}.items():
+            drawn = UserBootstrap(users, 200, trial)
+            samples = drawn.samples(metrics.RankedScores(scores, labels, drawn.of_row).auc)
+            interval = Interval.of(value, samples)
+            held[name] += interval.low <= truth <= interval.high
+        closed = clustered_auc(scores.astype(np.float32), labels, owner)
+        assert closed is not None
+        assert closed.value == pytest.approx(value, abs=1e-4)
+        held["closed form"] += closed.low <= truth <= closed.high
+    # 190 of 200 are to be expected, and 180 to 198 by chance (binomial, 99.8 %).
+    assert 180 <= held["bootstrap"] <= 198, held
+    assert 180 <= held["closed form"] <= 198, held
+    assert held["rows"] < held["bootstrap"] - 8, held
+
+
+def test_a_difference_of_two_scores_of_the_same_rows_has_a_narrow_interval() -> None:
+    """Paired resamples: two nearly equal scores differ by little, however uncertain each of them is."""
+    scores, labels, owner = clustered(np.random.default_rng(3), 60)
+    other = scores + 0.01 * np.random.default_rng(4).standard_normal(len(scores))
+    users = UserBootstrap(owner, 500, 0)
+    one, two = (users.samples(metrics.RankedScores(s, labels, users.of_row).auc) for s in (scores, other))
+    alone, difference = Interval.of(0, one), Interval.of(0, one - two)
+    assert difference.half_width < alone.half_width / 20
+
+
+def test_resampled_means_are_of_whole_users() -> None:
+    values = np.array([1.0, 1.0, 1.0, 5.0, np.nan])
+    users = UserBootstrap(np.array([4, 4, 4, 9, 9]), 400, 0)
+    means = users.means(values)
+    # Two users are drawn: twice the first, twice the second, or both.
+    assert set(np.round(means, 6)) == {1.0, 2.0, 5.0}
+
+
+@given(st.integers(1, 5), st.integers(0, 1000))
+def test_means_over_seeds_are_paired_and_keep_their_mean(seeds: int, seed: int) -> None:
+    samples = np.random.default_rng(seed).standard_normal((seeds, 2000))
+    shifted = samples + 0.5
+    one, two = mean_over_seeds(samples, seed), mean_over_seeds(shifted, seed)
+    np.testing.assert_allclose(two - one, 0.5, atol=1e-12)
+    assert one.mean() == pytest.approx(samples.mean(), abs=0.15)

@@ -1,0 +1,1 @@
+"""What tests share: made worlds, checks against loops, and the program under faults."""

@@ -1,0 +1,40 @@
+"""Command lines that several tests give, and what they read of the answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+INPUTS = ("-i", "interactions.parquet", "-c", "candidates.parquet", "-e", "text=text.parquet")
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def only_json(text: str) -> Any:
+    """The one document of a text; `json.loads` refuses whatever stands around it."""
+    assert text.startswith("{")
+    return json.loads(text)
+
+
+SPEC_OF_A_RUN = """
+lag = "1h"
+weight = "rating / 2.0"
+[embeddings.text]
+path = "text.parquet"
+center = true
+[histories.liked]
+where = "rating >= 4"
+window = "40d"
+max_events = 12
+[histories.disliked]
+where = "rating <= 2"
+window = "40d"
+max_events = 12
+[[aggregate]]
+half_lives = ["7d", "none"]
+percentiles = [5, 90]
+thresholds = [0.3, -0.2]
+"""

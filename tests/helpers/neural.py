@@ -1,0 +1,64 @@
+"""A small model that is trained once, and folders with copies of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import Ran, extembed
+
+from helpers.evaluation import TABLES, make_features
+
+GROUP = '[[neural]]\nmodel = "model"\n'
+LEARNED = ("--epochs", "12", "--lr", "0.01", "--dim", "16")
+QUICK = ("--epochs", "2", "--max-events", "20", "--dim", "8", "--device", "cpu", "--workers", "1", "-q")
+
+
+def write_spec(folder: Path, *more: str) -> Path:
+    path = folder / "spec.toml"
+    path.write_text(TABLES + "\n".join(more))
+    return path
+
+
+def train(folder: Path, *args: str, model: str = "model") -> Ran:
+    return extembed(
+        "neural", "train", folder / "spec.toml", "--label", "label", "--model", folder / model, *QUICK, *args
+    )
+
+
+def weights(folder: Path, model: str = "model") -> bytes:
+    return (folder / model / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inputs whose vectors matter, and a model trained on the first 45 % of the candidates' time, scored."""
+    folder = tmp_path_factory.mktemp("neural")
+    make_features(folder, seed=1, signal=6.0)
+    for made in folder.glob("features*"):
+        made.unlink()
+    write_spec(folder, "[[aggregate]]\npercentiles = [50]\n" + GROUP)
+    train(folder, "--until", until(folder), *LEARNED).ok()
+    extembed("run", folder / "spec.toml", "-q").ok()
+    return folder
+
+
+def until(folder: Path) -> str:
+    moment = pl.read_parquet(folder / "candidates.parquet")["timestamp"].quantile(0.45, "nearest")
+    return moment.isoformat()
+
+
+@pytest.fixture
+def trained_copy(trained: Path, tmp_path: Path) -> Path:
+    """A folder of its own with the inputs and the model."""
+    for name in ("interactions.parquet", "candidates.parquet", "text.parquet", "spec.toml"):
+        shutil.copy(trained / name, tmp_path)
+    shutil.copytree(trained / "model", tmp_path / "model")
+    return tmp_path
+
+
+def scored(folder: Path, *args: str) -> pl.DataFrame:
+    extembed("run", folder / "spec.toml", "-q", *args).ok()
+    return pl.read_parquet(folder / "features.parquet")

@@ -1,0 +1,30 @@
+"""Runs in any layout, and whether two of them made the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.run import run_job
+from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
+
+Ran = tuple[dict[str, bytes], dict[str, Any]]
+
+
+def ran(spec_path: Path, workers: int, cut: Layout) -> Ran:
+    """The bytes of all outputs of a run, and what the report says of what was done."""
+    spec = load_spec(spec_path)
+    report = run_job(spec, RunOptions(workers=workers, layout=cut), Watch())
+    done = {name: report[name] for name in ("cosines", "dual", "candidates_in_own_history", "inputs", "user_vectors")}
+    assert report["shards"] == cut.shards
+    assert not list(spec_path.parent.glob(".extembed-*")), "scratch is left behind"
+    return {path: Path(path).read_bytes() for path in spec.outputs}, done
+
+
+def same(one: Ran, other: Ran) -> None:
+    for path, data in one[0].items():
+        assert data == other[0][path], path
+    assert one[1] == other[1]

@@ -1,0 +1,84 @@
+"""Runs that write a file of user vectors, and its comparison with normal equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from conftest import World
+
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.run import run_job
+from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
+from helpers.aggregate_loop import events_of, micros
+from helpers.dual_loop import raw_vectors
+from helpers.reference import Event, ReferenceHistory
+from helpers.reference_dual import ReferenceFit, item_vectors, solve
+
+TOLERANCE = 1e-5  # of scores of order 1, with vectors kept in float32
+HOUR = 3_600_000_000
+TEXT = '[embeddings.text]\npath = "text.parquet"\n'
+FLAGS = ("dual", "-i", "interactions.parquet", "-e", "text=text.parquet", "--user-vectors", "users.parquet")
+
+
+def alone(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> Path:
+    """A spec without candidates and with one group that writes `users.parquet`."""
+    text = f'interactions = "interactions.parquet"\n{top}\n{tables}\n[[dual]]\nuser_vectors = "users.parquet"\n{keys}\n'
+    return world.spec(text, "vectors.toml")
+
+
+def run(spec: Path, workers: int = 2) -> dict[str, Any]:
+    return run_job(load_spec(spec), RunOptions(workers=workers), Watch())
+
+
+def made(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> pa.Table:
+    """The file that a spec without candidates makes."""
+    run(alone(world, keys, top, tables))
+    return world.table("users")
+
+
+def newest(world: World) -> int:
+    return max(micros(t) for t in world.table("interactions")["timestamp"].to_pylist())
+
+
+def check(
+    world: World,
+    users: pa.Table,
+    fit: ReferenceFit,
+    *,
+    as_of: int | None = None,
+    history: ReferenceHistory | None = None,
+    lag: str = "0s",
+    table: dict[str, bool] | None = None,
+    events: list[Event] | None = None,
+    weight: Callable[[dict[str, Any]], float] = lambda row: 1.0,
+    tolerance: float = TOLERANCE,
+) -> None:
+    """Every user's score of every item, and which users there are, against normal equations in float64."""
+    events = events_of(world, weight) if events is None else events
+    as_of = newest(world) + 1 if as_of is None else as_of
+    items = item_vectors(raw_vectors(world), bias=fit.bias, **(table or {}))
+    wanted = {}
+    for user in sorted({e.user for e in events if e.user is not None}):
+        found = solve(items, fit, events, history or ReferenceHistory(), user, as_of, lag)
+        if found is not None:
+            wanted[user] = found[0]
+    assert users["user_id"].to_pylist() == list(wanted)
+    assert wanted
+    x = np.array(list(items.values()))
+    expected = np.array(list(wanted.values())) @ x.T
+    embedding = matrix(users)
+    scores = embedding @ x[:, : embedding.shape[1]].T
+    if fit.bias:
+        scores += users["bias"].to_numpy()[:, None]
+    assert np.abs(scores - expected).max() <= tolerance * max(1.0, np.abs(expected).max())
+
+
+def matrix(users: pa.Table) -> np.ndarray:
+    """The vectors in float64."""
+    dim = users.schema.field("embedding").type.list_size
+    return users["embedding"].combine_chunks().flatten().to_numpy().astype(np.float64).reshape(-1, dim)

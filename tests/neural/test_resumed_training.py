@@ -1,0 +1,66 @@
+"""A training that is stopped goes on to the same weights, and one that is finished does not begin again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from conftest import EXTEMBED, Ran
+from helpers.neural import LEARNED, QUICK, train, until, weights
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(trained_copy: Path) -> None:
+    arguments = ("--epochs", "4", "--batch-size", "32")
+    train(trained_copy, *arguments, model="unbroken").ok()
+    command = [
+        *EXTEMBED, "neural", "train", str(trained_copy / "spec.toml"), "--label", "label",
+        "--model", str(trained_copy / "broken"), *QUICK[:-1], *arguments,
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line.startswith("epoch 1"):
+                time.sleep(0.05)
+                running.send_signal(signal.SIGINT)
+                break
+        told = running.stderr.read()
+    assert running.returncode == 130, told
+    assert "--resume continues from here" in told
+    left = {path.name for path in (trained_copy / "broken").iterdir()}
+    assert left == {"checkpoint.safetensors"}
+    train(trained_copy, *arguments, "--resume", "--lr", "0.01", model="broken").failed(2, "lr 0.001 before, 0.01 now")
+    damaged = bytearray((trained_copy / "broken" / "checkpoint.safetensors").read_bytes())
+    (trained_copy / "torn").mkdir()
+    damaged[-100] ^= 1
+    (trained_copy / "torn" / "checkpoint.safetensors").write_bytes(damaged)
+    train(trained_copy, *arguments, "--resume", model="torn").failed(3, "it was changed after it was written")
+    whole = (trained_copy / "broken" / "checkpoint.safetensors").read_bytes()
+    assert whole.count(b'\\"best\\": ') == 1
+    (trained_copy / "torn" / "checkpoint.safetensors").write_bytes(whole.replace(b'\\"best\\": 0', b'\\"best\\": 1'))
+    train(trained_copy, *arguments, "--resume", model="torn").failed(3, "it was changed after it was written")
+    train(trained_copy, *arguments, "--resume", "--workers", "2", model="broken").ok()
+    assert weights(trained_copy, "broken") == weights(trained_copy, "unbroken")
+    assert "checkpoint.safetensors" not in {path.name for path in (trained_copy / "broken").iterdir()}
+
+
+def test_what_is_finished_is_not_trained_again(trained_copy: Path) -> None:
+    def resumed(*args: str) -> Ran:
+        return train(trained_copy, "--resume", "--until", until(trained_copy), *LEARNED, *args)
+
+    before = json.loads((trained_copy / "model" / "metrics.json").read_text())
+    again = resumed("--json").ok().json
+    assert again["weights_sha256"] == before["weights_sha256"]
+    assert again["seconds"] == before["seconds"]
+    resumed("--lr", "0.02").failed(2, "belongs to another training (lr 0.01 before, 0.02 now)")
+    assert len(resumed("--epochs", "1", "--json").ok().json["epochs"]) == 1
+
+
+def test_a_damaged_checkpoint_is_told(trained_copy: Path) -> None:
+    (trained_copy / "new").mkdir()
+    (trained_copy / "new" / "checkpoint.safetensors").write_bytes(b"torn")
+    train(trained_copy, "--resume", model="new").failed(
+        3, "checkpoint.safetensors: cannot be resumed", "without --resume"
+    )

@@ -1,0 +1,164 @@
+"""`[[neural]]` in a run: the scores, what they do not depend on, and the vectors behind them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import torch
+from conftest import extembed
+from helpers.neural import GROUP, scored, train, until, write_spec
+from torch import nn
+from torch.nn import functional
+
+from extembed_cli.features.prepare import prepare
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.reading import load, open_all
+from extembed_cli.jobs.run import run_job
+from extembed_cli.neural.config import Architecture
+from extembed_cli.neural.events import build_examples
+from extembed_cli.neural.items import adapted_items, item_block
+from extembed_cli.neural.model import Model, Rows
+from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
+
+
+def test_the_score_stands_beside_the_other_features(trained: Path) -> None:
+    found = pl.read_parquet(trained / "features.parquet")
+    assert found.columns[-1] == "neural_score"
+    assert found["neural_score"].dtype == pl.Float32
+    about = json.loads(pq.read_schema(trained / "features.parquet").metadata[b"extembed"])
+    column = about["columns"][-1]
+    assert column["technique"] == "neural"
+    assert column["trained_until"] == json.loads((trained / "model" / "config.json").read_text())["trained_until"]
+    assert str(trained) not in json.dumps(about)
+    assert "models" in about["inputs"]
+    report = json.loads((trained / "features.parquet.run.json").read_text())
+    assert report["seconds_by_technique"]["neural"] > 0
+    assert any("not newer than what a neural model was trained on" in message for message in report["warnings"])
+    later = found.filter(pl.col("timestamp") >= pl.lit(until(trained)).str.to_datetime())
+    known = later.filter(pl.col("neural_score").is_not_null())
+    ranks = known["neural_score"].rank()
+    positive = known["label"] == 1
+    n = positive.sum()
+    assert (ranks.filter(positive).sum() - n * (n + 1) / 2) / (n * (len(known) - n)) > 0.58
+
+
+def test_rows_without_events_or_item_have_no_score(trained_copy: Path) -> None:
+    rows = pl.read_parquet(trained_copy / "candidates.parquet")
+    with_null = rows.with_columns(item_id=pl.when(pl.int_range(pl.len()) % 7 == 0).then(None).otherwise("item_id"))
+    with_null.write_parquet(trained_copy / "candidates.parquet")
+    found = scored(trained_copy)
+    seen = (found["liked__count"] + found["disliked__count"]) > 0
+    assert (found["neural_score"].is_not_null() == (seen & found["item_id"].is_not_null())).all()
+
+
+def test_evaluate_leaves_out_what_the_model_has_seen(trained: Path, tmp_path: Path) -> None:
+    done = extembed(
+        "evaluate", trained / "features.parquet", "--label", "label", "--baseline", "popularity", "--seeds", "1",
+        "--resamples", "100", "-o", tmp_path / "report", "--json",
+    ).ok()  # fmt: skip
+    report = done.json
+    assert [rung["step"] for rung in report["ladder"]] == ["baseline", "counters", "aggregate", "neural"]
+    rows = pl.read_parquet(trained / "features.parquet")
+    moment = json.loads((trained / "model" / "config.json").read_text())["trained_until"]
+    seen = (
+        rows["timestamp"] <= pl.Series([moment]).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)[0]
+    ).sum()
+    assert report["data"]["left_out"]["that the neural model may have been trained on"] == seen
+    assert report["ladder"][-1]["seconds"] > 0
+
+
+def test_scores_are_the_same_on_any_workers_and_memory(trained: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.parquet"
+    extembed("run", trained / "spec.toml", "-q", "--workers", "1", "-o", alone).ok()
+    cut = load_spec(trained / "spec.toml", output=str(tmp_path / "cut.parquet"))
+    report = run_job(cut, RunOptions(workers=3, layout=Layout(shards=5, mapped=True)), Watch())
+    assert report["shards"] == 5
+    assert alone.read_bytes() == (tmp_path / "cut.parquet").read_bytes() == (trained / "features.parquet").read_bytes()
+
+
+def test_the_future_changes_no_byte(trained_copy: Path) -> None:
+    """Other items and other likes at or after the as-of times, down to the very microsecond, leave scores alone."""
+    before = scored(trained_copy)
+    log = pl.read_parquet(trained_copy / "interactions.parquet")
+    middle = log["timestamp"].sort()[len(log) // 2]
+    future = pl.col("timestamp") >= middle
+    log.with_columns(
+        item_id=pl.when(future).then((pl.col("item_id") * 7 + 3) % 600).otherwise("item_id"),
+        liked=pl.when(future).then(~pl.col("liked")).otherwise("liked"),
+    ).write_parquet(trained_copy / "interactions.parquet")
+    after = scored(trained_copy)
+    past = before["timestamp"] <= middle
+    assert before.filter(past)["neural_score"].equals(after.filter(past)["neural_score"], null_equal=True)
+    assert not before.filter(~past)["neural_score"].equals(after.filter(~past)["neural_score"], null_equal=True)
+
+
+def test_a_table_that_grew_is_the_same(trained_copy: Path) -> None:
+    table = pl.read_parquet(trained_copy / "text.parquet")
+    more = table.with_columns(item_id=pl.col("item_id") + 10_000, embedding=table["embedding"].shuffle(seed=1))
+    pl.concat([more, table]).write_parquet(trained_copy / "text.parquet")
+    extembed("run", trained_copy / "spec.toml", "-q").ok()
+
+
+def test_the_mean_of_unchanged_vectors_is_that_of_the_first_technique(trained_copy: Path) -> None:
+    """With an adapter that changes nothing, beside the columns that `run` writes."""
+    write_spec(trained_copy, '[[aggregate]]\nhalf_lives = ["7d"]\n')
+    table = scored(trained_copy)
+    spec = load_spec(trained_copy / "spec.toml")
+    loaded = load(open_all(spec, Watch()), Watch(), Layout())
+    shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, map, None)
+    model = Model(Architecture(encoder="mean", widths=(16,), histories=2, dim=16, half_lives=1))
+    model.adapter.norm = nn.Identity()
+    model.adapter.linear.weight.data, model.adapter.linear.bias.data = torch.eye(16), torch.zeros(16)
+    model.encoder.log2_half_life.data.fill_(np.log2(7 * 86_400))
+    buckets = np.zeros(len(loaded.vocabulary.ids) + 1, np.int64)
+    adapted = adapted_items(
+        model, lambda nums: item_block([(shared.embeddings["text"], True)], buckets, nums), len(buckets)
+    )
+    shard = loaded.shard(spec, 0)
+    seen = build_examples(spec, ["liked", "disliked"], 1000, shard.history, shard.candidates)
+    rows = Rows.of(seen.padded(np.arange(len(seen.rows)), int(seen.lengths.max())))
+    with torch.inference_mode():
+        means, total = model.encoder.means(adapted[rows.events], rows)
+        cosines = functional.cosine_similarity(means[:, :, 0], adapted[rows.candidates][:, None], dim=2)
+        cosines = torch.where(total[:, :, 0] > 0, cosines, torch.nan).numpy()
+    for place, name in enumerate(("liked", "disliked")):
+        expected = table[f"text__{name}__cos_to_mean__hl7d"].to_numpy()[seen.rows]
+        np.testing.assert_allclose(cosines[:, place], expected, atol=1e-5)
+        assert np.isfinite(expected).sum() > 4_000
+
+
+def test_a_user_times_an_item_is_the_score(trained_copy: Path) -> None:
+    train(trained_copy, "--encoder", "gru", "--epochs", "1").ok()
+    write_spec(trained_copy, GROUP, 'user_vectors = "users.parquet"\nitem_vectors = "items.parquet"\n')
+    newest = pl.read_parquet(trained_copy / "interactions.parquet")["timestamp"].max()
+    rows = pl.read_parquet(trained_copy / "candidates.parquet").with_columns(
+        timestamp=pl.lit(newest).cast(pl.Datetime("us")) + pl.duration(microseconds=1)
+    )
+    rows.write_parquet(trained_copy / "candidates.parquet")
+    found = scored(trained_copy)
+    users, items = pl.read_parquet(trained_copy / "users.parquet"), pl.read_parquet(trained_copy / "items.parquet")
+    assert len(items) == 600
+    joined = found.join(users, on="user_id", how="left", maintain_order="left").join(
+        items, on="item_id", how="left", suffix="_item", maintain_order="left"
+    )
+    product = (joined["embedding"].to_numpy() * joined["embedding_item"].to_numpy()).sum(1) + joined["bias"].to_numpy()
+    np.testing.assert_allclose(product, joined["neural_score"].to_numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_training_can_write_the_vectors_itself(trained_copy: Path) -> None:
+    train(
+        trained_copy, "--encoder", "mean", "--epochs", "1", "--user-vectors", str(trained_copy / "users.parquet")
+    ).ok()
+    assert pl.read_parquet(trained_copy / "users.parquet").columns == ["user_id", "embedding", "bias"]
+    train(trained_copy, "--user-vectors", str(trained_copy / "users.parquet")).failed(2, "reads the candidate")
+    write_spec(trained_copy, GROUP, 'user_vectors = "users2.parquet"\n')
+    shutil.rmtree(trained_copy / "model")
+    train(trained_copy, "--epochs", "1").ok()
+    extembed("run", trained_copy / "spec.toml", "-q").failed(2, "reads the candidate", "--encoder mean, gru")

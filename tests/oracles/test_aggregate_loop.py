@@ -1,0 +1,244 @@
+"""Every aggregate column against the float64 loop of `reference.py`, through files and the whole program."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from conftest import World, run_spec, timestamps, vectors
+from helpers.aggregate_loop import ALL, DISLIKED, HOUR, LIKED, START, STATISTICS, assert_close, check, events_of, micros
+from helpers.reference import ReferenceHistory, unit_vectors
+
+
+def test_all_statistics_of_all_events(world: World) -> None:
+    made = check(world, f"[[aggregate]]\n{STATISTICS}", ALL)
+    # The world has what the tests are about: ties, users without events, items without a vector.
+    assert made["all__count"].min() == 0
+    assert made["text__all__cos_mean"].null_count() > (made["all__count"] == 0).sum()
+
+
+def test_named_histories(world: World) -> None:
+    spec = f"""[histories.liked]\nwhere = "rating >= 4"\n[histories.disliked]\nwhere = "rating <= 2"
+[[aggregate]]\n{STATISTICS}"""
+    check(world, spec, {"liked": LIKED, "disliked": DISLIKED})
+
+
+@pytest.mark.parametrize("lag", ["1h", "36h", "30d"])
+def test_lag(world: World, lag: str) -> None:
+    check(world, f'lag = "{lag}"\n[[aggregate]]\n{STATISTICS}', ALL, lag=lag)
+
+
+def test_window(world: World) -> None:
+    spec = f"""[histories.recent]\nwindow = "9d"\n[histories.liked]\nwhere = "rating >= 4"\nwindow = "20d"
+[[aggregate]]\n{STATISTICS}"""
+    recent = ReferenceHistory(window="9d")
+    liked = ReferenceHistory(LIKED.where, window="20d")
+    check(world, spec, {"recent": recent, "liked": liked})
+
+
+def test_window_shorter_than_the_lag_sees_nothing(world: World) -> None:
+    spec = f'lag = "5d"\n[histories.recent]\nwindow = "2d"\n[[aggregate]]\n{STATISTICS}'
+    made = check(world, spec, {"recent": ReferenceHistory(window="2d")}, lag="5d")
+    assert made["recent__count"].to_list() == [0] * len(made)
+
+
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_newest_events_only(world: World, most: int) -> None:
+    spec = f"""[histories.all]\nmax_events = {most}\n[histories.liked]\nwhere = "rating >= 4"\nmax_events = {most}
+window = "30d"\n[[aggregate]]\n{STATISTICS}"""
+    histories = {
+        "all": ReferenceHistory(max_events=most),
+        "liked": ReferenceHistory(LIKED.where, window="30d", max_events=most),
+    }
+    check(world, spec, histories)
+
+
+def test_ties_in_time_and_item_at_the_edge_of_max_events(world: World) -> None:
+    # All events of a user at two moments, many of one item: only the order by item and rating can decide.
+    rng = np.random.default_rng(3)
+    world.write(
+        "interactions",
+        {
+            "user_id": rng.integers(0, 5, 200),
+            "item_id": rng.integers(0, 6, 200),
+            "timestamp": timestamps(START + rng.integers(0, 2, 200) * HOUR),
+            "rating": rng.integers(1, 6, 200),
+        },
+    )
+    spec = f"""[histories.newest]\nmax_events = 9\n[[aggregate]]\n{STATISTICS}"""
+    check(world, spec, {"newest": ReferenceHistory(max_events=9)})
+
+
+def test_as_of_step_floors_what_is_known(world: World) -> None:
+    check(world, f'as_of_step = "1d"\n[[aggregate]]\n{STATISTICS}', ALL, as_of_step="1d")
+
+
+def test_one_as_of_for_all(world: World) -> None:
+    moment = START + 30 * 24 * HOUR
+    check(world, f'as_of = "2023-12-14T22:13:20"\n[[aggregate]]\n{STATISTICS}', ALL, as_of=moment)
+
+
+def test_center(world: World) -> None:
+    spec = f'[embeddings.text]\npath = "text.parquet"\ncenter = true\n[[aggregate]]\n{STATISTICS}'
+    check(world, spec, ALL, center=True)
+
+
+def test_two_tables_share_a_history(world: World) -> None:
+    rng = np.random.default_rng(5)
+    world.write("image", {"item_id": np.arange(10, 40), "embedding": vectors(rng.standard_normal((30, 3)))})
+    spec = f"""[embeddings.text]\npath = "text.parquet"\n[embeddings.image]\npath = "image.parquet"
+[histories.liked]\nwhere = "rating >= 4"\n[[aggregate]]\n{STATISTICS}"""
+    check(world, spec, {"liked": LIKED}, tables=("text", "image"))
+
+
+def test_weights(world: World) -> None:
+    spec = f'weight = "rating - 1"\n[[aggregate]]\n{STATISTICS}'  # a rating of 1 weighs 0: as if absent
+    check(world, spec, ALL, weight=lambda row: row["rating"] - 1.0)
+
+
+def test_weights_of_any_size(world: World) -> None:
+    spec = f'weight = "CASE WHEN rating >= 4 THEN 1e-60 ELSE 1e-70 END"\n[[aggregate]]\n{STATISTICS}'
+    made = run_spec(world.spec(spec))
+    same = run_spec(
+        world.spec(f'weight = "CASE WHEN rating >= 4 THEN 1e0 ELSE 1e-10 END"\n[[aggregate]]\n{STATISTICS}')
+    )
+    for name in made.columns:
+        if "cos_" in name:
+            assert_close(made[name], same[name].to_list())
+
+
+def test_a_group_name_goes_before_the_statistic(world: World) -> None:
+    check(world, f'[[aggregate]]\nname = "short"\n{STATISTICS}', ALL, prefix="short_")
+
+
+@pytest.mark.parametrize("half_life", ["1s", "1h", "5000d"])
+def test_half_lives_far_from_the_length_of_the_history(world: World, half_life: str) -> None:
+    # Sixty days are five million half-lives of a second: weights computed from the as-of time would be 0/0.
+    spec = f"[[aggregate]]\n{STATISTICS.replace('7d', half_life)}"
+    made = check(world, spec, ALL, half_lives=(half_life, "none"))
+    seen = made.filter(pl.col("text__all__vector_count") > 0, pl.col("item_id") < 35)
+    assert seen[f"text__all__cos_mean__hl{half_life}"].null_count() == 0
+
+
+def test_one_event_and_one_hundred_thousand(world: World) -> None:
+    rng = np.random.default_rng(11)
+    many = 100_000
+    world.write(
+        "interactions",
+        {
+            "user_id": np.r_[np.zeros(many, np.int64), 1],
+            "item_id": np.r_[rng.integers(0, 40, many), 7],
+            "timestamp": timestamps(START + np.r_[rng.integers(0, 10_000, many), 0] * HOUR),
+            "rating": np.r_[rng.integers(1, 6, many), 5],
+        },
+    )
+    world.write(
+        "candidates",
+        {
+            "user_id": [0, 0, 0, 1, 1],
+            "item_id": [3, 4, 39, 3, 7],
+            "timestamp": timestamps(START + np.array([9_000, 20_000, 20_000, 5_000, 0]) * HOUR),
+        },
+    )
+    spec = f'[histories.liked]\nwhere = "rating >= 4"\n[histories.last]\nmax_events = 30\n[[aggregate]]\n{STATISTICS}'
+    check(world, spec, {"liked": LIKED, "last": ReferenceHistory(max_events=30)})
+
+
+def test_opposite_vectors_have_no_mean(world: World) -> None:
+    world.write("text", {"item_id": [1, 2, 3], "embedding": vectors(np.array([[1.0, 2.0], [-2.0, -4.0], [3.0, 1.0]]))})
+    world.write("interactions", {"user_id": [1, 1], "item_id": [1, 2], "timestamp": timestamps([START] * 2)})
+    world.write("candidates", {"user_id": [1], "item_id": [3], "timestamp": timestamps([START + HOUR])})
+    made = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["7d"]'))
+    assert made["text__all__cos_to_mean__hl7d"].to_list() == [None]
+    assert made["text__all__cos_mean__hl7d"][0] == pytest.approx(0, abs=1e-7)
+
+
+def test_exact_ties_at_a_threshold_and_a_percentile(world: World) -> None:
+    # Shared tags: cosines of exactly 1, 0.5 and 0, which float32 products miss by a bit.
+    tags = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0]], np.float64)
+    world.write("text", {"item_id": np.arange(4), "embedding": vectors(tags)})
+    world.write("interactions", {"user_id": [1] * 4, "item_id": np.arange(4), "timestamp": timestamps([START] * 4)})
+    world.write("candidates", {"user_id": [1], "item_id": [0], "timestamp": timestamps([START + HOUR])})
+    made = run_spec(
+        world.spec('[[aggregate]]\nhalf_lives = ["7d"]\npercentiles = [25, 26, 50, 51]\nthresholds = [0.0, 0.5, 1.0]')
+    ).row(0, named=True)
+    shares = [made[f"text__all__cos_share_ge_{t}__hl7d"] for t in ("000", "050", "100")]
+    assert shares == [1.0, 0.75, 0.5]
+    percentiles = [made[f"text__all__cos_p{p}__hl7d"] for p in (25, 26, 50, 51)]
+    assert percentiles == pytest.approx([0.0, 0.5, 0.5, 1.0], abs=1e-6)
+
+
+def test_one_item_a_hundred_thousand_times(world: World) -> None:
+    many = 100_000
+    world.write(
+        "interactions",
+        {
+            "user_id": np.ones(many, np.int64),
+            "item_id": np.zeros(many, np.int64),
+            "timestamp": timestamps([START] * many),
+        },
+    )
+    asked = {"user_id": [1] * 9, "item_id": np.arange(9), "timestamp": timestamps([START + HOUR] * 9)}
+    world.write("candidates", asked)
+    made = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["none"]\nthresholds = [0.0]'))
+    units = unit_vectors({r["item_id"]: r["embedding"] for r in world.table("text").to_pylist()})
+    for name in ("cos_mean", "cos_to_mean", "cos_min", "cos_p50"):
+        assert_close(made[f"text__all__{name}"], [float(units[0] @ units[i]) for i in range(9)])
+
+
+def test_orthogonal_vectors_reach_a_threshold_of_zero(world: World) -> None:
+    # Small integers: products are exactly 0, which their float32 unit vectors miss to either side.
+    rng = np.random.default_rng(4)
+    raw = rng.integers(-3, 4, (40, 5)).astype(np.float64)
+    raw[:, 0] += 7 * (np.abs(raw).sum(1) == 0)
+    world.write("text", {"item_id": np.arange(40), "embedding": vectors(raw)})
+    made = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["none"]\nthresholds = [0.0]'))
+    events = events_of(world)
+    for row, r in enumerate(world.table("candidates").to_pylist()):
+        seen = [e.item for e in events if e.user == r["user_id"] and e.time < micros(r["timestamp"])]
+        if seen:
+            share = np.mean([raw[i] @ raw[r["item_id"]] >= 0 for i in seen])
+            assert made["text__all__cos_share_ge_000"][row] == pytest.approx(share, abs=1e-6)
+
+
+def test_candidates_in_their_own_history_are_counted(world: World) -> None:
+    run_spec(world.spec())
+    seen = {(e.user, e.item, e.time) for e in events_of(world)}
+    own = sum(
+        any(u == r["user_id"] and i == r["item_id"] and t < micros(r["timestamp"]) for u, i, t in seen)
+        for r in world.table("candidates").to_pylist()
+    )
+    report = pl.read_json(world.folder / "out.parquet.run.json")
+    assert report["candidates_in_own_history"].item() == own > 0
+
+
+def test_groups_that_agree_are_written_once(world: World) -> None:
+    made = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["7d"]\n[[aggregate]]\nhalf_lives = ["7d", "1d"]'))
+    assert sum(name == "text__all__cos_mean__hl7d" for name in made.columns) == 1
+    assert "text__all__cos_mean__hl1d" in made.columns
+
+
+def test_no_interactions_at_all(world: World) -> None:
+    world.write("interactions", world.table("interactions").slice(0, 0))
+    made = run_spec(world.spec())
+    assert made["all__count"].to_list() == [0] * 300
+    assert made["all__decayed_count__hl30d"].to_list() == [0.0] * 300
+    assert made["text__all__vector_count"].to_list() == [0] * 300
+    assert made["all__age_last_s"].null_count() == made["text__all__cos_mean__hl30d"].null_count() == 300
+
+
+def test_no_candidates_at_all(world: World) -> None:
+    world.write("candidates", world.table("candidates").slice(0, 0))
+    made = run_spec(world.spec())
+    assert len(made) == 0
+    assert made.schema["text__all__cos_mean__hl30d"] == pl.Float32
+    assert made.schema["all__count"] == pl.UInt32
+
+
+def test_types_and_nulls_of_the_file(world: World) -> None:
+    run_spec(world.spec())
+    table = world.table("out")
+    assert table.schema.field("all__count").type == pa.uint32()
+    for name in table.column_names[4:]:
+        assert np.isfinite(table.column(name).drop_null().to_numpy()).all(), name

@@ -1,0 +1,79 @@
+"""Another technology as oracle: the point-in-time join and the unsorted statistics in DuckDB's SQL."""
+
+from __future__ import annotations
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+from conftest import World, run_spec
+from helpers.long_histories import write_lognormal
+
+ABSOLUTE = 2e-5  # float32 cosines against float64
+
+QUERY = """
+with vectors as (
+    select item_id, embedding::double[] as v from '{text}'
+),
+seen as (
+    select c.row, c.timestamp as as_of, e.timestamp as moment,
+           list_cosine_similarity(q.v, v.v) as c,
+           v.v is not null as has_vector,
+           pow(2, -(epoch_us(c.timestamp) - epoch_us(e.timestamp)) / (7 * 86400e6)) as w
+    from (select *, row_number() over () - 1 as row from '{candidates}') c
+    join '{interactions}' e
+      on e.user_id = c.user_id and e.timestamp < c.timestamp - interval 1 hour and {where}
+    left join vectors v on v.item_id = e.item_id
+    left join vectors q on q.item_id = c.item_id
+)
+select row,
+       count(*) as count,
+       sum(w) as decayed_count,
+       epoch_us(any_value(as_of)) / 1e6 - epoch_us(max(moment)) / 1e6 as age_last_s,
+       count(*) filter (has_vector) as vector_count,
+       min(c) as cos_min,
+       max(c) as cos_max,
+       sum(w * c) / sum(w) filter (has_vector) as cos_mean,
+       sum(w) filter (c >= 0.3) / sum(w) filter (has_vector) as cos_share
+from seen group by row order by row
+"""
+
+
+@pytest.mark.parametrize("lognormal", [False, True])
+def test_joins_counts_and_means_agree_with_sql(world: World, lognormal: bool) -> None:
+    if lognormal:
+        write_lognormal(world, 60, 50, 600, dim=24, candidates=20)
+    made = run_spec(
+        world.spec(
+            """lag = "1h"
+[histories.all]
+[histories.liked]
+where = "rating >= 4"
+[[aggregate]]
+half_lives = ["7d"]
+thresholds = [0.3]
+"""
+        )
+    ).with_row_index("row")
+    files = {name: world.folder / f"{name}.parquet" for name in ("interactions", "candidates", "text")}
+    for history, where in (("all", "true"), ("liked", "e.rating >= 4")):
+        expected = pl.from_arrow(duckdb.sql(QUERY.format(where=where, **files)).arrow())
+        assert isinstance(expected, pl.DataFrame)
+        seen = made.filter(pl.col(f"{history}__count") > 0)
+        assert seen["row"].to_list() == expected["row"].to_list()
+        for column, statistic in {
+            f"{history}__count": "count",
+            f"{history}__age_last_s": "age_last_s",
+            f"{history}__decayed_count__hl7d": "decayed_count",
+            f"text__{history}__vector_count": "vector_count",
+            f"text__{history}__cos_min": "cos_min",
+            f"text__{history}__cos_max": "cos_max",
+            f"text__{history}__cos_mean__hl7d": "cos_mean",
+        }.items():
+            got, wanted = seen[column].cast(pl.Float64), expected[statistic].cast(pl.Float64)
+            assert got.is_null().to_list() == wanted.is_null().to_list(), column
+            np.testing.assert_allclose(got.to_numpy(), wanted.to_numpy(), rtol=1e-5, atol=ABSOLUTE, err_msg=column)
+        share = seen[f"text__{history}__cos_share_ge_030__hl7d"]
+        wanted = expected["cos_share"].fill_null(0).to_numpy()
+        mask = share.is_not_null().to_numpy()
+        np.testing.assert_allclose(share.drop_nulls().to_numpy(), wanted[mask], atol=ABSOLUTE)

@@ -1,0 +1,163 @@
+"""`--memory` is kept: the peak of anonymous memory of runs over logs that are larger, looked at from outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, extembed_process, timestamps, vectors
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from processes import Cost, measure
+
+START = 1_700_000_000_000_000
+YEAR = 365 * 86_400_000_000
+MIB = 2**20
+SLACK = 1.15
+AGGREGATE = ["aggregate", "--half-life", "30d", "--threshold", "0.3", "--history", "liked=rating >= 4"]
+DUAL = ["dual", "--target", "rating - 3", "--sd"]
+LOGISTIC = ["dual", "--target", "rating - 3", "--loss", "logistic"]
+LARGE = [AGGREGATE, *(pytest.param(command, marks=pytest.mark.soak) for command in (DUAL, LOGISTIC))]
+
+
+def write(folder: Path, users: np.ndarray, candidates: np.ndarray, dim: int, items: int = 20_000) -> None:
+    """One event for each of `users`, one candidate for each of `candidates`."""
+    rng = np.random.default_rng(0)
+    ids = {"user_id": users, "item_id": rng.integers(0, items, len(users)), "rating": rng.integers(1, 6, len(users))}
+    pq.write_table(
+        pa.table({**ids, "timestamp": timestamps(START + rng.integers(0, YEAR, len(users)))}),
+        folder / "interactions.parquet",
+    )
+    asked = {"user_id": candidates, "item_id": rng.integers(0, items, len(candidates))}
+    times = timestamps(START + rng.integers(YEAR // 2, YEAR, len(candidates)))
+    pq.write_table(pa.table({**asked, "timestamp": times}), folder / "candidates.parquet")
+    table = {"item_id": np.arange(items), "embedding": vectors(rng.standard_normal((items, dim)))}
+    pq.write_table(pa.table(table), folder / "items.parquet")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """3 M events and 300,000 candidates of 100,000 users."""
+    folder = tmp_path_factory.mktemp("large")
+    rng = np.random.default_rng(1)
+    write(folder, rng.integers(0, 100_000, 3_000_000), rng.integers(0, 100_000, 300_000), dim=32)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run(folder: Path, command: list[str], memory: int, *more: str) -> tuple[Cost, dict[str, object]]:
+    """What a run took, and its report."""
+    inputs = ["-i", str(folder / "interactions.parquet"), "-c", str(folder / "candidates.parquet")]
+    inputs += ["-e", f"text={folder / 'items.parquet'}", "-o", str(folder / "out.parquet"), "--workers", "2"]
+    cost = measure([sys.executable, "-m", "extembed_cli", *command, *inputs, "-q", "--memory", f"{memory}MiB", *more])
+    return cost, json.loads((folder / "out.parquet.run.json").read_text())
+
+
+@pytest.mark.parametrize("command", LARGE, ids=["aggregate", "dual", "logistic"])
+def test_a_log_larger_than_memory(large: Path, command: list[str]) -> None:
+    """With less memory it takes less, and the bytes are the same."""
+    digests = set()
+    for memory in (250, 4000):
+        cost, report = run(large, command, memory)
+        assert cost.anonymous_mib <= memory * SLACK, f"{cost} for {memory} MiB"
+        digests.add(report["output_sha256"])
+        assert (report["shards"] == 1) == (memory == 4000)  # type: ignore[comparison-overlap]
+    assert len(digests) == 1
+
+
+@pytest.mark.soak
+def test_vectors_larger_than_memory(tmp_path: Path) -> None:
+    """300,000 vectors of 256 dimensions are 293 MiB, and once more as rotated ones."""
+    rng = np.random.default_rng(2)
+    write(tmp_path, rng.integers(0, 2000, 200_000), rng.integers(0, 2000, 20_000), dim=256, items=300_000)
+    digests = set()
+    for memory in (350, 4000):
+        for command in (AGGREGATE, [*DUAL, "--unobserved-weight", "0.01", "--center"]):
+            cost, report = run(tmp_path, command, memory)
+            assert cost.anonymous_mib <= memory * SLACK, f"{cost} for {memory} MiB"
+            digests.add(report["output_sha256"])
+    assert len(digests) == 2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("command", [AGGREGATE, DUAL], ids=["aggregate", "dual"])
+def test_a_user_with_a_million_events(tmp_path: Path, command: list[str]) -> None:
+    """Among 2,000 ordinary users."""
+    rng = np.random.default_rng(3)
+    users = np.concatenate([np.zeros(1_000_000, np.int64), rng.integers(1, 2000, 100_000)])
+    candidates = np.concatenate([np.zeros(60, np.int64), rng.integers(1, 2000, 20_000)])
+    write(tmp_path, users, candidates, dim=64)
+    cost, report = run(tmp_path, command, 800)
+    assert cost.anonymous_mib <= 800 * SLACK, str(cost)
+    made = pq.read_table(tmp_path / "out.parquet")
+    column = next(name for name in made.column_names if name.endswith(("dual_score", "cos_mean__hl30d")))
+    assert made[column].null_count < 100
+    assert report["rows_out"] == len(candidates)
+
+
+def test_a_mean_that_cancels_fits_into_memory(tmp_path: Path) -> None:
+    """Random vectors: the mean of 200,000 events is so short that it is summed again in float64."""
+    write(tmp_path, np.zeros(200_000, np.int64), np.zeros(24, np.int64), dim=256)
+    cost, _ = run(tmp_path, ["aggregate", "--half-life", "none"], 400)
+    assert cost.anonymous_mib <= 400 * SLACK, str(cost)
+
+
+@pytest.mark.soak
+def test_a_training_on_a_log_larger_than_memory(large: Path) -> None:
+    """With less memory it takes less, and the weights are the same."""
+    asked = pq.read_table(large / "candidates.parquet")
+    label = pa.array(np.random.default_rng(4).integers(0, 2, len(asked)))
+    pq.write_table(asked.append_column("label", label), large / "labelled.parquet")
+    (large / "spec.toml").write_text(
+        'interactions = "interactions.parquet"\ncandidates = "labelled.parquet"\n'
+        '[embeddings.text]\npath = "items.parquet"\n[histories.liked]\nwhere = "rating >= 4"\n'
+    )
+    command = [sys.executable, "-m", "extembed_cli", "neural", "train", str(large / "spec.toml"), "--label", "label"]
+    command += ["--encoder", "mean", "--dim", "8", "--epochs", "1", "--max-events", "20", "--device", "cpu"]
+    command += ["--workers", "2", "-q", "--model"]
+    peaks = {}
+    for memory in (600, 4000):
+        cost = measure([*command, str(large / f"model{memory}"), "--memory", f"{memory}MiB"])
+        peaks[memory] = cost.anonymous_mib
+        assert cost.anonymous_mib <= memory * SLACK, f"{cost} for {memory} MiB"
+    assert peaks[600] < peaks[4000]
+    weights = [(large / f"model{memory}" / "model.safetensors").read_bytes() for memory in peaks]
+    assert weights[0] == weights[1]
+
+
+def test_short_histories_of_many_users(tmp_path: Path) -> None:
+    """One event and two candidates at times of their own: pieces of the smallest shape."""
+    users = np.arange(100_000)
+    write(tmp_path, users, np.repeat(users, 2), dim=128)
+    cost, _ = run(tmp_path, AGGREGATE, 300)
+    assert cost.anonymous_mib <= 300 * SLACK, str(cost)
+
+
+def test_a_history_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """A user cannot be cut into shards."""
+    write(tmp_path, np.zeros(400_000, np.int64), np.zeros(10, np.int64), dim=8)
+    flags = ["-i", tmp_path / "interactions.parquet", "-c", tmp_path / "candidates.parquet"]
+    flags += ["-e", f"text={tmp_path / 'items.parquet'}", "-o", tmp_path / "out.parquet", "--workers", "2"]
+    done = extembed_process("aggregate", *flags, "--memory", "290MiB")
+    done.failed(5, "one user has about 400,000 interactions", "may use only 290 MiB", "max_events")
+    assert not list(tmp_path.glob(".*"))
+    extembed_process("aggregate", *flags, "--memory", "290MiB", "--max-events", "1000").ok()
+    extembed_process("aggregate", *flags, "--memory", "400MiB").ok()
+
+
+def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None:
+    write(tmp_path, np.arange(100), np.arange(100), dim=4, items=50)
+    flags = ["-i", tmp_path / "interactions.parquet", "-c", tmp_path / "candidates.parquet"]
+    flags += ["-e", f"text={tmp_path / 'items.parquet'}", "-o", tmp_path / "out.parquet", "--memory", "100MiB"]
+    done = extembed_process("aggregate", *flags)
+    done.failed(
+        5, "needs at least", "libraries", "batches of", "may use only 100 MiB", "Raise --memory or lower --workers"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"interactions.parquet", "candidates.parquet", "items.parquet"}
