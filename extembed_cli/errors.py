@@ -94,3 +94,8 @@ def listing(values: Iterable[object], most: int = 5) -> str:
     """Return `a, b, c, ...`: the first few values."""
     values = list(values)
     return ", ".join(str(v) for v in values[:most]) + (", ..." if len(values) > most else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 shard`, `2,000 shards`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -53,6 +53,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="long: run by `make soak`"))
 
 
+def soak(*values: Any, **options: Any) -> Any:
+    """A case of a test that only `make soak` runs."""
+    return pytest.param(*values, marks=pytest.mark.soak, **options)
+
+
 def extembed(*args: str | Path, cwd: Path | None = None) -> Ran:
     """Run the program in this process: what a user sees of it, in a hundredth of the time that a start takes."""
     from extembed_cli.cli.main import main

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
 from extembed_cli.cli.options import RUN, Output, RunFlags, ShowFlags, SpecPath, option
-from extembed_cli.errors import SpecError
+from extembed_cli.errors import SpecError, counted
 
 if TYPE_CHECKING:
     from extembed_cli.spec.model import Spec
@@ -67,8 +67,8 @@ def _plan(plan: dict[str, Any]) -> str:
         *(f"user vectors  {path}" for path in plan["user_vectors"]),
         *([f"columns       {len(plan['columns'])} features"] if plan["columns"] else []),
         *(f"              {name}" for name in plan["columns"]),
-        f"work          {plan['cosines']:,} cosines, {plan['systems']:,} dual fits, {plan['shards']} shard(s), "
-        f"{plan['workers']} workers",
+        f"work          {', '.join(f'{count:,} {name}' for name, count in plan['counts'].items())}",
+        f"layout        {counted(plan['shards'], 'shard')}, {counted(plan['workers'], 'worker')}",
         f"estimates     {plan['estimated_memory_bytes'] / 2**20:,.0f} MiB, {plan['estimated_seconds']:.0f} s",
     ]
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""One file per technique: spec -> column names; batch -> columns."""
+"""The techniques, and the two functions that every engine calls: `prepare` and `compute_shard`."""

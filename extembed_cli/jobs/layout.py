@@ -8,7 +8,7 @@ from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.feature_file import ROW_GROUP
 from extembed_cli.data.ids import id_kind
 from extembed_cli.data.inputs import Inputs, Loaded
-from extembed_cli.errors import ResourceError
+from extembed_cli.errors import ResourceError, counted
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.spec.model import Spec
 
@@ -91,8 +91,9 @@ def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) 
     need = fixed + longest * _event_bytes(spec, loaded.inputs) + workers * batch
     if need > memory:
         fewer = "lower --workers, " if workers > 1 else ""
+        threads = counted(workers, "worker")
         raise ResourceError(
-            f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB on {_threads(workers)}, "
+            f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB on {counted(workers, 'worker')}, "
             f"but the job may use only {memory / 2**20:,.0f} MiB. Raise --memory, {fewer}"
             "leave the user out, or set max_events in all histories"
         )
@@ -105,14 +106,10 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     needs = [technique.memory(spec, ids) for technique in techniques_of(spec)]
     return {
         "libraries": _BYTES_FOR_LIBRARIES + sum(need.libraries for need in needs),
-        f"batches of {_threads(workers)}": workers * (_BYTES_OF_A_BATCH + sum(need.batch for need in needs)),
+        f"batches of {counted(workers, 'worker')}": workers * (_BYTES_OF_A_BATCH + sum(need.batch for need in needs)),
         "item ids": ids * _BYTES_PER_ID + sum(need.state for need in needs),
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }
-
-
-def _threads(workers: int) -> str:
-    return f"{workers} worker{'s' if workers > 1 else ''}"
 
 
 def _candidate_bytes(inputs: Inputs) -> int:

@@ -45,9 +45,7 @@ def _plan(spec: Spec, loaded: Loaded, coverage: Coverage, shard: Shard, layout: 
         "rows_out": loaded.candidates.rows,
         "shards": layout.shards,
         "workers": workers,
-        "cosines": 0,
-        "systems": 0,
-        **counts,
+        "counts": counts,
         "estimated_memory_bytes": memory_needed(spec, loaded.inputs, layout, workers),
         "estimated_seconds": round(seconds + (layout.shards - 1) * _SECONDS_PER_SHARD, 1),
     }

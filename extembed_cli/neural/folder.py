@@ -92,7 +92,8 @@ def check_fits(folder: str, config: ModelConfig, spec: Spec) -> None:
         options = spec.embeddings[name]
         for option in ("normalize", "center"):
             if getattr(options, option) != getattr(table, option):
-                add(f"the model was trained with embeddings.{name}.{option} = {getattr(table, option)!s}".lower())
+                value = str(getattr(table, option)).lower()
+                add(f"the model was trained with embeddings.{name}.{option} = {value}")
     for name, history in config.histories.items():
         if name not in {"all", *spec.histories}:
             add(f"the model reads the history `{name}`, which the spec does not have")

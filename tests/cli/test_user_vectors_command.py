@@ -50,7 +50,7 @@ def test_a_dry_run_names_the_file_and_writes_nothing(world: World) -> None:
     for part in ("600 rows", "user vectors  ", "users.parquet", "30 dual fits"):
         assert part in shown.out
     assert plan["user_vectors"] == [str(world.folder / "users.parquet")]
-    assert (plan["output"], plan["systems"], plan["rows_out"]) == (None, 30, 0)
+    assert (plan["output"], plan["counts"]["dual fits"], plan["rows_out"]) == (None, 30, 0)
     assert plan["estimated_memory_bytes"] > 0
 
 

@@ -7,10 +7,10 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
-from conftest import World
+from conftest import World, soak
 from helpers.faults import (
     DIRECTORY,
     FILE,
@@ -24,6 +24,7 @@ from helpers.faults import (
     drive,
     frame,
     make,
+    place,
     start,
     state,
 )
@@ -31,49 +32,49 @@ from helpers.faults import (
 # What stands on disk depends on the place alone; the rename of the file, or of the manifest, is the turn.
 WRITER = "pyarrow.parquet:ParquetWriter"
 FILE_OLD = [
-    Fault("filelock:FileLock.acquire", "after"),
     Fault("extembed_cli.jobs.run:load", "after"),
-    Fault("extembed_cli.engines.base:compute_shard"),
-    Fault("extembed_cli.jobs.outputs:write_features"),
     Fault(f"{WRITER}.write_batch", "after", 2),
-    Fault(f"{WRITER}.close"),
-    Fault("extembed_cli.jobs.outputs:write_features", "after"),
-    Fault("pathlib:Path.write_text", "after"),
-    Fault("os:fsync"),
     Fault("pathlib:Path.replace"),
 ]
 FILE_OLD_SOAK = [
+    Fault("filelock:FileLock.acquire", "after"),
     Fault("extembed_cli.jobs.run:load"),
     Fault("extembed_cli.jobs.run:prepare", "after"),
+    Fault("extembed_cli.engines.base:compute_shard"),
     Fault("extembed_cli.jobs.run:_compute", "after"),
+    Fault("extembed_cli.jobs.outputs:write_features"),
+    Fault(f"{WRITER}.close"),
     Fault(f"{WRITER}.close", "after"),
+    Fault("extembed_cli.jobs.outputs:write_features", "after"),
     Fault("pathlib:Path.write_text"),
+    Fault("pathlib:Path.write_text", "after"),
+    Fault("os:fsync"),
     Fault("os:fsync", "after", 2),
 ]
 FILE_NEW = [
     Fault("pathlib:Path.replace", "after"),
-    Fault("pathlib:Path.replace", "after", 2),
-    Fault("filelock:FileLock.release"),
 ]
 FILE_NEW_SOAK = [
     Fault("os:fsync", "before", 3),  # of the folder
     Fault("os:fsync", "after", 3),
+    Fault("pathlib:Path.replace", "after", 2),
+    Fault("filelock:FileLock.release"),
 ]
 DIRECTORY_OLD = [
-    Fault("extembed_cli.engines.base:compute_shard"),
     Fault(f"{WRITER}.write_batch", "after"),
-    Fault(f"{WRITER}.close", "before", 2),
-    Fault("extembed_cli.jobs.outputs:write_features", "after"),
-    Fault("pathlib:Path.write_text", "after", 2),
-    Fault("os:fsync", "before", 2),
     Fault("pathlib:Path.replace", "after", 1),
     Fault("pathlib:Path.replace", "before", 4),
 ]
 DIRECTORY_OLD_SOAK = [
     Fault("filelock:FileLock.acquire", "after"),
     Fault("extembed_cli.jobs.run:load", "after"),
+    Fault("extembed_cli.engines.base:compute_shard"),
     Fault("extembed_cli.jobs.run:_compute", "after"),
+    Fault(f"{WRITER}.close", "before", 2),
+    Fault("extembed_cli.jobs.outputs:write_features", "after"),
     Fault("pathlib:Path.write_text", "after"),
+    Fault("pathlib:Path.write_text", "after", 2),
+    Fault("os:fsync", "before", 2),
     Fault("os:fsync", "after", 4),
     Fault("pathlib:Path.replace"),
     Fault("pathlib:Path.replace", "after", 2),
@@ -81,32 +82,33 @@ DIRECTORY_OLD_SOAK = [
 DIRECTORY_NEW = [
     Fault("pathlib:Path.replace", "after", 4),
     Fault("pathlib:Path.unlink"),  # of the first old part
-    Fault("pathlib:Path.unlink", "after", 2),
 ]
 DIRECTORY_NEW_SOAK = [
+    Fault("pathlib:Path.unlink", "after", 2),
     Fault("pathlib:Path.replace", "after", 5),
     Fault("os:fsync", "before", 9),
     Fault("filelock:FileLock.release"),
 ]
 FIRST_FILE = [
     Fault(f"{WRITER}.write_batch", "after", 2),
+]
+FIRST_FILE_SOAK = [
     Fault("pathlib:Path.replace"),
 ]
 FIRST_DIRECTORY = [
+    Fault("pathlib:Path.replace", "before", 4),
+]
+FIRST_DIRECTORY_SOAK = [
     Fault(f"{WRITER}.write_batch", "after"),
     Fault("pathlib:Path.write_text", "after"),
     Fault("pathlib:Path.replace", "after", 1),
-    Fault("pathlib:Path.replace", "before", 4),
 ]
 
 
-def places(faults: Sequence[Fault], soak: Sequence[Fault] = ()) -> pytest.MarkDecorator:
-    """A test at each of these places, and in the long set at some more between them."""
-
-    def case(fault: Fault, marks: Sequence[pytest.MarkDecorator] = ()) -> Any:
-        return pytest.param(fault, marks=marks, id=f"{fault.when}-{fault.at.partition(':')[2]}-{fault.call}")
-
-    return pytest.mark.parametrize("fault", [*map(case, faults), *(case(each, [pytest.mark.soak]) for each in soak)])
+def places(faults: Sequence[Fault], more: Sequence[Fault]) -> pytest.MarkDecorator:
+    """A test at each of these places, and in the long tests at some more between them."""
+    cases = [pytest.param(fault, id=place(fault)) for fault in faults]
+    return pytest.mark.parametrize("fault", [*cases, *(soak(fault, id=place(fault)) for fault in more)])
 
 
 class Base(NamedTuple):
@@ -187,7 +189,7 @@ def test_a_directory_is_the_new_one_from_its_manifest_on(base: Base, tmp_path: P
     assert_mended(world, DIRECTORY, base.new[DIRECTORY])
 
 
-@places(FIRST_FILE)
+@places(FIRST_FILE, FIRST_FILE_SOAK)
 def test_a_first_file_is_there_whole_or_not_at_all(base: Base, tmp_path: Path, fault: Fault) -> None:
     world = copy(base, tmp_path, FILE, with_old=False)
     kill(world, FILE, fault)
@@ -195,7 +197,7 @@ def test_a_first_file_is_there_whole_or_not_at_all(base: Base, tmp_path: Path, f
     assert_mended(world, FILE, base.new[FILE])
 
 
-@places(FIRST_DIRECTORY)
+@places(FIRST_DIRECTORY, FIRST_DIRECTORY_SOAK)
 def test_a_first_directory_without_a_manifest_does_not_stop_the_next_run(
     base: Base, tmp_path: Path, fault: Fault
 ) -> None:
@@ -228,18 +230,27 @@ def test_a_killed_directory_reads_as_an_input(base: Base, tmp_path: Path) -> Non
     assert frame(world.folder / "next.parquet").height == 300
 
 
-@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
-def test_kill_at_random_times(tmp_path: Path, kind: str) -> None:
-    """Five kills of each kind of output, uniform over the time that a run takes."""
+def timed(world: World, kind: str, rows: int) -> tuple[dict[str, bytes], float]:
+    """A run in a process of its own: what it wrote, and its seconds."""
+    began = time.monotonic()
+    with drive(*arguments(world, kind), rows=rows) as run:
+        run.end().ok()
+    seconds = time.monotonic() - began
+    made = state(world.folder / kind)
+    assert made is not None
+    return made, seconds
+
+
+@pytest.mark.parametrize(("kind", "kills"), [(FILE, 2), soak(FILE, 8), soak(DIRECTORY, 8)])
+def test_kill_at_random_times(tmp_path: Path, kind: str, kills: int) -> None:
+    """Kills of a run, uniform over the time that it takes."""
     world = build(tmp_path / "world", 15_000, 15_000, 32)
     rows = 2**12
     old = make(world, kind, OLD, rows=rows)
     shutil.copytree(world.folder / "out", tmp_path / "kept")
-    began = time.monotonic()
-    new = make(world, kind, NEW, rows=rows)
-    seconds = time.monotonic() - began
+    new, seconds = timed(world, kind, rows)
     draw = random.Random(5)
-    for _ in range(5):
+    for _ in range(kills):
         shutil.rmtree(world.folder / "out")
         shutil.copytree(tmp_path / "kept", world.folder / "out")
         with drive(*arguments(world, kind), rows=rows) as run:
@@ -258,9 +269,7 @@ def test_kill_at_many_random_times_without_mending(tmp_path: Path, kind: str) ->
     world = build(tmp_path / "world", 20_000, 20_000, 16)
     rows = 2**12
     wanted = [make(world, kind, OLD, rows=rows), make(world, kind, NEW, rows=rows)]
-    began = time.monotonic()
-    make(world, kind, NEW, rows=rows)
-    seconds = time.monotonic() - began
+    _, seconds = timed(world, kind, rows)
     draw = random.Random(6)
     for number in range(100):
         with drive(*arguments(world, kind, (OLD, NEW)[number % 2]), rows=rows) as run:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed
-from helpers.faults import KILLED, Fault, drive
+from conftest import World, extembed, soak
+from helpers.faults import KILLED, Fault, drive, place, undisturbed
 
 SPEC = '[[dual]]\nregularization = {strength}\nuser_vectors = "users.parquet"\n'
 FILES = ("out.parquet", "users.parquet")
@@ -19,8 +19,7 @@ def spec(world: World, strength: float) -> Path:
 
 def make(world: World, strength: float) -> dict[str, bytes]:
     """An undisturbed run and what it wrote."""
-    with drive("run", str(spec(world, strength))) as run:
-        run.end().ok()
+    undisturbed("run", spec(world, strength)).ok()
     return contents(world)
 
 
@@ -31,15 +30,15 @@ def contents(world: World) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("fault", "new"),
     [
-        (Fault("extembed_cli.engines.base:compute_shard"), 0),
-        (Fault("extembed_cli.jobs.outputs:write_vectors"), 0),
-        (Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", 2), 0),
+        soak(Fault("extembed_cli.engines.base:compute_shard"), 0),
+        soak(Fault("extembed_cli.jobs.outputs:write_vectors"), 0),
+        soak(Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", 2), 0),
         (Fault("extembed_cli.jobs.outputs:write_vectors", "after"), 0),
-        (Fault("pathlib:Path.replace"), 0),
+        soak(Fault("pathlib:Path.replace"), 0),
         (Fault("pathlib:Path.replace", "after", 1), 1),
-        (Fault("pathlib:Path.replace", "after", 2), 2),
+        soak(Fault("pathlib:Path.replace", "after", 2), 2),
     ],
-    ids=lambda case: f"{case.when}-{case.at.partition(':')[2]}-{case.call}" if isinstance(case, Fault) else None,
+    ids=lambda case: place(case) if isinstance(case, Fault) else None,
 )
 def test_killed(world: World, fault: Fault, new: int) -> None:
     after, before = make(world, 7), make(world, 2)

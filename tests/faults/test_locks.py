@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import extembed
+from conftest import extembed, soak
 from helpers.faults import (
     DIRECTORY,
     FILE,
@@ -35,7 +35,7 @@ def hold(folder: Path) -> Fault:
     return Fault("os:fsync", do="hold", path=str(folder / "go"))
 
 
-@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+@pytest.mark.parametrize("kind", [FILE, soak(DIRECTORY)])
 def test_a_second_run_ends_at_once_and_says_why(tmp_path: Path, kind: str) -> None:
     world = build(tmp_path)
     old = stand(world, kind)
@@ -102,10 +102,10 @@ def test_the_lock_is_free_when_its_holder_is_killed(tmp_path: Path, wait: list[s
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("out/a.parquet", "out/b.parquet"),
-        ("out/features.parquet", "out/features"),
+        soak("out/a.parquet", "out/b.parquet"),
+        soak("out/features.parquet", "out/features"),
         ("out/features.parquet.v1.parquet", "out/features.parquet"),
-        ("out/[ab]*.parquet", "out/a.parquet"),
+        soak("out/[ab]*.parquet", "out/a.parquet"),
     ],
 )
 def test_different_outputs_do_not_disturb_each_other(tmp_path: Path, one: str, other: str) -> None:
@@ -154,15 +154,11 @@ def meet(folder: Path, kind: str, runs: int) -> None:
     assert_tidy(world.folder / kind)
 
 
-@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
-def test_four_runs_that_start_together_all_succeed(tmp_path: Path, kind: str) -> None:
-    meet(tmp_path, kind, 4)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
-def test_many_runs_that_start_together_all_succeed(tmp_path: Path, kind: str) -> None:
-    meet(tmp_path, kind, 24)
+@pytest.mark.parametrize(
+    ("kind", "runs"), [(FILE, 3), soak(FILE, 4), soak(FILE, 24), soak(DIRECTORY, 4), soak(DIRECTORY, 24)]
+)
+def test_runs_that_start_together_all_succeed(tmp_path: Path, kind: str, runs: int) -> None:
+    meet(tmp_path, kind, runs)
 
 
 def test_four_runs_without_waiting_leave_a_whole_file(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import World
-from helpers.faults import KILLED, Fault, Run, build, drive
+from conftest import World, soak
+from helpers.faults import KILLED, Fault, Run, build, drive, place, undisturbed
 
 SHARDS = 6
 SPEC = """
@@ -42,8 +42,7 @@ def start(world: World, *flags: str, faults: tuple[Fault, ...] = ()) -> Run:
 
 def finish(world: World, *flags: str) -> tuple[str, int]:
     """Run to the end: what was said, and how many shards were there already."""
-    with start(world, *flags) as run:
-        said = run.end().ok().err
+    said = undisturbed("run", world.folder / "spec.toml", *flags, shards=SHARDS).ok().err
     assert not list(world.folder.glob(".*")), "something is left behind"
     report = json.loads((world.folder / "out.parquet.run.json").read_text())
     assert report["shards"] == SHARDS
@@ -74,18 +73,18 @@ def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
 @pytest.mark.parametrize(
     ("fault", "resumed"),
     [
-        (Fault("extembed_cli.data.inputs:read_candidates", "after"), 0),
+        soak(Fault("extembed_cli.data.inputs:read_candidates", "after"), 0),
         (Fault("extembed_cli.data.partition:_Streams.write", "after", 9), 0),
-        (Fault("extembed_cli.data.scratch:Scratch.write_json", "before", 2), 0),
-        (Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2), 0),
-        (Fault("extembed_cli.data.shard_results:FeaturePart.save", "after", 2), 1),
-        (Fault("extembed_cli.data.shard_results:ShardResult.save", "before", 3), 2),
+        soak(Fault("extembed_cli.data.scratch:Scratch.write_json", "before", 2), 0),
+        soak(Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2), 0),
+        soak(Fault("extembed_cli.data.shard_results:FeaturePart.save", "after", 2), 1),
+        soak(Fault("extembed_cli.data.shard_results:ShardResult.save", "before", 3), 2),
         (SAVED, 3),
-        (Fault("extembed_cli.jobs.outputs:write_features"), SHARDS),
-        (Fault("extembed_cli.jobs.outputs:write_vectors", "after"), SHARDS),
+        soak(Fault("extembed_cli.jobs.outputs:write_features"), SHARDS),
+        soak(Fault("extembed_cli.jobs.outputs:write_vectors", "after"), SHARDS),
         (Fault("pathlib:Path.replace", "before", 5 + 3 * SHARDS), SHARDS),
     ],
-    ids=lambda case: f"{case.when}-{case.at.partition(':')[2]}-{case.call}" if isinstance(case, Fault) else None,
+    ids=lambda case: place(case) if isinstance(case, Fault) else None,
 )
 def test_killed_at_a_place(big: World, fault: Fault, resumed: int) -> None:
     wanted, report = clean(big)
@@ -98,6 +97,7 @@ def test_killed_at_a_place(big: World, fault: Fault, resumed: int) -> None:
     assert report_of(big) == report
 
 
+@pytest.mark.soak
 def test_killed_again_and_again(big: World) -> None:
     """One more shard each time."""
     wanted, report = clean(big)
@@ -141,8 +141,17 @@ def test_a_shard_whose_files_are_torn_is_made_again(big: World) -> None:
     assert bytes_of(big) == wanted
 
 
-@pytest.mark.parametrize("name", ["events-0001-*.arrow", "candidates-0000-*.arrow", "vocabulary.arrow"])
-@pytest.mark.parametrize("how", ["cut short", "missing"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("events-0001-*.arrow", "cut short"),
+        ("vocabulary.arrow", "missing"),
+        soak("events-0001-*.arrow", "missing"),
+        soak("candidates-0000-*.arrow", "cut short"),
+        soak("candidates-0000-*.arrow", "missing"),
+        soak("vocabulary.arrow", "cut short"),
+    ],
+)
 def test_logs_that_are_torn_are_read_again(big: World, name: str, how: str) -> None:
     wanted, _ = clean(big)
     killed(big)
@@ -203,23 +212,22 @@ def test_a_fresh_start(big: World) -> None:
 
 def test_shards_too_large_for_less_memory(big: World) -> None:
     killed(big)
-    with drive("run", str(big.folder / "spec.toml"), shards=SHARDS + 1) as run:
-        assert "its shards are too large for this run's memory" in run.end().ok().err
+    said = undisturbed("run", big.folder / "spec.toml", shards=SHARDS + 1).ok().err
+    assert "its shards are too large for this run's memory" in said
     assert not list(big.folder.glob(".*"))
 
 
 def test_smaller_shards_than_needed_are_gone_on_from(big: World) -> None:
     killed(big)
-    with drive("run", str(big.folder / "spec.toml"), shards=SHARDS - 2) as run:
-        run.end().ok()
+    undisturbed("run", big.folder / "spec.toml", shards=SHARDS - 2).ok()
     assert json.loads((big.folder / "out.parquet.run.json").read_text())["resumed_shards"] == 3
 
 
 def test_a_job_that_fits_now_goes_on_all_the_same(big: World) -> None:
     wanted, _ = clean(big)
     killed(big)
-    with drive("run", str(big.folder / "spec.toml")) as run:
-        assert f"resuming a killed run; 3 of {SHARDS} shards are done" in run.end().ok().err
+    said = undisturbed("run", big.folder / "spec.toml").ok().err
+    assert f"resuming a killed run; 3 of {SHARDS} shards are done" in said
     assert not list(big.folder.glob(".*"))
     assert bytes_of(big) == wanted
 
@@ -228,8 +236,8 @@ def test_a_job_that_fits_now_begins_anew_where_nothing_was_finished(big: World) 
     wanted, _ = clean(big)
     with start(big, faults=(Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2),)) as run:
         assert run.end().code == KILLED
-    with drive("run", str(big.folder / "spec.toml")) as run:
-        assert "it had finished no shard. Starting over" in run.end().ok().err
+    said = undisturbed("run", big.folder / "spec.toml").ok().err
+    assert "it had finished no shard. Starting over" in said
     assert not list(big.folder.glob(".*"))
     assert bytes_of(big) == wanted
 

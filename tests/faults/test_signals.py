@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Ran
+from conftest import Ran, soak
 from helpers.faults import (
     DIRECTORY,
     FILE,
@@ -67,7 +67,7 @@ def held(at: Fault, folder: Path) -> Fault:
     return Fault(at.at, at.when, at.call, do="hold", path=str(folder / "go"))
 
 
-@pytest.mark.parametrize(("kind", "number"), [(FILE, signal.SIGINT), (DIRECTORY, signal.SIGTERM)])
+@pytest.mark.parametrize(("kind", "number"), [soak(FILE, signal.SIGINT), (DIRECTORY, signal.SIGTERM)])
 def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: signal.Signals) -> None:
     world = build(tmp_path, 100_000, 100_000, 128)
     old = stand(world, kind)
@@ -79,7 +79,7 @@ def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: s
 
 @pytest.mark.parametrize(
     ("kind", "place"),
-    [*((FILE, place) for place in PLACES), (DIRECTORY, PLACES[2])],
+    [soak(FILE, PLACES[0]), *((FILE, place) for place in PLACES[1:]), soak(DIRECTORY, PLACES[2])],
     ids=["load", "compute", "write", "fsync", "write parts"],
 )
 def test_a_signal_at_a_stage(tmp_path: Path, kind: str, place: Fault) -> None:
@@ -92,7 +92,7 @@ def test_a_signal_at_a_stage(tmp_path: Path, kind: str, place: Fault) -> None:
     assert_untouched(world.folder / kind, old)
 
 
-@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+@pytest.mark.parametrize("kind", [soak(FILE), DIRECTORY])
 def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_path: Path, kind: str) -> None:
     world = build(tmp_path)
     place = Fault("pyarrow.parquet:ParquetWriter.close", "before", 1 if kind == FILE else 2)
@@ -106,7 +106,7 @@ def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_pat
 
 @pytest.mark.parametrize(
     ("kind", "renames", "number"),
-    [(FILE, 1, signal.SIGTERM), (DIRECTORY, 1, signal.SIGINT), (DIRECTORY, 4, signal.SIGTERM)],
+    [(FILE, 1, signal.SIGTERM), soak(DIRECTORY, 1, signal.SIGINT), (DIRECTORY, 4, signal.SIGTERM)],
 )
 def test_a_signal_between_renames_waits_for_all_of_them(
     tmp_path: Path, kind: str, renames: int, number: signal.Signals
@@ -124,7 +124,7 @@ def test_a_signal_between_renames_waits_for_all_of_them(
     assert_tidy(world.folder / kind)
 
 
-@pytest.mark.parametrize("second", CODES)
+@pytest.mark.parametrize("second", [signal.SIGINT, soak(signal.SIGTERM)])
 def test_a_second_signal_does_not_stop_the_tidying(tmp_path: Path, second: signal.Signals) -> None:
     """The second comes while the first takes the temporary file away."""
     world = build(tmp_path)
@@ -141,6 +141,7 @@ def test_a_second_signal_does_not_stop_the_tidying(tmp_path: Path, second: signa
     assert_untouched(world.folder / FILE, old)
 
 
+@pytest.mark.soak
 def test_ctrl_c_twice_in_a_row(tmp_path: Path) -> None:
     world = build(tmp_path, 100_000, 100_000, 128)
     old = stand(world, FILE)
@@ -167,7 +168,7 @@ def test_a_signal_while_waiting_for_the_lock(tmp_path: Path) -> None:
     assert_tidy(world.folder / FILE)
 
 
-@pytest.mark.parametrize("module", ["typer", "extembed_cli.jobs.run", "polars"])
+@pytest.mark.parametrize("module", ["typer", soak("extembed_cli.jobs.run"), "polars"])
 def test_ctrl_c_while_the_program_starts(tmp_path: Path, module: str) -> None:
     world = build(tmp_path)
     ran = subprocess.run(
@@ -182,6 +183,7 @@ def test_ctrl_c_while_the_program_starts(tmp_path: Path, module: str) -> None:
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.soak
 def test_a_signal_at_random_times(tmp_path: Path) -> None:
     """Whenever it comes: the code of the signal, or of a run that was done already."""
     world = build(tmp_path, 20_000, 20_000, 32)
@@ -232,7 +234,9 @@ main()
 """
 
 
-@pytest.mark.parametrize("then", ["pass", "raise TypeError('not a type')", "raise OSError(28, 'No space left')"])
+@pytest.mark.parametrize(
+    "then", ["raise TypeError('not a type')", soak("pass"), soak("raise OSError(28, 'No space left')")]
+)
 def test_a_signal_whose_exception_was_swallowed(tmp_path: Path, then: str) -> None:
     """Extensions that call Python may lose the exception, or make another one of it."""
     world = build(tmp_path)

@@ -62,7 +62,7 @@ def test_without_decay_the_times_of_a_user_share_a_factor(three_fits: World) -> 
 def test_a_plan_counts_the_fits_that_a_run_makes(three_fits: World) -> None:
     for keys, expected in (('half_life = "9d"', 4), ('refit_every = "1d"\nhalf_life = "9d"', 3)):
         spec = three_fits.spec(f"[[dual]]\n{keys}")
-        assert extembed("run", spec, "--dry-run", "--json").ok().json["systems"] == expected
+        assert extembed("run", spec, "--dry-run", "--json").ok().json["counts"]["dual fits"] == expected
         assert extembed("run", spec, "--json").ok().json["dual"]["systems"] == expected
 
 

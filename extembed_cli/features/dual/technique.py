@@ -104,7 +104,7 @@ class Dual(Technique):
         costs = [_expected(spec, fit, work, work.candidates, dims[fit.embedding]) for fit in all_fits(spec)]
         costs += [_expected(spec, fit, work, work.users, dims[fit.embedding]) for fit in _vector_fits(spec).values()]
         systems, products = (sum(each) for each in zip(*costs, strict=True)) if costs else (0, 0.0)
-        return Estimate(products * _SECONDS_PER_PRODUCT, {"systems": int(systems)})
+        return Estimate(products * _SECONDS_PER_PRODUCT, {"dual fits": int(systems)})
 
     def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         if not spec.of(DualGroup):

@@ -1,1 +1,1 @@
-"""TODO"""
+"""The protocol of a technique, and output columns."""
