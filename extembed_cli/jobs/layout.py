@@ -93,7 +93,7 @@ def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) 
         fewer = "lower --workers, " if workers > 1 else ""
         threads = counted(workers, "worker")
         raise ResourceError(
-            f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB on {counted(workers, 'worker')}, "
+            f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB on {threads}, "
             f"but the job may use only {memory / 2**20:,.0f} MiB. Raise --memory, {fewer}"
             "leave the user out, or set max_events in all histories"
         )
