@@ -231,7 +231,7 @@ STAGES = {
     "gather": "Gather the vectors of candidates and events (technique 1).",
     "cosines": "Multiply them.",
     "means": "Decayed means of the vectors.",
-    "statistics": "Percentiles, shares, minima and maxima.",
+    "statistics": "Percentiles, shares, deviations, minima and maxima.",
     "solve": "Solve the fits of technique 2.",
     "score": "Score with neural models.",
 }

@@ -1,4 +1,4 @@
-"""Weighted statistics of the cosines that each row sees, all from one sort of them.
+"""Weighted statistics of the cosines that each row sees: from one sort of them, or in the order of their events.
 
 A row is a candidate that sees at least one event. Its cosines are a segment of flat arrays over all rows.
 """
@@ -191,3 +191,27 @@ def share(cumulative: Cumulative, reaching: Reaching) -> Floats:
     np.add.at(above, reaching.rows, weights)
     shares: Floats = (above / cumulative.total).astype(np.float32)
     return shares
+
+
+def deviations(cosines: Floats, weights: Doubles, counts: Ints) -> Floats:
+    """The weighted standard deviation of the cosines of each row.
+
+        sd = sqrt(Σ w (c - m)² / Σ w), m = Σ w c / Σ w
+
+    cosines and weights (n) of all rows, one row after another without padding; counts (R), at least 1 -> (R) float32.
+    The weights of a row are finite, and the largest is about 1, so that neither Σ w nor w (c - m)² under- or overflows.
+
+    m is summed up as a difference from the row's first cosine, and the squares are of differences from m. So nothing
+    cancels: the error is that of the cosines, and equal ones, or a single one, give exactly 0. A sum is over one row's
+    numbers, in an order that their count alone decides.
+    """
+    first, row = offsets(counts)[:-1], spread(np.arange(len(counts)), counts)
+    total = np.add.reduceat(weights, first)
+    away = cosines.astype(np.float64)
+    away -= away.take(first).take(row)
+    mean = np.add.reduceat(weights * away, first) / total
+    away -= mean.take(row)
+    away *= away
+    away *= weights
+    deviations: Floats = np.sqrt(np.add.reduceat(away, first) / total).astype(np.float32)
+    return deviations

@@ -19,6 +19,8 @@ class Group(Frozen):
     """Keys that hold paths. A path does not change what is computed."""
     written_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of the files that a run writes."""
+    later_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys younger than the first outputs: while they are at their default, the metadata of outputs stays as it was."""
     known: ClassVar[dict[str, type[Group]]] = {}
     """All classes by technique."""
 
@@ -45,6 +47,12 @@ class Group(Frozen):
         """Return the SQL expressions over the interactions whose values are numbers, by key."""
         return {}
 
+    def meaning(self) -> dict[str, Any]:
+        """Return the group as plain data without its paths."""
+        data: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude=set(self.path_keys))
+        later = {key: type(self).model_fields[key].default for key in self.later_keys}
+        return {key: value for key, value in data.items() if key not in later or value != later[key]}
+
     def written(self) -> dict[str, str]:
         """Return the paths of the files that a run writes, by key."""
         paths = {key: getattr(self, key) for key in self.written_keys}
@@ -64,6 +72,7 @@ class AggregateGroup(TableGroup):
     """Technique 1: cosines between a candidate and the user's history."""
 
     technique = "aggregate"
+    later_keys = ("sd",)
 
     half_lives: Annotated[tuple[HalfLife, ...], Field(min_length=1)] = ("30d",)
     """Ages at which a weight has halved, such as `7d`; `none` = no decay."""
@@ -71,6 +80,8 @@ class AggregateGroup(TableGroup):
     """Decay-weighted percentiles of the cosines, 1 to 99."""
     thresholds: tuple[Threshold, ...] = ()
     """Decay-weighted share of cosines at or above these, multiples of 0.01 from -1 to 1."""
+    sd: Annotated[bool, Field(strict=True)] = False
+    """Also write the decay-weighted standard deviation of the cosines."""
 
 
 class DualGroup(TableGroup):

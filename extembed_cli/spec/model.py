@@ -250,9 +250,9 @@ class Spec(Frozen):
         data["embeddings"] = {
             name: {k: v for k, v in table.items() if k != "path"} for name, table in data["embeddings"].items()
         }
-        for technique, kind in Group.known.items():
+        for technique in Group.known:
             if technique in data:
-                data[technique] = [{k: v for k, v in g.items() if k not in kind.path_keys} for g in data[technique]]
+                data[technique] = [group.meaning() for group in getattr(self, technique)]
         return data
 
 

@@ -77,7 +77,9 @@ def test_batch_mates_change_no_byte(tmp_path: Path) -> None:
             },
         )
     made.write("text", {"item_id": np.arange(80), "embedding": vectors(rng.standard_normal((80, 48)))})
-    spec = made.spec('[[aggregate]]\nhalf_lives = ["5d"]\npercentiles = [50]\nthresholds = [0.1]\n[[dual]]\n')
+    spec = made.spec(
+        '[[aggregate]]\nhalf_lives = ["5d"]\npercentiles = [50]\nthresholds = [0.1]\nsd = true\n[[dual]]\n'
+    )
     together = ran(spec, 1, Layout())
     for shards in (3, 40):
         same(together, ran(spec, 2, Layout(shards=shards)))

@@ -54,6 +54,9 @@ def test_cosines_are_bounded_and_ordered(world: Small) -> None:
             assert (np.abs(ladder) <= 1).all()
             shares = made.select(pl.col(f"^text__{history}__cos_share.*{half_life}$")).drop_nulls().to_numpy()
             assert ((shares >= 0) & (shares <= 1)).all()
+            spread = made.select(f"text__{history}__{name}" for name in ("cos_min", "cos_max", f"cos_sd{half_life}"))
+            lowest, highest, sd = spread.drop_nulls().to_numpy().T
+            assert ((sd >= 0) & (sd <= (highest - lowest) / 2 + 1e-6)).all()
             assert (made[f"{history}__count"] >= made[f"text__{history}__vector_count"]).all()
 
 

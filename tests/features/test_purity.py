@@ -41,6 +41,7 @@ AGGREGATE = st.fixed_dictionaries(
         "half_lives": subset("6h", "2d", "none"),
         "percentiles": subset(10, 50, 90, at_least=0),
         "thresholds": subset(0.0, 0.3, 1.0, at_least=0),
+        "sd": st.booleans(),
     }
 )
 DUAL = st.fixed_dictionaries(

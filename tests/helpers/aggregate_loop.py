@@ -11,7 +11,11 @@ from conftest import World, run_spec
 
 from helpers.reference import Event, ReferenceHistory, features
 
-STATISTICS = 'half_lives = ["7d", "none"]\npercentiles = [5, 10, 50, 90, 99]\nthresholds = [-0.2, 0.0, 0.3]\n'
+STATISTICS = """half_lives = ["7d", "none"]
+percentiles = [5, 10, 50, 90, 99]
+thresholds = [-0.2, 0.0, 0.3]
+sd = true
+"""
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000
 TOLERANCE = 2e-5  # float32 cosines of unit vectors, sums over a history

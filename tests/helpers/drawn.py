@@ -35,6 +35,7 @@ histories = ["all", "liked", "recent"]
 half_lives = ["6h", "none"]
 percentiles = [10, 50, 90]
 thresholds = [0.0, 0.3]
+sd = true
 """
 
 

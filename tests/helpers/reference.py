@@ -123,6 +123,7 @@ def cosines(
         norm = float(np.linalg.norm(mean))
         out[column + "cos_to_mean" + end] = float(mean @ candidate) / norm if norm > 1e-6 * w.sum() else None
         out[column + "cos_mean" + end] = float(w @ c / w.sum())
+        out[column + "cos_sd" + end] = math.sqrt(w @ (c - w @ c / w.sum()) ** 2 / w.sum())
         for p in percentiles:
             order = np.argsort(c, kind="stable")
             cumulative = np.cumsum(w[order])
@@ -155,7 +156,7 @@ def column_names(
             column = f"{table}__{history}__{prefix}"
             names += [column + s for s in ("vector_count", "cos_min", "cos_max")]
             for h in half_lives:
-                names += [f"{column}{s}{suffix(h)}" for s in ("cos_to_mean", "cos_mean")]
+                names += [f"{column}{s}{suffix(h)}" for s in ("cos_to_mean", "cos_mean", "cos_sd")]
                 names += [f"{column}cos_p{p:02d}{suffix(h)}" for p in percentiles]
                 for t in thresholds:
                     label = f"m{-round(t * 100):03d}" if t < 0 else f"{round(t * 100):03d}"

@@ -93,7 +93,8 @@ def test_what_happens_later_changes_no_byte_of_any_length(tmp_path: Path, weight
     spec = f"""interactions = "interactions.parquet"\ncandidates = "candidates.parquet"\noutput = "out.parquet"
 {'weight = "weight"' if weighted else ""}\n[embeddings.text]\npath = "text.parquet"\n{HISTORIES}
 [[aggregate]]\nhistories = ["all", "liked", "newest", "recent"]\nhalf_lives = ["20d"]\npercentiles = [50]
-thresholds = [0.1]"""
+thresholds = [0.1]
+sd = true"""
     (tmp_path / "spec.toml").write_text(spec)
     found = []
     for length in (3000, 4500, 7000):

@@ -23,6 +23,7 @@ window = "20d"
 histories = ["all", "recent"]
 half_lives = ["7d", "none"]
 thresholds = [0.0, 0.3, 1.0]
+sd = true
 [[dual]]
 histories = ["all"]
 target = "rating - 3"
@@ -83,6 +84,7 @@ def test_no_kernel_writes_into_its_inputs(world: World, monkeypatch: pytest.Monk
         "visible_sums",
         "rank",
         "cumulate",
+        "deviations",
         "solve_prefixes",
         "solve_logistic",
         "kernels",

@@ -1,13 +1,15 @@
-"""Percentiles and shares of ranked cosines, against numpy and exact arithmetic."""
+"""Percentiles, shares and deviations of cosines, against numpy and exact arithmetic."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from extembed_cli.kernels.cosines import exact_cosines
 from extembed_cli.kernels.segments import offsets
-from extembed_cli.kernels.statistics import Ranked, cumulate, rank, reaching, share, weighted_percentiles
+from extembed_cli.kernels.statistics import Ranked, cumulate, deviations, rank, reaching, share, weighted_percentiles
 
 
 class Rows:
@@ -132,3 +134,45 @@ def test_thresholds_are_decided_as_in_exact_arithmetic(threshold: float) -> None
     made = shares(ranked, cumulative, [threshold], lambda rows, places: exact_cosines(q[rows], v[places]))[0]
     assert made.tolist() == exact.mean(axis=1).astype(np.float32).tolist()
     assert (ranked.keys == before).all()  # no other column is touched by a threshold
+
+
+def exact_variance(cosines: np.ndarray, weights: np.ndarray) -> Fraction:
+    """By the definition, in fractions."""
+    c, w = ([Fraction(float(value)) for value in values] for values in (cosines, weights))
+    mean = sum(wi * ci for wi, ci in zip(w, c, strict=True)) / sum(w)
+    return sum((wi * (ci - mean) ** 2 for wi, ci in zip(w, c, strict=True)), Fraction(0)) / sum(w)
+
+
+@pytest.mark.parametrize("width", [1.0, 1e-4, 1e-6])
+@pytest.mark.parametrize("oldest", [0, 60, 2000])
+def test_deviations_do_not_cancel(width: float, oldest: int) -> None:
+    """Cosines close to each other, and old events that weigh next to nothing or, at 2^-2000, nothing."""
+    rng = np.random.default_rng(14)
+    counts = np.array([1, 2, 700, 17, 64, 1])
+    cosines = (0.9 + width * rng.uniform(-0.1, 0.1, counts.sum())).astype(np.float32)
+    weights = np.exp2(-rng.uniform(0, oldest, counts.sum()))
+    weights[offsets(counts)[1:] - 1] = 1
+    made = deviations(cosines, weights, counts)
+    assert made.dtype == np.float32
+    assert made[0] == made[-1] == 0
+    for r, low in enumerate(offsets(counts)[:-1]):
+        at = slice(low, low + counts[r])
+        # The square root of what is exact: relative to the value itself, however small
+        assert made[r] == pytest.approx(float(exact_variance(cosines[at], weights[at])) ** 0.5, rel=1e-6)
+
+
+def test_equal_cosines_do_not_deviate() -> None:
+    rng = np.random.default_rng(15)
+    counts = np.array([1, 3, 1000])
+    cosines = np.repeat(rng.uniform(-1, 1, 3).astype(np.float32), counts)
+    assert deviations(cosines, rng.uniform(0, 1, len(cosines)), counts).tolist() == [0, 0, 0]
+
+
+def test_a_deviation_depends_on_its_own_row_alone() -> None:
+    rng = np.random.default_rng(16)
+    counts = np.array([5, 1, 9000, 64, 130, 20000, 7, 129])
+    cosines, weights = rng.uniform(-1, 1, counts.sum()).astype(np.float32), rng.uniform(0, 1, counts.sum())
+    together, first = deviations(cosines, weights, counts), offsets(counts)[:-1]
+    for r, (low, count) in enumerate(zip(first, counts, strict=True)):
+        at = slice(low, low + count)
+        assert deviations(cosines[at], weights[at], counts[r : r + 1])[0] == together[r]

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from conftest import World, run_spec, timestamps, vectors
 from helpers.aggregate_loop import ALL, DISLIKED, HOUR, LIKED, START, STATISTICS, assert_close, check, events_of, micros
-from helpers.reference import ReferenceHistory, unit_vectors
+from helpers.drawn import same_bytes
+from helpers.reference import ReferenceHistory, features, unit_vectors
 
 
 def test_all_statistics_of_all_events(world: World) -> None:
@@ -200,6 +201,52 @@ def test_orthogonal_vectors_reach_a_threshold_of_zero(world: World) -> None:
         if seen:
             share = np.mean([raw[i] @ raw[r["item_id"]] >= 0 for i in seen])
             assert made["text__all__cos_share_ge_000"][row] == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [5, 384])
+@pytest.mark.parametrize("half_life", ["6h", "7d", "none"])
+def test_the_deviation_of_cosines_that_are_almost_equal(world: World, dim: int, half_life: str) -> None:
+    """All within 1e-4 of each other, and right to 1e-6: Σ w c² / Σ w − m² would lose all digits in float32."""
+    rng = np.random.default_rng(21)
+    near = rng.standard_normal(dim) + 1e-5 * rng.standard_normal((40, dim))
+    world.write("text", {"item_id": np.arange(40), "embedding": vectors(near)})
+    made = run_spec(world.spec(f'weight = "rating"\n[[aggregate]]\nhalf_lives = ["{half_life}"]\nsd = true\n'))
+    seen = made.filter(pl.col("text__all__cos_min").is_not_null())
+    assert (seen["text__all__cos_max"] - seen["text__all__cos_min"]).max() < 1e-4
+    embeddings = {"text": {r["item_id"]: r["embedding"] for r in world.table("text").to_pylist()}}
+    asked = [(r["user_id"], r["item_id"], micros(r["timestamp"])) for r in world.table("candidates").to_pylist()]
+    log = events_of(world, lambda row: float(row["rating"]))
+    name = "text__all__cos_sd" + ("" if half_life == "none" else f"__hl{half_life}")
+    expected = features(log, asked, embeddings, ALL, [half_life], [], [])[name]
+    assert made[name].is_null().to_list() == [value is None for value in expected]
+    known = made[name].is_not_null()
+    np.testing.assert_allclose(
+        made[name].drop_nulls().to_numpy(), pl.Series(expected).filter(known).to_numpy(), rtol=0, atol=1e-6
+    )
+
+
+def test_one_event_does_not_deviate_and_none_is_null(world: World) -> None:
+    moments = timestamps([START, START, START + HOUR])
+    world.write("interactions", {"user_id": [1, 2, 2], "item_id": [5, 6, 39], "timestamp": moments})
+    asked = {"user_id": [1, 2, 1, 3, 1], "item_id": [3, 3, 39, 3, 3]}
+    asked["timestamp"] = timestamps([*[START + 2 * HOUR] * 4, START])
+    world.write("candidates", asked)
+    made = run_spec(world.spec('weight = "1 / 3"\n[[aggregate]]\nsd = true\n'))
+    # Item 39 has no vector, user 3 has no event, and the last candidate sees none.
+    assert made["text__all__vector_count"].to_list() == [1, 1, 1, 0, 0]
+    assert made["text__all__cos_sd__hl30d"].to_list() == [0, 0, None, None, None]
+    assert made.schema["text__all__cos_sd__hl30d"] == pl.Float32
+
+
+def test_deviations_are_off_unless_asked_for(world: World) -> None:
+    without = run_spec(world.spec("[[aggregate]]\n"))
+    plain = (world.folder / "out.parquet").read_bytes()
+    run_spec(world.spec("[[aggregate]]\nsd = false\n"))
+    assert (world.folder / "out.parquet").read_bytes() == plain
+    assert b'"sd"' not in plain  # nor does the metadata know the key
+    both = run_spec(world.spec("[[aggregate]]\nsd = true\n"))
+    assert set(both.columns) - set(without.columns) == {"text__all__cos_sd__hl30d"}
+    same_bytes(without, both.select(without.columns))
 
 
 def test_candidates_in_their_own_history_are_counted(world: World) -> None:

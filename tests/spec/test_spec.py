@@ -38,7 +38,7 @@ FULL = {
     },
     "histories": {"liked": {"where": "rating >= 4", "window": "30d", "max_events": 10}},
     "aggregate": [
-        {"half_lives": ["7d", "none"], "percentiles": [5], "thresholds": [-0.2, 0.3], "name": "short"},
+        {"half_lives": ["7d", "none"], "percentiles": [5], "thresholds": [-0.2, 0.3], "name": "short", "sd": True},
         {"embeddings": ["image"], "histories": ["all", "liked"]},
     ],
 }

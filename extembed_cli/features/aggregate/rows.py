@@ -11,8 +11,9 @@ import numpy as np
 from extembed_cli.arrays import Doubles, Floats, Ints
 from extembed_cli.features.aggregate.event_lists import EventList
 from extembed_cli.histories.batches import Batch
+from extembed_cli.kernels.cosines import clipped
 from extembed_cli.kernels.decay import REFERENCE_STEP, whole_bits, whole_weights
-from extembed_cli.kernels.segments import offsets, ragged, run_starts
+from extembed_cli.kernels.segments import offsets, ragged, run_starts, spread
 from extembed_cli.kernels.statistics import Cumulative, Ranked, Reaching, cumulate, rank, reaching
 
 
@@ -42,6 +43,8 @@ class Rows:
         self.events, self.batch, self.at = events, batch, at
         self.candidates = batch.q[at]
         """(R) their places among the candidates of the shard"""
+        self.counts = batch.counts[at]
+        """(R) the events that they see"""
         self.piece = batch.piece[at]
         self._cosines, self._first, self._means, self._exact = cosines, first, means, exact
         self._cumulative: dict[str, Cumulative] = {}
@@ -50,7 +53,21 @@ class Rows:
     @cached_property
     def ranked(self) -> Ranked:
         """The cosines in order."""
-        return rank(self._cosines, self._first, self.batch.place[self.at], self.batch.counts[self.at])
+        return rank(self._cosines, self._first, self.batch.place[self.at], self.counts)
+
+    @cached_property
+    def cosines(self) -> Floats:
+        """The cosines in the order of the events, one row after another."""
+        return clipped(self._cosines.take(ragged(self._first, self.counts)))
+
+    def weights(self, half_life: str) -> Doubles:
+        """The weights of the same events, relative to the heaviest of the row: what other rows see is in none of them.
+
+        Whole weights are for sums that must be exact: they round those of very old events to 0.
+        """
+        heights, highest = self._heights(half_life)
+        heights -= highest.take(spread(np.arange(len(highest)), self.counts))
+        return np.exp2(heights, out=heights)
 
     def mean(self, half_life: str) -> Mean:
         """The decayed mean of the vectors."""
@@ -73,6 +90,12 @@ class Rows:
             )
         return self._reaching[key]
 
+    def _heights(self, half_life: str) -> tuple[Doubles, Doubles]:
+        """Return log2 of the weights of all events, one row after another, and (R) the largest of each row."""
+        end = self.events.seen.end[self.candidates]
+        heights = self.events.heights(half_life, ragged(end - self.counts, self.counts))
+        return heights, np.maximum.reduceat(heights, offsets(self.counts)[:-1])
+
     def _whole_weights(self, half_life: str) -> tuple[Ints, Ints]:
         """Return whole weights of the events, and (R) the shift from a row's places to the places of its weights.
 
@@ -85,9 +108,7 @@ class Rows:
         end = events.seen.end[self.candidates]
         newest = clock[end - 1]
         if events.weights is not None:
-            counts = self.batch.counts[self.at]
-            heights = events.heights(half_life, ragged(end - counts, counts))
-            newest = np.maximum.reduceat(heights, offsets(counts)[:-1])
+            newest = self._heights(half_life)[1]
         step = np.floor(newest / REFERENCE_STEP)
         bits = whole_bits(end - low)
         first = run_starts(piece, step, bits)

@@ -17,7 +17,7 @@ from extembed_cli.features.aggregate.event_lists import EventList
 from extembed_cli.features.aggregate.rows import Rows
 from extembed_cli.features.technique.columns import Column, Dtype
 from extembed_cli.kernels.cosines import clipped
-from extembed_cli.kernels.statistics import share, weighted_percentiles
+from extembed_cli.kernels.statistics import deviations, share, weighted_percentiles
 from extembed_cli.spec.durations import half_life_suffix, threshold_label
 from extembed_cli.spec.groups import AggregateGroup
 from extembed_cli.spec.model import Spec
@@ -57,6 +57,8 @@ class Definition(Generic[View]):
     """A group has one column for each of these; percentiles and thresholds are multiplied by half-lives"""
     needs_mean: bool = False
     """Whether it reads the decayed mean of the vectors, which is summed up while they are at hand"""
+    enabled: Callable[[AggregateGroup], bool] = lambda group: True
+    """Whether a group has its columns"""
 
 
 COUNTERS: dict[str, Definition[EventList]] = {
@@ -113,6 +115,12 @@ COSINES: dict[str, Definition[Rows]] = {
         lambda rows, half_life, _: [clipped(rows.mean(half_life).along)],
         needs_mean=True,
     ),
+    "cos_sd": Definition(
+        "{e}__{h}__{n}cos_sd{d}",
+        "√(Σ w (c − m)² / Σ w) with m = Σ w c / Σ w over `{h}` in `{e}`, {d}",
+        lambda rows, half_life, _: [deviations(rows.cosines, rows.weights(half_life), rows.counts)],
+        enabled=lambda group: group.sd,
+    ),
     "cos_p": Definition(
         "{e}__{h}__{n}cos_p{a}{d}",
         "smallest c of `{h}` in `{e}` whose cumulative weight ≥ {a} % of Σ w, {d}",
@@ -167,7 +175,7 @@ def _columns(
         suffix = "" if half_life is None else half_life_suffix(half_life)
         decay = f"w = weight · 2^(−age / {half_life})" if suffix else "w = weight"
         for name, definition in definitions.items():
-            if (half_life is None) != (definition.by == ""):
+            if (half_life is None) != (definition.by == "") or not definition.enabled(group):
                 continue
             for argument, label in arguments.get(definition.by, [(None, "")]):
                 yield Column(
