@@ -181,8 +181,13 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
+    """The small world, to change at will."""
+    return small_world(tmp_path)
+
+
+def small_world(folder: Path) -> World:
     """30 users, 40 items (5 without a vector), 600 events with ratings, 300 candidates at different times."""
-    made = World(tmp_path)
+    made = World(folder)
     rng = np.random.default_rng(7)
     day = 86_400_000_000
     start = 1_700_000_000_000_000

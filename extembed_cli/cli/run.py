@@ -54,6 +54,7 @@ def _plan(plan: dict[str, Any]) -> str:
     from extembed_cli.jobs.report import coverage_text
 
     inputs = plan["inputs"]
+    work = ", ".join(f"{count:,} {name}" for name, count in plan["counts"].items())
     lines = [
         f"interactions  {console.used_text(inputs['interactions'])}",
         f"candidates    {inputs['candidates']['rows']:,} rows, {inputs['candidates']['users']:,} users",
@@ -67,7 +68,7 @@ def _plan(plan: dict[str, Any]) -> str:
         *(f"user vectors  {path}" for path in plan["user_vectors"]),
         *([f"columns       {len(plan['columns'])} features"] if plan["columns"] else []),
         *(f"              {name}" for name in plan["columns"]),
-        f"work          {', '.join(f'{count:,} {name}' for name, count in plan['counts'].items())}",
+        *([f"work          {work}"] if work else []),
         f"layout        {counted(plan['shards'], 'shard')}, {counted(plan['workers'], 'worker')}",
         f"estimates     {plan['estimated_memory_bytes'] / 2**20:,.0f} MiB, {plan['estimated_seconds']:.0f} s",
     ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -24,6 +23,8 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike, at: Path | None) -> Values:
     if at is None or size == 0:
         return np.zeros(shape, dtype)
     nameless = at.is_dir()
+    if not nameless:
+        at.unlink(missing_ok=True)  # it may be a link to a file that others read
     with tempfile.TemporaryFile(dir=at) if nameless else open(at, "wb+") as file:  # noqa: PTH123  a name as text
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
@@ -40,32 +41,39 @@ class ArrayFolder:
         self.folder = folder
 
     def put(self, name: str, array: Values) -> dict[str, Any]:
-        """Write an array; return what `get` needs. A file that already holds the array is linked, not copied."""
+        """Keep an array under a name; return what `get` needs. A file that holds the array already is linked."""
         path = self.folder / name
         source = _file_of(array)
-        if source is None:
-            with path.open("wb") as file:
-                np.ascontiguousarray(array).tofile(file)
-        elif source != path:
-            path.unlink(missing_ok=True)
-            try:
-                os.link(source, path)
-            except OSError:  # on another disk
-                shutil.copyfile(source, path)
+        if source is None or not _linked(source, path):
+            zeros(array.shape, array.dtype, path)[...] = array
         return {"file": name, "dtype": array.dtype.str, "shape": list(array.shape)}
 
-    def get(self, about: dict[str, Any]) -> Values:
-        """Return the array, read-only."""
+    def get(self, about: dict[str, Any], *, writable: bool = False) -> Values:
+        """Return the array, read-only; or with writes that stay in memory."""
         shape = tuple(about["shape"])
         if not np.prod(shape):
             return np.zeros(shape, about["dtype"])
-        return np.asarray(np.memmap(self.folder / about["file"], about["dtype"], "r", shape=shape))
+        mode: Literal["c", "r"] = "c" if writable else "r"
+        return np.asarray(np.memmap(self.folder / about["file"], about["dtype"], mode, shape=shape))
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Whether a path is a file now, or has become a link to it."""
+    if path.exists() and path.samefile(source):
+        return True
+    path.unlink(missing_ok=True)
+    try:
+        os.link(source, path)
+    except OSError:  # on another disk
+        return False
+    return True
 
 
 def _file_of(array: Values) -> Path | None:
     """Return the file that holds this array and nothing else, or None."""
     base = array.base
-    if not isinstance(base, np.memmap) or base.filename is None or base.nbytes != array.nbytes:
+    if not isinstance(base, np.memmap) or base.filename is None or not array.flags.c_contiguous:
         return None
+    same = (array.dtype, array.shape, array.ctypes.data) == (base.dtype, base.shape, base.ctypes.data)
     path = Path(base.filename)
-    return path if path.exists() and path.stat().st_size == array.nbytes else None
+    return path if same and path.exists() and path.stat().st_size == array.nbytes else None

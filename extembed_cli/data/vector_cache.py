@@ -17,6 +17,7 @@ import threading
 import time
 import zlib
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ class VectorCache:
                 shutil.rmtree(entry, ignore_errors=True)
             with suppress(OSError):  # another run was faster
                 building.rename(entry)
+                mapped_file = np.memmap(entry / _VECTORS, np.float32, "r", shape=vectors.vectors.shape)
+                vectors = replace(vectors, vectors=np.asarray(mapped_file))
         finally:
             shutil.rmtree(building, ignore_errors=True)
         note = self._note(self.tables[name])

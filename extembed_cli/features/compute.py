@@ -1,6 +1,6 @@
 """The features of some users: the second of the two functions that know the maths, the same on every engine.
 
-compute_shard(spec, shared, shard, vectors_as_of) -> ShardFeatures
+compute_shard(spec, shared, history, candidates, vectors_as_of) -> ShardFeatures
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ class Shared:
     columns: list[Column]
     vocabulary: Vocabulary
     embeddings: dict[str, EmbeddingMatrix]
+    totals: dict[str, TableTotals]
+    """Of the tables whose Gramian a technique needs"""
     states: dict[str, State]
     """By the technique's key in a spec"""
 
@@ -59,6 +61,10 @@ class Shared:
         about = {
             "ranks": arrays.put("ranks", self.vocabulary.ranks),
             "embeddings": {name: matrix.save(arrays, name) for name, matrix in self.embeddings.items()},
+            "totals": {
+                name: {"items": totals.items, "gramian": arrays.put(f"{name}.gramian", totals.gramian)}
+                for name, totals in self.totals.items()
+            },
             "states": {technique: state.save(arrays) for technique, state in self.states.items()},
         }
         (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
@@ -70,7 +76,10 @@ class Shared:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         ids = ipc.from_arrow(ipc.map_table(folder / _IDS))["id"]
         embeddings = {name: EmbeddingMatrix.open(arrays, kept) for name, kept in about["embeddings"].items()}
-        prepared = Prepared(embeddings, {}, Vocabulary(ids, arrays.get(about["ranks"])))
+        totals = {
+            name: TableTotals(kept["items"], arrays.get(kept["gramian"])) for name, kept in about["totals"].items()
+        }
+        prepared = Prepared(embeddings, totals, Vocabulary(ids, arrays.get(about["ranks"])))
         columns = output_columns(spec)
         states = {
             technique.group.technique: technique.open(
@@ -78,7 +87,7 @@ class Shared:
             )
             for technique in techniques_of(spec)
         }
-        return cls(columns, prepared.vocabulary, embeddings, states)
+        return cls(columns, prepared.vocabulary, embeddings, totals, states)
 
 
 def prepare(
@@ -94,39 +103,45 @@ def prepare(
 
     With a folder all arrays are in mapped files there, with a cache those of the tables in its files.
     """
-    problems = Problems()
-    columns, techniques = output_columns(spec), techniques_of(spec)
-    embeddings: dict[str, EmbeddingMatrix] = {}
-    totals: dict[str, TableTotals] = {}
     if folder is not None:
         folder.mkdir(exist_ok=True)
+    problems = Problems()
+    prepared = Prepared({}, {}, vocabulary, mapped, folder)
     for name, table in tables.items():
         with problems.collect():
-            summed = any(technique.needs_gramian(spec, name) for technique in techniques)
-            if cache is not None:
-                matrix = cache.vectors(name, ids[name], mapped).of(vocabulary.ids)
-            else:
-                # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
-                wanted = None if summed or spec.embeddings[name].center else vocabulary.ids
-                matrix = load_vectors(spec, name, table, ids[name], wanted, mapped, folder).of(vocabulary.ids)
-            total = gramian(matrix, mapped, normalized=spec.embeddings[name].normalize) if summed else None
-            totals[name] = TableTotals(int(np.count_nonzero(matrix.norms)), total)
-            copied = any(technique.copies(spec, name) for technique in techniques)
-            if cache is None or copied:
-                matrix = matrix.of_used_items(folder and folder / f"{name}.vectors")
-            embeddings[name] = matrix
-    problems.raise_any()
-    prepared = Prepared(embeddings, totals, vocabulary, mapped, folder)
-    states: dict[str, State] = {}
-    for technique in techniques:
+            _load(spec, name, table, ids[name], prepared, cache)
+    columns, states = output_columns(spec), {}
+    for technique in techniques_of(spec):  # of the tables that could be loaded, for all problems together
         with problems.collect():
             states[technique.group.technique] = technique.prepare(spec, _statistics(technique, columns), prepared)
     problems.raise_any()
-    shared = Shared(columns, vocabulary, embeddings, states)
+    shared = Shared(columns, vocabulary, prepared.embeddings, prepared.totals, states)
     if folder is None:
         return shared
     shared.save(folder)
+    del shared, prepared, states  # what they have in memory is in files now
     return Shared.open(spec, folder)
+
+
+def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared, cache: VectorCache | None) -> None:
+    """Load the vectors of a table, and its Gramian where a technique needs it."""
+    techniques, mapped, vocabulary = techniques_of(spec), prepared.mapped, prepared.vocabulary
+    path = prepared.folder and prepared.folder / f"{name}.vectors"
+    summed = any(technique.needs_gramian(spec, name) for technique in techniques)
+    # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
+    whole = summed or spec.embeddings[name].center
+    if cache is not None:
+        matrix = cache.vectors(name, ids, mapped).of(vocabulary.ids)
+    elif whole:
+        matrix = load_vectors(spec, name, table, ids, None, mapped, prepared.folder).of(vocabulary.ids)
+    else:
+        matrix = load_vectors(spec, name, table, ids, vocabulary.ids, mapped, path).of(vocabulary.ids)
+    if summed:
+        total = gramian(matrix, mapped, normalized=spec.embeddings[name].normalize)
+        prepared.totals[name] = TableTotals(int(np.count_nonzero(matrix.norms)), total)
+    if cache is None or any(technique.copies(spec, name) for technique in techniques):
+        matrix = matrix.of_used_items(path)
+    prepared.embeddings[name] = matrix
 
 
 def _statistics(technique: Technique, columns: Sequence[Column]) -> list[Hashable]:

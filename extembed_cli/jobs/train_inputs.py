@@ -93,7 +93,8 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
         folder = opened_scratch.folder if opened_scratch else None
         loaded = load(opened, watch, layout, opened_scratch)
         with watch.timing("vectors"):
-            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder)
+            of_shared = folder / "shared" if folder and layout.mapped else None
+            shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, of_shared)
         coverage, repeats = Coverage(), 0
 
         def shards() -> Iterator[Shard]:

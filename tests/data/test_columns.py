@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, run_spec, timestamps
+from conftest import World, run_spec, small_world, timestamps
 from polars.testing import assert_frame_equal
 
 from extembed_cli.jobs.options import RunOptions
@@ -36,10 +36,10 @@ def run(world: World, text: str = "") -> pl.DataFrame:
     return features
 
 
-@pytest.fixture
-def expected(world: World) -> pl.DataFrame:
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     """Features of the plain files."""
-    made = run(world)
+    made = run(small_world(tmp_path_factory.mktemp("plain")))
     assert made["text__all__vector_count"].max() > 5
     return made
 

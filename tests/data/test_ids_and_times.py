@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed, timestamps
+from conftest import World, extembed, small_world, timestamps
 from polars.testing import assert_frame_equal
 
 from extembed_cli.jobs.options import RunOptions
@@ -42,6 +42,12 @@ def run(world: World, text: str = "") -> pl.DataFrame:
     features = pl.from_arrow(made.read([name for name in made.schema_arrow.names if "__" in name]))
     assert isinstance(features, pl.DataFrame)
     return features
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    """Features of the plain types."""
+    return run(small_world(tmp_path_factory.mktemp("plain")))
 
 
 def replace(world: World, name: str, **columns: Any) -> None:
@@ -125,8 +131,7 @@ IDS: dict[str, Callable[[list[int]], pa.Array]] = {
     ],
     ids="-".join,
 )
-def test_ids_of_any_type_meet(world: World, kinds: list[str]) -> None:
-    expected = run(world)
+def test_ids_of_any_type_meet(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
     for name, kind in zip(INPUTS, kinds, strict=True):
         columns = ["item_id"] if name == "text" else ["user_id", "item_id"]
         replace(world, name, **{c: IDS[kind](world.table(name)[c].to_pylist()) for c in columns})
@@ -146,8 +151,7 @@ def test_large_unsigned_ids_in_one_file_alone(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_files_of_one_input_may_differ_in_their_id_type(world: World, name: str) -> None:
-    expected = run(world)
+def test_files_of_one_input_may_differ_in_their_id_type(world: World, name: str, expected: pl.DataFrame) -> None:
     table = world.table(name)
     table = table.set_column(table.schema.get_field_index("item_id"), "item_id", table["item_id"].cast(pa.int16()))
     world.write(f"{name}-0", table.slice(0, 20))
@@ -196,8 +200,7 @@ TIMES: dict[str, Callable[[np.ndarray], pa.Array]] = {
     + [["s", "ns_utc"], ["ms_berlin", "us"], ["us_utc", "ns_kolkata"], ["us_offset", "s_utc"]],
     ids="-".join,
 )
-def test_times_of_any_unit_and_zone_are_instants(world: World, kinds: list[str]) -> None:
-    expected = run(world)
+def test_times_of_any_unit_and_zone_are_instants(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
     for name, kind in zip(INPUTS, kinds, strict=False):
         replace(world, name, timestamp=TIMES[kind](micros(world, name)))
     same(run(world), expected)
@@ -226,17 +229,15 @@ def test_dates_are_midnights_utc(world: World, kinds: list[str]) -> None:
     ],
     ids=str,
 )
-def test_integer_times_count_in_time_unit(world: World, unit: str, kind: pa.DataType) -> None:
-    expected = run(world)
+def test_integer_times_count_in_time_unit(world: World, unit: str, kind: pa.DataType, expected: pl.DataFrame) -> None:
     for name in INPUTS[:2]:
         replace(world, name, timestamp=counts(micros(world, name), unit, kind))
     same(run(world, f'time_unit = "{unit}"\n'), expected)
 
 
 @pytest.mark.parametrize("counted", INPUTS[:2])
-def test_integer_times_beside_timestamps_of_another_unit(world: World, counted: str) -> None:
+def test_integer_times_beside_timestamps_of_another_unit(world: World, counted: str, expected: pl.DataFrame) -> None:
     """`time_unit` says what integers count and leaves timestamps alone."""
-    expected = run(world)
     for name in INPUTS[:2]:
         times = micros(world, name)
         replace(world, name, timestamp=counts(times, "s", pa.int64()) if name == counted else timestamps(times, "ns"))
@@ -244,8 +245,7 @@ def test_integer_times_beside_timestamps_of_another_unit(world: World, counted: 
 
 
 @pytest.mark.parametrize("kinds", [["s", "ns", "ms"], ["ms_berlin", "us_utc", "ns"]], ids="-".join)
-def test_files_of_the_log_may_differ_in_their_time_type(world: World, kinds: list[str]) -> None:
-    expected = run(world)
+def test_files_of_the_log_may_differ_in_their_time_type(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
     table = world.table("interactions")
     for number, kind in enumerate(kinds):
         replace(world, "interactions", timestamp=TIMES[kind](table["timestamp"].cast(pa.int64()).to_numpy()))
@@ -254,8 +254,7 @@ def test_files_of_the_log_may_differ_in_their_time_type(world: World, kinds: lis
     same(run(world, f'{text}[embeddings.text]\npath = "text.parquet"\n'), expected)
 
 
-def test_files_of_the_candidates_may_differ_in_their_unit(world: World) -> None:
-    expected = run(world)
+def test_files_of_the_candidates_may_differ_in_their_unit(world: World, expected: pl.DataFrame) -> None:
     table = world.table("candidates")
     for number, kind in enumerate(["s", "ns", "us"]):
         replace(world, "candidates", timestamp=TIMES[kind](table["timestamp"].cast(pa.int64()).to_numpy()))

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, run_spec
+from conftest import World, run_spec, small_world
 from polars.testing import assert_frame_equal
 
 from extembed_cli.errors import ExtembedError
@@ -42,13 +42,25 @@ def features(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(pl.selectors.contains("__"))
 
 
-@pytest.fixture
-def expected(world: World) -> pl.DataFrame:
-    """Output of the plain files; `row_id` tells candidates apart."""
+def with_row_ids(world: World) -> World:
+    """`row_id` tells candidates apart."""
     world.write("candidates", world.table("candidates").append_column("row_id", pa.array(np.arange(300))))
-    made = run_spec(spec(world))
+    return world
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    """The output of the plain files."""
+    made = run_spec(spec(with_row_ids(small_world(tmp_path_factory.mktemp("plain")))))
     assert made["text__all__vector_count"].max() > 5
     return made
+
+
+@pytest.fixture
+def expected(world: World, plain: pl.DataFrame) -> pl.DataFrame:
+    """What a run over the world has to give, whose candidates have a `row_id` from now on."""
+    with_row_ids(world)
+    return plain
 
 
 # --- paths -------------------------------------------------------------------------------------------

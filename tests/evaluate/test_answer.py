@@ -48,7 +48,7 @@ def called_right(folder: Path, seed: int, users: int = 300, each: int = 70, min_
 
 
 def test_vectors_without_a_signal_are_not_worth_it(tmp_path: Path) -> None:
-    assert called_right(tmp_path / "world", 0, users=150, each=60, min_gain=0.02)
+    assert called_right(tmp_path / "world", 0, users=80, each=50, min_gain=0.02)
 
 
 @pytest.mark.soak

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.evaluation import make_features
 
+from extembed_cli.evaluate import ranker
 from extembed_cli.evaluate.columns import Roles
 from extembed_cli.evaluate.evaluate import evaluate
 from extembed_cli.evaluate.page import page
@@ -41,7 +42,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = pl.Series(np.random.default_rng(0).standard_normal(len(table))).to_arrow()
     pq.write_table(table.append_column(HOSTILE, noise).append_column("${x} $spec", noise), path)
     roles = Roles("label", baseline=("popularity", "*img*", "*spec*"))
-    report = evaluate(str(path), roles, Settings(seeds=(0,), resamples=100), Resources(1), Watch())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranker, "_ROUNDS", 20)
+        report = evaluate(str(path), roles, Settings(seeds=(0,), resamples=100), Resources(1), Watch())
     page_path = folder / "report.html"
     page_path.write_text(page(report), encoding="utf-8")
     return page_path

@@ -13,7 +13,7 @@ from helpers.faults import KILLED, Fault, drive
 from extembed_cli.neural.folder import CHECKPOINT, FILES, read_config
 from extembed_cli.neural.weights import load_model
 
-SHORT = [("an older model", 1), ("an older model", 2), ("nothing", 0)]
+SHORT = [("an older model", 2)]
 
 
 @pytest.fixture(scope="module")

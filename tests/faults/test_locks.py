@@ -161,10 +161,11 @@ def test_runs_that_start_together_all_succeed(tmp_path: Path, kind: str, runs: i
     meet(tmp_path, kind, runs)
 
 
-def test_four_runs_without_waiting_leave_a_whole_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [2, soak(4)])
+def test_runs_without_waiting_leave_a_whole_file(tmp_path: Path, number: int) -> None:
     world = build(tmp_path)
     wanted = stand(world, "other/features.parquet", NEW)
-    runs = [start(*arguments(world, FILE)) for _ in range(4)]
+    runs = [start(*arguments(world, FILE)) for _ in range(number)]
     codes = sorted(run.end().code for run in runs)
     assert codes[0] == 0
     assert set(codes) <= {0, 4}

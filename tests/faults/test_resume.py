@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import resource
+import shutil
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from conftest import World, soak
@@ -30,8 +32,12 @@ FILES = ("out.parquet", "users.parquet")
 
 @pytest.fixture
 def big(tmp_path: Path) -> World:
+    return make_big(tmp_path)
+
+
+def make_big(folder: Path) -> World:
     """A world whose job runs in shards."""
-    made = build(tmp_path, rows=900, events=2000)
+    made = build(folder, rows=900, events=2000)
     made.spec(SPEC)
     return made
 
@@ -124,21 +130,40 @@ def test_killed_at_a_random_moment(big: World, seed: int) -> None:
     assert bytes_of(big) == wanted
 
 
-def killed(world: World) -> None:
+class Killed(NamedTuple):
+    """A world whose run was killed after three shards, how to have it again, and what a clean run makes."""
+
+    world: World
+    snapshot: Path
+    wanted: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """The folder stays where it is, because the files of a killed run belong to the path of its output."""
+    world = make_big(tmp_path_factory.mktemp("killed"))
+    wanted, _ = clean(world)
     with start(world, faults=(SAVED,)) as run:
         assert run.end().code == KILLED
     assert len(list(world.folder.glob(".extembed-*/shard-*.json"))) == 3
+    return Killed(world, shutil.copytree(world.folder, tmp_path_factory.mktemp("snapshot") / "world"), wanted)
 
 
-def test_a_shard_whose_files_are_torn_is_made_again(big: World) -> None:
+@pytest.fixture
+def killed(killed_once: Killed) -> World:
+    """The world as it was when the run was killed."""
+    shutil.rmtree(killed_once.world.folder)
+    shutil.copytree(killed_once.snapshot, killed_once.world.folder)
+    return killed_once.world
+
+
+def test_a_shard_whose_files_are_torn_is_made_again(killed: World, killed_once: Killed) -> None:
     """The power went off: a name is there, and nothing behind it."""
-    wanted, _ = clean(big)
-    killed(big)
     for number, name in enumerate(("features-*.arrow", "vectors-*.arrow")):
-        path = sorted(big.folder.glob(f".extembed-*/{name}"))[number]
+        path = sorted(killed.folder.glob(f".extembed-*/{name}"))[number]
         path.write_bytes(b"")
-    assert finish(big)[1] == 1
-    assert bytes_of(big) == wanted
+    assert finish(killed)[1] == 1
+    assert bytes_of(killed) == killed_once.wanted
 
 
 @pytest.mark.parametrize(
@@ -152,84 +177,72 @@ def test_a_shard_whose_files_are_torn_is_made_again(big: World) -> None:
         soak("vocabulary.arrow", "cut short"),
     ],
 )
-def test_logs_that_are_torn_are_read_again(big: World, name: str, how: str) -> None:
-    wanted, _ = clean(big)
-    killed(big)
-    (path,) = big.folder.glob(f".extembed-*/{name}")
+def test_logs_that_are_torn_are_read_again(killed: World, killed_once: Killed, name: str, how: str) -> None:
+    (path,) = killed.folder.glob(f".extembed-*/{name}")
     if how == "missing":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-8])
-    assert finish(big)[1] == 3
-    assert bytes_of(big) == wanted
+    assert finish(killed)[1] == 3
+    assert bytes_of(killed) == killed_once.wanted
 
 
-def test_a_log_that_is_damaged_inside_is_told_with_its_name(big: World) -> None:
-    killed(big)
-    for path in big.folder.glob(".extembed-*/events-*.arrow"):
+def test_a_log_that_is_damaged_inside_is_told_with_its_name(killed: World) -> None:
+    for path in killed.folder.glob(".extembed-*/events-*.arrow"):
         path.write_bytes(bytes(path.stat().st_size))
-    with start(big) as run:
-        run.end().failed(3, ".extembed-", "events-", "--fresh")
+    told = undisturbed("run", killed.folder / "spec.toml", shards=SHARDS)
+    told.failed(3, ".extembed-", "events-", "--fresh")
 
 
-def test_another_spec_starts_over(big: World) -> None:
-    killed(big)
-    said, found = finish(big, "--set", 'aggregate.0.half_lives=["9d"]')
+def test_another_spec_starts_over(killed: World) -> None:
+    said, found = finish(killed, "--set", 'aggregate.0.half_lives=["9d"]')
     assert found == 0
     assert "a killed run cannot be resumed: it had another spec. Starting over" in said
 
 
-def test_other_inputs_start_over(big: World) -> None:
-    killed(big)
-    big.write("candidates", big.table("candidates").slice(1))
-    said, found = finish(big)
+def test_other_inputs_start_over(killed: World) -> None:
+    killed.write("candidates", killed.table("candidates").slice(1))
+    said, found = finish(killed)
     assert (found, "it had other inputs" in said) == (0, True)
 
 
-def test_inputs_written_again_with_the_same_content_are_the_same(big: World) -> None:
-    killed(big)
+def test_inputs_written_again_with_the_same_content_are_the_same(killed: World) -> None:
     for name in ("interactions", "candidates"):
-        path = big.folder / f"{name}.parquet"
+        path = killed.folder / f"{name}.parquet"
         path.write_bytes(path.read_bytes())
-    assert finish(big)[1] == 3
+    assert finish(killed)[1] == 3
 
 
-def test_another_version_starts_over(big: World) -> None:
-    killed(big)
-    (job,) = big.folder.glob(".extembed-*/job.json")
+def test_another_version_starts_over(killed: World) -> None:
+    (job,) = killed.folder.glob(".extembed-*/job.json")
     data = json.loads(job.read_text())
     data["job"]["another version"] = "0"
     job.write_text(json.dumps(data))
-    said, found = finish(big)
+    said, found = finish(killed)
     assert (found, "it had another version" in said) == (0, True)
 
 
-def test_a_fresh_start(big: World) -> None:
-    killed(big)
-    said, found = finish(big, "--fresh")
+def test_a_fresh_start(killed: World) -> None:
+    said, found = finish(killed, "--fresh")
     assert (found, said.count("resuming"), said.count("cannot be resumed")) == (0, 0, 0)
 
 
-def test_shards_too_large_for_less_memory(big: World) -> None:
-    killed(big)
-    said = undisturbed("run", big.folder / "spec.toml", shards=SHARDS + 1).ok().err
+def test_shards_too_large_for_less_memory(killed: World) -> None:
+    said = undisturbed("run", killed.folder / "spec.toml", shards=SHARDS + 1).ok().err
     assert "its shards are too large for this run's memory" in said
-    assert not list(big.folder.glob(".*"))
+    assert not list(killed.folder.glob(".*"))
 
 
-def test_smaller_shards_than_needed_are_gone_on_from(big: World) -> None:
-    killed(big)
-    undisturbed("run", big.folder / "spec.toml", shards=SHARDS - 2).ok()
-    assert json.loads((big.folder / "out.parquet.run.json").read_text())["resumed_shards"] == 3
+def test_smaller_shards_than_needed_are_gone_on_from(killed: World) -> None:
+    undisturbed("run", killed.folder / "spec.toml", shards=SHARDS - 2).ok()
+    assert json.loads((killed.folder / "out.parquet.run.json").read_text())["resumed_shards"] == 3
 
 
-def test_a_job_that_fits_now_goes_on_all_the_same(big: World) -> None:
-    wanted, _ = clean(big)
-    killed(big)
-    said = undisturbed("run", big.folder / "spec.toml").ok().err
+def test_a_job_that_fits_now_goes_on_all_the_same(killed: World, killed_once: Killed) -> None:
+    said = undisturbed("run", killed.folder / "spec.toml").ok().err
     assert f"resuming a killed run; 3 of {SHARDS} shards are done" in said
-    assert not list(big.folder.glob(".*"))
-    assert bytes_of(big) == wanted
+    assert not list(killed.folder.glob(".*"))
+    assert bytes_of(killed) == killed_once.wanted
 
 
 def test_a_job_that_fits_now_begins_anew_where_nothing_was_finished(big: World) -> None:
@@ -257,8 +270,8 @@ def test_more_shards_than_files_may_be_open(big: World) -> None:
     ran.failed(5, "open files", "ulimit -n")
 
 
-@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGTERM"])
-def test_a_run_that_is_asked_to_stop_leaves_nothing(big: World, signal_name: str) -> None:
+@pytest.mark.parametrize("signal_name", ["SIGINT", soak("SIGTERM")])
+def test_a_run_that_a_signal_stops_leaves_nothing(big: World, signal_name: str) -> None:
     stop = Fault("extembed_cli.data.shard_results:ShardResult.save", "after", 3, signal_name)
     with start(big, faults=(stop,)) as run:
         assert run.end().code in {130, 143}

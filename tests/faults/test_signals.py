@@ -79,7 +79,7 @@ def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: s
 
 @pytest.mark.parametrize(
     ("kind", "place"),
-    [soak(FILE, PLACES[0]), *((FILE, place) for place in PLACES[1:]), soak(DIRECTORY, PLACES[2])],
+    [soak(FILE, PLACES[0]), (FILE, PLACES[1]), soak(FILE, PLACES[2]), (FILE, PLACES[3]), soak(DIRECTORY, PLACES[2])],
     ids=["load", "compute", "write", "fsync", "write parts"],
 )
 def test_a_signal_at_a_stage(tmp_path: Path, kind: str, place: Fault) -> None:
@@ -106,7 +106,7 @@ def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_pat
 
 @pytest.mark.parametrize(
     ("kind", "renames", "number"),
-    [(FILE, 1, signal.SIGTERM), soak(DIRECTORY, 1, signal.SIGINT), (DIRECTORY, 4, signal.SIGTERM)],
+    [(FILE, 1, signal.SIGTERM), soak(DIRECTORY, 1, signal.SIGINT), soak(DIRECTORY, 4, signal.SIGTERM)],
 )
 def test_a_signal_between_renames_waits_for_all_of_them(
     tmp_path: Path, kind: str, renames: int, number: signal.Signals

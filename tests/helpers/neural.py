@@ -23,9 +23,12 @@ def write_spec(folder: Path, *more: str) -> Path:
 
 
 def train(folder: Path, *args: str, model: str = "model") -> Ran:
-    return extembed(
-        "neural", "train", folder / "spec.toml", "--label", "label", "--model", folder / model, *QUICK, *args
-    )
+    return extembed(*train_command(folder, *args, model=model))
+
+
+def train_command(folder: Path, *args: str, model: str) -> list[str]:
+    named = ["neural", "train", folder / "spec.toml", "--label", "label", "--model", folder / model]
+    return [*map(str, named), *QUICK, *args]
 
 
 def weights(folder: Path, model: str = "model") -> bytes:

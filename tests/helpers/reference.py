@@ -44,6 +44,13 @@ def unit_vectors(table: Mapping[Any, Sequence[float]], center: bool = False) -> 
     return {item: v / np.linalg.norm(v) for item, v in vectors.items()}
 
 
+def events_by_user(events: Sequence[Event]) -> dict[Any, list[Event]]:
+    users: dict[Any, list[Event]] = {}
+    for event in events:
+        users.setdefault(event.user, []).append(event)
+    return users
+
+
 def visible_events(events: Sequence[Event], history: ReferenceHistory, user: Any, t: int, lag: str) -> list[Event]:
     mine = [e for e in events if e.user == user and e.weight and history.where(e) and e.time < t - micros(lag)]
     if history.window:
@@ -67,6 +74,7 @@ def features(
     prefix: str = "",
 ) -> dict[str, list[float | None]]:
     """Column name -> one value per candidate, None = null."""
+    by_user = events_by_user(events)
     units = {name: unit_vectors(table, center) for name, table in embeddings.items()}
     rows = []
     for user, item, time in candidates:
@@ -75,7 +83,7 @@ def features(
             if user is None or time is None:
                 continue
             t = time // micros(as_of_step) * micros(as_of_step) if as_of_step else time
-            seen = visible_events(events, history, user, t, lag)
+            seen = visible_events(by_user.get(user, []), history, user, t, lag)
             row.update(counters(seen, t, half_lives, f"{name}__{prefix}"))
             for table, vectors in units.items():
                 known = [e for e in seen if e.item in vectors]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from helpers.reference import Event, ReferenceHistory, micros, visible_events
+from helpers.reference import Event, ReferenceHistory, events_by_user, micros, visible_events
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,13 @@ def scores(
     lag: str = "0s",
 ) -> tuple[list[float | None], list[float | None]]:
     """Score and standard deviation of each candidate, None = null."""
+    by_user = events_by_user(events)
     score: list[float | None] = []
     sd: list[float | None] = []
     for user, item, time in candidates:
         found = None
         if user is not None and time is not None and item in vectors:
-            found = solve(vectors, fit, events, history or ReferenceHistory(), user, time, lag)
+            found = solve(vectors, fit, by_user.get(user, []), history or ReferenceHistory(), user, time, lag)
         score.append(None if found is None else float(found[0] @ vectors[item]))
         sd.append(None if found is None else float(np.sqrt(vectors[item] @ found[1] @ vectors[item])))
     return score, sd

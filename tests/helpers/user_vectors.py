@@ -16,7 +16,7 @@ from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 from helpers.aggregate_loop import events_of, micros
 from helpers.dual_loop import raw_vectors
-from helpers.reference import Event, ReferenceHistory
+from helpers.reference import Event, ReferenceHistory, events_by_user
 from helpers.reference_dual import ReferenceFit, item_vectors, solve
 
 TOLERANCE = 1e-5  # of scores of order 1, with vectors kept in float32
@@ -63,8 +63,9 @@ def check(
     as_of = newest(world) + 1 if as_of is None else as_of
     items = item_vectors(raw_vectors(world), bias=fit.bias, **(table or {}))
     wanted = {}
-    for user in sorted({e.user for e in events if e.user is not None}):
-        found = solve(items, fit, events, history or ReferenceHistory(), user, as_of, lag)
+    by_user = events_by_user(events)
+    for user in sorted(user for user in by_user if user is not None):
+        found = solve(items, fit, by_user[user], history or ReferenceHistory(), user, as_of, lag)
         if found is not None:
             wanted[user] = found[0]
     assert users["user_id"].to_pylist() == list(wanted)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import soak
 from numpy.typing import NDArray
 
 from extembed_cli.neural.config import Architecture, TrainingSettings
@@ -69,9 +70,7 @@ def fitted(model: Model, data: Dataset, vectors: NDArray[np.float32], lr: float)
     return trainer
 
 
-@pytest.mark.parametrize(
-    "encoder", ["gru", *(pytest.param(each, marks=pytest.mark.soak) for each in ("attention", "transformer"))]
-)
+@pytest.mark.parametrize("encoder", ["gru", soak("attention"), soak("transformer")])
 def test_an_effect_of_order_is_learned(encoder: str) -> None:
     assert learned(encoder) > 0.95
 

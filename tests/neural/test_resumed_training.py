@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import time
 from pathlib import Path
 
-from conftest import EXTEMBED, Ran
-from helpers.neural import LEARNED, QUICK, train, until, weights
+from conftest import Ran
+from helpers.faults import Fault, drive
+from helpers.neural import LEARNED, train, train_command, until, weights
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(trained_copy: Path) -> None:
-    arguments = ("--epochs", "4", "--batch-size", "32")
+    arguments = ("--epochs", "3")
     train(trained_copy, *arguments, model="unbroken").ok()
-    command = [
-        *EXTEMBED, "neural", "train", str(trained_copy / "spec.toml"), "--label", "label",
-        "--model", str(trained_copy / "broken"), *QUICK[:-1], *arguments,
-    ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr is not None
-        for line in running.stderr:
-            if line.startswith("epoch 1"):
-                time.sleep(0.05)
-                running.send_signal(signal.SIGINT)
-                break
-        told = running.stderr.read()
-    assert running.returncode == 130, told
+    # An epoch has 17 steps, so that the signal comes in the second one.
+    stop = Fault("extembed_cli.neural.training.trainer:Trainer._step", "after", 25, do="SIGINT")
+    command = train_command(trained_copy, *arguments, "-v", model="broken")
+    with drive(*(part for part in command if part != "-q"), faults=(stop,)) as run:
+        told = run.end().failed(130).err
     assert "--resume continues from here" in told
     left = {path.name for path in (trained_copy / "broken").iterdir()}
     assert left == {"checkpoint.safetensors"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import extembed
+from conftest import extembed, soak
 from helpers.neural import QUICK, scored, train, until, weights, write_spec
 
 from extembed_cli.jobs.layout import Layout
@@ -39,7 +39,7 @@ def test_the_folder_has_what_a_model_is(trained: Path) -> None:
     assert "<script" not in page
 
 
-@pytest.mark.parametrize("encoder", ["mean", "gru", "attention", "transformer"])
+@pytest.mark.parametrize("encoder", [soak("mean"), soak("gru"), "attention", soak("transformer")])
 def test_one_seed_makes_one_model_on_any_workers(trained_copy: Path, encoder: str) -> None:
     train(trained_copy, "--encoder", encoder, model="first").ok()
     train(trained_copy, "--encoder", encoder, "--workers", "3", model="second").ok()

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import World, run_spec, timestamps, vectors
+from conftest import World, run_spec, soak, timestamps, vectors
 from helpers.aggregate_loop import ALL, DISLIKED, HOUR, LIKED, START, STATISTICS, assert_close, check, events_of, micros
 from helpers.drawn import same_bytes
 from helpers.reference import ReferenceHistory, features, unit_vectors
@@ -122,9 +122,9 @@ def test_half_lives_far_from_the_length_of_the_history(world: World, half_life: 
     assert seen[f"text__all__cos_mean__hl{half_life}"].null_count() == 0
 
 
-def test_one_event_and_one_hundred_thousand(world: World) -> None:
+@pytest.mark.parametrize("many", [10_000, soak(100_000)])
+def test_one_event_and_very_many(world: World, many: int) -> None:
     rng = np.random.default_rng(11)
-    many = 100_000
     world.write(
         "interactions",
         {

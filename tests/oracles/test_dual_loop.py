@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import World, timestamps, vectors
+from conftest import World, soak, timestamps, vectors
 from helpers.dual_loop import DAY, LIKED, RATING, START, TOLERANCE, check, with_dim
 from helpers.reference import ReferenceHistory
 from helpers.reference_dual import ReferenceFit
@@ -50,7 +50,7 @@ LOGISTIC = {
 }
 
 
-@pytest.mark.parametrize("dim", [1, 8, 19, 48])
+@pytest.mark.parametrize("dim", [soak(1), 8, soak(19), 48])
 @pytest.mark.parametrize("name", FITS)
 def test_squared_loss(world: World, name: str, dim: int) -> None:
     """Histories have 1 to 30 events: shorter than, equal to and longer than the vectors."""
@@ -59,7 +59,7 @@ def test_squared_loss(world: World, name: str, dim: int) -> None:
     check(world, keys, fit, tolerance=1e-4 if name == "weak" else TOLERANCE)
 
 
-@pytest.mark.parametrize("dim", [1, 8, 48])
+@pytest.mark.parametrize("dim", [soak(1), 8, 48])
 @pytest.mark.parametrize("name", LOGISTIC)
 def test_logistic_loss(world: World, name: str, dim: int) -> None:
     with_dim(world, dim)
@@ -68,8 +68,8 @@ def test_logistic_loss(world: World, name: str, dim: int) -> None:
     check(world, f'loss = "logistic"\n{keys}', fit, tolerance=1e-4 if name == "weak" else 2e-5)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 16])
-@pytest.mark.parametrize("dim", [4, 16, 20])
+@pytest.mark.parametrize("size", [1, 2, soak(5), 16])
+@pytest.mark.parametrize("dim", [soak(4), 16, 20])
 def test_as_many_systems_as_events(world: World, size: int, dim: int) -> None:
     """A batch of n systems of n events each, where numpy would take right sides in two dimensions for a matrix."""
     rng = np.random.default_rng(size)

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, run_spec, timestamps
+from conftest import World, run_spec, soak, timestamps
 from helpers.aggregate_loop import micros
 from helpers.dual_loop import LIKED, RATING, raw_vectors, with_dim
 from helpers.reference import ReferenceHistory
@@ -37,7 +37,7 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("dim", [1, 8, 48])
+@pytest.mark.parametrize("dim", [soak(1), 8, 48])
 @pytest.mark.parametrize("name", FITS)
 def test_vectors_score_as_normal_equations_do(world: World, name: str, dim: int) -> None:
     with_dim(world, dim)

@@ -24,7 +24,7 @@ SLACK = 1.15
 AGGREGATE = ["aggregate", "--half-life", "30d", "--threshold", "0.3", "--history", "liked=rating >= 4"]
 DUAL = ["dual", "--target", "rating - 3", "--sd"]
 LOGISTIC = ["dual", "--target", "rating - 3", "--loss", "logistic"]
-LARGE = [AGGREGATE, *(pytest.param(command, marks=pytest.mark.soak) for command in (DUAL, LOGISTIC))]
+LARGE = [AGGREGATE, DUAL, LOGISTIC]
 
 
 def write(folder: Path, users: np.ndarray, candidates: np.ndarray, dim: int, items: int = 20_000) -> None:
@@ -60,6 +60,7 @@ def run(folder: Path, command: list[str], memory: int, *more: str) -> tuple[Cost
     return cost, json.loads((folder / "out.parquet.run.json").read_text())
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("command", LARGE, ids=["aggregate", "dual", "logistic"])
 def test_a_log_larger_than_memory(large: Path, command: list[str]) -> None:
     """With less memory it takes less, and the bytes are the same."""

@@ -26,7 +26,7 @@ class Basis:
     rotation: Doubles | None
     """Q (D, D); None = not rotated."""
     items: int
-    """Vectors in the whole table."""
+    """Vectors in the whole table; 0 where no fit counts the unobserved items"""
 
     def original(self, vectors: Floats) -> Doubles:
         """Rows in the coordinates of the table: (n, D) -> (n, D)."""

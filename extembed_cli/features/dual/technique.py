@@ -12,7 +12,7 @@ import numpy as np
 
 from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.shard_results import Tally
-from extembed_cli.errors import DataError, listing
+from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.features.dual.bases import Basis, make_basis
 from extembed_cli.features.dual.fits import (
     Fit,
@@ -71,22 +71,25 @@ class Dual(Technique):
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> DualState:
         bases: dict[tuple[str, bool, bool], Basis] = {}
-        for fit in all_fits(spec):
+        loaded = [fit for fit in all_fits(spec) if fit.embedding in prepared.embeddings]
+        for fit in loaded:
             if fit.basis not in bases:
-                totals = prepared.totals[fit.embedding]
+                totals = prepared.totals[fit.embedding] if fit.is_rotated else None
                 bases[fit.basis] = make_basis(
                     prepared.embeddings[fit.embedding],
-                    totals.items,
-                    totals.gramian if fit.is_rotated else None,
+                    0 if totals is None else totals.items,
+                    None if totals is None else totals.gramian,
                     normalized=spec.embeddings[fit.embedding].normalize,
                     bias=fit.bias,
                     mapped=prepared.mapped,
                     at=prepared.folder and prepared.folder / f"{_file_name(fit.basis)}.vectors",
                 )
-        state = _state(spec, statistics, prepared, bases)
-        for prepared_fit in state.fits.values():
-            prepared_fit.check()
-        return state
+        problems = Problems()
+        for fit in loaded:
+            with problems.collect():
+                PreparedFit(fit, prepared.embeddings[fit.embedding], bases[fit.basis]).check()
+        problems.raise_any()
+        return _state(spec, statistics, prepared, bases)
 
     def open(
         self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
@@ -164,7 +167,8 @@ def _state(
         fit: PreparedFit(fit, prepared.embeddings[fit.embedding], bases[fit.basis]) for fit in all_fits(spec)
     }
     estimates = [s for s in statistics if isinstance(s, FitStatistic)]
-    return DualState(prepared_fits, estimates, {path: prepared_fits[fit] for path, fit in _vector_fits(spec).items()})
+    files = {path: prepared_fits[fit] for path, fit in _vector_fits(spec).items() if fit in prepared_fits}
+    return DualState(prepared_fits, estimates, files)
 
 
 @dataclass(frozen=True)

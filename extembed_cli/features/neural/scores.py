@@ -74,7 +74,7 @@ class Scorer:
         model = str(arrays.folder / about["model"])
         config = folder.read_config(model)
         torch.set_num_threads(1)  # as many batches as there are workers are scored at once
-        return cls(config, load_model(model, config), torch.from_numpy(arrays.get(about["adapted"]).copy()))
+        return cls(config, load_model(model, config), torch.from_numpy(arrays.get(about["adapted"], writable=True)))
 
 
 def prepare_scorer(

@@ -79,6 +79,7 @@ class Neural(Technique):
             {
                 group.model: prepare_scorer(spec, group, prepared.embeddings, prepared.vocabulary.ids, prepared.mapped)
                 for group in spec.of(NeuralGroup)
+                if set(folder.read_config(group.model).tables) <= set(prepared.embeddings)
             },
             {name: matrix.with_vector[:-1] for name, matrix in prepared.embeddings.items()},
         )
@@ -152,7 +153,7 @@ def _batch_bytes(config: ModelConfig) -> int:
 def _state(
     spec: Spec, statistics: Sequence[Hashable], scorers: dict[str, Scorer], has_vector: dict[str, Bools]
 ) -> NeuralState:
-    groups = spec.of(NeuralGroup)
+    groups = [group for group in spec.of(NeuralGroup) if group.model in scorers]
     return NeuralState(
         scorers,
         [statistic for statistic in statistics if isinstance(statistic, Trained)],

@@ -32,8 +32,8 @@ class TableTotals:
 
     items: int
     """Items that have a vector"""
-    gramian: Doubles | None
-    """Σ x xᵀ, each x with a constant 1 behind it: (d + 1, d + 1); None where no technique needs it"""
+    gramian: Doubles
+    """Σ x xᵀ, each x with a constant 1 behind it: (d + 1, d + 1)"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Prepared:
     """The embedding tables of a job, for a technique to prepare its own state from."""
 
     embeddings: dict[str, EmbeddingMatrix]
+    """By name; a table with a problem is missing, and the job ends once all problems are known"""
     totals: dict[str, TableTotals]
+    """Of the tables whose Gramian a technique needs"""
     vocabulary: Vocabulary
     mapped: threads.Mapping = map
     folder: Path | None = None

@@ -1,0 +1,57 @@
+"""Arrays in mapped files: linked where they lie in one already, and never written to through a link."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_an_array_that_lies_in_the_folder_stays_where_it_is(
+    tmp_path: Path, relative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("shared") if relative else tmp_path / "shared"
+    folder.mkdir()
+    array = zeros((5, 3), np.float32, folder / "vectors")
+    array[:] = 7
+    before = (folder / "vectors").stat().st_ino
+    about = ArrayFolder(folder).put("vectors", array)
+    assert (folder / "vectors").stat().st_ino == before
+    assert ArrayFolder(folder).get(about).tolist() == array.tolist()
+
+
+def test_a_folder_behind_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    array = zeros((4,), np.int64, tmp_path / "link" / "numbers")
+    array[:] = 3
+    arrays = ArrayFolder(tmp_path / "link")
+    assert arrays.get(arrays.put("numbers", array)).tolist() == [3] * 4
+
+
+def test_a_linked_file_is_not_written_to(tmp_path: Path) -> None:
+    """The files of a cache are linked into scratch folders; a later run that makes its own array leaves them alone."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "scratch").mkdir()
+    cached = zeros((6,), np.float64, tmp_path / "cache" / "vectors")
+    cached[:] = 5
+    arrays = ArrayFolder(tmp_path / "scratch")
+    arrays.put("vectors", cached)
+    assert (tmp_path / "cache" / "vectors").stat().st_nlink == 2
+    zeros((3,), np.float64, tmp_path / "scratch" / "vectors")[:] = 1
+    arrays.put("vectors", np.ones(2))
+    assert np.fromfile(tmp_path / "cache" / "vectors").tolist() == [5.0] * 6
+
+
+def test_views_of_a_file_are_copied(tmp_path: Path) -> None:
+    array = zeros((4, 4), np.float32, tmp_path / "all")
+    array[:] = np.arange(16).reshape(4, 4)
+    arrays = ArrayFolder(tmp_path)
+    for name, view in {"reversed": array[::-1], "transposed": array.T, "some": array[1:]}.items():
+        assert np.array_equal(arrays.get(arrays.put(name, view)), view)
+        assert (tmp_path / name).stat().st_ino != (tmp_path / "all").stat().st_ino
