@@ -47,7 +47,7 @@ def aggregate(
     Example:  extembed aggregate -i events.parquet -c candidates.parquet -e text=item_text.parquet -o features.parquet
     --history liked='rating >= 4' --half-life 30d --percentile 90 --threshold 0.5
     """
-    from extembed_cli.spec.loading import spec_from_flags
+    from extembed_cli.jobs.specs import spec_from_flags
 
     group: dict[str, Any] = {"half_lives": half_lives, "percentiles": percentiles, "thresholds": thresholds}
     data = {**inputs.data(candidates, output), "aggregate": [group]}

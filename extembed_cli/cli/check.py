@@ -17,7 +17,7 @@ def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
     """
     from extembed_cli.jobs.check import check_job
     from extembed_cli.jobs.report import coverage_text
-    from extembed_cli.spec.loading import load_spec
+    from extembed_cli.jobs.specs import load_spec
 
     loaded = load_spec(spec, overrides or ())
     with console.watching(show.quiet, show.verbose) as watch:

@@ -18,7 +18,7 @@ def columns(spec: SpecPath, overrides: Set = None, json: Json = False) -> None:
     from dataclasses import asdict
 
     from extembed_cli.features.registry import output_columns
-    from extembed_cli.spec.loading import load_spec
+    from extembed_cli.jobs.specs import load_spec
 
     output = output_columns(load_spec(spec, overrides or ()))
     if json:

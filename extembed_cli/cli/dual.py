@@ -118,7 +118,7 @@ def dual(
     Example:  extembed dual -i events.parquet -c candidates.parquet -e text=item_text.parquet -o features.parquet
     --target 'CASE WHEN rating >= 4 THEN 1.0 ELSE -1.0 END' --regularization 2
     """
-    from extembed_cli.spec.loading import spec_from_flags
+    from extembed_cli.jobs.specs import spec_from_flags
 
     if half_life and len(half_life) > 1:
         raise SpecError(

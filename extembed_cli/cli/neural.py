@@ -219,8 +219,8 @@ def train(
 
     Example:  extembed neural train spec.toml --label clicked --model model --until 2026-03-01
     """
+    from extembed_cli.jobs.specs import load_spec
     from extembed_cli.neural.folder import need_extra
-    from extembed_cli.spec.loading import load_spec
 
     layers = layer.layers()
     loaded = load_spec(spec, overrides or (), for_training=True)

@@ -28,7 +28,7 @@ def run(
 
     Example:  extembed run sample_data/spec.toml -o features.parquet --set 'aggregate.0.half_lives=["7d"]'
     """
-    from extembed_cli.spec.loading import load_spec
+    from extembed_cli.jobs.specs import load_spec
 
     if engine != "local":
         raise SpecError(f"--engine {engine}: this version runs on `local` only")

@@ -65,7 +65,16 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         check_longest(spec, loaded, options.workers, options.memory)
         engine = LocalEngine(mapped, opened_scratch if layout.shards > 1 else None)
         folder = opened_scratch.folder / "shared" if opened_scratch and layout.mapped else None
-        prepared = partial(prepare, spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder, cache)
+
+        def prepared() -> Shared:
+            tables, vocabulary = inputs.embeddings, loaded.vocabulary
+            if place:  # memory is short: a stage rarely needs what the one before has kept
+                give_back()
+            shared = prepare(spec, tables, loaded.ids, vocabulary, mapped, folder, cache)
+            if place:
+                give_back()
+            return shared
+
         job, results = _compute(spec, loaded, layout.shards, prepared, engine, watch, seconds)
         watch.expect(loaded.candidates.rows)
         with watch.timing("write") as cost:
@@ -73,7 +82,8 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             inputs.check_unchanged()
             if technique_digests(spec) != models:
                 raise DataError(
-                    f"{' and '.join(models)} of the spec changed during the run. The old output is untouched; run again"
+                    f"{' and '.join(models)} that the spec names changed during the run. The old output is untouched; "
+                    "run again"
                 )
             cost.add(rows=loaded.candidates.rows, bytes=sum(path.stat().st_size for path in stage.files))
         report |= {
@@ -118,7 +128,6 @@ def _compute(
 ) -> tuple[Job, Results]:
     """Return the job, whose state all shards share, and the results of all shards."""
     tables = loaded.inputs.embeddings.values()
-    give_back()
     watch.expect(0)
     with ThreadPoolExecutor(1) as background:
         # A single shard is encoded while the vectors are read.
@@ -126,7 +135,6 @@ def _compute(
         with watch.timing("vectors") as cost:
             shared = prepared()
             cost.add(rows=sum(table.rows for table in tables), bytes=sum(table.bytes for table in tables))
-    give_back()
 
     def encoded(index: int) -> Shard:
         with watch.timing("encode") as cost:

@@ -131,7 +131,12 @@ class Spec(Frozen):
         """Return problems with the paths of vectors, and with a spec without candidates."""
         problems = []
         if self.candidates is None and not all(group.writes_user_vectors for group in self.groups.values()):
-            problems.append("`candidates` is missing: it can be left out only if all groups have `user_vectors`")
+            able = [
+                f"[[{technique}]]" for technique, kind in Group.known.items() if "user_vectors" in kind.written_keys
+            ]
+            problems.append(
+                f"`candidates` is missing: only {' and '.join(able)} groups that all have `user_vectors` can do without"
+            )
         if self.candidates is None and self.output is not None:
             problems.append("output: without `candidates` there are no features to write; leave it out")
         for key, group in self.groups.items():
