@@ -68,10 +68,10 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
 
         def prepared() -> Shared:
             tables, vocabulary = inputs.embeddings, loaded.vocabulary
-            if place:  # memory is short: a stage rarely needs what the one before has kept
+            if opened_scratch:  # memory is short: a stage rarely needs what the one before has kept
                 give_back()
             shared = prepare(spec, tables, loaded.ids, vocabulary, mapped, folder, cache)
-            if place:
+            if opened_scratch:
                 give_back()
             return shared
 
