@@ -79,7 +79,7 @@ class Neural(Technique):
             {
                 group.model: prepare_scorer(spec, group, prepared.embeddings, prepared.vocabulary.ids, prepared.mapped)
                 for group in spec.of(NeuralGroup)
-                if set(folder.read_config(group.model).tables) <= set(prepared.embeddings)
+                if _tables_of(group, spec) <= set(prepared.embeddings)
             },
             {name: matrix.with_vector[:-1] for name, matrix in prepared.embeddings.items()},
         )
@@ -143,6 +143,11 @@ def _column(group: NeuralGroup, config: ModelConfig) -> Column:
         statistic=Trained(group.model, config.weights_sha256),
         trained_until=config.trained_until,
     )
+
+
+def _tables_of(group: NeuralGroup, spec: Spec) -> set[str]:
+    """The tables of the spec that a model reads."""
+    return set(folder.read_config(group.model).tables) & set(spec.embeddings)
 
 
 def _batch_bytes(config: ModelConfig) -> int:
