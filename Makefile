@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# The tests of a file stay together, so that what they share is made once.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help features test soak check docs site format bench clean
+.PHONY: help features test soak long check docs site format bench clean
 
 help:  ## Show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -22,11 +24,14 @@ features: $(READY)  ## Run the main job on sample_data and show a few rows of bu
 	$(BIN)/extembed run sample_data/spec.toml -o build/features.parquet
 	@$(BIN)/python scripts/show.py build/features.parquet
 
-test: $(READY)  ## Run all tests
-	$(BIN)/python -m pytest -n auto
+test: $(READY)  ## Run the tests
+	$(PYTEST)
 
-soak: $(READY)  ## Run the long tests too
-	$(BIN)/python -m pytest -n auto --soak
+soak: $(READY)  ## Run all tests, the long ones too
+	$(PYTEST) --soak
+
+long: $(READY)  ## Run the long tests that `make test` leaves out
+	$(PYTEST) --soak -m soak
 
 check: $(READY)  ## Lint, types, layers, and generated docs in step with the code
 	$(BIN)/ruff format --check .

@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "soak: takes long, or is one more of its kind; run by `make soak`")
-    for profile, examples in {"quick": 8, "soak": 60}.items():
+    for profile, examples in {"quick": 6, "soak": 60}.items():
         too_slow = [hypothesis.HealthCheck.too_slow]
         hypothesis.settings.register_profile(
             profile, max_examples=examples, deadline=None, suppress_health_check=too_slow
@@ -47,10 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--soak"):
-        for item in items:
-            if "soak" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="long: run by `make soak`"))
+    with_soak = config.getoption("--soak")
+    for item in items:
+        if not with_soak and "soak" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="long: run by `make soak`"))
+        elif with_soak and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.soak)  # it has more examples then
 
 
 def soak(*values: Any, **options: Any) -> Any:

@@ -28,7 +28,7 @@ CUTS = [
     (2, Layout()),
     (1, Layout(rows=1_000)),
     (4, Layout(shards=7)),
-    (2, Layout(shards=80, rows=700)),  # more shards than users: some are empty
+    (2, Layout(shards=40, rows=700)),  # more shards than users: some are empty
     (3, Layout(shards=3, mapped=True)),
     (2, Layout(mapped=True)),
 ]
@@ -36,12 +36,12 @@ CUTS = [
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample world with a quarter of its users."""
+    """The sample world with an eighth of its users."""
     folder: Path = tmp_path_factory.mktemp("sample")
     write_sample(folder)
     for name in ("interactions", "candidates"):
         table = pq.read_table(folder / f"{name}.parquet")
-        pq.write_table(table.filter(pc.less(table["user_id"], 50)), folder / f"{name}.parquet")
+        pq.write_table(table.filter(pc.less(table["user_id"], 30)), folder / f"{name}.parquet")
     spec = folder / "spec.toml"
     group = '[[dual]]\nembeddings = ["image"]\nhistories = ["liked"]\nunobserved_weight = 0.01\nsd = true\n'
     spec.write_text(spec.read_text() + group + 'user_vectors = "users.parquet"\n')

@@ -86,7 +86,7 @@ def test_rows_that_tie_are_not_ranked_by_their_place_in_the_file(features: Path,
 @pytest.mark.parametrize("group", [None, pytest.param("request_id", marks=pytest.mark.soak)])
 def test_the_planted_signal_of_the_sample_is_found(tmp_path: Path, group: str | None) -> None:
     extembed("run", ROOT / "sample_data" / "spec.toml", "-q", "-o", tmp_path / "features.parquet").ok()
-    report = judged(tmp_path / "features.parquet", group=group, max_rows=6_000, seeds=(0,))
+    report = judged(tmp_path / "features.parquet", group=group, max_rows=2_000, seeds=(0,))
     assert rung(report, "aggregate").verdict == "keep"
     assert rung(report, "aggregate").delta > 0.05
 

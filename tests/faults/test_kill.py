@@ -32,13 +32,13 @@ from helpers.faults import (
 # What stands on disk depends on the place alone; the rename of the file, or of the manifest, is the turn.
 WRITER = "pyarrow.parquet:ParquetWriter"
 FILE_OLD = [
-    Fault("extembed_cli.jobs.run:load", "after"),
     Fault(f"{WRITER}.write_batch", "after", 2),
     Fault("pathlib:Path.replace"),
 ]
 FILE_OLD_SOAK = [
     Fault("filelock:FileLock.acquire", "after"),
     Fault("extembed_cli.jobs.run:load"),
+    Fault("extembed_cli.jobs.run:load", "after"),
     Fault("extembed_cli.jobs.run:prepare", "after"),
     Fault("extembed_cli.engines.base:compute_shard"),
     Fault("extembed_cli.jobs.run:_compute", "after"),
@@ -81,9 +81,9 @@ DIRECTORY_OLD_SOAK = [
 ]
 DIRECTORY_NEW = [
     Fault("pathlib:Path.replace", "after", 4),
-    Fault("pathlib:Path.unlink"),  # of the first old part
 ]
 DIRECTORY_NEW_SOAK = [
+    Fault("pathlib:Path.unlink"),  # of the first old part
     Fault("pathlib:Path.unlink", "after", 2),
     Fault("pathlib:Path.replace", "after", 5),
     Fault("os:fsync", "before", 9),

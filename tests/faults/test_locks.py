@@ -78,7 +78,7 @@ def test_a_run_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
         assert 1 <= time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("wait", [[], ["--wait", "30"]], ids=["after", "while waiting"])
+@pytest.mark.parametrize("wait", [soak([]), ["--wait", "30"]], ids=["after", "while waiting"])
 def test_the_lock_is_free_when_its_holder_is_killed(tmp_path: Path, wait: list[str]) -> None:
     world = build(tmp_path)
     old = stand(world, FILE)

@@ -143,7 +143,7 @@ def test_workers_and_shards_change_no_byte(world: World) -> None:
     dual = '[[dual]]\nhistories = ["liked"]\nhalf_life = "20d"\nsd = true\nuser_vectors = "u.parquet"\n'
     spec = world.spec(f'weight = "weight"\n{HISTORIES}[[aggregate]]\n{STATISTICS}{dual}')
     one = ran(spec, 1, Layout())
-    for workers, layout in ((2, Layout()), (4, Layout(shards=5)), (2, Layout(shards=60, rows=500, mapped=True))):
+    for workers, layout in ((2, Layout()), (4, Layout(shards=5)), (2, Layout(shards=15, rows=500, mapped=True))):
         same(one, ran(spec, workers, layout))
 
 

@@ -48,7 +48,7 @@ def order_world(rng: np.random.Generator, n: int, clusters: int = 6) -> tuple[Da
 
 def learned(encoder: str) -> float:
     """AUC of an encoder on the world where the last event matters."""
-    data, vectors = order_world(np.random.default_rng(3), 6000)
+    data, vectors = order_world(np.random.default_rng(3), 2500)
     torch.manual_seed(0)
     model = Model(Architecture(encoder=encoder, widths=(6,), histories=1, dim=16, dropout=0.0))
     trainer = fitted(model, data, vectors, lr=5e-3)

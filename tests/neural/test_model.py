@@ -20,6 +20,7 @@ from extembed_cli.neural.training.whitening import whitening
 ENCODERS = ("mean", "gru", "attention", "transformer")
 B, L, H, V, N = 6, 9, 2, 12, 20
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
+torch.set_num_threads(1)  # as trainings and runs have it
 
 
 def architecture(encoder: str, **more: object) -> Architecture:
@@ -91,7 +92,7 @@ def test_a_score_does_not_depend_on_who_shares_the_batch(encoder: str, length: i
     rng = np.random.default_rng(1)
     torch.manual_seed(1)
     model, of = Model(architecture(encoder)), items(rng)
-    n = 700
+    n = 300
     asked = Rows(
         torch.from_numpy(rng.integers(0, N, n)),
         torch.from_numpy(rng.integers(0, N, (n, length))),

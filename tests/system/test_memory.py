@@ -103,6 +103,7 @@ def test_a_user_with_a_million_events(tmp_path: Path, command: list[str]) -> Non
     assert report["rows_out"] == len(candidates)
 
 
+@pytest.mark.soak
 def test_a_mean_that_cancels_fits_into_memory(tmp_path: Path) -> None:
     """Random vectors: the mean of 200,000 events is so short that it is summed again in float64."""
     write(tmp_path, np.zeros(200_000, np.int64), np.zeros(24, np.int64), dim=256)
