@@ -22,7 +22,7 @@ from extembed_cli.system.resources import Resources
 
 
 def test_the_command_writes_both_files_and_shows_the_ladder(features: Path, tmp_path: Path) -> None:
-    done = run(features, tmp_path, *OWN).ok()
+    done = run(features, tmp_path, *OWN, "--max-rows", "3500").ok()
     assert re.search(r"^aggregate +0\.\d{4} +\+0\.\d{4} +\+0\.\d{4} to \+0\.\d{4} .* keep *$", done.out, re.MULTILINE)
     assert "The embeddings help this ranker" in done.err
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json"]

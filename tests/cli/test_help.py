@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import EXTEMBED, World, extembed, extembed_process
+from conftest import EXTEMBED, World, extembed, extembed_process, soak
 from helpers.commands import INPUTS, names
 
 import extembed_cli
@@ -53,13 +53,16 @@ def test_help_lists_the_commands_with_an_example() -> None:
     assert bare.out + bare.err == shown
 
 
-def test_the_script_and_the_module_are_one_program() -> None:
-    for arguments in (["--version"], ["--help"], ["aggregate", "--help"], ["aggregat"]):
-        script, module = (
-            subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=60, check=False)
-            for program in ([str(SCRIPT)], EXTEMBED)
-        )
-        assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
+@pytest.mark.parametrize("arguments", [["--version"], soak(["--help"]), soak(["aggregate", "--help"]), ["aggregat"]])
+def test_the_script_and_the_module_are_one_program(arguments: list[str]) -> None:
+    script, module = (
+        subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+        for program in ([str(SCRIPT)], EXTEMBED)
+    )
+    assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
+
+
+def test_the_version_is_that_of_the_package() -> None:
     assert extembed("--version").ok().out == f"extembed {extembed_cli.__version__}\n"
 
 
@@ -110,7 +113,11 @@ def test_more_memory_than_there_is(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], *([*c.split(), "--help"] for c in FLAGS), ["--version"], ["aggregat"]]
+    "arguments",
+    [
+        *(["--help"], ["run", "--help"], ["neural", "train", "--help"], ["--version"], ["aggregat"]),
+        *(soak([command, "--help"]) for command in FLAGS if command not in {"run", "neural train"}),
+    ],
 )
 def test_help_starts_without_the_libraries_for_data(arguments: list[str]) -> None:
     shown = extembed_process(*arguments, env={"PYTHONPROFILEIMPORTTIME": "1"})

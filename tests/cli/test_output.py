@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import EXTEMBED, World, extembed, extembed_process
+from conftest import EXTEMBED, World, extembed, extembed_process, soak
 from helpers.commands import names, only_json
 
 
@@ -85,7 +85,7 @@ def on_a_terminal(*arguments: str | Path, env: Mapping[str, str]) -> tuple[int, 
         return run.wait(), run.stdout.read(), shown.decode()
 
 
-@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), soak({"NO_COLOR": "1"}, False)])
 def test_a_terminal_gets_a_bar(world: World, env: dict[str, str], coloured: bool) -> None:
     code, out, err = on_a_terminal("run", world.spec(), env={"TERM": "xterm-256color", **env})
     assert (code, out) == (0, "")

@@ -187,9 +187,12 @@ def test_metadata_of_the_schema_and_its_fields_is_kept(world: World, output: str
 def test_many_rows_of_many_row_groups_stay_in_order(world: World) -> None:
     """More rows than are read and written at a time."""
     rows = 150_000
-    table = world.table("candidates").take(pa.array(np.arange(rows) % 300))
-    for name in ("dictionary", "list", "struct", "string_view", "uuid", "nothing"):
-        table = table.append_column(name, every_type(rows)[name])
+    table = world.table("candidates")
+    for name in ("dictionary", "list", "struct", "uuid", "nothing"):
+        table = table.append_column(name, every_type(300)[name])
+    table = table.take(pa.array(np.arange(rows) % 300))
+    views = pa.array(["longer than twelve bytes", None] * (rows // 2), pa.string_view())
+    table = table.append_column("string_view", views)
     world.write("candidates", table.append_column("row_id", pa.array(np.arange(rows))), row_group_size=40_000)
     run(world)
     after = kept(world.folder / "out.parquet", world.folder / "candidates.parquet", data=False)

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, run_spec, small_world
+from conftest import World, run_spec, small_world, soak
 from polars.testing import assert_frame_equal
 
 from extembed_cli.errors import ExtembedError
@@ -123,8 +123,13 @@ LAYOUTS: dict[str, Callable[[World, str], Any]] = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", INPUTS)
+OFTEN = {"list", "glob", "directory", "hive", "spark"}
+CASES = [(name, layout) for name in INPUTS for layout in LAYOUTS]
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"), [case if case[0] == "interactions" or case[1] in OFTEN else soak(*case) for case in CASES]
+)
 def test_files_of_an_input(world: World, expected: pl.DataFrame, layout: str, name: str) -> None:
     made = run_spec(spec(world, **{name: LAYOUTS[layout](world, name)}))
     assert_frame_equal(made.drop("day", strict=False), expected, check_exact=True)

@@ -155,9 +155,9 @@ def test_errors_in_a_table_are_told_and_nothing_is_kept(cached: World) -> None:
 def test_runs_at_the_same_time(cached: World) -> None:
     """They make the same entries, and each is there whole."""
     command = [*EXTEMBED, "run", str(cached.folder / "spec.toml"), "-q", "--cache", str(cached.folder / "cache")]
-    runs = [subprocess.Popen([*command, "-o", str(cached.folder / f"{n}.parquet")]) for n in range(3)]
-    assert [process.wait(60) for process in runs] == [0] * 3
-    made = {(cached.folder / f"{n}.parquet").read_bytes() for n in range(3)}
+    runs = [subprocess.Popen([*command, "-o", str(cached.folder / f"{n}.parquet")]) for n in range(2)]
+    assert [process.wait(60) for process in runs] == [0] * 2
+    made = {(cached.folder / f"{n}.parquet").read_bytes() for n in range(2)}
     assert len(made) == 1
     assert len(entries(cached)) == 2
     run(cached, "text", "tags")

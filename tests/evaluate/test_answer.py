@@ -67,6 +67,7 @@ def test_requests_are_ranked_by_ndcg(features: Path) -> None:
     assert report.data.left_out["alone in their request"] > 0
 
 
+@pytest.mark.usefixtures("short_rankers")
 def test_graded_labels_are_ranked_too(features: Path) -> None:
     roles = Roles("grade", group="request", baseline=("popularity",))
     report = evaluate(str(features), roles, FAST, Resources(1), Watch())
@@ -83,10 +84,11 @@ def test_rows_that_tie_are_not_ranked_by_their_place_in_the_file(features: Path,
     assert rung(report, "aggregate").delta > 0
 
 
-@pytest.mark.parametrize("group", [None, pytest.param("request_id", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("group", [None, "request_id"])
 def test_the_planted_signal_of_the_sample_is_found(tmp_path: Path, group: str | None) -> None:
     extembed("run", ROOT / "sample_data" / "spec.toml", "-q", "-o", tmp_path / "features.parquet").ok()
-    report = judged(tmp_path / "features.parquet", group=group, max_rows=2_000, seeds=(0,))
+    report = judged(tmp_path / "features.parquet", group=group, max_rows=6_000, seeds=(0,))
     assert rung(report, "aggregate").verdict == "keep"
     assert rung(report, "aggregate").delta > 0.05
 

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from conftest import soak
 from helpers.evaluation import make_features
 
 from extembed_cli.evaluate import ranker
@@ -86,7 +87,9 @@ def opened(path: Path, folder: Path, *flags: str) -> Opened:
 
 
 @needs_browser
-@pytest.mark.parametrize("flags", [(), ("--blink-settings=preferredColorScheme=0",), ("--window-size=390,800",)])
+@pytest.mark.parametrize(
+    "flags", [(), soak(("--blink-settings=preferredColorScheme=0",)), soak(("--window-size=390,800",))]
+)
 def test_the_page_draws_all_charts_without_errors_or_requests(
     written: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:

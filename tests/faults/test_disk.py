@@ -23,6 +23,7 @@ from helpers.faults import (
     drive,
     make,
     stand,
+    undisturbed,
 )
 
 
@@ -64,7 +65,7 @@ def pages(output: Path) -> int:
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
 
 
-@pytest.mark.parametrize(("kind", "share"), [soak(FILE, 0.0), (FILE, 0.7), (DIRECTORY, 0.7)])
+@pytest.mark.parametrize(("kind", "share"), [soak(FILE, 0.0), soak(FILE, 0.7), (DIRECTORY, 0.7)])
 def test_a_full_disk(tmp_path: Path, kind: str, share: float) -> None:
     """Nearly full: there is room for some parts of the new output beside the old one, not for all."""
     world = build(tmp_path / "world")
@@ -161,7 +162,8 @@ def test_a_full_scratch_disk(tmp_path: Path, room: int) -> None:
     assert_untouched(world.folder / FILE, old)
 
 
-@pytest.mark.parametrize("size", [soak(1_000), 20_000])
+@pytest.mark.soak
+@pytest.mark.parametrize("size", [1_000, 20_000])
 def test_scratch_files_that_grow_too_large(tmp_path: Path, size: int) -> None:
     world = build(tmp_path, rows=900, events=4000, dim=64)
     old = stand(world, FILE)
@@ -173,5 +175,5 @@ def test_scratch_files_that_grow_too_large(tmp_path: Path, size: int) -> None:
 def test_a_scratch_folder_that_cannot_be_made(tmp_path: Path) -> None:
     world = build(tmp_path)
     (tmp_path / "file").write_text("")
-    with drive(*arguments(world, FILE), "--scratch", tmp_path / "file" / "below", shards=3) as run:
-        run.end().failed(2, "--scratch", "below")
+    told = undisturbed(*arguments(world, FILE), "--scratch", tmp_path / "file" / "below", shards=3)
+    told.failed(2, "--scratch", "below")

@@ -33,7 +33,7 @@ def contents(world: World) -> dict[str, bytes]:
         soak(Fault("extembed_cli.engines.base:compute_shard"), 0),
         soak(Fault("extembed_cli.jobs.outputs:write_vectors"), 0),
         soak(Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", 2), 0),
-        (Fault("extembed_cli.jobs.outputs:write_vectors", "after"), 0),
+        soak(Fault("extembed_cli.jobs.outputs:write_vectors", "after"), 0),
         soak(Fault("pathlib:Path.replace"), 0),
         (Fault("pathlib:Path.replace", "after", 1), 1),
         soak(Fault("pathlib:Path.replace", "after", 2), 2),

@@ -155,13 +155,14 @@ def meet(folder: Path, kind: str, runs: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "runs"), [(FILE, 3), soak(FILE, 4), soak(FILE, 24), soak(DIRECTORY, 4), soak(DIRECTORY, 24)]
+    ("kind", "runs"), [(FILE, 2), soak(FILE, 4), soak(FILE, 24), soak(DIRECTORY, 4), soak(DIRECTORY, 24)]
 )
 def test_runs_that_start_together_all_succeed(tmp_path: Path, kind: str, runs: int) -> None:
     meet(tmp_path, kind, runs)
 
 
-@pytest.mark.parametrize("number", [2, soak(4)])
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [2, 4])
 def test_runs_without_waiting_leave_a_whole_file(tmp_path: Path, number: int) -> None:
     world = build(tmp_path)
     wanted = stand(world, "other/features.parquet", NEW)

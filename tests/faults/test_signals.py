@@ -79,7 +79,13 @@ def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: s
 
 @pytest.mark.parametrize(
     ("kind", "place"),
-    [soak(FILE, PLACES[0]), (FILE, PLACES[1]), soak(FILE, PLACES[2]), (FILE, PLACES[3]), soak(DIRECTORY, PLACES[2])],
+    [
+        soak(FILE, PLACES[0]),
+        soak(FILE, PLACES[1]),
+        soak(FILE, PLACES[2]),
+        (FILE, PLACES[3]),
+        soak(DIRECTORY, PLACES[2]),
+    ],
     ids=["load", "compute", "write", "fsync", "write parts"],
 )
 def test_a_signal_at_a_stage(tmp_path: Path, kind: str, place: Fault) -> None:
@@ -151,6 +157,7 @@ def test_ctrl_c_twice_in_a_row(tmp_path: Path) -> None:
     assert_untouched(world.folder / FILE, old)
 
 
+@pytest.mark.soak
 def test_a_signal_while_waiting_for_the_lock(tmp_path: Path) -> None:
     """The one that waits goes, and does not take the lock of the one that works with it."""
     world = build(tmp_path)

@@ -98,7 +98,7 @@ main()
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package with a new file and a changed line of the registry."""
     folder: Path = tmp_path_factory.mktemp("package")
-    shutil.copytree(ROOT / "extembed_cli", folder / "extembed_cli", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "extembed_cli", folder / "extembed_cli")
     (folder / "extembed_cli" / "features" / "constant.py").write_text(CONSTANT)
     path = folder / "extembed_cli" / "features" / "registry.py"
     listed = "TECHNIQUES: list[Technique] = [Aggregate(), Dual(), Neural()]"

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, run_spec, timestamps, vectors
+from conftest import World, run_spec, soak, timestamps, vectors
 from helpers.aggregate_loop import ALL, DISLIKED, LIKED, STATISTICS, check
 from helpers.drawn import same_bytes
 from helpers.long_histories import HISTORIES, HOUR, START, write_lognormal
@@ -161,7 +161,7 @@ def test_candidates_that_are_the_same_have_the_same_bytes(world: World, dim: int
     same_bytes(made[::3], made[2::3])
 
 
-@pytest.mark.parametrize("dim", [2, 4])
+@pytest.mark.parametrize("dim", [2, soak(4)])
 def test_sums_of_very_many_events_do_not_drift(tmp_path: Path, dim: int) -> None:
     """500,000 events of one item, no decay: its cosine with their mean is 1, in float32 sums too."""
     world, many = World(tmp_path), 500_000

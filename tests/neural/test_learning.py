@@ -82,7 +82,7 @@ def test_means_over_weeks_do_not_see_the_order() -> None:
 def test_a_half_life_is_learned() -> None:
     """Of candidates of a cluster that the user saw long ago or of one just seen, half-lives of 12 days decide."""
     rng = np.random.default_rng(8)
-    n, length, clusters, day = 8000, 10, 4, 86_400_000_000
+    n, length, clusters, day = 4000, 10, 4, 86_400_000_000
     of_item = np.arange(40) % clusters
     vectors = np.eye(clusters, dtype=np.float32)[of_item]
     events = rng.integers(0, 40, (n, length)).astype(np.int32)
