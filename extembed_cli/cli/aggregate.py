@@ -37,6 +37,7 @@ def aggregate(
         list[float] | None,
         option("--threshold", metavar="-1..1", help="Share of cosines at or above this. Repeatable.", panel=WHAT),
     ] = None,
+    sd: Annotated[bool, option("--sd", help="Also write the standard deviation of the cosines.", panel=WHAT)] = False,
     how: RunFlags,
     show: ShowFlags,
 ) -> None:
@@ -49,6 +50,6 @@ def aggregate(
     """
     from extembed_cli.jobs.specs import spec_from_flags
 
-    group: dict[str, Any] = {"half_lives": half_lives, "percentiles": percentiles, "thresholds": thresholds}
+    group: dict[str, Any] = {"half_lives": half_lives, "percentiles": percentiles, "thresholds": thresholds, "sd": sd}
     data = {**inputs.data(candidates, output), "aggregate": [group]}
     execute(spec_from_flags(data, how.overrides or ()), how, show)

@@ -11,7 +11,7 @@ import typer
 
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import RUN, ShowFlags, TimeUnit, Wait, Workers, option, run_options
+from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, option
 
 if TYPE_CHECKING:
     from extembed_cli.evaluate.columns import Roles
@@ -147,17 +147,7 @@ def evaluate(
         Path, option("--output", "-o", metavar="DIR", help="Folder to write report.json and report.html to.")
     ],
     settings: SettingFlags,
-    workers: Workers = None,
-    memory: Annotated[
-        str | None,
-        option(
-            "--memory",
-            metavar="SIZE",
-            help="Memory limit: `4GiB` and `4G` count in 1024s, `4GB` in 1000s.  [default: 75 % of free]",
-            panel=RUN,
-        ),
-    ] = None,
-    wait: Wait = 0,
+    resources: ResourceFlags,
     show: ShowFlags,
 ) -> None:
     """Measure what the embeddings add to a ranker.
@@ -168,9 +158,8 @@ def evaluate(
     """
     from extembed_cli.evaluate.evaluate import report_job
 
-    resources = run_options(workers, memory, wait)
     with console.watching(show.quiet, show.verbose) as watch:
-        report = report_job(features, roles.roles(), settings.settings(), output, resources, watch)
+        report = report_job(features, roles.roles(), settings.settings(), output, resources.run_options(), watch)
     if show.json:
         console.result(report.model_dump_json(indent=2))
     elif not show.quiet:

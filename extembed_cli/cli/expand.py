@@ -42,4 +42,5 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _default(field: Field[Any]) -> Any:
+    assert field.default_factory is MISSING, f"{field.name}: an option needs a plain default"
     return inspect.Parameter.empty if field.default is MISSING else field.default

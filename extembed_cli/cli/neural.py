@@ -11,14 +11,12 @@ import typer
 
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import Memory, Scratch, Set, ShowFlags, SpecPath, Wait, Workers, option, run_options
+from extembed_cli.cli.options import ResourceFlags, Scratch, Set, ShowFlags, SpecPath, option
 from extembed_cli.errors import SpecError
 from extembed_cli.spec.defaults import Encoder, Loss
 
 if TYPE_CHECKING:
-    from extembed_cli.jobs.options import RunOptions
     from extembed_cli.neural.config import Layers, TrainingSettings
-    from extembed_cli.spec.model import Spec
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -155,28 +153,6 @@ class VectorFlags:
         option("--item-vectors", metavar="PATH", help="Write the vectors of the items after the training.", panel=_FIT),
     ] = None
 
-    @property
-    def paths(self) -> list[Path]:
-        """The files to write."""
-        return [path for path in (self.user_vectors, self.item_vectors) if path is not None]
-
-    def check(self, layers: Layers, wait: float) -> None:
-        """Raise before the training if the files cannot be written."""
-        from extembed_cli.data.commit import locked
-        from extembed_cli.data.feature_file import check_target
-
-        paths = self.paths
-        if len(set(paths)) < len(paths) or not all(path.suffix == ".parquet" for path in paths):
-            raise SpecError(
-                f"--user-vectors, --item-vectors: {', '.join(map(str, paths))}: name two files that end in .parquet"
-            )
-        if paths:
-            layers.check_vectors("--user-vectors" if self.user_vectors else "--item-vectors")
-        for path in paths:
-            check_target(str(path))
-            with locked(path, wait):
-                pass
-
 
 def _checked(kind: Callable[..., Checked], values: dict[str, Any]) -> Checked:
     """Return a checked object from flags; raise its problems with the names of the flags."""
@@ -209,10 +185,8 @@ def train(
     vectors: VectorFlags,
     overrides: Set = None,
     resume: Annotated[bool, option("--resume", help="Resume a stopped training.", panel=_FIT)] = False,
-    workers: Workers = None,
-    memory: Memory = None,
+    resources: ResourceFlags,
     scratch: Scratch = None,
-    wait: Wait = 0,
     show: ShowFlags,
 ) -> None:
     """Train a model on the candidates, histories and tables of a spec.
@@ -225,38 +199,28 @@ def train(
     layers = layer.layers()
     loaded = load_spec(spec, overrides or (), for_training=True)
     settings = fit.settings(data)
-    options = run_options(workers, memory, wait, scratch)
+    options = resources.run_options(scratch=scratch)
     need_extra("altair", "vl_convert")
-    vectors.check(layers, wait)
     from extembed_cli.jobs.train import train_job
+    from extembed_cli.jobs.train_vectors import check_vectors, write_model_vectors
+
+    check_vectors(vectors.user_vectors, vectors.item_vectors, layers, options.wait)
 
     with console.watching(show.quiet, show.verbose) as watch:
         report = train_job(loaded, settings, layers, str(model), options, resume, watch)
-    if vectors.paths:
-        _write_vectors(loaded, model, vectors, options, show.quiet)
+    if vectors.user_vectors or vectors.item_vectors:
+        with console.watching(show.quiet, 0) as watch_vectors:
+            written = write_model_vectors(
+                loaded, model, vectors.user_vectors, vectors.item_vectors, options, watch_vectors
+            )
+        if not show.quiet:
+            console.summary(written, 0)
     if show.json:
         console.result_json(report)
     if show.verbose and not show.quiet:
         console.costs(watch)
     if not show.quiet:
         console.say(_summary(model, report))
-
-
-def _write_vectors(spec: Spec, model: Path, vectors: VectorFlags, options: RunOptions, quiet: bool) -> None:
-    """Run a job on the same inputs that writes the vectors only."""
-    from extembed_cli.jobs.run import run_job
-    from extembed_cli.spec.groups import NeuralGroup
-
-    group = NeuralGroup(
-        model=str(model.absolute()),
-        user_vectors=None if vectors.user_vectors is None else str(vectors.user_vectors.absolute()),
-        item_vectors=None if vectors.item_vectors is None else str(vectors.item_vectors.absolute()),
-    )
-    vectors_only = spec.with_groups(group).model_copy(update={"candidates": None})
-    with console.watching(quiet, 0) as watch:
-        report = run_job(vectors_only, options, watch)
-    if not quiet:
-        console.summary(report, 0)
 
 
 def _summary(model: Path, report: dict[str, Any]) -> str:

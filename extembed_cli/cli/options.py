@@ -156,19 +156,6 @@ def _named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
 
 # --- how to run --------------------------------------------------------------------------------------
 
-Workers: TypeAlias = Annotated[
-    int | None, option("--workers", min=1, metavar="N", help="Number of threads.  [default: cores]", panel=RUN)
-]
-Memory: TypeAlias = Annotated[
-    str | None,
-    option(
-        "--memory",
-        metavar="SIZE",
-        help="Memory limit: `4GiB` and `4G` count in 1024s, `4GB` in 1000s. Data that does not fit is kept on disk.  "
-        "[default: 75 % of free]",
-        panel=RUN,
-    ),
-]
 Scratch: TypeAlias = Annotated[
     Path | None,
     option(
@@ -179,12 +166,6 @@ Scratch: TypeAlias = Annotated[
         panel=RUN,
     ),
 ]
-Wait: TypeAlias = Annotated[
-    float,
-    option("--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN),
-]
-
-
 Json: TypeAlias = Annotated[bool, option("--json", help="Print the result as JSON on stdout.", panel=RUN)]
 
 
@@ -201,7 +182,44 @@ class ShowFlags:
 
 
 @dataclass(kw_only=True)
-class RunFlags:
+class ResourceFlags:
+    """The options for what a command may use of the machine."""
+
+    workers: Annotated[
+        int | None, option("--workers", min=1, metavar="N", help="Number of threads.  [default: cores]", panel=RUN)
+    ] = None
+    memory: Annotated[
+        str | None,
+        option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory limit: `4GiB` and `4G` count in 1024s, `4GB` in 1000s.  [default: 75 % of free]",
+            panel=RUN,
+        ),
+    ] = None
+    wait: Annotated[
+        float,
+        option(
+            "--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN
+        ),
+    ] = 0
+
+    def run_options(self, **more: Any) -> RunOptions:
+        """Return options of a job, by default with the cores and the free memory that this process may use."""
+        from extembed_cli.jobs.options import RunOptions
+        from extembed_cli.system.memory import free, size
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        allowed = free() if self.memory is None else size(self.memory)
+        if self.memory is not None and allowed is None:
+            raise SpecError(
+                f"--memory {self.memory}: not a size; write a number and a unit, such as `4GiB`, `4G` or `500MB`"
+            )
+        return RunOptions(self.workers or cores, allowed, self.wait, **more)
+
+
+@dataclass(kw_only=True)
+class RunFlags(ResourceFlags):
     """The options for how a job runs."""
 
     overrides: Set = None
@@ -209,8 +227,6 @@ class RunFlags:
         bool,
         option("--dry-run", help="Print the plan and stop: inputs, coverage, columns, memory, seconds."),
     ] = False
-    workers: Workers = None
-    memory: Memory = None
     scratch: Scratch = None
     cache: Annotated[
         Path | None,
@@ -223,22 +239,7 @@ class RunFlags:
         ),
     ] = None
     fresh: Annotated[bool, option("--fresh", help="Start over: do not resume a killed run.", panel=RUN)] = False
-    wait: Wait = 0
 
     def options(self) -> RunOptions:
-        """Return the options of a job."""
-        return run_options(self.workers, self.memory, self.wait, self.scratch, cache=self.cache, fresh=self.fresh)
-
-
-def run_options(
-    workers: int | None, memory: str | None, wait: float, scratch: Path | None = None, **more: Any
-) -> RunOptions:
-    """Return run options from flags, by default with the cores and the free memory that this process may use."""
-    from extembed_cli.jobs.options import RunOptions
-    from extembed_cli.system.memory import free, size
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = free() if memory is None else size(memory)
-    if memory is not None and allowed is None:
-        raise SpecError(f"--memory {memory}: not a size; write a number and a unit, such as `4GiB`, `4G` or `500MB`")
-    return RunOptions(workers or cores, allowed, wait, scratch=scratch, **more)
+        """Return the options of the job."""
+        return self.run_options(scratch=self.scratch, cache=self.cache, fresh=self.fresh)

@@ -131,9 +131,9 @@ class Coverage:
                 warnings.append(
                     f"histories.{name}: no interaction matches where = {spec.history(name).where!r}: it is always empty"
                 )
-        for expression in spec.expressions:
-            if expression.dtype == "Float64" and not self.expressions.get(expression.column, 0):
-                warnings.append(f"target = {expression.text!r}: null for every interaction, so there is nothing to fit")
+        for target, key in spec.targets.items():
+            if not self.expressions.get(target.column, 0):
+                warnings.append(f"{key} = {target.text!r}: null for every interaction, so there is nothing to fit")
         for name in loaded.ids:
             share = self.of_table(name)
             if 0 in share.values():

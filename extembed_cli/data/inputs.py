@@ -166,14 +166,14 @@ def read_inputs(
     spec, problems = opened.spec, opened.problems
     events, candidates = EventCounts(), CandidateCounts()
     kept = scratch.read_json(_READ) if scratch is not None else None
-    if kept is not None and partition.reopen(kept["files"]):
+    if kept is not None and partition.reopen(kept["partition"]):
         events, candidates = EventCounts(**kept["events"]), CandidateCounts(**kept["candidates"])
     else:
         _read_logs(opened, partition, rows, events, candidates, progress)
         if scratch is not None and not problems.errors:
-            files = partition.keep()
+            about = partition.keep()
             opened.complete().check_unchanged()  # kept rows and digests must be of the same files
-            scratch.write_json(_READ, {"files": files, "events": asdict(events), "candidates": asdict(candidates)})
+            scratch.write_json(_READ, {"partition": about, "events": asdict(events), "candidates": asdict(candidates)})
     ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():
         with problems.collect():

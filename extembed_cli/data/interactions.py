@@ -49,10 +49,9 @@ class EventCounts:
             if before > len(events):
                 self.dropped[reason] = self.dropped.get(reason, 0) + before - len(events)
         self.usable += len(events)
-        for expression in spec.expressions:
-            if expression.dtype == "Float64" and expression != spec.event_weight:
-                nulls = events[expression.column].null_count()
-                self.null_targets[expression.text] = self.null_targets.get(expression.text, 0) + nulls
+        for target in spec.targets:
+            nulls = events[target.column].null_count()
+            self.null_targets[target.text] = self.null_targets.get(target.text, 0) + nulls
         if len(events):
             oldest: Any = events["time"].min()
             newest: Any = events["time"].max()

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -51,7 +51,7 @@ class Partition:
 
     @property
     def longest(self) -> int:
-        """The most events of one user, or a little more, because users share buckets; 0 if the shards were reopened."""
+        """The most events of one user, or a little more, because users share buckets."""
         return int(self._events.max())
 
     @contextmanager
@@ -92,24 +92,26 @@ class Partition:
                 streams.close()
                 self.watch.cost("shard").add(bytes=streams.bytes)
 
-    def keep(self) -> dict[str, int]:
-        """Write the vocabulary beside the shards; return the sizes of all files in bytes, by name."""
+    def keep(self) -> dict[str, Any]:
+        """Write the vocabulary beside the shards; return what `reopen` needs."""
         assert self.folder is not None
         ipc.write_table(self.folder / _VOCABULARY, ipc.to_arrow(self.numbering.frame))
-        return self._sizes()
+        return {"bytes": self._sizes(), "longest": self.longest}
 
-    def reopen(self, kept: dict[str, int]) -> bool:
+    def reopen(self, kept: dict[str, Any]) -> bool:
         """Load the shards and vocabulary that an earlier run kept; return False if a file is missing or torn."""
         assert self.folder is not None
-        if self._sizes() != kept:
+        if self._sizes() != kept["bytes"]:
             return False
         try:
             self.numbering = Numbering(ipc.from_arrow(ipc.map_table(self.folder / _VOCABULARY)))
         except (pa.ArrowException, OSError):
             return False
+        self._events[0] = kept["longest"]
         return True
 
     def _sizes(self) -> dict[str, int]:
+        """Return the sizes of all files in bytes, by name."""
         assert self.folder is not None
         paths = [path for kind in get_args(Kind) for path in self.folder.glob(f"{kind}-*.arrow")]
         return {path.name: path.stat().st_size for path in sorted([*paths, *self.folder.glob(_VOCABULARY)])}

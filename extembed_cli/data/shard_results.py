@@ -142,6 +142,8 @@ class ShardResult:
     """Ids of users with a doubtful result, by reason"""
     tally: Tally
     coverage: Coverage
+    resumed: bool = False
+    """Whether a killed run had finished the shard"""
 
     def save(self, scratch: Scratch, index: int) -> ShardResult:
         """Write the results to files, the last of which marks them as complete; return them mapped from there."""
@@ -175,6 +177,7 @@ class ShardResult:
                 flagged=about["flagged"],
                 tally=Tally.from_dict(about["tally"]),
                 coverage=Coverage(**about["coverage"]),
+                resumed=True,
             )
         except (pa.ArrowException, OSError):
             return None

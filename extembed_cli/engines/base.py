@@ -73,6 +73,8 @@ class Results:
     """Ids of users with an unreliable result, by reason"""
     tally: Tally = field(default_factory=Tally)
     coverage: Coverage = field(default_factory=Coverage)
+    resumed: int = 0
+    """Number of shards that a killed run had finished"""
 
     @classmethod
     def of(cls, shards: Iterable[ShardResult]) -> Results:
@@ -88,4 +90,5 @@ class Results:
                 results.flagged.setdefault(reason, []).extend(users)
             results.tally.add(shard.tally)
             results.coverage.add(shard.coverage)
+            results.resumed += shard.resumed
         return results

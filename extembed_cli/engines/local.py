@@ -13,22 +13,19 @@ from extembed_cli.system.memory import give_back
 from extembed_cli.system.threads import Mapping
 
 
-@dataclass
+@dataclass(frozen=True)
 class LocalEngine:
     """Runs shards in this process."""
 
     mapped: Mapping
     scratch: Scratch | None = None
     """Folder of finished results, from which a killed run is resumed; None = results are in memory"""
-    resumed: int = 0
-    """Number of shards that a killed run had finished"""
 
     def run(self, job: Job, shards: Iterable[Callable[[], Shard]], progress: Progress) -> Iterator[ShardResult]:
         """Yield the results of shards; a shard that a killed run finished is loaded, not computed."""
         for index, encode in enumerate(shards):
             result = None if self.scratch is None else ShardResult.load(self.scratch, index)
             if result is not None:
-                self.resumed += 1
                 progress(float(len(result.features.rows)))
             else:
                 result = job.compute(encode(), self.mapped, progress)

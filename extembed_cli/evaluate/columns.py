@@ -17,7 +17,6 @@ from extembed_cli.spec.durations import time_us
 
 BASELINE = "baseline"
 COUNTERS = "counters"
-NEURAL = "neural"
 _COLUMN_KEYS = {"name", "technique", "meaning"}
 
 
@@ -54,8 +53,8 @@ class FeatureFile:
     spec: dict[str, Any]
     run: dict[str, Any] | None
     """The run report beside the file, if it belongs to this file."""
-    trained_until_us: int | None
-    """Time of the newest row that a neural model of the file was trained on."""
+    trained_until: dict[str, int | None]
+    """By step with trained columns: time of the newest row that their models were trained on; None = not known."""
     roles: Roles
     unusable: dict[str, str]
     """Types of the columns that --baseline matches but a ranker cannot learn from, by column."""
@@ -64,6 +63,11 @@ class FeatureFile:
     def columns(self) -> list[str]:
         """Names of all columns of the ladder."""
         return [name for names in self.steps.values() for name in names]
+
+    @property
+    def trained_until_us(self) -> int | None:
+        """Time of the newest row that any model behind the columns was trained on."""
+        return max((until for until in self.trained_until.values() if until is not None), default=None)
 
 
 def open_features(path: str, roles: Roles) -> FeatureFile:
@@ -97,7 +101,13 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
         if not any(steps[step] for step in feature_steps()):
             raise DataError(f"{path}: has no feature columns; add [[aggregate]] or [[dual]] to its spec and run again")
     problems.raise_any()
-    trained = [time_us(column["trained_until"]) for column in features.values() if "trained_until" in column]
+    trained_until = {
+        step: max(
+            (time_us(features[n]["trained_until"]) for n in names if "trained_until" in features[n]), default=None
+        )
+        for step, names in steps.items()
+        if step != BASELINE and names and registry.technique_of_step(step).is_trained
+    }
     return FeatureFile(
         path,
         table,
@@ -105,7 +115,7 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
         {name: column["meaning"] for name, column in features.items()},
         metadata["spec"],
         _run_report(path, table, metadata),
-        max(trained, default=None),
+        trained_until,
         roles,
         unusable,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from extembed_cli.evaluate.bootstrap import Interval
-from extembed_cli.evaluate.columns import NEURAL, FeatureFile
+from extembed_cli.evaluate.columns import FeatureFile
 from extembed_cli.evaluate.ladder import Step
 from extembed_cli.evaluate.schema import Control
 from extembed_cli.evaluate.univariate import ColumnStatistics
@@ -104,18 +104,9 @@ def own_history(file: FeatureFile) -> Iterator[Control]:
 
 
 def training_end(file: FeatureFile, left_out: int) -> Iterator[Control]:
-    """Yield whether the rows that a neural model was trained on are known and left out."""
-    if NEURAL in file.steps and file.trained_until_us is None:
+    """Yield whether the rows that a model was trained on are known and left out."""
+    for step, until in file.trained_until.items():
         text = "the file does not say until when the model was trained: test rows may be among its training rows"
-        yield Control(control="neural training end", subject=NEURAL, passed=False, value=None, ci=None, text=text)
-    if file.trained_until_us is None:
-        return
-    yield Control(
-        control="neural training end",
-        subject=NEURAL,
-        passed=True,
-        value=None,
-        ci=None,
-        text=f"the neural model was trained on rows up to {time_text(file.trained_until_us)}; {left_out:,} such rows "
-        "are left out",
-    )
+        if until is not None:
+            text = f"the model was trained on rows up to {time_text(until)}; {left_out:,} such rows are left out"
+        yield Control(control="training end", subject=step, passed=until is not None, value=None, ci=None, text=text)

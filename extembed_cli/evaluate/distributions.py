@@ -6,27 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from extembed_cli.evaluate.columns import FeatureFile
+from extembed_cli.evaluate.columns import BASELINE, FeatureFile
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.evaluate.schema import Distribution
 from extembed_cli.evaluate.univariate import ColumnStatistics
+from extembed_cli.features.registry import technique_of_step
 
 _MAX_CHARTS, _BINS = 4, 32
 
 
 def distributions(test: Rows, statistics: Sequence[ColumnStatistics], file: FeatureFile) -> list[Distribution]:
     """Return the distributions of the cosine columns with the best AUC, one for each embedding table and history."""
-    cosines = [
-        column
-        for column in statistics
-        if column.auc is not None
-        and column.name in file.steps.get("aggregate", ())
-        and "cos_" in column.name
-        and "cos_share" not in column.name
-    ]
-    cosines.sort(key=lambda column: -abs(column.auc.value - 0.5) if column.auc else 0.0)
-    best = list({column.name.rsplit("cos_", 1)[0]: column for column in reversed(cosines)}.values())
-    return [_distribution(test, column.name) for column in sorted(best, key=cosines.index)[:_MAX_CHARTS]]
+    step_of = {name: step for step, names in file.steps.items() if step != BASELINE for name in names}
+    best: dict[str, str] = {}
+    for column in sorted(statistics, key=lambda column: -abs(column.auc.value - 0.5) if column.auc else 0.0):
+        if column.auc is None or column.name not in step_of:
+            continue
+        chart = technique_of_step(step_of[column.name]).chart_of(column.name)
+        if chart is not None:
+            best.setdefault(chart, column.name)
+    return [_distribution(test, name) for name in list(best.values())[:_MAX_CHARTS]]
 
 
 def _distribution(test: Rows, name: str) -> Distribution:

@@ -30,7 +30,7 @@ from extembed_cli.evaluate.schema import (
 from extembed_cli.evaluate.segments import Bucket, count_columns
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import ShortList
-from extembed_cli.evaluate.split import NEURAL_ROWS, Assignment, Split
+from extembed_cli.evaluate.split import TRAINED_ROWS, Assignment, Split
 from extembed_cli.evaluate.univariate import ColumnStatistics, correlations
 from extembed_cli.spec.durations import DAY_US, time_text
 
@@ -55,7 +55,7 @@ def build_report(settings: Settings, results: EvaluationResults, judge: Judge) -
         *controls.single_features(results.statistics),
         *controls.whole_steps(results.steps),
         *controls.own_history(results.file),
-        *controls.training_end(results.file, results.assignment.left_out.get(NEURAL_ROWS, 0)),
+        *controls.training_end(results.file, results.assignment.left_out.get(TRAINED_ROWS, 0)),
     ]
     ladder = [_rung(step, results, judge, settings.min_gain) for step in results.steps]
     strongest = _strongest(results)
@@ -196,9 +196,9 @@ def _features(results: EvaluationResults, strongest: str | None) -> list[Feature
 
 def _warnings(all_controls: Sequence[Control], results: EvaluationResults) -> list[str]:
     messages = [f"{control.subject}: {control.text}" for control in all_controls if not control.passed]
-    rows = results.assignment.left_out.get(NEURAL_ROWS, 0)
+    rows = results.assignment.left_out.get(TRAINED_ROWS, 0)
     if rows:
-        messages.append(f"{rows:,} rows are left out: the neural model may have been trained on them")
+        messages.append(f"{rows:,} rows are left out: a model may have been trained on them")
     time, unit = results.file.roles.time, results.file.roles.time_unit
     if unit and results.assignment.cutoff_us < 365 * DAY_US:
         messages.append(f"--time {time}: most rows have times in 1970. Is --time-unit {unit} right?")

@@ -103,7 +103,7 @@ class Feature(_Part):
 class Control(_Part):
     """The result of a check that the numbers can be trusted."""
 
-    control: Literal["permuted", "single feature", "whole step", "own history", "neural training end"]
+    control: Literal["permuted", "single feature", "whole step", "own history", "training end"]
     subject: str
     """The step, column or file that was checked."""
     passed: bool

@@ -14,14 +14,14 @@ from extembed_cli.evaluate.settings import Settings
 from extembed_cli.kernels.metrics import Groups
 from extembed_cli.spec.durations import time_text
 
-NEURAL_ROWS = "that the neural model may have been trained on"
+TRAINED_ROWS = "that a model may have been trained on"
 _NO_TIME, _NO_LABEL, _TOO_EARLY = "without a time", "without a label", "before --from"
 _GAP, _NOT_SAMPLED = "in the gap before the test rows", "of users left out by --max-rows"
 _NO_REQUEST, _ALONE = "without a request", "alone in their request"
 _FIXES = {
     _NO_LABEL: "remove rows without a label from the file (the newest rows are the test rows, labelled or not)",
     _TOO_EARLY: "give an earlier --from",
-    NEURAL_ROWS: "train the neural model on fewer rows (`neural train --until`)",
+    TRAINED_ROWS: "train the model on fewer rows (`neural train --until`)",
     _GAP: "give a shorter --gap",
     _NOT_SAMPLED: "raise --max-rows",
 }
@@ -69,7 +69,7 @@ def assign_rows(roles: RoleValues, settings: Settings, trained_until_us: int | N
     """Assign each row to training, early stopping or test by its time, or leave it out.
 
     The test rows are the newest `test_fraction` of all rows of the file, with all rows of the time at which they
-    begin; rows that are left out do not move that time. A neural model was trained on rows up to `trained_until_us`.
+    begin; rows that are left out do not move that time. A model was trained on rows up to `trained_until_us`.
     """
     n = len(roles.times)
     first = n - max(1, round(settings.test_fraction * n))
@@ -86,7 +86,7 @@ def assign_rows(roles: RoleValues, settings: Settings, trained_until_us: int | N
     if settings.from_us is not None:
         assignment.leave_out(roles.times < settings.from_us, _TOO_EARLY)
     if trained_until_us is not None:
-        assignment.leave_out(roles.times <= trained_until_us, NEURAL_ROWS)
+        assignment.leave_out(roles.times <= trained_until_us, TRAINED_ROWS)
     assignment.leave_out(~test & (roles.times >= cutoff - settings.gap_us), _GAP)
     if settings.max_rows is not None:
         sample = _sample(roles.users, assignment.kept, settings.max_rows, settings.seed)

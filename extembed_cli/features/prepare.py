@@ -6,6 +6,7 @@ prepare(spec, tables, ids, vocabulary) -> Shared
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ from extembed_cli.kernels.gramian import gramian_of_block
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import threads
 
-_ABOUT, _IDS = "shared.json", "vocabulary.arrow"
+_ABOUT, _IDS, _COLUMNS = "shared.json", "vocabulary.arrow", "columns.pickle"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Shared:
             "states": {technique: state.save(arrays) for technique, state in self.states.items()},
         }
         (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+        # A technique may read files of its own to define its columns; a process that opens the state may lack them.
+        (folder / _COLUMNS).write_bytes(pickle.dumps(self.columns))
 
     @classmethod
     def open(cls, spec: Spec, folder: Path) -> Shared:
@@ -80,7 +83,7 @@ class Shared:
             name: TableTotals(kept["items"], arrays.get(kept["gramian"])) for name, kept in about["totals"].items()
         }
         prepared = Prepared(embeddings, totals, Vocabulary(ids, arrays.get(about["ranks"])))
-        columns = output_columns(spec)
+        columns: list[Column] = pickle.loads((folder / _COLUMNS).read_bytes())
         states = {
             technique.group.technique: technique.open(
                 spec, _statistics(technique, columns), prepared, arrays, about["states"][technique.group.technique]

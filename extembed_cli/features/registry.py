@@ -33,6 +33,11 @@ def output_columns(spec: Spec) -> list[Column]:
     return list(by_name.values())
 
 
+def technique_of_step(step: str) -> Technique:
+    """Return the technique whose columns belong to a step of the ladder of an evaluation."""
+    return next(technique for technique in TECHNIQUES if step in technique.steps)
+
+
 def technique_digests(spec: Spec) -> dict[str, Any]:
     """Digests of the files that the techniques read beside the inputs of the spec."""
     digests: dict[str, Any] = {}

@@ -50,6 +50,6 @@ def closing(spec: Spec, report: dict[str, Any]) -> str:
 
 
 def coverage_text(share: dict[str, float | None]) -> str:
-    """Return `95.0% of candidates and 97.1% of events`, with a dash where there are no candidates or events."""
-    texts = {key: "-" if value is None else f"{value:.1%}" for key, value in share.items()}
-    return f"{texts['candidates']} of candidates and {texts['events']} of events"
+    """Return `95.0% of candidates and 97.1% of events`; a job may lack candidates, and a log events."""
+    shares = ((share[rows], rows) for rows in ("candidates", "events"))
+    return " and ".join(f"{value:.1%} of {rows}" for value, rows in shares if value is not None) or "nothing"

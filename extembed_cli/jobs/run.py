@@ -23,7 +23,7 @@ from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.inputs import Inputs, Loaded
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
 from extembed_cli.data.vector_cache import VectorCache
-from extembed_cli.engines.base import Job, Results
+from extembed_cli.engines.base import Engine, Job, Results
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, prepare
@@ -91,7 +91,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
             "seconds": round(time.perf_counter() - began, 3),
             "workers": options.workers,
             "shards": layout.shards,
-            "resumed_shards": engine.resumed,
+            "resumed_shards": results.resumed,
             "cached_embeddings": cache.hits if cache else [],
             **computed(job, loaded, results, watch.costs, options.workers),
             "warnings": watch.warnings,
@@ -122,7 +122,7 @@ def _compute(
     loaded: Loaded,
     shards: int,
     prepared: Callable[[], Shared],
-    engine: LocalEngine,
+    engine: Engine,
     watch: Watch,
     seconds_per_candidate: float,
 ) -> tuple[Job, Results]:

@@ -240,6 +240,14 @@ class Spec(Frozen):
             member = self.membership(name)
             if member is not None:
                 keys.setdefault(member, f"histories.{name}.where")
+        for target, key in self.targets.items():
+            keys.setdefault(target, key)
+        return keys
+
+    @property
+    def targets(self) -> dict[Expression, str]:
+        """Every different number that a group reads from an event, with the first key that has it."""
+        keys: dict[Expression, str] = {}
         for key, group in self.groups.items():
             for inner, text in group.expressions().items():
                 keys.setdefault(Expression(text, "Float64"), f"{key}.{inner}")

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import islice
 from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -40,12 +41,17 @@ def prefetched(items: Iterator[Item]) -> Iterator[Iterator[Item]]:
     with ThreadPoolExecutor(1, "ahead") as thread:
 
         def results() -> Iterator[Item]:
-            waiting = thread.submit(next, items, None)
-            while (item := waiting.result()) is not None:
-                waiting = thread.submit(next, items, None)
-                yield item
+            waiting = thread.submit(_next, items)
+            while item := waiting.result():
+                waiting = thread.submit(_next, items)
+                yield item[0]
 
         yield results()
+
+
+def _next(items: Iterator[Item]) -> list[Item]:
+    """Return the next item in a list, which is empty at the end."""
+    return list(islice(items, 1))
 
 
 def _in_flight(

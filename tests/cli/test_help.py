@@ -16,10 +16,10 @@ import extembed_cli
 SCRIPT = Path(sys.executable).with_name("extembed")
 COMMON = "--workers --memory --wait --json --quiet -q --verbose -v"
 FLAGS = {
-    "run": "SPEC.toml --output -o --set --dry-run " + COMMON,
+    "run": "SPEC.toml --output -o --engine --set --dry-run --scratch --cache --fresh " + COMMON,
     "aggregate": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --half-life --percentile "
-    "--threshold --history NAME=WHERE --center --no-center --as-of --lag --window --max-events --weight --time-unit "
-    "--set --dry-run " + COMMON,
+    "--threshold --sd --history NAME=WHERE --center --no-center --as-of --lag --window --max-events --weight "
+    "--time-unit --set --dry-run " + COMMON,
     "dual": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --user-vectors --regularization "
     "--unobserved-weight --scaling --half-life --target --loss --bias --sd --refit-every --history NAME=WHERE --center "
     "--no-center --as-of --lag --window --max-events --weight --time-unit --set --dry-run " + COMMON,

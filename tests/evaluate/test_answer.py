@@ -109,4 +109,4 @@ def test_a_neural_column_of_unknown_training_is_told(features: Path, tmp_path: P
     copied = altered(features, tmp_path, neural_score=pl.Series(np.zeros(len(rows), np.float32)))
     add_columns(copied, name="neural_score", technique="neural")
     report = judged(copied, **ONCE)
-    assert not control(report, "neural training end").passed
+    assert not control(report, "training end").passed

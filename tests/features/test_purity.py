@@ -56,8 +56,10 @@ DUAL = st.fixed_dictionaries(
         "bias": st.booleans(),
         "sd": st.booleans(),
         "unobserved_weight": st.sampled_from([0.0, 0.1]),
-    }
+    },
+    optional={"refit_every": st.sampled_from(["12h", "2d"]), "user_vectors": st.just("users.parquet")},
 )
+OF_ALL_COLUMNS = st.fixed_dictionaries({}, optional={"weight": st.just("weight"), "as_of_step": st.just("6h")})
 
 
 @pytest.fixture(scope="module")
@@ -83,20 +85,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return made
 
 
-def bytes_of_columns(world: World, groups: list[dict[str, Any]], *, everything: bool) -> dict[str, tuple[bytes, ...]]:
-    """The features of some groups, by column; with `everything` the spec has tables and histories beyond theirs."""
+def bytes_of_columns(
+    world: World, groups: list[dict[str, Any]], *, everything: bool, of_all: dict[str, str] | None = None
+) -> dict[str, tuple[bytes, ...]]:
+    """Return the features of some groups, by column; with `everything` the spec has tables and histories beyond theirs.
+
+    `of_all` are keys of the spec that all columns depend on.
+    """
     tables = TABLES if everything else {name for group in groups for name in group["embeddings"]}
     histories = HISTORIES if everything else {n for g in groups for n in g["histories"]} & set(HISTORIES)
     data: dict[str, Any] = {
         **{name: str(world.folder / f"{name}.parquet") for name in ("interactions", "candidates")},
-        "weight": "weight",
+        **({"weight": "weight"} if of_all is None else of_all),
         "embeddings": {name: {"path": str(world.folder / f"{name}.parquet"), **TABLES[name]} for name in tables},
         "histories": {name: HISTORIES[name] for name in histories},
     }
-    for group in groups:
-        named = {key: value for key, value in group.items() if key != "technique"}
-        data.setdefault(group["technique"], []).append(named)
     with tempfile.TemporaryDirectory() as folder:
+        for group in groups:
+            named = {key: value for key, value in group.items() if key != "technique"}
+            if "user_vectors" in named:
+                named |= {key: named[key][:1] for key in ("embeddings", "histories")}
+                named["user_vectors"] = str(Path(folder) / f"{named['name']}-users.parquet")
+            data.setdefault(group["technique"], []).append(named)
         output, spec = Path(folder) / "out.parquet", Path(folder) / "spec.toml"
         spec.write_text(tomli_w.dumps({**data, "output": str(output)}))
         run_job(load_spec(spec), RunOptions(workers=2), Watch())
@@ -109,17 +119,18 @@ def bytes_of_columns(world: World, groups: list[dict[str, Any]], *, everything: 
 
 
 @settings(suppress_health_check=list(HealthCheck))
-@given(groups=st.lists(AGGREGATE | DUAL, min_size=1, max_size=4), data=st.data())
+@given(groups=st.lists(AGGREGATE | DUAL, min_size=1, max_size=4), of_all=OF_ALL_COLUMNS, data=st.data())
 def test_other_columns_groups_and_tables_change_no_byte(
-    world: World, groups: list[dict[str, Any]], data: st.DataObject
+    world: World, groups: list[dict[str, Any]], of_all: dict[str, str], data: st.DataObject
 ) -> None:
     groups = [{**group, "name": f"g{place}"} for place, group in enumerate(groups)]
-    whole = bytes_of_columns(world, groups, everything=True)
+    whole = bytes_of_columns(world, groups, everything=True, of_all=of_all)
     chosen = dict(data.draw(st.sampled_from(groups)))
+    writes_vectors = chosen.pop("user_vectors", None) is not None
     for key, values in chosen.items():
         if isinstance(values, list) and values:
-            chosen[key] = [data.draw(st.sampled_from(values))]
-    part = bytes_of_columns(world, [chosen], everything=False)
+            chosen[key] = [values[0] if writes_vectors else data.draw(st.sampled_from(values))]
+    part = bytes_of_columns(world, [chosen], everything=False, of_all=of_all)
     assert part
     for name, content in part.items():
         assert whole[name] == content, f"{name} differs beside the columns of {groups}"

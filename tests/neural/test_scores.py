@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import torch
 from conftest import extembed
+from helpers.drawn import same_bytes
 from helpers.neural import GROUP, scored, train, until, write_spec
 from torch import nn
 from torch.nn import functional
@@ -70,8 +71,23 @@ def test_evaluate_leaves_out_what_the_model_has_seen(trained: Path, tmp_path: Pa
     seen = (
         rows["timestamp"] <= pl.Series([moment]).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)[0]
     ).sum()
-    assert report["data"]["left_out"]["that the neural model may have been trained on"] == seen
+    assert report["data"]["left_out"]["that a model may have been trained on"] == seen
     assert report["ladder"][-1]["seconds"] > 0
+
+
+def test_other_columns_and_scores_do_not_depend_on_each_other(trained_copy: Path) -> None:
+    """The files of vectors bring all users and all items into the job."""
+    train(trained_copy, "--encoder", "mean", "--epochs", "1").ok()
+    others = "[[aggregate]]\npercentiles = [50]\n[[dual]]\nunobserved_weight = 0.1\n"
+    vectors = GROUP + 'user_vectors = "users.parquet"\nitem_vectors = "items.parquet"\n'
+    outputs = {}
+    for name, groups in {"both": others + vectors, "others": others, "scores": GROUP}.items():
+        write_spec(trained_copy, groups)
+        extembed("run", trained_copy / "spec.toml", "-q", "-o", trained_copy / f"{name}.parquet").ok()
+        outputs[name] = pl.read_parquet(trained_copy / f"{name}.parquet")
+    score = outputs["both"]["neural_score"]
+    same_bytes(outputs["both"].drop("neural_score"), outputs["others"])
+    assert score.to_numpy().tobytes() == outputs["scores"]["neural_score"].to_numpy().tobytes()
 
 
 def test_scores_are_the_same_on_any_workers_and_memory(trained: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class CosineStatistics:
         """Those that differ in their argument alone, together"""
         for statistic in statistics:
             self.columns.setdefault((statistic.name, statistic.half_life), []).append(statistic)
-        of_means = [half_life for name, half_life in self.columns if COSINES[name].needs_mean]
+        of_means = [half_life for name, half_life in self.columns if "mean" in COSINES[name].needs]
         self.half_lives = list(dict.fromkeys(half_life for half_life in of_means if half_life is not None))
         """Those of decayed means"""
 

@@ -24,6 +24,10 @@ from extembed_cli.spec.model import Spec
 
 _ZERO_MEAN = 1e-6  # a mean this short has no direction: it is the rounding of the stored vectors
 
+Need = Literal["order", "weights", "mean"]
+"""The order of the cosines; the decayed weights of the events; the decayed mean of their vectors, which is summed up
+while these are at hand"""
+
 View = TypeVar("View")
 
 
@@ -55,8 +59,8 @@ class Definition(Generic[View]):
     dtype: Dtype = "Float32"
     by: Literal["", "half_life", "percentile", "threshold"] = "half_life"
     """A group has one column for each of these; percentiles and thresholds are multiplied by half-lives"""
-    needs_mean: bool = False
-    """Whether it reads the decayed mean of the vectors, which is summed up while they are at hand"""
+    needs: tuple[Need, ...] = ()
+    """What it reads of the events beside the cosines"""
     enabled: Callable[[AggregateGroup], bool] = lambda group: True
     """Whether a group has its columns"""
 
@@ -75,6 +79,7 @@ COUNTERS: dict[str, Definition[EventList]] = {
         "{h}__{n}decayed_count{d}",
         "Σ w over visible events of `{h}`, {d}",
         lambda events, half_life, _: [events.decayed_count(half_life)],
+        needs=("weights",),
     ),
 }
 """Of the visible events of a history"""
@@ -96,29 +101,32 @@ COSINES: dict[str, Definition[Rows]] = {
         "smallest c over visible events of `{h}` in `{e}`",
         lambda rows, *_: [rows.ranked.smallest],
         by="",
+        needs=("order",),
     ),
     "cos_max": Definition(
         "{e}__{h}__{n}cos_max",
         "largest c over visible events of `{h}` in `{e}`",
         lambda rows, *_: [rows.ranked.largest],
         by="",
+        needs=("order",),
     ),
     "cos_to_mean": Definition(
         "{e}__{h}__{n}cos_to_mean{d}",
         "cosine of the candidate with Σ w v / Σ w over `{h}` in `{e}`, {d}",
         lambda rows, half_life, _: [_cosine_to_mean(rows, half_life)],
-        needs_mean=True,
+        needs=("mean",),
     ),
     "cos_mean": Definition(
         "{e}__{h}__{n}cos_mean{d}",
         "Σ w c / Σ w over `{h}` in `{e}`, {d}",
         lambda rows, half_life, _: [clipped(rows.mean(half_life).along)],
-        needs_mean=True,
+        needs=("mean",),
     ),
     "cos_sd": Definition(
         "{e}__{h}__{n}cos_sd{d}",
         "√(Σ w (c − m)² / Σ w) with m = Σ w c / Σ w over `{h}` in `{e}`, {d}",
         lambda rows, half_life, _: [deviations(rows.cosines, rows.weights(half_life), rows.counts)],
+        needs=("weights",),
         enabled=lambda group: group.sd,
     ),
     "cos_p": Definition(
@@ -126,6 +134,7 @@ COSINES: dict[str, Definition[Rows]] = {
         "smallest c of `{h}` in `{e}` whose cumulative weight ≥ {a} % of Σ w, {d}",
         lambda rows, half_life, percentiles: weighted_percentiles(rows.ranked, rows.cumulative(half_life), percentiles),
         by="percentile",
+        needs=("order", "weights"),
     ),
     "cos_share_ge": Definition(
         "{e}__{h}__{n}cos_share_ge_{a}{d}",
@@ -134,6 +143,7 @@ COSINES: dict[str, Definition[Rows]] = {
             share(rows.cumulative(half_life), reaching) for reaching in rows.reaching(thresholds)
         ],
         by="threshold",
+        needs=("order", "weights"),
     ),
 }
 """Of the cosines with these events"""

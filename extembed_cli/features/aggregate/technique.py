@@ -76,6 +76,11 @@ class Aggregate(Technique):
     def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         return {"cosines": tally.counts.get("cosines", 0)}
 
+    def chart_of(self, column: str) -> str | None:
+        """Return one chart for the cosines of each table and history; shares are not cosines."""
+        before, cosine, statistic = column.rpartition("cos_")
+        return before if cosine and not statistic.startswith("share") else None
+
 
 @dataclass(frozen=True)
 class AggregateState(State):

@@ -49,6 +49,7 @@ class Neural(Technique):
 
     group = NeuralGroup
     steps = ("neural",)
+    is_trained = True
 
     def columns(self, spec: Spec) -> Iterator[Column]:
         for group in spec.of(NeuralGroup):

@@ -173,7 +173,9 @@ class Technique(Protocol):
     group: ClassVar[type[Group]]
     """Its table in a spec"""
     steps: ClassVar[tuple[str, ...]]
-    """The steps of the ladder of an evaluation that its columns are of"""
+    """The steps of the ladder of an evaluation that its columns belong to"""
+    is_trained: ClassVar[bool] = False
+    """Whether models that have seen labels are behind its columns"""
 
     # --- what it computes ---
 
@@ -240,3 +242,9 @@ class Technique(Protocol):
     def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
         """Yield warnings where its results may be worthless."""
         return iter(())
+
+    # --- what an evaluation shows ---
+
+    def chart_of(self, column: str) -> str | None:
+        """Return the chart of distributions that may show a column of this name: the best column of each is shown."""
+        return None
