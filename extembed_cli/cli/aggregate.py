@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import WHAT, Candidates, InputFlags, Output, RunFlags, ShowFlags, option
+from extembed_cli.cli.options import WHAT, CandidatePaths, InputFlags, Output, RunFlags, ShowFlags, option
 from extembed_cli.cli.run import execute
 
 
 @expand
 def aggregate(
     *,
-    candidates: Candidates,
+    candidates: CandidatePaths,
     inputs: InputFlags,
     output: Output = None,
     half_lives: Annotated[

@@ -10,7 +10,7 @@ from extembed_cli.cli.options import (
     TIME,
     WHAT,
     InputFlags,
-    OptionalCandidates,
+    OptionalCandidatePaths,
     Output,
     RunFlags,
     ShowFlags,
@@ -95,7 +95,7 @@ class FitFlags:
 @expand
 def dual(
     *,
-    candidates: OptionalCandidates = None,
+    candidates: OptionalCandidatePaths = None,
     inputs: InputFlags,
     output: Output = None,
     fit: FitFlags,

@@ -98,7 +98,7 @@ class LayerFlags:
 
 
 @dataclass(kw_only=True)
-class FitFlags:
+class TrainingFlags:
     """The options for the training."""
 
     loss: Annotated[
@@ -181,7 +181,7 @@ def train(
     data: DataFlags,
     model: Annotated[Path, option("--model", metavar="DIR", help="Folder to write the model to.")],
     layer: LayerFlags,
-    fit: FitFlags,
+    fit: TrainingFlags,
     vectors: VectorFlags,
     overrides: Set = None,
     resume: Annotated[bool, option("--resume", help="Resume a stopped training.", panel=_FIT)] = False,

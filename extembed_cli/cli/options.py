@@ -43,11 +43,11 @@ Output: TypeAlias = Annotated[
         "--output", "-o", metavar="OUT", help="The .parquet file to write; without that ending, a directory of parts."
     ),
 ]
-Candidates: TypeAlias = Annotated[
+CandidatePaths: TypeAlias = Annotated[
     list[str],
     option("--candidates", "-c", metavar="PATH", help="Rows that get features: file, glob or directory. Repeatable."),
 ]
-OptionalCandidates: TypeAlias = Annotated[
+OptionalCandidatePaths: TypeAlias = Annotated[
     list[str] | None,
     option(
         "--candidates",

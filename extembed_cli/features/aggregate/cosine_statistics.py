@@ -12,8 +12,8 @@ import numpy as np
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.shard_results import Tally
+from extembed_cli.features.aggregate.cosine_view import CosineView, Mean
 from extembed_cli.features.aggregate.event_lists import EventList
-from extembed_cli.features.aggregate.rows import Mean, Rows
 from extembed_cli.features.aggregate.statistics import COSINES, Statistic
 from extembed_cli.histories.batches import Batch, Pieces, Slice, cut
 from extembed_cli.kernels.cosines import block_cosines, exact_cosines
@@ -122,7 +122,7 @@ class CosineStatistics:
         pairs, low = offsets(batch.counts), 0
         while low < len(batch.q):  # rows that are sorted together
             high = max(low + 1, int(np.searchsorted(pairs, pairs[low] + 4 * PAIRS, "right")) - 1)
-            self._fill(Rows(self.events, batch, slice(low, high), cosines, first[low:high], means, self._exact))
+            self._fill(CosineView(self.events, batch, slice(low, high), cosines, first[low:high], means, self._exact))
             low = high
         tally.stages["statistics"].add(time.perf_counter() - began, len(batch.q))
         return tally
@@ -190,7 +190,7 @@ class CosineStatistics:
 
     # --- statistics -------------------------------------------------------------------------------------
 
-    def _fill(self, rows: Rows) -> None:
+    def _fill(self, rows: CosineView) -> None:
         """Compute every statistic of some rows."""
         for (name, half_life), statistics in self.columns.items():
             arguments = [s.argument for s in statistics if s.argument is not None]

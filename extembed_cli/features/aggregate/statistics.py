@@ -13,8 +13,8 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from extembed_cli.arrays import Values
+from extembed_cli.features.aggregate.cosine_view import CosineView
 from extembed_cli.features.aggregate.event_lists import EventList
-from extembed_cli.features.aggregate.rows import Rows
 from extembed_cli.features.technique.columns import Column, Dtype
 from extembed_cli.kernels.cosines import clipped
 from extembed_cli.kernels.statistics import deviations, share, weighted_percentiles
@@ -95,7 +95,7 @@ TABLE_COUNTERS: dict[str, Definition[EventList]] = {
 }
 """Of the visible events of a history whose item has a vector in a table"""
 
-COSINES: dict[str, Definition[Rows]] = {
+COSINES: dict[str, Definition[CosineView]] = {
     "cos_min": Definition(
         "{e}__{h}__{n}cos_min",
         "smallest c over visible events of `{h}` in `{e}`",
@@ -149,7 +149,7 @@ COSINES: dict[str, Definition[Rows]] = {
 """Of the cosines with these events"""
 
 
-def _cosine_to_mean(rows: Rows, half_life: str) -> Values:
+def _cosine_to_mean(rows: CosineView, half_life: str) -> Values:
     mean = rows.mean(half_life)
     directed = mean.length > _ZERO_MEAN
     return clipped(np.where(directed, mean.along / np.where(directed, mean.length, 1), np.nan))

@@ -9,7 +9,7 @@ import numpy as np
 
 from extembed_cli.arrays import Doubles, Ints
 from extembed_cli.features.dual.shard import DualShard, finite
-from extembed_cli.features.dual.systems import BATCH_FLOATS, MOST_SYSTEMS, Group, Solves, Systems
+from extembed_cli.features.dual.systems import BATCH_FLOATS, MOST_SYSTEMS, Solves, SystemGroup, Systems
 from extembed_cli.kernels.prefix_form import PrefixForm
 from extembed_cli.kernels.prefixes import BLOCK, Past, solve_prefixes
 from extembed_cli.kernels.ridge import (
@@ -28,7 +28,7 @@ _SEGMENT_CANDIDATES = 256  # scored at a time in the later segments of a long hi
 _RUNNING_EVENTS = 64  # of a long history, added at a time
 
 
-def solve_group(shard: DualShard, group: Group) -> Solves:
+def solve_group(shard: DualShard, group: SystemGroup) -> Solves:
     """Solve systems of users with kernel matrices of one size; those of like length are solved together."""
     length = int(group.parts[0].length[0])  # of all, where the prior depends on it
     scale = 1 / np.sqrt(shard.prepared.prior(length))

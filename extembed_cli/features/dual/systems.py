@@ -66,7 +66,7 @@ class Systems:
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
-class Group(NamedTuple):
+class SystemGroup(NamedTuple):
     """Systems that share kernel matrices of one size."""
 
     low: Ints
@@ -110,7 +110,7 @@ def _runs(users: Ints, end: Callable[[int, int], int]) -> Ints:
     return np.array(begin, np.int64)
 
 
-def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[Group]:
+def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[SystemGroup]:
     """Yield groups of systems with kernel matrices of one length, one matrix for each user, the longest first.
 
     users (n) of the systems; alone (n): whether a system shares its matrix with no other, which no event decides.
@@ -129,7 +129,7 @@ def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[Gr
         for at in range(a, b, size):
             chosen = order[at : min(at + size, b)]
             parts = [systems.take(np.arange(begin[i], end[i])) for i in chosen]
-            yield Group(low[chosen], parts, H, alone=bool(alone[chosen[0]]))
+            yield SystemGroup(low[chosen], parts, H, alone=bool(alone[chosen[0]]))
 
 
 def _shared(systems: Systems, users: Ints, most: int) -> Ints:

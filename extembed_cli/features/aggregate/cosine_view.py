@@ -26,7 +26,7 @@ class Mean(NamedTuple):
     """(R) |m|"""
 
 
-class Rows:
+class CosineView:
     """R candidates of a batch that see at least one event. Attributes are computed when they are first read."""
 
     def __init__(
