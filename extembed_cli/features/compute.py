@@ -47,7 +47,7 @@ def compute_shard(
     mapped: Mapping = map,
     progress: Callable[[float], None] = lambda rows: None,
 ) -> ShardFeatures:
-    """All features of one slice of users, and their vectors as of one moment (us).
+    """Return all features of one slice of users, and their vectors as of one moment (us).
 
     The results do not depend on the order in which `mapped` runs the pieces of work.
     """

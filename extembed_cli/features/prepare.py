@@ -148,7 +148,7 @@ def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared
 
 
 def _statistics(technique: Technique, columns: Sequence[Column]) -> list[Hashable]:
-    """The statistics in the columns of a technique, each once."""
+    """Return the statistics in the columns of a technique, each once."""
     return list(dict.fromkeys(column.statistic for column in columns if column.technique in technique.steps))
 
 

@@ -16,12 +16,12 @@ TECHNIQUES: list[Technique] = [Aggregate(), Dual(), Neural()]
 
 
 def techniques_of(spec: Spec) -> list[Technique]:
-    """The techniques that a spec has groups of."""
+    """Return the techniques that a spec has groups of."""
     return [technique for technique in TECHNIQUES if spec.of(technique.group)]
 
 
 def output_columns(spec: Spec) -> list[Column]:
-    """The feature columns of a spec in their order; those that groups define identically once."""
+    """Return the feature columns of a spec in their order; a column that several groups define identically comes once."""
     if spec.candidates is None:  # only vectors
         return []
     by_name: dict[str, Column] = {}
@@ -39,7 +39,7 @@ def technique_of_step(step: str) -> Technique:
 
 
 def technique_digests(spec: Spec) -> dict[str, Any]:
-    """Digests of the files that the techniques read beside the inputs of the spec."""
+    """Return the digests of the files that the techniques read beside the inputs of the spec."""
     digests: dict[str, Any] = {}
     for technique in techniques_of(spec):
         digests |= technique.digests(spec)

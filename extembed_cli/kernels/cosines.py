@@ -30,7 +30,7 @@ def block_cosines(candidates: Floats, events: Floats, out: Floats) -> None:
 
 
 def exact_cosines(left: Floats, right: Floats) -> Doubles:
-    """The cosines of pairs of vectors in float64, divided by their norms again: (n, d), (n, d) -> (n)."""
+    """Return the cosines of pairs of vectors in float64, divided by their norms again: (n, d), (n, d) -> (n)."""
     a, b = left.astype(np.float64), right.astype(np.float64)
     squares = np.einsum("nd,nd->n", a, a) * np.einsum("nd,nd->n", b, b)
     cosines: Doubles = np.einsum("nd,nd->n", a, b) / np.sqrt(np.where(squares > 0, squares, 1))
@@ -38,6 +38,6 @@ def exact_cosines(left: Floats, right: Floats) -> Doubles:
 
 
 def clipped(cosines: Doubles | Floats) -> Floats:
-    """The cosines as float32, clipped to [-1, 1]."""
+    """Return the cosines as float32, clipped to [-1, 1]."""
     out: Floats = cosines.astype(np.float32)
     return np.minimum(np.maximum(out, -1, out=out), 1, out=out)

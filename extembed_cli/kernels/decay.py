@@ -17,7 +17,7 @@ REFERENCE_STEP = 4
 
 
 def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
-    """The decayed sum of the weights up to every event, relative to the time of that event:
+    """Return the decayed sum of the weights up to every event, relative to the time of that event:
 
         total[e] = Σ_{i <= e} weight[i] 2^(time[i] - time[e])
 
@@ -50,7 +50,7 @@ def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
 
 
 def visible_sums(values: Values, heights: Doubles, reference: Doubles, start: Ints, end: Ints) -> Values:
-    """The weighted sum of the values that each candidate sees:
+    """Return the weighted sum of the values that each candidate sees:
 
         sum[k, c] = Σ_{start[k, c] <= h < end[k, c]} 2^(heights[k, h] - reference[k, c]) value[k, h]
 
@@ -70,7 +70,7 @@ def visible_sums(values: Values, heights: Doubles, reference: Doubles, start: In
 
 
 def whole_bits(counts: Ints) -> Ints:
-    """The bits of a whole weight such that sums of `counts` weights fit 62 bits: 53 for a few, 42 for a million."""
+    """Return the bits of whole weights so that sums of `counts` of them fit 62 bits: 53 for a few, 42 for a million."""
     lengths = np.frexp(counts.astype(np.float64))[1]
     return np.select([lengths <= 9, lengths <= 13, lengths <= 20], [53, 49, 42], 62 - lengths)
 

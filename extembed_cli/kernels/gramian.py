@@ -19,12 +19,12 @@ class Eigen(NamedTuple):
 
 
 def gramian_of_block(vectors: Doubles) -> Doubles:
-    """The sum Σ v vᵀ over the rows of a block: (n, d) -> (d, d)."""
+    """Return the sum Σ v vᵀ over the rows of a block: (n, d) -> (d, d)."""
     total: Doubles = vectors.T @ vectors
     return total
 
 
 def eigen(gramian: Doubles) -> Eigen:
-    """The eigenvalues and eigenvectors of a Gramian; values that rounding made negative are 0."""
+    """Return the eigenvalues and eigenvectors of a Gramian; values that rounding made negative are 0."""
     values, vectors = np.linalg.eigh(gramian)
     return Eigen(np.maximum(values, 0), vectors)

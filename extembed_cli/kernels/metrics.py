@@ -26,7 +26,7 @@ class RankedScores:
         """Where each run of equal scores ends."""
 
     def auc(self, weights: Doubles) -> float:
-        """The chance that a positive scores above a negative, ties counting half; NaN where a class has no weight.
+        """Return the chance that a positive scores above a negative; ties count half. NaN where a class has no weight.
 
             AUC = Σ_+ w (W_-(below) + ½ W_-(equal)) / (W_+ W_-)
 
@@ -48,12 +48,12 @@ class RankedScores:
 
 
 def auc(scores: Floats, labels: Bools) -> float:
-    """The AUC of scores (n) for labels (n); NaN where one class is missing."""
+    """Return the AUC of scores (n) for labels (n); NaN where one class is missing."""
     return RankedScores(scores, labels, np.zeros(len(scores), np.int64)).auc(np.ones(1))
 
 
 def log_losses(chances: Floats, labels: Bools) -> Doubles:
-    """The log loss −ln(chance of the label): (n), (n) -> (n). The mean is scikit-learn's `log_loss`."""
+    """Return the log loss −ln(chance of the label): (n), (n) -> (n). The mean is scikit-learn's `log_loss`."""
     chances = np.clip(chances.astype(np.float64), _CLIP, 1 - _CLIP)
     return -np.where(labels, np.log(chances), np.log1p(-chances))
 
@@ -91,7 +91,7 @@ class Groups:
 
 
 def group_aucs(scores: Floats, labels: Bools, groups: Groups) -> Doubles:
-    """The AUC inside each group; NaN where all labels are equal: (n), (n) -> (G).
+    """Return the AUC inside each group; NaN where all labels are equal: (n), (n) -> (G).
 
     GAUC is the mean over groups, weighted by their rows as Alibaba's DIN does (arXiv:1706.06978, §6.3).
     """
@@ -108,7 +108,7 @@ def group_aucs(scores: Floats, labels: Bools, groups: Groups) -> Doubles:
 
 
 def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Doubles:
-    """nDCG of the first `most` of each group; NaN where no row has a gain: (n), (n) -> (G).
+    """Return the nDCG of the first `most` of each group; NaN where no row has a gain: (n), (n) -> (G).
 
         DCG = Σ_{rank < most} gain / log2(rank + 2),  nDCG = DCG / DCG of the best order
 
@@ -130,7 +130,7 @@ def ndcgs(scores: Doubles, gains: Doubles, groups: Groups, most: int = 10) -> Do
 
 
 def reciprocal_ranks(scores: Floats, relevant: Bools, groups: Groups) -> Doubles:
-    """1 / rank (from 1) of the first relevant row of each group; NaN where there is none: (n), (n) -> (G).
+    """Return 1 / rank (from 1) of the first relevant row of each group; NaN where there is none: (n), (n) -> (G).
 
     If this row ties with others, the result is the mean over all their orders: the first of r relevant among m equal
     rows is the j-th with probability r/(m−j+1) · Π_{i<j} (m−r−i+1)/(m−i+1).

@@ -122,7 +122,7 @@ class Dual:
 
 
 def kernels(rows: Doubles, block: int) -> Doubles:
-    """The kernel K = Z Zᵀ of rows (B, H, d), H a multiple of the block: (B, H, H).
+    """Return the kernel K = Z Zᵀ of rows (B, H, d), H a multiple of the block: (B, H, H).
 
     It is computed in blocks of rows, each with the rows up to it, so that no later event changes a bit of the kernel of
     earlier ones.
@@ -313,13 +313,13 @@ def _plus_identity(matrices: Doubles) -> Doubles:
 
 
 def _times(matrices: Doubles, vectors: Doubles) -> Doubles:
-    """The products of matrices and vectors: (B, m, n), (B, n) -> (B, m)."""
+    """Return the products of matrices and vectors: (B, m, n), (B, n) -> (B, m)."""
     product: Doubles = (matrices @ vectors[..., None])[..., 0]
     return product
 
 
 def _solve(matrices: Doubles, vectors: Doubles) -> Doubles:
-    """The solutions: (B, n, n), (B, n) -> (B, n). Numpy would take vectors (B, n) for one matrix where B = n."""
+    """Return the solutions: (B, n, n), (B, n) -> (B, n). Numpy would take vectors (B, n) for one matrix where B = n."""
     solution: Doubles = np.linalg.solve(matrices, vectors[..., None])[..., 0]
     return solution
 

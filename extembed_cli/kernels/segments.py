@@ -10,22 +10,22 @@ from extembed_cli.arrays import Bools, Ints, Values
 
 
 def offsets(lengths: Ints) -> Ints:
-    """The start of each segment, and the end of the last one: (n) -> (n + 1)."""
+    """Return the start of each segment, and the end of the last one: (n) -> (n + 1)."""
     return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def ragged(first: Ints, lengths: Ints) -> Ints:
-    """The lengths[i] numbers first[i], first[i] + 1, ... for all i, one after another."""
+    """Return the lengths[i] numbers first[i], first[i] + 1, ... for all i, one after another."""
     return _stepped(first, lengths, 1)
 
 
 def spread(values: Ints, lengths: Ints) -> Ints:
-    """Each values[i] repeated lengths[i] times, as by `np.repeat`, which would block threads by Python's lock."""
+    """Return values[i] repeated lengths[i] times, as `np.repeat` does, which would block threads by Python's lock."""
     return _stepped(values, lengths, 0)
 
 
 def _stepped(first: Ints, lengths: Ints, step: int) -> Ints:
-    """The lengths[i] numbers first[i], first[i] + step, ... for all i, by one cumulative sum."""
+    """Return the lengths[i] numbers first[i], first[i] + step, ... for all i, by one cumulative sum."""
     filled = lengths > 0
     first, lengths = first[filled], lengths[filled]
     out = np.full(int(lengths.sum()), step, np.int64)
@@ -36,13 +36,13 @@ def _stepped(first: Ints, lengths: Ints, step: int) -> Ints:
 
 
 def rectangle(first: Ints, last: Ints, width: int) -> tuple[Ints, Bools]:
-    """Places [first, last) of each row, padded to a width with the last one, and which are real: (n, width)."""
+    """Return the places [first, last) of each row, padded to a width with the last one, and which are real: (n, width)."""
     places = first[:, None] + np.arange(width)
     return np.minimum(places, last[:, None] - 1), places < last[:, None]
 
 
 def run_starts(*keys: Values) -> Ints:
-    """The starts of runs in which every key stays the same: keys (n) -> (runs), the first one 0."""
+    """Return the starts of runs in which every key stays the same: keys (n) -> (runs), the first one 0."""
     if not len(keys[0]):
         return np.zeros(0, np.int64)
     changes = [key[1:] != key[:-1] for key in keys]
@@ -50,7 +50,7 @@ def run_starts(*keys: Values) -> Ints:
 
 
 def first_reaching(reaches: Callable[[Ints], Bools], first: Ints, counts: Ints, searches: int = 1) -> Ints:
-    """The first place in each segment where `reaches` is true, for several searches; the end if there is none.
+    """Return the first place in each segment where `reaches` is true, for several searches; the end if there is none.
 
     `reaches` takes a place in each segment for every search, (searches, n), and must be monotone within a segment.
     first, counts (n) -> (searches, n). All are bisected together.
@@ -79,5 +79,5 @@ LADDER = _ladder()
 
 
 def padded(lengths: Ints) -> Ints:
-    """Each length rounded up to one of a few, so that segments of one length can be computed together."""
+    """Return the lengths, each rounded up to one of a few, so that segments of one length can be computed together."""
     return LADDER[np.searchsorted(LADDER, lengths)]

@@ -38,11 +38,11 @@ class Ranked(NamedTuple):
     """(R) the number of each row's keys; padding follows up to the next row"""
 
     def values(self, at: Ints) -> Floats:
-        """The cosines, in [-1, 1], of the keys at some positions."""
+        """Return the cosines, in [-1, 1], of the keys at some positions."""
         return clipped(_cosines((self.keys[at] >> _VALUE).astype(np.uint32)))
 
     def places(self, at: Ints | slice = slice(None)) -> Ints:
-        """The places of the events of the keys at some positions."""
+        """Return the places of the events of the keys at some positions."""
         return (self.keys[at] & _PLACE).astype(np.int64)
 
     @property
@@ -85,7 +85,7 @@ def rank(cosines: Floats, first: Ints, places: Ints, counts: Ints) -> Ranked:
 
 
 def _ordered(cosines: Floats) -> NDArray[np.uint32]:
-    """The bits of float32 numbers, changed so that they compare as the numbers do."""
+    """Return the bits of float32 numbers, changed so that they compare as the numbers do."""
     bits = cosines.view(np.int32)
     flips = bits >> 31
     flips |= _SIGN
@@ -94,7 +94,7 @@ def _ordered(cosines: Floats) -> NDArray[np.uint32]:
 
 
 def _cosines(ordered: NDArray[np.uint32]) -> Floats:
-    """The numbers whose bits `_ordered` returned."""
+    """Return the numbers whose bits `_ordered` returned."""
     bits = ordered.view(np.int32)
     return np.where(bits < 0, bits ^ _SIGN, ~bits).view(np.float32)
 
@@ -110,7 +110,7 @@ class Cumulative(NamedTuple):
     """(R) the total weight of each row"""
 
     def up_to(self, at: Ints) -> Ints:
-        """The sum of the weights of all keys before some positions."""
+        """Return the sum of the weights of all keys before some positions."""
         return np.where(at > 0, self.sums[at - 1], 0)
 
     def below(self, at: Ints) -> Ints:
@@ -119,7 +119,7 @@ class Cumulative(NamedTuple):
 
 
 def cumulate(ranked: Ranked, weights: Ints, shift: Ints) -> Cumulative:
-    """Cumulative weights in the order of the cosines: exact whole numbers, so that no other row matters.
+    """Return cumulative weights in the order of the cosines: exact whole numbers, so that no other row matters.
 
     weights are by place + shift, with shift (R) of each row.
     """
@@ -134,7 +134,7 @@ def cumulate(ranked: Ranked, weights: Ints, shift: Ints) -> Cumulative:
 
 
 def weighted_percentiles(ranked: Ranked, cumulative: Cumulative, percentiles: Sequence[float]) -> list[Floats]:
-    """The weighted percentiles by the inverted CDF, each exactly the cosine of one event.
+    """Return the weighted percentiles by the inverted CDF, each exactly the cosine of one event.
 
         p_q = the smallest c whose cumulative weight >= q Σ w
 
@@ -182,7 +182,7 @@ def reaching(ranked: Ranked, thresholds: Sequence[float], exact: Callable[[Ints,
 
 
 def share(cumulative: Cumulative, reaching: Reaching) -> Floats:
-    """The weighted share of the cosines that reach a threshold.
+    """Return the weighted share of the cosines that reach a threshold.
 
     share = Σ w [c >= t] / Σ w, (R) float32.
     """
@@ -194,7 +194,7 @@ def share(cumulative: Cumulative, reaching: Reaching) -> Floats:
 
 
 def deviations(cosines: Floats, weights: Doubles, counts: Ints) -> Floats:
-    """The weighted standard deviation of the cosines of each row.
+    """Return the weighted standard deviation of the cosines of each row.
 
         sd = sqrt(Σ w (c - m)² / Σ w), m = Σ w c / Σ w
 

@@ -100,7 +100,7 @@ class CosineStatistics:
         """Those of decayed means"""
 
     def batches(self) -> Iterator[Pieces]:
-        """The arguments of the calls of `compute`."""
+        """Yield the arguments of the calls of `compute`."""
         candidates, seen = self.events.candidates, self.events.seen
         is_long = seen.end - seen.indptr[candidates.users] > _LONG  # up to the as-of time of each candidate
         one_shape = _FEW_CANDIDATES, _FEW_CANDIDATES
@@ -130,7 +130,7 @@ class CosineStatistics:
     # --- products ---------------------------------------------------------------------------------------
 
     def _multiply(self, batch: Batch, costs: dict[str, Cost]) -> tuple[Floats, Ints, dict[str, Mean]]:
-        """The cosines of a batch, (R) where those of each row begin, and the decayed means by half-life."""
+        """Return the cosines of a batch, (R) where those of each row begin, and the decayed means by half-life."""
         pieces = batch.pieces
         cosines_at = offsets(pieces.cosines)
         cosines = np.empty(cosines_at[-1], np.float32)
@@ -176,7 +176,7 @@ class CosineStatistics:
     # --- means ------------------------------------------------------------------------------------------
 
     def _mean(self, half_life: str, batch: Batch, sums: _Sums) -> Mean:
-        """The decayed mean of all rows; where it is short, summed again in float64."""
+        """Return the decayed mean of all rows; where it is short, summed again in float64."""
         along, length = sums.of(batch)
         short = length < _SHORT_MEAN
         if short.any():
@@ -199,7 +199,7 @@ class CosineStatistics:
                 self.values[statistic][rows.candidates] = column
 
     def _exact(self, candidates: Ints, events: Ints) -> Doubles:
-        """Cosines of candidates with events of the list, in float64: (n), (n) -> (n)."""
+        """Return the cosines of candidates with events of the list, in float64: (n), (n) -> (n)."""
         out = np.empty(len(candidates))
         step = max(1, FLOATS // self.matrix.vectors.shape[1])
         for low in range(0, len(candidates), step):

@@ -61,7 +61,7 @@ class CosineView:
         return clipped(self._cosines.take(ragged(self._first, self.counts)))
 
     def weights(self, half_life: str) -> Doubles:
-        """The weights of the same events, relative to the heaviest of the row: what other rows see is in none of them.
+        """Return the weights of the same events, relative to the heaviest of the row; no other row matters.
 
         Whole weights are for sums that must be exact: they round those of very old events to 0.
         """
@@ -70,18 +70,18 @@ class CosineView:
         return np.exp2(heights, out=heights)
 
     def mean(self, half_life: str) -> Mean:
-        """The decayed mean of the vectors."""
+        """Return the decayed mean of the vectors."""
         mean = self._means[half_life]
         return Mean(mean.along[self.at], mean.length[self.at])
 
     def cumulative(self, half_life: str) -> Cumulative:
-        """Cumulative weights in the order of the cosines."""
+        """Return the cumulative weights in the order of the cosines."""
         if half_life not in self._cumulative:
             self._cumulative[half_life] = cumulate(self.ranked, *self._whole_weights(half_life))
         return self._cumulative[half_life]
 
     def reaching(self, thresholds: Sequence[float]) -> list[Reaching]:
-        """Which cosines are at least each of some thresholds."""
+        """Return for each threshold which cosines are at least that."""
         key = tuple(thresholds)
         if key not in self._reaching:
             shift = self.batch.pieces.low[self.piece] - self.batch.events_at[self.piece]

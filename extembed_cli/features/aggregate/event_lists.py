@@ -51,7 +51,7 @@ class EventList:
         return self._ages[half_life]
 
     def heights(self, half_life: str, at: Ints) -> Doubles:
-        """log2 of the weights of the events `at`, relative to one moment of the user."""
+        """Return log2 of the weights of the events `at`, relative to one moment of the user."""
         clock: Doubles = self.clock(half_life)[at]
         return clock if self.weights is None else clock + self.logs[at]
 

@@ -159,7 +159,7 @@ def _cosine_to_mean(rows: CosineView, half_life: str) -> Values:
 
 
 def columns(spec: Spec, group: AggregateGroup) -> Iterator[Column]:
-    """Columns of one group: the counters of its histories first, then each table with each history."""
+    """Yield the columns of one group: the counters of its histories first, then each table with each history."""
     for history in spec.histories_of(group):
         yield from _columns(group, "counters", history, None, COUNTERS)
     for embedding in spec.embeddings_of(group):
@@ -174,7 +174,7 @@ def _columns(
     embedding: str | None,
     definitions: Mapping[str, Definition[Any]],
 ) -> Iterator[Column]:
-    """Columns of some statistics: those that do not decay first, then all of each half-life."""
+    """Yield the columns of some statistics: those that do not decay first, then all of each half-life."""
     arguments: dict[str, list[tuple[float | None, str]]] = {
         "half_life": [(None, "")],
         "percentile": [(percentile, f"{percentile:02d}") for percentile in group.percentiles],

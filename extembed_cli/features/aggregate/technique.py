@@ -63,7 +63,7 @@ class Aggregate(Technique):
         return weighted * (_SECONDS_PER_CANDIDATE + _SECONDS_PER_EVENT * events)
 
     def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
-        """As if every item had a vector."""
+        """Return the estimated cost, as if every item had a vector."""
         cosines = {s for c in self.columns(spec) if isinstance(s := c.statistic, Statistic) and s.embedding is not None}
         pairs = {name: int(work.seen(name).count.sum()) for name in {s.history for s in cosines}}
         tables = {(s.history, s.embedding) for s in cosines}

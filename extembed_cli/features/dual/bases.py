@@ -29,7 +29,7 @@ class Basis:
     """Vectors in the whole table; 0 where no fit counts the unobserved items"""
 
     def original(self, vectors: Floats) -> Doubles:
-        """Rows in the coordinates of the table: (n, D) -> (n, D)."""
+        """Return the rows in the coordinates of the table: (n, D) -> (n, D)."""
         exact = vectors.astype(np.float64)
         return exact if self.rotation is None else exact @ self.rotation.T
 
@@ -64,7 +64,7 @@ def make_basis(
     mapped: Mapping,
     at: Path | None = None,
 ) -> Basis:
-    """The vectors of a table in the coordinates that diagonalise its Gramian; without one, as they are.
+    """Return the vectors of a table in the coordinates that diagonalise its Gramian; without one, as they are.
 
     With a path they are in a mapped file there.
     """

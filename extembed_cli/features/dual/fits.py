@@ -76,7 +76,7 @@ class Fit:
         )
 
     def as_of(self, candidates: Candidates) -> Candidates:
-        """The candidates as of the times at which their users are fitted."""
+        """Return the candidates as of the times at which their users are fitted."""
         if self.refit_every is None:
             return candidates
         step = duration_us(self.refit_every)
@@ -101,7 +101,7 @@ class FitStatistic:
 
 
 def columns(spec: Spec, group: DualGroup) -> Iterator[Column]:
-    """Columns of one group: each table with each history."""
+    """Yield the columns of one group, for each table with each history."""
     for fit in fits(spec, group):
         stem = f"{fit.embedding}__{fit.history}__dual_{group.name + '_' if group.name else ''}"
         yield Column(stem + "score", "Float32", "dual", fit.meaning, FitStatistic("score", fit))
@@ -110,7 +110,7 @@ def columns(spec: Spec, group: DualGroup) -> Iterator[Column]:
 
 
 def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
-    """The fits of one group."""
+    """Yield the fits of one group."""
     for embedding in spec.embeddings_of(group):
         for history in spec.histories_of(group):
             yield Fit(
@@ -128,7 +128,7 @@ def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
 
 
 def all_fits(spec: Spec) -> list[Fit]:
-    """The different fits of a spec."""
+    """Return the different fits of a spec."""
     return list(dict.fromkeys(fit for group in spec.of(DualGroup) for fit in fits(spec, group)))
 
 
@@ -157,11 +157,11 @@ class PreparedFit:
         return self.fit.meaning
 
     def original(self, vectors: Floats) -> Doubles:
-        """User vectors (n, D) in the coordinates of the table."""
+        """Return the user vectors (n, D) in the coordinates of the table."""
         return self.basis.original(vectors)
 
     def prior(self, events: int) -> Doubles:
-        """The diagonal of P = w0 Λ + λ (events + w0 N)^ν: (D)."""
+        """Return the diagonal of P = w0 Λ + λ (events + w0 N)^ν: (D)."""
         fit = self.fit
         strength = fit.regularization * (events + fit.unobserved_weight * self.basis.items) ** fit.scaling
         prior: Doubles = fit.unobserved_weight * self.basis.eigenvalues + strength

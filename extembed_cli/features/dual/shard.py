@@ -63,7 +63,7 @@ class DualShard:
         """Users with a logistic fit whose gradient is above 1e-6"""
 
     def candidate_rows(self, systems: Systems, scale: Doubles) -> list[Doubles]:
-        """The whitened vectors of the candidates of each system: (c, d) each."""
+        """Return the whitened vectors of the candidates of each system: (c, d) each."""
         slots = self.candidate_slots
         return [self.rows(slots[a:b], scale) for a, b in zip(systems.first, systems.last, strict=True)]
 
@@ -90,7 +90,7 @@ class DualShard:
         self.sd[candidates[known]] = np.sqrt(np.maximum(finite(variance), 0))
 
     def rows(self, slots: Nums, scale: Doubles) -> Doubles:
-        """Whitened vectors of items: (...) -> (..., D)."""
+        """Return whitened vectors of items: (...) -> (..., D)."""
         return np.multiply(self.prepared.basis.vectors.take(slots, axis=0), scale, dtype=np.float64)
 
     def take_scores(self, candidates: Ints, chosen: Bools, score: Doubles, variance: Doubles | None) -> None:
@@ -103,7 +103,7 @@ class DualShard:
 
 
 def finite(values: Doubles) -> Doubles:
-    """The values; raises LinAlgError where one overflowed: its system is as good as singular."""
+    """Return the values; raise LinAlgError where one overflowed: its system is as good as singular."""
     if not np.isfinite(values).all():
         raise np.linalg.LinAlgError
     return values

@@ -57,12 +57,12 @@ class Systems:
         return self.high - self.low
 
     def take(self, chosen: Values) -> Systems:
-        """The chosen ones."""
+        """Return the chosen ones."""
         return Systems(self.first[chosen], self.last[chosen], self.low[chosen], self.high[chosen])
 
     @classmethod
     def concat(cls, parts: Sequence[Systems]) -> Systems:
-        """The systems of all parts."""
+        """Return the systems of all parts."""
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
@@ -80,7 +80,7 @@ class SystemGroup(NamedTuple):
 
 
 def distinct(users: Ints, times: Ints, start: Ints, end: Ints) -> Systems:
-    """The systems of the distinct pairs of user and as-of time that see an event: those of [start, end), (Q) each."""
+    """Return a system for each pair of user and as-of time that sees an event: those of [start, end), (Q) each."""
     first = run_starts(users, times)
     last = np.append(first[1:], len(users))
     filled = end[first] > start[first]
@@ -88,7 +88,7 @@ def distinct(users: Ints, times: Ints, start: Ints, end: Ints) -> Systems:
 
 
 def sessions(users: Ints, times: Ints, span: int | None) -> Ints:
-    """Where runs of systems (n) begin that share one factor, and where the last one ends.
+    """Return where runs of systems (n) begin that share one factor, and where the last one ends.
 
     A run has the systems of a user whose as-of times are within a span (us) of the first; without a span, all of them.
     """
@@ -100,7 +100,7 @@ def sessions(users: Ints, times: Ints, span: int | None) -> Ints:
 
 
 def _runs(users: Ints, end: Callable[[int, int], int]) -> Ints:
-    """Where runs of a user's systems begin; `end(place, high)` is the end of the run that begins at a place."""
+    """Return where runs of a user's systems begin; `end(place, high)` is the end of the run that begins at a place."""
     begin: list[int] = []
     for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
         at = low
@@ -133,7 +133,7 @@ def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[Sy
 
 
 def _shared(systems: Systems, users: Ints, most: int) -> Ints:
-    """The first system of each run of a user's systems whose events are few enough for one matrix.
+    """Return the first system of each run of a user's systems whose events are few enough for one matrix.
 
     A run ends where the matrix would get too large: what comes later does not decide that.
     """
@@ -163,5 +163,5 @@ def alike(width: Ints, length: Ints, dim: int) -> Iterator[tuple[Ints, tuple[int
 
 
 def whole_blocks(lengths: Ints) -> Ints:
-    """Events in whole blocks."""
+    """Return numbers of events, rounded up to whole blocks."""
     return -(-lengths // BLOCK) * BLOCK

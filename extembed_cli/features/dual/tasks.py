@@ -82,7 +82,7 @@ def _alone(shard: DualShard, systems: Systems) -> Bools:
 
 
 def _sessions(shard: DualShard, systems: Systems, half_lives: float) -> Ints:
-    """Where runs of systems of a user begin whose as-of times are within so many half-lives: all, without decay."""
+    """Return where runs of a user's systems begin whose as-of times are within so many half-lives, or where all do."""
     span = None if shard.half_life_us is None else int(half_lives * shard.half_life_us)
     return sessions(shard.candidates.users[systems.first], shard.candidates.times[systems.first], span)
 

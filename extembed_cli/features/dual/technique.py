@@ -150,7 +150,7 @@ class Dual(Technique):
 
 
 def _vector_fits(spec: Spec) -> dict[str, Fit]:
-    """The fits whose user vectors are written, by file."""
+    """Return the fits whose user vectors are written, by file."""
     groups = spec.of(DualGroup)
     return {group.user_vectors: next(fits(spec, group)) for group in groups if group.user_vectors is not None}
 
@@ -192,7 +192,7 @@ class DualState(State):
         return {_file_name(name): fit.basis.save(arrays, _file_name(name), fit.matrix) for name, fit in bases.items()}
 
     def tasks(self, work: ShardWork) -> Iterator[Task]:
-        """The fits for the candidates, then those of the users' vectors."""
+        """Yield the tasks of the fits for the candidates, then of those for the users' vectors."""
         for fit in dict.fromkeys(estimate.fit for estimate in self.estimates):
             shard = DualShard(work, self.fits[fit], sd=FitStatistic("sd", fit) in self.estimates)
             work.values.update({FitStatistic("score", fit): shard.score, FitStatistic("sd", fit): shard.sd})
@@ -204,7 +204,7 @@ class DualState(State):
 
 
 def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
-    """Fits and scores, batch by batch, into the shard's own arrays."""
+    """Yield tasks that fit and score, batch by batch, into the shard's own arrays."""
 
     def run(solve: Callable[[], Solves]) -> Tally:
         began = time.perf_counter()
@@ -228,7 +228,7 @@ def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
 
 
 def _expected(spec: Spec, fit: Fit, work: ShardWork, candidates: Candidates, dim: int) -> tuple[int, float]:
-    """The systems of a fit and about how many multiplications they take, from the counts of events alone."""
+    """Return the systems of a fit and about how many multiplications they take, from the counts of events alone."""
     candidates = fit.as_of(candidates)
     count = visible(spec, fit.history, work.history, candidates).count
     users, times = candidates.users, candidates.times

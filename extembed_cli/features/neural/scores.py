@@ -57,7 +57,7 @@ class Scorer:
         return f"logit of `{self.config.settings.label}` = embedding · the model's vector of the item + bias"
 
     def original(self, vectors: Floats) -> Floats:
-        """Vectors of users as they are written."""
+        """Return the vectors of users as they are written."""
         return vectors
 
     def save(self, arrays: ArrayFolder, name: str, model: Path) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class NeuralShard:
 
 
 def user_vectors(scorer: Scorer, seen: Examples, chosen: Ints, length: int) -> tuple[Floats, Floats]:
-    """Vectors (B, D) and biases (B) of the users of some candidates: score = vector · adapted item + bias."""
+    """Return the vectors (B, D) and biases (B) of some candidates' users: score = vector · adapted item + bias."""
     with torch.inference_mode():
         states = scorer.model.state(scorer.adapted, Rows.of(seen.padded(chosen, length)))
         vectors, bias = scorer.model.user_vectors(states)

@@ -147,7 +147,7 @@ def _column(group: NeuralGroup, config: ModelConfig) -> Column:
 
 
 def _tables_of(group: NeuralGroup, spec: Spec) -> set[str]:
-    """The tables of the spec that a model reads."""
+    """Return the tables of the spec that a model reads."""
     return set(folder.read_config(group.model).tables) & set(spec.embeddings)
 
 
@@ -207,7 +207,7 @@ class NeuralState(State):
         }
 
     def tasks(self, work: ShardWork) -> Iterator[Task]:
-        """The scores of the candidates, then the vectors of the users."""
+        """Yield the tasks of the candidates' scores, then of the users' vectors."""
         from extembed_cli.features.neural.scores import NeuralShard  # noqa: PLC0415
 
         if self.trained:
@@ -225,7 +225,7 @@ class NeuralState(State):
 
 
 def _tasks(shard: NeuralShard, passes_per_row: float) -> Iterator[Task]:
-    """Scores and vectors, batch by batch, into the shard's own arrays."""
+    """Yield tasks that compute scores and vectors, batch by batch, into the shard's own arrays."""
 
     def run(score: Callable[[], int]) -> Tally:
         began = time.perf_counter()

@@ -66,7 +66,7 @@ class VectorFile(Protocol):
         """The meaning of the vectors."""
 
     def original(self, vectors: Floats) -> Values:
-        """Vectors (n, dim) in the coordinates in which they are written."""
+        """Return vectors (n, dim) in the coordinates in which they are written."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class State(Protocol):
         ...
 
     def vector_files(self) -> Mapping[str, VectorFile]:
-        """The files of user vectors, by path."""
+        """Return the files of user vectors, by path."""
         return {}
 
     def item_vectors(self) -> Iterator[ItemVectors]:
@@ -137,7 +137,7 @@ class ShardWork:
         return candidates / max(1, len(self.users.rows))
 
     def seen(self, history: str) -> Seen:
-        """The events of a history that each candidate sees."""
+        """Return the events of a history that each candidate sees."""
         return visible(self.spec, history, self.history, self.candidates, self.end)
 
 
@@ -184,13 +184,13 @@ class Technique(Protocol):
         ...
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> State:
-        """Its state, once for a job; `statistics` are what its columns hold, each once."""
+        """Return the state of a job; `statistics` are what the technique's columns hold, each once."""
         ...
 
     def open(
         self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
     ) -> State:
-        """The state that `State.save` kept. By default it is prepared again."""
+        """Return the state that `State.save` kept. By default it is prepared again."""
         return self.prepare(spec, statistics, prepared)
 
     # --- what it reads ---
@@ -200,39 +200,39 @@ class Technique(Protocol):
         return False
 
     def copies(self, spec: Spec, table: str) -> int:
-        """How many copies of the vectors of a table it keeps, in coordinates of its own."""
+        """Return how many copies of a table's vectors it keeps, in coordinates of its own."""
         return 0
 
     def digests(self, spec: Spec) -> dict[str, Any]:
-        """Digests of the files that it reads beside the inputs of the spec."""
+        """Return the digests of the files that it reads beside the inputs of the spec."""
         return {}
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that may change its bits."""
+        """Return the versions of the libraries that may change its bits."""
         return {}
 
     # --- what it costs ---
 
     def memory(self, spec: Spec, items: int) -> Memory:
-        """The memory that it takes, with so many items in all tables."""
+        """Return the memory that the technique takes, with so many items in all tables."""
         return Memory()
 
     def bytes_of_longest(self, spec: Spec, events: int) -> int:
-        """Bytes that a history of so many events takes in each worker, beyond those of a batch."""
+        """Return the bytes that a history of so many events takes in each worker, beyond those of a batch."""
         return 0
 
     def seconds_per_candidate(self, spec: Spec, events: float) -> float:
-        """About how long a candidate takes, with so many events of the log per candidate."""
+        """Return the estimated seconds of a candidate, with so many events of the log per candidate."""
         return 0.0
 
     def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
-        """The estimated cost of a shard; `dims` are the lengths of the tables' vectors."""
+        """Return the estimated cost of a shard; `dims` are the lengths of the tables' vectors."""
         return Estimate()
 
     # --- what it reports ---
 
     def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        """Its part of the run report."""
+        """Return the technique's part of the run report."""
         return {}
 
     def closing(self, report: dict[str, Any]) -> Iterator[str]:
