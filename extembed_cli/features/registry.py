@@ -21,7 +21,7 @@ def techniques_of(spec: Spec) -> list[Technique]:
 
 
 def output_columns(spec: Spec) -> list[Column]:
-    """Return the feature columns of a spec in their order; a column that several groups define identically comes once."""
+    """Return the feature columns of a spec in their order; columns that groups define identically come once."""
     if spec.candidates is None:  # only vectors
         return []
     by_name: dict[str, Column] = {}

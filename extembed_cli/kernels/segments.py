@@ -36,7 +36,7 @@ def _stepped(first: Ints, lengths: Ints, step: int) -> Ints:
 
 
 def rectangle(first: Ints, last: Ints, width: int) -> tuple[Ints, Bools]:
-    """Return the places [first, last) of each row, padded to a width with the last one, and which are real: (n, width)."""
+    """Return places [first, last) of each row, padded to a width with the last one, and which are real: (n, width)."""
     places = first[:, None] + np.arange(width)
     return np.minimum(places, last[:, None] - 1), places < last[:, None]
 
