@@ -189,12 +189,12 @@ def world(tmp_path: Path) -> World:
 
 def small_world(folder: Path) -> World:
     """30 users, 40 items (5 without a vector), 600 events with ratings, 300 candidates at different times."""
-    made = World(folder)
+    world = World(folder)
     rng = np.random.default_rng(7)
     day = 86_400_000_000
     start = 1_700_000_000_000_000
     # Whole hours make ties in time; seconds would not.
-    made.write(
+    world.write(
         "interactions",
         {
             "user_id": rng.integers(0, 30, 600),
@@ -203,7 +203,7 @@ def small_world(folder: Path) -> World:
             "rating": rng.integers(1, 6, 600),
         },
     )
-    made.write(
+    world.write(
         "candidates",
         {
             "user_id": rng.integers(0, 33, 300),
@@ -212,5 +212,5 @@ def small_world(folder: Path) -> World:
             "label": rng.integers(0, 2, 300),
         },
     )
-    made.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
-    return made
+    world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
+    return world

@@ -45,7 +45,7 @@ def test_json_is_one_document_and_the_report_beside_the_output(world: World) -> 
     assert report["warnings"] == []
 
 
-def test_a_run_speaks_on_stderr_alone(world: World) -> None:
+def test_a_run_logs_to_stderr_only(world: World) -> None:
     spec = world.spec()
     quiet, usual, verbose = (extembed("run", spec, *flags).ok() for flags in (["-q"], [], ["-v"]))
     assert quiet.err == quiet.out == usual.out == verbose.out == ""
@@ -59,10 +59,10 @@ def test_a_run_speaks_on_stderr_alone(world: World) -> None:
     )
 
 
-def test_a_traceback_is_for_those_who_ask_twice(world: World) -> None:
+def test_a_traceback_is_shown_only_with_vv(world: World) -> None:
     for flags, shown in (([], 0), (["-v"], 0), (["-v", "-v"], 1), (["-vv"], 1)):
-        told = extembed("run", world.folder / "none.toml", *flags)
-        assert (told.code, told.err.count("Traceback")) == (2, shown)
+        done = extembed("run", world.folder / "none.toml", *flags)
+        assert (done.code, done.err.count("Traceback")) == (2, shown)
 
 
 def on_a_terminal(*arguments: str | Path, env: Mapping[str, str]) -> tuple[int, str, str]:

@@ -17,9 +17,9 @@ def run(world: World, text: str = "") -> pl.DataFrame:
     return run_spec(world.spec(text + GROUP)).select(pl.selectors.contains("__"))
 
 
-def same(made: pl.DataFrame, expected: pl.DataFrame) -> None:
+def same(features: pl.DataFrame, expected: pl.DataFrame) -> None:
     assert expected["text__all__vector_count"].max() > 5  # the comparison is not one of nulls
-    assert_frame_equal(made, expected, check_exact=True)
+    assert_frame_equal(features, expected, check_exact=True)
 
 
 def rows_of(world: World) -> np.ndarray:
@@ -54,12 +54,12 @@ VECTORS = {
 
 
 @pytest.mark.parametrize("kind", VECTORS)
-def test_an_item_with_a_null_vector_has_none(world: World, kind: str) -> None:
+def test_a_null_vector_counts_as_no_vector(world: World, kind: str) -> None:
     rows = rows_of(world)
-    gone = np.isin(np.arange(35), [0, 3, 4, 21, 34])
-    write_text(world, rows[~gone], np.flatnonzero(~gone))
+    is_null = np.isin(np.arange(35), [0, 3, 4, 21, 34])
+    write_text(world, rows[~is_null], np.flatnonzero(~is_null))
     expected = run(world)
-    values = [None if none else row.tolist() for row, none in zip(rows, gone, strict=True)]
+    values = [None if none else row.tolist() for row, none in zip(rows, is_null, strict=True)]
     replace_vectors(world, pa.array(values, VECTORS[kind]))
     same(run(world), expected)
 
@@ -67,14 +67,14 @@ def test_an_item_with_a_null_vector_has_none(world: World, kind: str) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), None, 0.0], ids=str)
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("center", [False, True], ids=["plain", "center"])
-def test_bad_vectors_can_be_missing(world: World, kind: str, bad: float | None, center: bool) -> None:
+def test_bad_vectors_can_count_as_missing(world: World, kind: str, bad: float | None, center: bool) -> None:
     table = f'[embeddings.text]\npath = "text.parquet"\ncenter = {str(center).lower()}\n'
     rows = rows_of(world)
-    gone = np.isin(np.arange(35), [0, 7, 34])
-    write_text(world, rows[~gone], np.flatnonzero(~gone))
+    is_bad = np.isin(np.arange(35), [0, 7, 34])
+    write_text(world, rows[~is_bad], np.flatnonzero(~is_bad))
     expected = run(world, table)
     values: list[list[float | None]] = rows.tolist()
-    for item in np.flatnonzero(gone):
+    for item in np.flatnonzero(is_bad):
         values[item] = [bad] * 8 if bad == 0 else [*values[item][:5], bad, *values[item][6:]]
     replace_vectors(world, pa.array(values, VECTORS[kind]))
     same(run(world, f'{table}bad_vectors = "missing"\n'), expected)
@@ -103,9 +103,9 @@ def test_centring_subtracts_the_mean_of_the_whole_table(world: World) -> None:
     expected = run(world)
     values = pa.array([*rows.tolist(), None], VECTORS["fixed"])
     world.write("text", {"item_id": [*range(35), *range(100, 131), 999], "embedding": values})
-    made = run(world, '[embeddings.text]\npath = "text.parquet"\ncenter = true\n')
-    assert_frame_equal(made, expected, abs_tol=2e-6, rel_tol=0)
-    assert not made.equals(run(world))
+    features = run(world, '[embeddings.text]\npath = "text.parquet"\ncenter = true\n')
+    assert_frame_equal(features, expected, abs_tol=2e-6, rel_tol=0)
+    assert not features.equals(run(world))
 
 
 @pytest.mark.parametrize("center", [False, True], ids=["plain", "center"])

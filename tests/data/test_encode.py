@@ -14,7 +14,7 @@ WEIGHT = Expression("weight", "Float64")
 
 
 @pytest.mark.parametrize("span", [10, 2**40, 2**62], ids=["ties", "microseconds", "more than a key holds"])
-def test_rows_are_in_order_of_user_time_item_and_weight(span: int) -> None:
+def test_rows_are_sorted_by_user_time_item_and_weight(span: int) -> None:
     """The last bits of times as far apart as 2^62 do not fit into a key of 64 bits beside the user."""
     rng = np.random.default_rng(5)
     users, n = 300, 4000

@@ -38,8 +38,8 @@ DAY = 86_400_000_000
 def run(world: World, text: str = "") -> pl.DataFrame:
     """The features alone: not every type that candidates may have can be read into polars."""
     run_job(load_spec(world.spec(text + GROUPS)), RunOptions(workers=2), Watch())
-    made = pq.ParquetFile(world.folder / "out.parquet")
-    features = pl.from_arrow(made.read([name for name in made.schema_arrow.names if "__" in name]))
+    output = pq.ParquetFile(world.folder / "out.parquet")
+    features = pl.from_arrow(output.read([name for name in output.schema_arrow.names if "__" in name]))
     assert isinstance(features, pl.DataFrame)
     return features
 
@@ -57,9 +57,9 @@ def replace(world: World, name: str, **columns: Any) -> None:
     world.write(name, table, row_group_size=100)
 
 
-def same(made: pl.DataFrame, expected: pl.DataFrame) -> None:
+def same(features: pl.DataFrame, expected: pl.DataFrame) -> None:
     assert expected["text__all__vector_count"].max() > 5  # the comparison is not one of nulls
-    assert_frame_equal(made, expected, check_exact=True)
+    assert_frame_equal(features, expected, check_exact=True)
 
 
 # --- ids ---------------------------------------------------------------------------------------------
@@ -131,14 +131,14 @@ IDS: dict[str, Callable[[list[int]], pa.Array]] = {
     ],
     ids="-".join,
 )
-def test_ids_of_any_type_meet(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
+def test_ids_of_any_type_match(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
     for name, kind in zip(INPUTS, kinds, strict=True):
         columns = ["item_id"] if name == "text" else ["user_id", "item_id"]
         replace(world, name, **{c: IDS[kind](world.table(name)[c].to_pylist()) for c in columns})
     same(run(world), expected)
 
 
-def test_large_unsigned_ids_in_one_file_alone(world: World) -> None:
+def test_large_unsigned_ids_in_one_file_only(world: World) -> None:
     """A file with ids above 2^63 beside files of narrower ids that match the rest of it."""
     text = world.table("text").slice(0, 20)
     world.write("text", text)
@@ -258,14 +258,14 @@ def test_files_of_the_candidates_may_differ_in_their_unit(world: World, expected
     table = world.table("candidates")
     for number, kind in enumerate(["s", "ns", "us"]):
         replace(world, "candidates", timestamp=TIMES[kind](table["timestamp"].cast(pa.int64()).to_numpy()))
-        world.write(f"asked/{number}", world.table("candidates").slice(number * 100, 100))
-    text = 'interactions = "interactions.parquet"\ncandidates = "asked"\noutput = "out.parquet"\n'
+        world.write(f"files/{number}", world.table("candidates").slice(number * 100, 100))
+    text = 'interactions = "interactions.parquet"\ncandidates = "files"\noutput = "out.parquet"\n'
     same(run(world, f'{text}[embeddings.text]\npath = "text.parquet"\n'), expected)
     assert world.output()["timestamp"].to_list() == pl.from_arrow(table)["timestamp"].to_list()
 
 
 @pytest.mark.parametrize("kind", ["date32", "date64"])
-def test_dates_in_the_log_warn_until_there_is_a_lag(world: World, kind: str) -> None:
+def test_dates_in_the_log_warn_without_a_lag(world: World, kind: str) -> None:
     whole_days(world)
     replace(world, "interactions", timestamp=TIMES[kind](micros(world, "interactions")))
     warned = extembed("run", world.spec()).ok()

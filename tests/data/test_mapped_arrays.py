@@ -11,7 +11,7 @@ from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_an_array_that_lies_in_the_folder_stays_where_it_is(
+def test_an_array_that_is_already_in_the_folder_is_not_copied(
     tmp_path: Path, relative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

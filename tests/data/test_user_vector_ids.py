@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from conftest import World, run_spec, timestamps
-from helpers.user_vectors import alone, made, matrix, run
+from helpers.user_vectors import compute_user_vectors, matrix, run, vectors_only_spec
 
 
 def integers(kind: pa.DataType, start: int = 0) -> Callable[[Sequence[int]], pa.Array]:
@@ -64,13 +64,13 @@ def with_users(world: World, column: pa.Array, name: str = "interactions") -> No
 
 
 @pytest.mark.parametrize("kind", IDS)
-def test_ids_come_back_in_the_type_of_the_log(world: World, kind: str) -> None:
-    plain = made(world)
+def test_ids_keep_the_type_of_the_log(world: World, kind: str) -> None:
+    plain = compute_user_vectors(world)
     nums = world.table("interactions")["user_id"].to_pylist()
     column = IDS[kind](nums)
     with_users(world, column)
     stored = world.table("interactions").schema.field("user_id").type
-    users = made(world)
+    users = compute_user_vectors(world)
     assert users.schema.field("user_id").type == (stored.value_type if pa.types.is_dictionary(stored) else stored)
     as_made = IDS[kind](range(30))
     assert users["user_id"].to_pylist() == as_made.to_pylist()  # all these keep the order of the nums
@@ -82,7 +82,7 @@ def test_ids_come_back_in_the_type_of_the_log(world: World, kind: str) -> None:
 )
 def test_ids_join_with_the_log(world: World, kind: str) -> None:
     with_users(world, IDS[kind](world.table("interactions")["user_id"].to_pylist()))
-    made(world)
+    compute_user_vectors(world)
     log, users = (pl.read_parquet(world.folder / f"{name}.parquet") for name in ("interactions", "users"))
     assert len(log.with_columns(pl.col("user_id").cast(users["user_id"].dtype)).join(users, on="user_id")) == 600
     if kind != "dictionary_string":
@@ -102,7 +102,7 @@ def test_ids_join_with_the_log(world: World, kind: str) -> None:
     ],
 )
 def test_ids_of_files_of_two_types(world: World, kinds: tuple[str, str], stored: pa.DataType) -> None:
-    plain = made(world)
+    plain = compute_user_vectors(world)
     table = world.table("interactions")
     nums = np.array(table["user_id"].to_pylist())
     for n, kind in enumerate(kinds):
@@ -119,7 +119,7 @@ def test_ids_of_files_of_two_types(world: World, kinds: tuple[str, str], stored:
 
 
 def _of_log(world: World) -> Path:
-    spec = alone(world)
+    spec = vectors_only_spec(world)
     spec.write_text(spec.read_text().replace("interactions.parquet", "log"))
     return spec
 
@@ -151,4 +151,4 @@ def test_candidates_of_a_wider_type_do_not_change_that_of_the_log(world: World) 
 def test_a_log_without_any_user(world: World) -> None:
     """A column of nulls that no writer gave a type."""
     with_users(world, pa.nulls(600))
-    assert made(world).num_rows == 0
+    assert compute_user_vectors(world).num_rows == 0

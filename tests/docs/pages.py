@@ -38,12 +38,12 @@ class Block(NamedTuple):
 def blocks(page: Path, language: str | None = None) -> list[Block]:
     """The blocks of a page in order, or those in one language."""
     text = page.read_text(encoding="utf-8")
-    found, end = [], 0
+    all_blocks, end = [], 0
     for match in _FENCE.finditer(text):
         saved = _SAVED.findall(text[end : match.start()])
-        found.append(Block(match[1], match[2], saved[-1] if saved else None))
+        all_blocks.append(Block(match[1], match[2], saved[-1] if saved else None))
         end = match.end()
-    return [block for block in found if language in {None, block.language}]
+    return [block for block in all_blocks if language in {None, block.language}]
 
 
 def prose(page: Path) -> str:

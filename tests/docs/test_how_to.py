@@ -60,7 +60,7 @@ def test_the_commands_of_a_how_to_page_run(page: Path, folder: Path) -> None:
         assert users["user_id"].is_sorted()
 
 
-def test_the_line_for_cron_tells_of_a_failure_and_not_of_a_lock(folder: Path) -> None:
+def test_the_cron_line_prints_only_on_failure(folder: Path) -> None:
     command = cron_command(CRON, folder)
     assert shell(command, folder) == ""
     assert (folder / "features.parquet").exists()
@@ -68,7 +68,7 @@ def test_the_line_for_cron_tells_of_a_failure_and_not_of_a_lock(folder: Path) ->
     assert "error" in shell(command, folder)
 
 
-def test_the_makefile_rule_rebuilds_what_is_old(folder: Path) -> None:
+def test_the_makefile_rule_rebuilds_outdated_features(folder: Path) -> None:
     (rule,) = blocks(CRON, "make")
     (folder / "Makefile").write_text(rule.text)
     for expected in ("extembed run", "up to date"):

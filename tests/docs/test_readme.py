@@ -38,12 +38,12 @@ def test_the_first_command_prints_what_the_readme_shows(shop: Path) -> None:
 
 def test_rows_that_the_readme_shows_are_rows_of_the_file(shop: Path) -> None:
     shown = next(block.text for block in blocks(README, "text") if "item-1671" in block.text)
-    made = pl.read_parquet(shop / "features.parquet")
+    features = pl.read_parquet(shop / "features.parquet")
     rows = list(shown_rows(shown))
     assert len(rows) == 3
     for row in rows:
-        assert has_row(made, row), row
-        assert not has_row(made, {**row, "liked__count": "9999"})
+        assert has_row(features, row), row
+        assert not has_row(features, {**row, "liked__count": "9999"})
 
 
 def test_the_other_commands_of_the_readme_run(shop: Path) -> None:

@@ -146,7 +146,7 @@ def test_ids_and_numbers_of_items_encode_alike(world: World) -> None:
         assert np.array_equal(other.history.values[expression], values)
 
 
-def test_saved_state_opens_as_it_was(world: World, tmp_path: Path) -> None:
+def test_saved_state_opens_unchanged(world: World, tmp_path: Path) -> None:
     spec = load_spec(world.spec(GROUPS))
     loaded = load(open_all(spec, Watch()), Watch(), Layout())
     shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)

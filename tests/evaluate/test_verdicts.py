@@ -16,39 +16,39 @@ from extembed_cli.kernels import metrics
 
 CASES = {
     "sure": ((0.02, 0.01, 0.03), (0.02, 0.01, 0.03), "keep"),
-    "sure, but smaller than asked for": ((0.0005, 0.0002, 0.0008), (0.001, 0.0005, 0.002), "not worth it"),
+    "sure, but below the minimum gain": ((0.0005, 0.0002, 0.0008), (0.001, 0.0005, 0.002), "not worth it"),
     "harm": ((-0.02, -0.03, -0.01), (-0.02, -0.03, -0.01), "not worth it"),
     "wide": ((0.01, -0.01, 0.03), (0.01, -0.01, 0.03), "cannot tell"),
     "wide around nothing": ((0.0, -0.01, 0.01), (0.0, -0.01, 0.01), "cannot tell"),
     "no better than permuted": ((0.01, 0.005, 0.015), (-0.001, -0.006, 0.004), "cannot tell"),
     "unsure over permuted": ((0.01, 0.005, 0.015), (0.004, -0.001, 0.009), "cannot tell"),
-    "a little below what is asked for": ((0.0009, 0.0004, 0.0014), (0.001, 0.0002, 0.002), "cannot tell"),
+    "a little below the minimum gain": ((0.0009, 0.0004, 0.0014), (0.001, 0.0002, 0.002), "cannot tell"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_verdicts(case: str) -> None:
     gain, over, word = CASES[case]
-    told = verdict(Interval(*gain), Interval(*over), 10_000, 100, 0.001)
-    assert told.word == word
-    assert (told.more_rows is None) == (word != "cannot tell" or case == "no better than permuted")
+    result = verdict(Interval(*gain), Interval(*over), 10_000, 100, 0.001)
+    assert result.word == word
+    assert (result.more_rows is None) == (word != "cannot tell" or case == "no better than permuted")
     if case.endswith("permuted"):
-        assert "over its columns permuted" in told.reason
+        assert "over its columns permuted" in result.reason
     assert verdict(Interval(*gain), Interval(*over), 10_000, 5, 0.001).word == "cannot tell"
 
 
 @settings(max_examples=100)
 @given(st.floats(-0.02, 0.05), st.floats(1e-5, 0.05), st.floats(1e-5, 0.05), st.sampled_from([0.0, 0.001, 0.01]))
-def test_as_many_rows_as_are_told_do_decide(value: float, low: float, high: float, least: float) -> None:
+def test_the_reported_number_of_rows_decides(value: float, low: float, high: float, least: float) -> None:
     def at(rows: int) -> Verdict:
         shrink = (10_000 / rows) ** 0.5
         gain = Interval(value, value - low * shrink, value + high * shrink)
         return verdict(gain, gain, rows, 100, least)
 
-    told = at(10_000)
-    if told.more_rows is not None:
-        assert told.word == "cannot tell"
-        assert at(10_000 + told.more_rows).word != "cannot tell"
+    result = at(10_000)
+    if result.more_rows is not None:
+        assert result.word == "cannot tell"
+        assert at(10_000 + result.more_rows).word != "cannot tell"
 
 
 def clustered(rng: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -37,20 +37,20 @@ def many(tmp_path: Path) -> World:
 
 
 def test_two_runs_give_the_same_bytes(many: World) -> None:
-    made = []
+    outputs = []
     for seed in ("1", "2"):
         with start(*arguments(many, FILE), env={"PYTHONHASHSEED": seed, "TZ": f"UTC+{seed}"}) as run:
             run.end().ok()
-        made.append(state(many.folder / FILE))
-    assert made[0] == made[1]
+        outputs.append(state(many.folder / FILE))
+    assert outputs[0] == outputs[1]
 
 
 def test_any_number_of_workers_gives_the_same_bytes(many: World) -> None:
-    made = []
+    outputs = []
     for workers in (1, 2, 4):
         run_spec(many.folder / "spec.toml", workers)
-        made.append((many.folder / "out.parquet").read_bytes())
-    assert made[0] == made[1] == made[2]
+        outputs.append((many.folder / "out.parquet").read_bytes())
+    assert outputs[0] == outputs[1] == outputs[2]
 
 
 @pytest.mark.parametrize("name", ["interactions", "text"])
@@ -62,7 +62,7 @@ def test_the_order_of_rows_does_not_matter(many: World, name: str) -> None:
     assert bits(after).equals(bits(before))
 
 
-def test_the_order_of_candidates_moves_rows_and_nothing_else(many: World) -> None:
+def test_the_order_of_candidates_only_reorders_rows(many: World) -> None:
     before = run_spec(many.folder / "spec.toml")
     order = np.random.default_rng(4).permutation(len(before))
     many.write("candidates", many.table("candidates").take(order))

@@ -44,7 +44,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("before", "renamed"), CASES)
-def test_killed(world: Path, before: str, renamed: int) -> None:
+def test_a_killed_training_leaves_the_old_or_the_new_model(world: Path, before: str, renamed: int) -> None:
     for model, seed in {"old": 0, "new": 7}.items():
         if not (world / model).exists():
             extembed(*arguments(world, model, seed)).ok()
@@ -72,7 +72,9 @@ def test_killed(world: Path, before: str, renamed: int) -> None:
 
 
 @pytest.mark.parametrize("place", ["prepare_scorer", "load_model"])
-def test_a_model_that_is_trained_again_during_a_run(world: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_a_run_fails_if_its_model_is_trained_again_meanwhile(
+    world: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     """Whatever the run has read of the model so far, it ends with an error, and the old output stays."""
     extembed(*arguments(world, "model", 0)).ok()
     extembed("run", world / "spec.toml", "-q").ok()

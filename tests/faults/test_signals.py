@@ -21,9 +21,9 @@ from helpers.faults import (
     assert_untouched,
     build,
     drive,
+    earlier_output,
     eventually,
-    make,
-    stand,
+    run_clean,
     start,
     state,
 )
@@ -44,8 +44,8 @@ name = sys.argv.pop(1)
 
 
 class Interrupt:
-    def find_spec(self, found, path=None, target=None):
-        if found == name:
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == name:
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -57,7 +57,7 @@ runpy.run_module("extembed_cli", run_name="__main__", alter_sys=True)
 """
 
 
-def stopped(ran: Ran, number: signal.Signals) -> None:
+def assert_stopped(ran: Ran, number: signal.Signals) -> None:
     ran.failed(CODES[number], "stopped")
     assert not ran.out
 
@@ -68,12 +68,12 @@ def held(at: Fault, folder: Path) -> Fault:
 
 
 @pytest.mark.parametrize(("kind", "number"), [soak(FILE, signal.SIGINT), (DIRECTORY, signal.SIGTERM)])
-def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: signal.Signals) -> None:
+def test_a_signal_while_computing(tmp_path: Path, kind: str, number: signal.Signals) -> None:
     world = build(tmp_path, 100_000, 100_000, 128)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     with start(*arguments(world, kind), "-v", "--workers", "2") as run:
         run.stage("compute").signal(number)
-        stopped(run.end(10), number)
+        assert_stopped(run.end(10), number)
     assert_untouched(world.folder / kind, old)
 
 
@@ -90,11 +90,11 @@ def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: s
 )
 def test_a_signal_at_a_stage(tmp_path: Path, kind: str, place: Fault) -> None:
     world = build(tmp_path)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     number = signal.SIGTERM if "fsync" in place.at else signal.SIGINT
     with drive(*arguments(world, kind), faults=(held(place, tmp_path),)) as run:
         run.reached().signal(number)
-        stopped(run.end(10), number)
+        assert_stopped(run.end(10), number)
     assert_untouched(world.folder / kind, old)
 
 
@@ -104,9 +104,9 @@ def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_pat
     place = Fault("pyarrow.parquet:ParquetWriter.close", "before", 1 if kind == FILE else 2)
     with drive(*arguments(world, kind), faults=(held(place, tmp_path),)) as run:
         run.reached().signal(signal.SIGINT)
-        stopped(run.end(10), signal.SIGINT)
+        assert_stopped(run.end(10), signal.SIGINT)
     assert not list((world.folder / "out").iterdir())
-    make(world, kind)
+    run_clean(world, kind)
     assert_tidy(world.folder / kind)
 
 
@@ -119,7 +119,7 @@ def test_a_signal_between_renames_waits_for_all_of_them(
 ) -> None:
     """The renames take no time, so they are all done: output, manifest and report belong together."""
     world = build(tmp_path)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     fault = Fault("pathlib:Path.replace", "after", renames, do=number.name)
     with drive(*arguments(world, kind), faults=(fault,)) as run:
         ran = run.reached().end(10)
@@ -131,10 +131,10 @@ def test_a_signal_between_renames_waits_for_all_of_them(
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, soak(signal.SIGTERM)])
-def test_a_second_signal_does_not_stop_the_tidying(tmp_path: Path, second: signal.Signals) -> None:
+def test_a_second_signal_does_not_stop_the_cleanup(tmp_path: Path, second: signal.Signals) -> None:
     """The second comes while the first takes the temporary file away."""
     world = build(tmp_path)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     faults = (
         held(Fault("os:fsync"), tmp_path / "never"),
         Fault("pathlib:Path.unlink", do=second.name),
@@ -150,10 +150,10 @@ def test_a_second_signal_does_not_stop_the_tidying(tmp_path: Path, second: signa
 @pytest.mark.soak
 def test_ctrl_c_twice_in_a_row(tmp_path: Path) -> None:
     world = build(tmp_path, 100_000, 100_000, 128)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     with start(*arguments(world, FILE), "-v") as run:
         run.stage("compute").signal(signal.SIGINT).signal(signal.SIGINT)
-        stopped(run.end(10), signal.SIGINT)
+        assert_stopped(run.end(10), signal.SIGINT)
     assert_untouched(world.folder / FILE, old)
 
 
@@ -167,7 +167,7 @@ def test_a_signal_while_waiting_for_the_lock(tmp_path: Path) -> None:
         with drive(*arguments(world, FILE), "--wait", "60", faults=(acquire,)) as second:
             eventually((tmp_path / "waits").exists)
             second.signal(signal.SIGTERM)
-            stopped(second.end(10), signal.SIGTERM)
+            assert_stopped(second.end(10), signal.SIGTERM)
         with start(*arguments(world, FILE)) as third:
             third.end().failed(4, "another run")
         (tmp_path / "go").touch()
@@ -194,7 +194,7 @@ def test_ctrl_c_while_the_program_starts(tmp_path: Path, module: str) -> None:
 def test_a_signal_at_random_times(tmp_path: Path) -> None:
     """Whenever it comes: the code of the signal, or of a run that was done already."""
     world = build(tmp_path, 20_000, 20_000, 32)
-    old, new = stand(world, FILE), stand(world, "other/features.parquet", NEW)
+    old, new = earlier_output(world, FILE), earlier_output(world, "other/features.parquet", NEW)
     for number in range(4):
         signum = (signal.SIGINT, signal.SIGTERM)[number % 2]
         with start(*arguments(world, FILE), "-v") as run:
@@ -247,10 +247,10 @@ main()
 def test_a_signal_whose_exception_was_swallowed(tmp_path: Path, then: str) -> None:
     """Extensions that call Python may lose the exception, or make another one of it."""
     world = build(tmp_path)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     program = SWALLOW.format(name="load", then=then)
     command = [sys.executable, "-c", program, *arguments(world, FILE)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    stopped(Ran(ran.returncode, ran.stdout, ran.stderr), signal.SIGINT)
+    assert_stopped(Ran(ran.returncode, ran.stdout, ran.stderr), signal.SIGINT)
     assert "error" not in ran.stderr
     assert_untouched(world.folder / FILE, old)

@@ -63,9 +63,9 @@ DUAL = st.fixed_dictionaries(
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Few users, items and hours, so that many events tie in user, item, time and weight, and differ in values."""
-    made, rng = World(tmp_path_factory.mktemp("purity")), np.random.default_rng(11)
+    tables, rng = World(tmp_path_factory.mktemp("purity")), np.random.default_rng(11)
     for name, rows in {"interactions": 500, "candidates": 120}.items():
-        made.write(
+        tables.write(
             name,
             {
                 "user_id": rng.integers(0, 6, rows),
@@ -78,9 +78,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         )
     for name, items in {"text": 12, "image": 9, "raw": 11}.items():
         rows = rng.standard_normal((items, 6)) * rng.uniform(0.5, 2, (items, 1))
-        made.write(name, {"item_id": np.arange(items), "embedding": vectors(rows)})
-    made.write("candidates", made.table("candidates").drop(["rating", "volume", "weight"]))
-    return made
+        tables.write(name, {"item_id": np.arange(items), "embedding": vectors(rows)})
+    tables.write("candidates", tables.table("candidates").drop(["rating", "volume", "weight"]))
+    return tables
 
 
 def bytes_of_columns(world: World, groups: list[dict[str, Any]], *, everything: bool) -> dict[str, tuple[bytes, ...]]:

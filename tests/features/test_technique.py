@@ -120,7 +120,7 @@ def extembed(package: Path, *args: str | Path, program: str | None = None) -> Ra
 
 
 @pytest.mark.parametrize("program", [None, IN_MAPPED_SHARDS], ids=["in memory", "in mapped shards"])
-def test_a_fourth_technique(world: World, package: Path, program: str | None) -> None:
+def test_a_fourth_technique_runs(world: World, package: Path, program: str | None) -> None:
     report = extembed(package, "run", world.spec(GROUPS), "--json", program=program).ok().json
     features = world.output()
     assert features["half__value"].to_list() == features["again__value"].to_list() == [0.5] * 300
@@ -135,7 +135,7 @@ def test_a_fourth_technique(world: World, package: Path, program: str | None) ->
     assert about["spec"]["constant"][2] == {"name": "two", "value": 2.0}
 
 
-def test_the_other_commands_know_it_too(world: World, package: Path) -> None:
+def test_the_other_commands_know_a_fourth_technique(world: World, package: Path) -> None:
     spec = world.spec(GROUPS)
     assert extembed(package, "columns", spec).ok().out.splitlines()[-1] == "two__value\tFloat32\talways 2"
     assert "two__value" in extembed(package, "run", spec, "--dry-run").ok().out
@@ -145,7 +145,7 @@ def test_the_other_commands_know_it_too(world: World, package: Path) -> None:
     extembed(ROOT, "run", spec).failed(2, "`constant` is not a known key")
 
 
-def test_techniques_and_groups_are_the_same() -> None:
+def test_every_technique_has_its_group() -> None:
     assert [technique.group for technique in registry.TECHNIQUES] == list(Group.known.values())
     steps = [step for technique in registry.TECHNIQUES for step in technique.steps]
     assert len(set(steps)) == len(steps)

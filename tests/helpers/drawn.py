@@ -62,7 +62,7 @@ class Small:
 
     def _tables(self) -> dict[str, pa.Table]:
         events = np.array(self.events, np.int64).reshape(-1, 5)
-        asked = np.array(self.candidates, np.int64).reshape(-1, 3)
+        candidates = np.array(self.candidates, np.int64).reshape(-1, 3)
         rng = np.random.default_rng(self.seed)
         return {
             "interactions": pa.table(
@@ -76,10 +76,10 @@ class Small:
             ),
             "candidates": pa.table(
                 {
-                    "user_id": asked[:, 0],
-                    "item_id": asked[:, 1],
-                    "timestamp": timestamps(START + self.shift + asked[:, 2] * HOUR),
-                    "row": np.arange(len(asked)),
+                    "user_id": candidates[:, 0],
+                    "item_id": candidates[:, 1],
+                    "timestamp": timestamps(START + self.shift + candidates[:, 2] * HOUR),
+                    "row": np.arange(len(candidates)),
                 }
             ),
             "text": pa.table({"item_id": np.arange(8), "embedding": vectors(rng.standard_normal((8, 5)))}),

@@ -91,7 +91,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def found(features: Path) -> Report:
+def features_report(features: Path) -> Report:
     """Its evaluation as the command would do it."""
     return judged(features, baseline=("popularity", "kind"), seeds=(0, 1))
 
@@ -148,7 +148,7 @@ def add_columns(path: Path, **column: str) -> None:
     pq.write_table(table.replace_schema_metadata({b"extembed": json.dumps(about)}), path)
 
 
-def few(features: Path, folder: Path, rows: pl.Expr) -> Path:
+def with_rows(features: Path, folder: Path, rows: pl.Expr) -> Path:
     """A copy of some rows of the file."""
     table = pq.read_table(features)
     kept = pl.read_parquet(features).select(rows).to_series().to_arrow()

@@ -64,11 +64,11 @@ def act(what):
 
 def place(text):
     module, _, names = text.partition(":")
-    found = importlib.import_module(module)
+    target = importlib.import_module(module)
     *owners, name = names.split(".")
     for owner in owners:
-        found = getattr(found, owner)
-    return found, name
+        target = getattr(target, owner)
+    return target, name
 
 
 def hook(what):
@@ -214,23 +214,23 @@ def arguments(world: World, output: str | Path, half_life: str = NEW) -> list[st
     ]
 
 
-def make(world: World, output: str | Path, half_life: str = NEW, rows: int = ROWS) -> dict[str, bytes]:
+def run_clean(world: World, output: str | Path, half_life: str = NEW, rows: int = ROWS) -> dict[str, bytes]:
     """An undisturbed run and what it wrote."""
     undisturbed(*arguments(world, output, half_life), rows=rows).ok()
-    made = state(world.folder / output)
-    assert made is not None
-    return made
+    output_files = state(world.folder / output)
+    assert output_files is not None
+    return output_files
 
 
-def stand(world: World, output: str | Path, half_life: str = OLD) -> dict[str, bytes]:
+def earlier_output(world: World, output: str | Path, half_life: str = OLD) -> dict[str, bytes]:
     """The output of an earlier run, with parts as large as they are by default."""
     spec = load_spec(
         world.folder / "spec.toml", [f'aggregate.0.half_lives=["{half_life}"]'], str(world.folder / output)
     )
     run_job(spec, RunOptions(workers=1), Watch())
-    made = state(world.folder / output)
-    assert made is not None
-    return made
+    output_files = state(world.folder / output)
+    assert output_files is not None
+    return output_files
 
 
 def state(output: Path) -> dict[str, bytes] | None:
@@ -242,14 +242,14 @@ def state(output: Path) -> dict[str, bytes] | None:
     if not (output / MANIFEST).exists():
         return None
     manifest = json.loads((output / MANIFEST).read_text())
-    found = {MANIFEST: (output / MANIFEST).read_bytes()}
+    files = {MANIFEST: (output / MANIFEST).read_bytes()}
     for part in manifest["parts"]:
         path = _whole(output / part["file"])
-        found[path.name] = path.read_bytes()
-        assert hashlib.sha256(found[path.name]).hexdigest() == part["sha256"]
+        files[path.name] = path.read_bytes()
+        assert hashlib.sha256(files[path.name]).hexdigest() == part["sha256"]
         assert pq.read_metadata(path).num_rows == part["rows"]
     assert sum(part["rows"] for part in manifest["parts"]) == manifest["rows"]
-    return found
+    return files
 
 
 def _whole(path: Path) -> Path:
@@ -269,12 +269,12 @@ def frame(output: Path) -> pl.DataFrame:
 def assert_tidy(output: Path, *others: str) -> None:
     """The folder holds the output, its report and nothing else: no temporary, lock or unlisted file."""
     assert {path.name for path in output.parent.iterdir()} == {output.name, f"{output.name}.run.json", *others}
-    made = state(output)
-    assert made is not None
+    files = state(output)
+    assert files is not None
     report = json.loads(output.with_name(f"{output.name}.run.json").read_text())
-    assert report["output_sha256"] == hashlib.sha256(made[MANIFEST if output.is_dir() else output.name]).hexdigest()
+    assert report["output_sha256"] == hashlib.sha256(files[MANIFEST if output.is_dir() else output.name]).hexdigest()
     if output.is_dir():
-        assert {path.name for path in output.iterdir()} == set(made)
+        assert {path.name for path in output.iterdir()} == set(files)
 
 
 def assert_untouched(output: Path, before: dict[str, bytes]) -> None:
@@ -285,10 +285,10 @@ def assert_untouched(output: Path, before: dict[str, bytes]) -> None:
 
 def build(folder: Path, rows: int = 300, events: int = 600, dim: int = 8) -> World:
     """A world of a given size; some items have no vector, some pairs repeat."""
-    made = World(folder)
+    world = World(folder)
     rng = np.random.default_rng(11)
     users, items, span = max(30, events // 60), max(40, events // 30), 200 * DAY
-    made.write(
+    world.write(
         "interactions",
         {
             "user_id": rng.integers(0, users, events),
@@ -297,7 +297,7 @@ def build(folder: Path, rows: int = 300, events: int = 600, dim: int = 8) -> Wor
             "rating": rng.integers(1, 6, events),
         },
     )
-    made.write(
+    world.write(
         "candidates",
         {
             "user_id": rng.integers(0, users, rows),
@@ -305,15 +305,15 @@ def build(folder: Path, rows: int = 300, events: int = 600, dim: int = 8) -> Wor
             "timestamp": timestamps(START + rng.integers(0, span, rows)),
         },
     )
-    made.write("text", {"item_id": np.arange(5, items), "embedding": vectors(rng.standard_normal((items - 5, dim)))})
-    made.spec()
-    return made
+    world.write("text", {"item_id": np.arange(5, items), "embedding": vectors(rng.standard_normal((items - 5, dim)))})
+    world.spec()
+    return world
 
 
-def eventually(seen: Any, seconds: float = 20) -> None:
+def eventually(condition: Any, seconds: float = 20) -> None:
     """Wait until `seen()` holds."""
     end = time.monotonic() + seconds
-    while not seen():
+    while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
 

@@ -40,8 +40,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Inputs whose vectors matter, and a model trained on the first 45 % of the candidates' time, scored."""
     folder = tmp_path_factory.mktemp("neural")
     make_features(folder, seed=1, signal=6.0)
-    for made in folder.glob("features*"):
-        made.unlink()
+    for path in folder.glob("features*"):
+        path.unlink()
     write_spec(folder, "[[aggregate]]\npercentiles = [50]\n" + GROUP)
     train(folder, "--until", until(folder), *LEARNED).ok()
     extembed("run", folder / "spec.toml", "-q").ok()

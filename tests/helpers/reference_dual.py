@@ -93,9 +93,9 @@ def scores(
     score: list[float | None] = []
     sd: list[float | None] = []
     for user, item, time in candidates:
-        found = None
+        fitted = None
         if user is not None and time is not None and item in vectors:
-            found = solve(vectors, fit, by_user.get(user, []), history or ReferenceHistory(), user, time, lag)
-        score.append(None if found is None else float(found[0] @ vectors[item]))
-        sd.append(None if found is None else float(np.sqrt(vectors[item] @ found[1] @ vectors[item])))
+            fitted = solve(vectors, fit, by_user.get(user, []), history or ReferenceHistory(), user, time, lag)
+        score.append(None if fitted is None else float(fitted[0] @ vectors[item]))
+        sd.append(None if fitted is None else float(np.sqrt(vectors[item] @ fitted[1] @ vectors[item])))
     return score, sd

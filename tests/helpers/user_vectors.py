@@ -25,7 +25,7 @@ TEXT = '[embeddings.text]\npath = "text.parquet"\n'
 FLAGS = ("dual", "-i", "interactions.parquet", "-e", "text=text.parquet", "--user-vectors", "users.parquet")
 
 
-def alone(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> Path:
+def vectors_only_spec(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> Path:
     """A spec without candidates and with one group that writes `users.parquet`."""
     text = f'interactions = "interactions.parquet"\n{top}\n{tables}\n[[dual]]\nuser_vectors = "users.parquet"\n{keys}\n'
     return world.spec(text, "vectors.toml")
@@ -35,9 +35,9 @@ def run(spec: Path, workers: int = 2) -> dict[str, Any]:
     return run_job(load_spec(spec), RunOptions(workers=workers), Watch())
 
 
-def made(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> pa.Table:
+def compute_user_vectors(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> pa.Table:
     """The file that a spec without candidates makes."""
-    run(alone(world, keys, top, tables))
+    run(vectors_only_spec(world, keys, top, tables))
     return world.table("users")
 
 
@@ -62,16 +62,16 @@ def check(
     events = events_of(world, weight) if events is None else events
     as_of = newest(world) + 1 if as_of is None else as_of
     items = item_vectors(raw_vectors(world), bias=fit.bias, **(table or {}))
-    wanted = {}
+    reference = {}
     by_user = events_by_user(events)
     for user in sorted(user for user in by_user if user is not None):
-        found = solve(items, fit, by_user[user], history or ReferenceHistory(), user, as_of, lag)
-        if found is not None:
-            wanted[user] = found[0]
-    assert users["user_id"].to_pylist() == list(wanted)
-    assert wanted
+        solution = solve(items, fit, by_user[user], history or ReferenceHistory(), user, as_of, lag)
+        if solution is not None:
+            reference[user] = solution[0]
+    assert users["user_id"].to_pylist() == list(reference)
+    assert reference
     x = np.array(list(items.values()))
-    expected = np.array(list(wanted.values())) @ x.T
+    expected = np.array(list(reference.values())) @ x.T
     embedding = matrix(users)
     scores = embedding @ x[:, : embedding.shape[1]].T
     if fit.bias:

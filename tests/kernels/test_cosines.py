@@ -30,12 +30,12 @@ def test_cosines_are_those_of_float64(dim: int) -> None:
 def test_more_events_and_other_pieces_change_no_bit_of_a_cosine(candidates: int) -> None:
     rng = np.random.default_rng(3)
     q, v = unit(rng, 2, candidates, 200), unit(rng, 2, 30, BLOCK, 200)
-    found = []
+    results = []
     for pieces, blocks in ((2, 30), (2, 4), (1, 4)):
         out = np.empty((pieces, candidates, blocks, BLOCK), np.float32)
         block_cosines(q[:pieces], v[:pieces, :blocks], out)
-        found.append(out[:1, :, :4].tobytes())
-    assert found[0] == found[1] == found[2]
+        results.append(out[:1, :, :4].tobytes())
+    assert results[0] == results[1] == results[2]
 
 
 def test_clipping() -> None:

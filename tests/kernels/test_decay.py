@@ -24,8 +24,8 @@ def blocked(pieces: list[np.ndarray], fill: Callable[[np.ndarray], object]) -> t
 def totals(times: list[np.ndarray], weights: list[np.ndarray]) -> list[np.ndarray]:
     """`decayed_totals` by piece."""
     t, blocks = blocked(times, lambda piece: piece[-1])
-    made = decayed_totals(blocked(weights, lambda piece: 0)[0], t, blocks).ravel()
-    return [made[at : at + len(piece)] for at, piece in zip(offsets(blocks * BLOCK), times, strict=False)]
+    sums = decayed_totals(blocked(weights, lambda piece: 0)[0], t, blocks).ravel()
+    return [sums[at : at + len(piece)] for at, piece in zip(offsets(blocks * BLOCK), times, strict=False)]
 
 
 def slow_totals(times: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -38,8 +38,8 @@ def test_decayed_totals_are_those_of_a_loop(scale: float) -> None:
     rng = np.random.default_rng(4)
     times = [np.sort(rng.random(n)) * scale for n in LENGTHS]
     weights = [rng.uniform(0.1, 9, n) for n in LENGTHS]
-    for made, t, w in zip(totals(times, weights), times, weights, strict=True):
-        np.testing.assert_allclose(made, slow_totals(t, w), rtol=1e-12)
+    for actual, t, w in zip(totals(times, weights), times, weights, strict=True):
+        np.testing.assert_allclose(actual, slow_totals(t, w), rtol=1e-12)
 
 
 def test_no_later_event_and_no_other_piece_changes_a_bit_of_a_total() -> None:
@@ -63,12 +63,12 @@ def test_visible_sums_are_those_of_a_loop(block: int, span: float) -> None:
     end = rng.integers(1, n * block + 1, (k, candidates))
     start = rng.integers(0, end)
     reference = np.take_along_axis(heights, end - 1, axis=1) + 3
-    made = visible_sums(values, heights, reference, start, end)
+    sums = visible_sums(values, heights, reference, start, end)
     for piece, candidate in np.ndindex(k, candidates):
         seen = slice(start[piece, candidate], end[piece, candidate])
         weights = np.exp2(heights[piece, seen] - reference[piece, candidate])
         expected = weights @ values[piece].reshape(-1, dim)[seen].astype(float)
-        np.testing.assert_allclose(made[piece, candidate], expected, atol=1e-6 * weights.sum())
+        np.testing.assert_allclose(sums[piece, candidate], expected, atol=1e-6 * weights.sum())
 
 
 def test_no_hidden_event_changes_a_bit_of_a_sum() -> None:
@@ -92,8 +92,8 @@ def test_whole_weights_of_any_history_fit_62_bits_and_keep_its_old_events() -> N
         assert whole[1] > 0 or length > 2**21
     rng = np.random.default_rng(7)
     weights, ages = rng.random(50), rng.random(50) * 9
-    made = whole_weights(weights, ages, np.full(50, 53)) / 2.0**53
-    np.testing.assert_allclose(made, weights * 2.0**-ages, rtol=0, atol=2.0**-53)
+    scaled = whole_weights(weights, ages, np.full(50, 53)) / 2.0**53
+    np.testing.assert_allclose(scaled, weights * 2.0**-ages, rtol=0, atol=2.0**-53)
 
 
 def test_events_of_days_keep_their_ties() -> None:

@@ -50,7 +50,7 @@ def test_newton_reaches_the_gradient_on_separable_and_lopsided_data(
     rows /= stretch
     positive = (y > 0).astype(float)
     positive[0] = 1
-    found = []
+    solutions = []
     for form in forms(rows):
         solved = solve_logistic(form, c, positive, np.ones(5))
         u = form.vectors(solved.unknowns)
@@ -60,12 +60,12 @@ def test_newton_reaches_the_gradient_on_separable_and_lopsided_data(
         rounding = 1e-10 * (c * np.linalg.norm(rows, axis=2)).sum(axis=1)
         assert (np.linalg.norm(gradient, axis=1) <= np.maximum(1e-6, rounding)).all()
         assert (solved.error <= np.maximum(1e-6, rounding)).all()
-        found.append(u)
-    np.testing.assert_allclose(*found, atol=1e-6)
+        solutions.append(u)
+    np.testing.assert_allclose(*solutions, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
-def test_batch_mates_change_no_bit(loss: str) -> None:
+def test_other_systems_of_a_batch_change_no_bit(loss: str) -> None:
     rows, c, y = systems(6, 9, 12, spread=2.0)
     positive, scale = (y > 0).astype(float), np.ones(6)
     for whole, alone in zip(forms(rows), forms(rows[2:3]), strict=True):
@@ -114,7 +114,7 @@ def test_later_events_change_no_bit_of_earlier_prefixes(cut: int) -> None:
 
 
 @pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
-def test_one_factor_serves_as_of_times_between_which_all_decays_alike(strength: float) -> None:
+def test_one_factor_serves_as_of_times_with_uniform_decay(strength: float) -> None:
     """Against systems of their own with confidences that have decayed by up to a thousandth."""
     H, d = 3 * BLOCK, 20
     rows, c, y = systems(2, H, d, spread=1.0)
@@ -122,14 +122,14 @@ def test_one_factor_serves_as_of_times_between_which_all_decays_alike(strength: 
     x = np.random.default_rng(5).standard_normal((2, H, d))
     ends = np.tile(np.arange(1, H + 1), (2, 1))
     growth = np.tile(np.linspace(0, MOST_DECAY, H), (2, 1))
-    found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), c, y, ends, growth)
-    variance = np.einsum("bcd,bcd->bc", x, x) - found.explained
+    result = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), c, y, ends, growth)
+    variance = np.einsum("bcd,bcd->bc", x, x) - result.explained
     for n in (1, 7, BLOCK, BLOCK + 1, H):
         form, at = Dual.of(rows[:, :n]), x[:, n - 1 : n]
         solved = solve_squared(form, c[:, :n] / (1 + growth[:, n - 1 : n]), y[:, :n])
         exact = np.einsum("bcd,bd->bc", at, form.vectors(solved.unknowns))[:, 0]
         sd = np.sqrt(np.einsum("bcd,bcd->bc", at, at)[:, 0])
-        assert (np.abs(found.score[:, n - 1] - exact) <= 1e-8 * sd * np.sqrt(H)).all()
+        assert (np.abs(result.score[:, n - 1] - exact) <= 1e-8 * sd * np.sqrt(H)).all()
         exact = np.stack(form.variances(solved.weights, list(at)))[:, 0]
         np.testing.assert_allclose(variance[:, n - 1], exact, rtol=1e-7)
 
@@ -148,27 +148,27 @@ def test_newton_steps_that_share_a_factor_reach_the_same_fits(d: int, stretch: f
     inside = np.arange(H) < ends.reshape(-1, 1)
     confidences = np.repeat(c, A, axis=0) * np.tile(decay, 2)[:, None] * inside
     x = [np.random.default_rng(4).standard_normal((2, d))] * (2 * A)
-    made = solve_logistic(form, confidences, positive, np.ones(2 * A))
-    vectors, variances = form.vectors(made.unknowns), form.variances(made.weights, x)
+    result = solve_logistic(form, confidences, positive, np.ones(2 * A))
+    vectors, variances = form.vectors(result.unknowns), form.variances(result.weights, x)
     for system, n in enumerate(ends.ravel()):
         alone = Dual.of(rows[system // A, None, :n])
         solved = solve_logistic(alone, confidences[None, system, :n], positive[None, system, :n], np.ones(1))
         rounding = 1e-10 * (c[system // A] * np.linalg.norm(rows[system // A], axis=1)).sum()
-        assert made.error[system] <= max(1e-6, rounding)
+        assert result.error[system] <= max(1e-6, rounding)
         np.testing.assert_allclose(vectors[system], alone.vectors(solved.unknowns)[0], atol=1e-6)
         np.testing.assert_allclose(variances[system], alone.variances(solved.weights, x[:1])[0], rtol=1e-5)
 
 
-def test_what_no_gradient_step_solves_is_solved_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systems_that_do_not_converge_on_a_shared_factor_are_solved_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, c, y = systems(1, BLOCK, 4)
     ends = np.array([[5, BLOCK]])
     confidences = np.repeat(c, 2, axis=0) * (np.arange(BLOCK) < ends.T)
     positive = np.repeat((y > 0).astype(float), 2, axis=0)
     expected = solve_logistic(PrefixForm.of(rows, c, ends), confidences, positive, np.ones(2))
     monkeypatch.setattr(prefix_form, "_STEPS", 1)
-    found = solve_logistic(PrefixForm.of(rows, c, ends), confidences, positive, np.ones(2))
-    assert found.error.max() <= 1e-8
-    np.testing.assert_allclose(found.unknowns, expected.unknowns, atol=1e-8)
+    result = solve_logistic(PrefixForm.of(rows, c, ends), confidences, positive, np.ones(2))
+    assert result.error.max() <= 1e-8
+    np.testing.assert_allclose(result.unknowns, expected.unknowns, atol=1e-8)
 
 
 @pytest.mark.parametrize("cut", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK])
@@ -197,10 +197,10 @@ def test_later_events_and_other_prefixes_change_no_bit_of_a_logistic_fit(cut: in
 
 def test_kernels_in_blocks_are_products_and_later_events_change_no_bit() -> None:
     rows = np.random.default_rng(6).standard_normal((3, 4 * BLOCK, 50))
-    found = kernels(rows, BLOCK)
-    np.testing.assert_allclose(found, rows @ rows.transpose(0, 2, 1), atol=1e-12)
+    result = kernels(rows, BLOCK)
+    np.testing.assert_allclose(result, rows @ rows.transpose(0, 2, 1), atol=1e-12)
     for length in (BLOCK, 3 * BLOCK):
-        assert kernels(rows[:, :length], BLOCK).tobytes() == found[:, :length, :length].tobytes()
+        assert kernels(rows[:, :length], BLOCK).tobytes() == result[:, :length, :length].tobytes()
 
 
 def test_padding_changes_no_solution() -> None:

@@ -45,12 +45,12 @@ def test_a_sort_of_rows_of_any_length() -> None:
 def test_percentiles_are_numpys_inverted_cdf() -> None:
     rows = Rows([1, 5, 700, 2, 17, 64, 130], 9)
     percentiles = [1, 10, 37, 50, 90, 99]
-    made = weighted_percentiles(rows.ranked, rows.cumulative, percentiles)
+    result = weighted_percentiles(rows.ranked, rows.cumulative, percentiles)
     for r, (cosines, weights) in enumerate(rows):
         exact = np.quantile(
             cosines.astype(np.float64), np.array(percentiles) / 100, weights=weights / 2.0**53, method="inverted_cdf"
         )
-        assert [float(p[r]) for p in made] == exact.tolist()
+        assert [float(p[r]) for p in result] == exact.tolist()
 
 
 def test_sums_beyond_64_bits_wrap_around_without_harm() -> None:
@@ -68,8 +68,8 @@ def test_a_percentile_at_a_tie_is_the_lower_value() -> None:
     for weight in (2**53, 2**49 // 10, 2**53 // 3):
         ranked = rank(values, np.array([0]), np.array([0]), np.array([10]))
         cumulative = cumulate(ranked, np.full(10, weight), np.array([0]))
-        made = weighted_percentiles(ranked, cumulative, [10, 30, 50, 70, 71])
-        assert [round(float(p[0]), 1) for p in made] == [0.1, 0.3, 0.5, 0.7, 0.8]
+        result = weighted_percentiles(ranked, cumulative, [10, 30, 50, 70, 71])
+        assert [round(float(p[0]), 1) for p in result] == [0.1, 0.3, 0.5, 0.7, 0.8]
 
 
 def test_each_row_has_weights_of_its_own() -> None:
@@ -104,17 +104,17 @@ def test_shares_at_ties_zeros_and_signs() -> None:
     ranked = rank(values, np.array([0]), np.array([0]), np.array([10]))
     cumulative = cumulate(ranked, weights, np.array([0]))
     thresholds = [-1.0, -0.25, 0.0, 0.25, 1.0]
-    for t, made in zip(thresholds, shares(ranked, cumulative, thresholds), strict=True):
-        np.testing.assert_allclose(made[0], weights[values >= t].sum() / weights.sum(), rtol=1e-7)
+    for t, result in zip(thresholds, shares(ranked, cumulative, thresholds), strict=True):
+        np.testing.assert_allclose(result[0], weights[values >= t].sum() / weights.sum(), rtol=1e-7)
 
 
 def test_shares_of_random_rows() -> None:
     rows = Rows([1, 5, 700, 2, 17, 64, 130], 12)
     thresholds = [-0.99, -0.4, 0.0, 0.4, 0.99]
-    for t, made in zip(thresholds, shares(rows.ranked, rows.cumulative, thresholds), strict=True):
+    for t, result in zip(thresholds, shares(rows.ranked, rows.cumulative, thresholds), strict=True):
         for r, (cosines, weights) in enumerate(rows):
             exact = float(weights[cosines >= np.float32(t)].sum()) / float(weights.sum())
-            assert made[r] == pytest.approx(exact, abs=1e-7)
+            assert result[r] == pytest.approx(exact, abs=1e-7)
 
 
 @pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.5, 1.0])
@@ -131,8 +131,8 @@ def test_thresholds_are_decided_as_in_exact_arithmetic(threshold: float) -> None
     ranked = rank(cosines.ravel(), np.arange(0, 300, 30), np.zeros(10, np.int64), np.full(10, 30))
     cumulative = cumulate(ranked, np.ones(30, np.int64), np.zeros(10, np.int64))
     before = ranked.keys.copy()
-    made = shares(ranked, cumulative, [threshold], lambda rows, places: exact_cosines(q[rows], v[places]))[0]
-    assert made.tolist() == exact.mean(axis=1).astype(np.float32).tolist()
+    result = shares(ranked, cumulative, [threshold], lambda rows, places: exact_cosines(q[rows], v[places]))[0]
+    assert result.tolist() == exact.mean(axis=1).astype(np.float32).tolist()
     assert (ranked.keys == before).all()  # no other column is touched by a threshold
 
 
@@ -152,13 +152,13 @@ def test_deviations_do_not_cancel(width: float, oldest: int) -> None:
     cosines = (0.9 + width * rng.uniform(-0.1, 0.1, counts.sum())).astype(np.float32)
     weights = np.exp2(-rng.uniform(0, oldest, counts.sum()))
     weights[offsets(counts)[1:] - 1] = 1
-    made = deviations(cosines, weights, counts)
-    assert made.dtype == np.float32
-    assert made[0] == made[-1] == 0
+    result = deviations(cosines, weights, counts)
+    assert result.dtype == np.float32
+    assert result[0] == result[-1] == 0
     for r, low in enumerate(offsets(counts)[:-1]):
         at = slice(low, low + counts[r])
         # The square root of what is exact: relative to the value itself, however small
-        assert made[r] == pytest.approx(float(exact_variance(cosines[at], weights[at])) ** 0.5, rel=1e-6)
+        assert result[r] == pytest.approx(float(exact_variance(cosines[at], weights[at])) ** 0.5, rel=1e-6)
 
 
 def test_equal_cosines_do_not_deviate() -> None:
@@ -168,7 +168,7 @@ def test_equal_cosines_do_not_deviate() -> None:
     assert deviations(cosines, rng.uniform(0, 1, len(cosines)), counts).tolist() == [0, 0, 0]
 
 
-def test_a_deviation_depends_on_its_own_row_alone() -> None:
+def test_a_deviation_depends_only_on_its_own_row() -> None:
     rng = np.random.default_rng(16)
     counts = np.array([5, 1, 9000, 64, 130, 20000, 7, 129])
     cosines, weights = rng.uniform(-1, 1, counts.sum()).astype(np.float32), rng.uniform(0, 1, counts.sum())

@@ -91,15 +91,15 @@ REFUSED: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_model_that_does_not_fit_is_told(trained_copy: Path, case: str) -> None:
-    change, code, told = REFUSED[case]
+def test_a_model_that_does_not_fit_is_refused(trained_copy: Path, case: str) -> None:
+    change, code, parts = REFUSED[case]
     change(trained_copy)
-    extembed("run", trained_copy / "spec.toml", "-q").failed(code, *told)
+    extembed("run", trained_copy / "spec.toml", "-q").failed(code, *parts)
     assert not (trained_copy / "features.parquet").exists()
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "told"),
+    ("args", "code", "part"),
     [
         (("--encoder", "lstm"), 2, "'lstm' is not one of"),
         (("--loss", "hinge"), 2, "'hinge' is not one of"),
@@ -120,8 +120,8 @@ def test_a_model_that_does_not_fit_is_told(trained_copy: Path, case: str) -> Non
         (("--device", "meta"), 2, "trained on cpu or cuda"),
     ],
 )
-def test_what_cannot_be_trained_is_told(trained_copy: Path, args: tuple[str, ...], code: int, told: str) -> None:
-    train(trained_copy, *args, model="new").failed(code, told)
+def test_impossible_trainings_are_refused(trained_copy: Path, args: tuple[str, ...], code: int, part: str) -> None:
+    train(trained_copy, *args, model="new").failed(code, part)
     assert not (trained_copy / "new").exists()
 
 

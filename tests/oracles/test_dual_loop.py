@@ -78,9 +78,12 @@ def test_as_many_systems_as_events(world: World, size: int, dim: int) -> None:
     items = rng.integers(0, 35, len(users))
     times = timestamps(START + np.arange(len(users)) * DAY)
     world.write("interactions", {"user_id": users, "item_id": items, "timestamp": times, "rating": ratings})
-    asked = np.repeat(np.arange(size), 3)
-    late = timestamps(np.full(len(asked), START + 1000 * DAY))
-    world.write("candidates", {"user_id": asked, "item_id": rng.integers(0, 35, len(asked)), "timestamp": late})
+    candidate_users = np.repeat(np.arange(size), 3)
+    late = timestamps(np.full(len(candidate_users), START + 1000 * DAY))
+    world.write(
+        "candidates",
+        {"user_id": candidate_users, "item_id": rng.integers(0, 35, len(candidate_users)), "timestamp": late},
+    )
     with_dim(world, dim)
     check(world, 'target = "rating - 3"', ReferenceFit(target=RATING))
     check(world, 'target = "rating - 3"\nloss = "logistic"', ReferenceFit(target=RATING, loss="logistic"))
@@ -150,8 +153,8 @@ def test_null_users_times_and_items(world: World) -> None:
     for row, column in ((0, "user_id"), (1, "timestamp"), (2, "item_id")):
         table[column][row] = None
     world.write("candidates", table)
-    made = check(world, "", ReferenceFit())
-    assert made["text__all__dual_score"][:3].to_list() == [None, None, None]
+    output = check(world, "", ReferenceFit())
+    assert output["text__all__dual_score"][:3].to_list() == [None, None, None]
 
 
 @pytest.fixture
@@ -170,12 +173,16 @@ def long_world(world: World) -> World:
             "rating": rng.integers(1, 6, len(users)),
         },
     )
-    asked = np.concatenate([np.full(25, user) for user in range(len(lengths))])
-    when = START + rng.integers(-2, np.array(lengths)[asked] + 2) * 1_000_000
-    when[asked == 4] = START + np.array([*range(250, 275)]) * 1_000_000
+    candidate_users = np.concatenate([np.full(25, user) for user in range(len(lengths))])
+    when = START + rng.integers(-2, np.array(lengths)[candidate_users] + 2) * 1_000_000
+    when[candidate_users == 4] = START + np.array([*range(250, 275)]) * 1_000_000
     world.write(
         "candidates",
-        {"user_id": asked, "item_id": rng.integers(0, 410, len(asked)), "timestamp": timestamps(when)},
+        {
+            "user_id": candidate_users,
+            "item_id": rng.integers(0, 410, len(candidate_users)),
+            "timestamp": timestamps(when),
+        },
     )
     world.write("text", {"item_id": np.arange(400), "embedding": vectors(rng.standard_normal((400, 30)))})
     return world
@@ -206,5 +213,5 @@ def test_a_history_much_older_than_its_half_life(world: World) -> None:
     """Confidences of 2^-5000 are 0: the fit sees nothing of them, and no number overflows."""
     late = timestamps(np.full(300, START + 3000 * DAY))
     world.write("candidates", {**world.table("candidates").to_pydict(), "timestamp": late})
-    made = check(world, 'half_life = "12h"', ReferenceFit(half_life="12h"))
-    assert made["text__all__dual_score"].drop_nulls().abs().max() == 0
+    output = check(world, 'half_life = "12h"', ReferenceFit(half_life="12h"))
+    assert output["text__all__dual_score"].drop_nulls().abs().max() == 0

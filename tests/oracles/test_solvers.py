@@ -52,7 +52,7 @@ def unit(world: World) -> np.ndarray:
 
 @pytest.mark.parametrize("alpha", [1.5, 3.0, 40.0])
 @pytest.mark.parametrize("dim", [8, 64])
-def test_implicit_exact(world: World, dim: int, alpha: float) -> None:
+def test_user_vectors_agree_with_exact_implicit(world: World, dim: int, alpha: float) -> None:
     """Confidence α on what was seen and 1 on all else: weight α - 1, target α / (α - 1), unobserved weight 1."""
     user, item = write(world, dim)
     text = f"""interactions = "interactions.parquet"\nweight = "{alpha - 1}"\n[embeddings.text]\npath = "text.parquet"
@@ -71,13 +71,13 @@ def test_implicit_exact(world: World, dim: int, alpha: float) -> None:
 
 @pytest.mark.parametrize("dim", [5, 80])
 @pytest.mark.parametrize("strength", [0.1, 4.0])
-def test_ridge(world: World, dim: int, strength: float) -> None:
+def test_scores_agree_with_ridge(world: World, dim: int, strength: float) -> None:
     write(world, dim)
     keys = f'target = "rating - 3"\nregularization = {strength}'
-    made = run_spec(world.spec(f'weight = "rating / 4.0"\n[[dual]]\n{keys}'))
+    output = run_spec(world.spec(f'weight = "rating / 4.0"\n[[dual]]\n{keys}'))
     x = unit(world)
     log = pl.read_parquet(world.folder / "interactions.parquet")
-    for row in made.iter_rows(named=True):
+    for row in output.iter_rows(named=True):
         mine = log.filter(pl.col("user_id") == row["user_id"])
         model = Ridge(alpha=strength, fit_intercept=False, solver="cholesky")
         model.fit(x[mine["item_id"].to_numpy()], mine["rating"].to_numpy() - 3.0, mine["rating"].to_numpy() / 4)
@@ -86,14 +86,14 @@ def test_ridge(world: World, dim: int, strength: float) -> None:
 
 @pytest.mark.parametrize("dim", [5, 80])
 @pytest.mark.parametrize("strength", [0.1, 4.0])
-def test_logistic_regression(world: World, dim: int, strength: float) -> None:
+def test_scores_agree_with_logistic_regression(world: World, dim: int, strength: float) -> None:
     write(world, dim)
     keys = f'loss = "logistic"\ntarget = "rating - 3"\nregularization = {strength}'
-    made = run_spec(world.spec(f'weight = "rating / 4.0"\n[[dual]]\n{keys}'))
+    output = run_spec(world.spec(f'weight = "rating / 4.0"\n[[dual]]\n{keys}'))
     x = unit(world)
     log = pl.read_parquet(world.folder / "interactions.parquet")
     compared = 0
-    for row in made.iter_rows(named=True):
+    for row in output.iter_rows(named=True):
         mine = log.filter(pl.col("user_id") == row["user_id"])
         liked = mine["rating"].to_numpy() > 3
         if liked.all() or not liked.any():

@@ -35,9 +35,9 @@ def write(folder: Path, users: np.ndarray, candidates: np.ndarray, dim: int, ite
         pa.table({**ids, "timestamp": timestamps(START + rng.integers(0, YEAR, len(users)))}),
         folder / "interactions.parquet",
     )
-    asked = {"user_id": candidates, "item_id": rng.integers(0, items, len(candidates))}
+    columns = {"user_id": candidates, "item_id": rng.integers(0, items, len(candidates))}
     times = timestamps(START + rng.integers(YEAR // 2, YEAR, len(candidates)))
-    pq.write_table(pa.table({**asked, "timestamp": times}), folder / "candidates.parquet")
+    pq.write_table(pa.table({**columns, "timestamp": times}), folder / "candidates.parquet")
     table = {"item_id": np.arange(items), "embedding": vectors(rng.standard_normal((items, dim)))}
     pq.write_table(pa.table(table), folder / "items.parquet")
 
@@ -62,7 +62,7 @@ def run(folder: Path, command: list[str], memory: int, *more: str) -> tuple[Cost
 
 @pytest.mark.soak
 @pytest.mark.parametrize("command", LARGE, ids=["aggregate", "dual", "logistic"])
-def test_a_log_larger_than_memory(large: Path, command: list[str]) -> None:
+def test_a_log_larger_than_memory_keeps_to_memory(large: Path, command: list[str]) -> None:
     """With less memory it takes less, and the bytes are the same."""
     digests = set()
     for memory in (250, 4000):
@@ -74,7 +74,7 @@ def test_a_log_larger_than_memory(large: Path, command: list[str]) -> None:
 
 
 @pytest.mark.soak
-def test_vectors_larger_than_memory(tmp_path: Path) -> None:
+def test_vectors_larger_than_memory_keep_to_memory(tmp_path: Path) -> None:
     """300,000 vectors of 256 dimensions are 293 MiB, and once more as rotated ones."""
     rng = np.random.default_rng(2)
     write(tmp_path, rng.integers(0, 2000, 200_000), rng.integers(0, 2000, 20_000), dim=256, items=300_000)
@@ -89,7 +89,7 @@ def test_vectors_larger_than_memory(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("command", [AGGREGATE, DUAL], ids=["aggregate", "dual"])
-def test_a_user_with_a_million_events(tmp_path: Path, command: list[str]) -> None:
+def test_a_user_with_a_million_events_keeps_to_memory(tmp_path: Path, command: list[str]) -> None:
     """Among 2,000 ordinary users."""
     rng = np.random.default_rng(3)
     users = np.concatenate([np.zeros(1_000_000, np.int64), rng.integers(1, 2000, 100_000)])
@@ -97,14 +97,14 @@ def test_a_user_with_a_million_events(tmp_path: Path, command: list[str]) -> Non
     write(tmp_path, users, candidates, dim=64)
     cost, report = run(tmp_path, command, 800)
     assert cost.anonymous_mib <= 800 * SLACK, str(cost)
-    made = pq.read_table(tmp_path / "out.parquet")
-    column = next(name for name in made.column_names if name.endswith(("dual_score", "cos_mean__hl30d")))
-    assert made[column].null_count < 100
+    output = pq.read_table(tmp_path / "out.parquet")
+    column = next(name for name in output.column_names if name.endswith(("dual_score", "cos_mean__hl30d")))
+    assert output[column].null_count < 100
     assert report["rows_out"] == len(candidates)
 
 
 @pytest.mark.soak
-def test_a_mean_that_cancels_fits_into_memory(tmp_path: Path) -> None:
+def test_a_mean_that_cancels_keeps_to_memory(tmp_path: Path) -> None:
     """Random vectors: the mean of 200,000 events is so short that it is summed again in float64."""
     write(tmp_path, np.zeros(200_000, np.int64), np.zeros(24, np.int64), dim=256)
     cost, _ = run(tmp_path, ["aggregate", "--half-life", "none"], 400)
@@ -112,11 +112,11 @@ def test_a_mean_that_cancels_fits_into_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_a_training_on_a_log_larger_than_memory(large: Path) -> None:
+def test_a_training_on_a_log_larger_than_memory_keeps_to_memory(large: Path) -> None:
     """With less memory it takes less, and the weights are the same."""
-    asked = pq.read_table(large / "candidates.parquet")
-    label = pa.array(np.random.default_rng(4).integers(0, 2, len(asked)))
-    pq.write_table(asked.append_column("label", label), large / "labelled.parquet")
+    candidates = pq.read_table(large / "candidates.parquet")
+    label = pa.array(np.random.default_rng(4).integers(0, 2, len(candidates)))
+    pq.write_table(candidates.append_column("label", label), large / "labelled.parquet")
     (large / "spec.toml").write_text(
         'interactions = "interactions.parquet"\ncandidates = "labelled.parquet"\n'
         '[embeddings.text]\npath = "items.parquet"\n[histories.liked]\nwhere = "rating >= 4"\n'
@@ -134,7 +134,7 @@ def test_a_training_on_a_log_larger_than_memory(large: Path) -> None:
     assert weights[0] == weights[1]
 
 
-def test_short_histories_of_many_users(tmp_path: Path) -> None:
+def test_short_histories_of_many_users_keep_to_memory(tmp_path: Path) -> None:
     """One event and two candidates at times of their own: pieces of the smallest shape."""
     users = np.arange(100_000)
     write(tmp_path, users, np.repeat(users, 2), dim=128)
