@@ -50,7 +50,7 @@ def test_the_sample_runs(tmp_path: Path) -> None:
 def test_a_run_can_write_a_directory_of_parts(world: World) -> None:
     expected = world.run()
     spec = world.folder / "spec.toml"
-    for _ in range(2):  # an output of ours can be written again
+    for _ in range(2):  # an output of extembed can be overwritten
         extembed("run", spec, "-o", world.folder / "features").ok()
         manifest = json.loads((world.folder / "features" / "_extembed_manifest.json").read_text())
         assert names(world.folder / "features") == {"_extembed_manifest.json", *(p["file"] for p in manifest["parts"])}

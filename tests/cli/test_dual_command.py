@@ -1,4 +1,4 @@
-"""`extembed dual` from outside: flags that are wrong, and flags that say what a spec says."""
+"""`extembed dual` on the command line: wrong flags are refused, and flags give the same output as a spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`extembed evaluate` from outside: what it prints, and the errors of its flags and of its file."""
+"""`extembed evaluate` on the command line: its output, and the errors for its flags and its file."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_an_unwritable_report_folder_is_reported_at_once(features: Path) -> None
 def test_the_extra_is_named_where_it_is_missing(
     features: Path, tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, module, None)  # imports fail as if it were not installed
     with pytest.raises(SpecError, match=rf"needs {module}: pip install 'extembed\[evaluate\]'"):
         report_job(str(features), Roles("label"), FAST, tmp_path / "report", Resources(1), Watch())
     assert not (tmp_path / "report").exists()

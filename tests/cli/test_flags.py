@@ -1,4 +1,4 @@
-"""Flags, specs and overrides say the same thing with the same bytes."""
+"""Flags, specs and overrides with the same meaning write the same bytes."""
 
 from __future__ import annotations
 

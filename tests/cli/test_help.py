@@ -1,4 +1,4 @@
-"""Help, usage and versions: every flag is explained, and what is wrong is told."""
+"""Help, usage and versions: help explains every flag, and usage errors say how to fix them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_usage_errors_say_how_to_fix_them(world: World, arguments: list[str], pa
     "flags", [["-e", "text=text.parquet"], ["--history", "a=rating > 3", "--history", "a=rating < 2"]]
 )
 def test_a_name_given_twice_is_refused(world: World, flags: list[str]) -> None:
-    """One of the two would be lost."""
+    """Otherwise one of the two would be lost without a message."""
     extembed("aggregate", *INPUTS, "-o", "o.parquet", *flags, cwd=world.folder).failed(2, "twice")
 
 

@@ -1,4 +1,4 @@
-"""`extembed dual --user-vectors` from outside: flags, streams, plans."""
+"""`extembed dual --user-vectors` on the command line: flags, streams, plans."""
 
 from __future__ import annotations
 

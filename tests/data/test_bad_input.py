@@ -1,4 +1,4 @@
-"""What is wrong with an input is told in a user's words, all at once, and the folder stays as it was."""
+"""Bad inputs are refused with clear messages, all problems together, and the folder stays unchanged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_missing_files_of_one_list_are_reported_together(world: World) -> None:
 
 
 def damaged(path: Path, damage: str) -> bytes:
-    """The bytes of a file after an accident."""
+    """Return the bytes of a file with the given damage."""
     content = path.read_bytes()
     rng = np.random.default_rng(list(damage.encode()))
     if damage.startswith("cut"):
@@ -70,7 +70,7 @@ def test_a_corrupt_file_is_named(world: World, name: str, damage: str) -> None:
 
 
 def test_damage_in_a_column_that_only_passes_through_is_reported(world: World) -> None:
-    """It is met when the output is half written."""
+    """The run reads this column only when the output is half written."""
     path = world.write("candidates", world.table("candidates").select([0, 3, 1, 2]), write_page_checksum=True)
     path.write_bytes(damaged(path, "flipped"))
     refused(world, world.spec(), UNREADABLE, "candidates.parquet: cannot be read", shell=True)
@@ -81,7 +81,7 @@ def test_corrupt_files_of_several_inputs_are_reported_together(world: World, dam
     for name in INPUTS:
         path = world.write(name, world.table(name), write_page_checksum=True, compression="none")
         path.write_bytes(damaged(path, damage))
-    # Vectors are read only once ids and times are in order.
+    # Vectors are read only after ids and times have passed.
     named = INPUTS if damage != "flipped" else INPUTS[:2]
     refused(world, world.spec(), UNREADABLE, *(f"{name}.parquet: cannot be read" for name in named))
 

@@ -1,4 +1,4 @@
-"""Columns by your names, columns to keep as they are, columns that `where` reads, and null keys."""
+"""Renamed key columns, columns that pass through, columns that `where` reads, and null keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GROUP = '\n[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthres
 
 
 def run(world: World, text: str = "") -> pl.DataFrame:
-    """The features alone: not every type that candidates may have can be read into polars."""
+    """Run a spec and return only the features: polars cannot read every type that candidates may have."""
     run_job(load_spec(world.spec(text + GROUP)), RunOptions(workers=1), Watch())
     output = pq.ParquetFile(world.folder / "out.parquet")
     features = pl.from_arrow(output.read([name for name in output.schema_arrow.names if "__" in name]))
@@ -38,7 +38,7 @@ def run(world: World, text: str = "") -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    """Features of the plain files."""
+    """Provides the features of the plain files."""
     features = run(small_world(tmp_path_factory.mktemp("plain")))
     assert features["text__all__vector_count"].max() > 5
     return features
@@ -78,7 +78,7 @@ def test_key_columns_can_have_other_names(
 
 
 def test_one_column_can_have_two_roles(world: World) -> None:
-    """Users who are items as well, such as people to follow."""
+    """Users may also be items, such as people to follow."""
     table = world.table("candidates")
     world.write("candidates", table.set_column(1, "item_id", table["user_id"]))
     plain = run(world)
@@ -88,7 +88,7 @@ def test_one_column_can_have_two_roles(world: World) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_with_as_of_candidates_need_no_time_column(world: World, keep: bool) -> None:
-    """And where they have one it passes through untouched."""
+    """If they have one, it passes through unchanged."""
     table = world.table("candidates")
     world.write("candidates", table.set_column(2, "timestamp", timestamps(np.full(300, 1_703_980_800_000_000))))
     plain = run(world)
@@ -97,11 +97,11 @@ def test_with_as_of_candidates_need_no_time_column(world: World, keep: bool) -> 
     kept(world.folder / "out.parquet", world.folder / "candidates.parquet")
 
 
-# --- columns to keep ---------------------------------------------------------------------------------
+# --- columns that pass through ---------------------------------------------------------------------------------
 
 
 def every_type(rows: int) -> dict[str, pa.Array]:
-    """A column of each type, with nulls."""
+    """Return a column of each type, with nulls."""
 
     def column(kind: pa.DataType, *values: Any) -> pa.Array:
         return pa.array([values[n % len(values)] for n in range(rows)], kind)
@@ -140,7 +140,7 @@ def every_type(rows: int) -> dict[str, pa.Array]:
 
 
 def kept(output: Path, candidates: Path, data: bool = True) -> pa.Table:
-    """The output keeps these candidates as they were read, and adds columns of two types; the candidates."""
+    """Check that the output has the candidates unchanged and adds float and uint32 columns. Return the output."""
     before, after = pq.read_table(candidates), pq.read_table(output)
     width = before.num_columns
     assert after.schema.names[:width] == before.schema.names
@@ -148,7 +148,7 @@ def kept(output: Path, candidates: Path, data: bool = True) -> pa.Table:
         assert new.equals(old, check_metadata=True), f"{old} became {new}"
     assert {str(field.type) for field in list(after.schema)[width:]} == {"float", "uint32"}
     for name in before.column_names if data else []:
-        # As text, because NaN differs from itself; as counts, because Python's times have no nanoseconds.
+        # Compared as text, because NaN differs from itself, and as counts, because Python times have no nanoseconds.
         old, new = (t[name].cast(pa.int64()) if name == "nanos" else t[name] for t in (before, after))
         assert repr(new.to_pylist()) == repr(old.to_pylist()), name
     return after
@@ -187,7 +187,7 @@ def test_metadata_of_the_schema_and_its_fields_is_kept(world: World, output: str
 
 
 def test_many_rows_of_many_row_groups_stay_in_order(world: World) -> None:
-    """More rows than are read and written at a time."""
+    """The file has more rows than a run reads or writes at a time."""
     rows = 150_000
     table = world.table("candidates")
     for name in ("dictionary", "list", "struct", "uuid", "nothing"):
@@ -230,7 +230,7 @@ def test_where_reads_columns_of_any_type(world: World, kind: str) -> None:
     values = every_type(600)[kind]
     table = world.table("interactions").append_column("x", values)
     selected = pa.array([False] * 600) if kind == "nothing" else values.is_valid()
-    if kind in {"bool", "string", "dictionary"}:  # the others have one value beside null
+    if kind in {"bool", "string", "dictionary"}:  # the other types have one value and null
         selected = pa.array([v == values[0].as_py() for v in values.to_pylist()])
     world.write("interactions", table.append_column("selected", selected))
     plain = run(world, '[histories.some]\nwhere = "selected"\n')
@@ -294,7 +294,7 @@ def test_candidates_without_user_or_time_keep_their_row(
     kept(world.folder / "out.parquet", world.folder / "candidates.parquet")
     without_key = pl.Series(np.isin(np.arange(300), [0, 17, 299]))
     assert all(features.filter(without_key).select(pl.all().is_null().all()).row(0))
-    # Fewer candidates of a user can be a piece of another shape, and BLAS rounds another shape its own way.
+    # With fewer candidates a user's products can have another shape, and BLAS rounds other shapes differently.
     assert_frame_equal(
         features.filter(~without_key), expected.filter(~without_key), check_exact=False, rel_tol=0, abs_tol=1e-6
     )

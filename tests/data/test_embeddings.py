@@ -1,4 +1,4 @@
-"""Vectors of every type, and what the options of an embedding table do to them."""
+"""Vectors of every type, and the options of an embedding table."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ GROUP = '[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresho
 
 
 def run(world: World, text: str = "") -> pl.DataFrame:
-    """The features alone."""
+    """Run a spec and return only the features."""
     return run_spec(world.spec(text + GROUP)).select(pl.selectors.contains("__"))
 
 
 def same(features: pl.DataFrame, expected: pl.DataFrame) -> None:
-    assert expected["text__all__vector_count"].max() > 5  # the comparison is not one of nulls
+    assert expected["text__all__vector_count"].max() > 5  # the features are not all null
     assert_frame_equal(features, expected, check_exact=True)
 
 
@@ -27,7 +27,7 @@ def rows_of(world: World) -> np.ndarray:
 
 
 def write_text(world: World, rows: np.ndarray, items: np.ndarray | None = None) -> None:
-    """The reference form: float32 in fixed-size lists."""
+    """Write the table in its reference form: float32 in fixed-size lists."""
     world.write("text", {"item_id": np.arange(len(rows)) if items is None else items, "embedding": vectors(rows)})
 
 
@@ -38,7 +38,7 @@ def replace_vectors(world: World, column: pa.Array) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
 @pytest.mark.parametrize("kind", ["fixed", "list", "large"])
 def test_vectors_of_any_list_of_any_number(world: World, kind: str, dtype: str) -> None:
-    # Large enough that int8 are not all zero; the reference has the same numbers as float32.
+    # Scaled so that int8 values are not all zero. The reference has the same numbers as float32.
     rounded = (rows_of(world).astype(np.float64) * 40.1).astype(dtype)
     write_text(world, rounded)
     expected = run(world)
@@ -96,7 +96,7 @@ def test_the_last_of_duplicate_items_counts(world: World, files: int, center: bo
 
 
 def test_centring_subtracts_the_mean_of_the_whole_table(world: World) -> None:
-    """Items that nobody touched take part in the mean; those without a vector do not."""
+    """Items without events count in the mean; items without a vector do not."""
     rows = np.concatenate([rows_of(world), np.full((30, 8), 2.0), np.full((1, 8), -1.0)])
     centred = rows - rows.mean(axis=0)
     write_text(world, centred[:35])

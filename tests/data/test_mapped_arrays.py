@@ -1,4 +1,4 @@
-"""Arrays in mapped files: linked where they lie in one already, and never written to through a link."""
+"""Arrays in mapped files: an array that is already in a file is linked, and never written through the link."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_folder_behind_a_symbolic_link(tmp_path: Path) -> None:
 
 
 def test_a_linked_file_is_not_written_to(tmp_path: Path) -> None:
-    """The files of a cache are linked into scratch folders; a later run that makes its own array leaves them alone."""
+    """Cache files are linked into scratch folders. A later run that writes its own array must not change them."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "scratch").mkdir()
     cached = zeros((6,), np.float64, tmp_path / "cache" / "vectors")

@@ -1,4 +1,4 @@
-"""Inputs that are odd in ways a schema does not show, or that change under a run."""
+"""Inputs with problems that no schema shows, and inputs that change during a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ YEAR_9999_US = 253_370_764_800_000_000
 
 
 def test_int96_times_of_the_year_9999_are_in_the_future(world: World) -> None:
-    """Spark writes such sentinels; counted in nanoseconds they would wrap around to 1816."""
+    """Spark writes such sentinels. In nanoseconds they would wrap around to 1816."""
     table = pa.table(
         {"user_id": [1, 1], "item_id": [3, 4], "timestamp": timestamps([1_700_000_000_000_000, YEAR_9999_US])}
     )

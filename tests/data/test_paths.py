@@ -1,4 +1,4 @@
-"""An input gives the same rows wherever its files lie: lists, globs, folders, partitions."""
+"""An input gives the same rows from a list, a glob, a folder or partitions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUP = '[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresho
 
 
 def spec(world: World, rest: str = "", name: str = "spec.toml", **paths: Any) -> Path:
-    """A spec with other paths for some of `interactions`, `candidates`, `text` and `output`; `rest` is more tables."""
+    """Write a spec with the given `interactions`, `candidates`, `text` and `output` paths; `rest` is more TOML."""
     text = paths.pop("text", "text.parquet")
     paths = {
         "interactions": "interactions.parquet",
@@ -43,14 +43,14 @@ def features(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_row_ids(world: World) -> World:
-    """`row_id` tells candidates apart."""
+    """Add `row_id` to the candidates, which identifies a row."""
     world.write("candidates", world.table("candidates").append_column("row_id", pa.array(np.arange(300))))
     return world
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    """The output of the plain files."""
+    """Provides the output of the plain files."""
     output = run_spec(spec(with_row_ids(small_world(tmp_path_factory.mktemp("plain")))))
     assert output["text__all__vector_count"].max() > 5
     return output
@@ -58,7 +58,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
 
 @pytest.fixture
 def expected(world: World, plain: pl.DataFrame) -> pl.DataFrame:
-    """What a run over the world has to give, whose candidates have a `row_id` from now on."""
+    """Provides the expected output of `world`, after adding `row_id` to its candidates."""
     with_row_ids(world)
     return plain
 
@@ -67,7 +67,7 @@ def expected(world: World, plain: pl.DataFrame) -> pl.DataFrame:
 
 
 def split(world: World, name: str, *paths: str) -> None:
-    """Take a table apart into files, in order."""
+    """Split a table into files, in order."""
     table = world.table(name)
     step = -(-len(table) // len(paths))
     for number, path in enumerate(paths):
@@ -138,7 +138,7 @@ def test_every_layout_of_files_gives_the_same_features(
 
 
 def test_a_folder_with_wildcards_in_its_name_holds_the_spec_and_a_glob(world: World, expected: pl.DataFrame) -> None:
-    """The folder of the spec exists, so only what the spec says can be the pattern."""
+    """The folder of the spec is not a pattern. Only the path in the spec is."""
     inner = World(world.folder / "run [v1]*")
     for name in INPUTS:
         inner.write(name, world.table(name))
@@ -167,7 +167,7 @@ def test_paths_of_a_spec_start_at_its_folder(
 
 
 def hive(world: World, name: str, column: str, folders: dict[Any, str], keep: bool = False) -> pa.Table:
-    """Partition a table by a column, which then stands in folder names (and with `keep` in the files); its rows."""
+    """Partition a table by a column into folders (with `keep` the files have it, too). Return the rows in order."""
     table = world.table(name)
     parts = []
     for value, folder in sorted(folders.items(), key=lambda item: item[1]):
@@ -189,7 +189,7 @@ def test_where_reads_a_partition_column_of_numbers(world: World, expected: pl.Da
 
 @pytest.mark.parametrize("where", ["kind = 'a b/c'", "kind <> 'x'", "kind IS NOT NULL", "kind IN ('x', '1')"])
 def test_where_reads_a_partition_column_of_text(world: World, expected: pl.DataFrame, where: str) -> None:
-    """Escapes as Spark and Hive write them, and their word for null."""
+    """Folder names have the escapes of Spark and Hive, and their name for null."""
     names = ["a b/c", "x", "1", None]
     table = world.table("interactions")
     kinds = pa.array([names[n % 4] for n in range(len(table))])
@@ -230,7 +230,7 @@ def test_nested_partitions(world: World, expected: pl.DataFrame) -> None:
 
 
 def test_an_output_directory_can_be_an_input(world: World, expected: pl.DataFrame) -> None:
-    """Its manifest says which parts count, whatever else lies there."""
+    """The run reads the parts in its manifest and ignores other files."""
     run_job(load_spec(spec(world, output="features")), RunOptions(workers=1), Watch())
     (world.folder / "features/part-00009-stale.parquet").write_bytes(b"torn")
     world.write("features/part-00010-older", world.table("candidates"))
@@ -267,7 +267,7 @@ def test_unread_columns_may_differ_between_files(world: World, expected: pl.Data
 
 @pytest.mark.parametrize("name", ["label", "item_id"])
 def test_candidate_files_with_incompatible_columns_are_refused(world: World, name: str) -> None:
-    """Signed in one file and too large for that in the other: no type of the output holds both."""
+    """Signed integers in one file and integers above 2^63 in another have no common type."""
     table = world.table("candidates")
     large = pa.array([2**63 + n for n in range(len(table))], pa.uint64())
     world.write("candidates.d/0", table)

@@ -1,4 +1,4 @@
-"""User ids of the file of user vectors: it has the type of the log."""
+"""User ids in the file of user vectors have the type that they have in the log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def uuids(nums: Sequence[int]) -> pa.Array:
 
 
 def dictionary(plain: Callable[[Sequence[int]], pa.Array]) -> Callable[[Sequence[int]], pa.Array]:
-    """Dictionary-encoded, with entries that no row uses and in no order."""
+    """Return a dictionary encoding with unsorted and unused entries."""
     return lambda nums: pa.DictionaryArray.from_arrays(
         pa.array([99 - n for n in nums], pa.int8()), plain(range(99, -1, -1))
     )
@@ -73,7 +73,7 @@ def test_ids_keep_the_type_of_the_log(world: World, kind: str) -> None:
     users = compute_user_vectors(world)
     assert users.schema.field("user_id").type == (stored.value_type if pa.types.is_dictionary(stored) else stored)
     as_made = IDS[kind](range(30))
-    assert users["user_id"].to_pylist() == as_made.to_pylist()  # all these keep the order of the nums
+    assert users["user_id"].to_pylist() == as_made.to_pylist()  # all these types sort as the nums do
     assert matrix(users).tolist() == matrix(plain).tolist()
 
 
@@ -125,7 +125,7 @@ def _of_log(world: World) -> Path:
 
 
 def test_negative_ids_beside_some_above_2_63(world: World) -> None:
-    """No Arrow integer holds both; only the files of the log do."""
+    """No Arrow integer type holds both, but each file has its own type."""
     world.write("log/0", {"user_id": pa.array([-1, 5]), "item_id": [1, 2], "timestamp": timestamps([1, 2])})
     far = pa.array([2**64 - 1], pa.uint64())
     world.write("log/1", {"user_id": far, "item_id": [3], "timestamp": timestamps([3])})
@@ -134,7 +134,7 @@ def test_negative_ids_beside_some_above_2_63(world: World) -> None:
 
 
 def test_candidates_of_a_wider_type_do_not_change_that_of_the_log(world: World) -> None:
-    """Negative ids of the log beside unsigned ones of candidates, above what the log's type can hold."""
+    """The log has negative ids. The candidates have unsigned ids that do not fit into the type of the log."""
     nums = world.table("interactions")["user_id"].to_pylist()
     with_users(world, pa.array([n - 10 for n in nums], pa.int32()))
     with_users(
@@ -149,6 +149,6 @@ def test_candidates_of_a_wider_type_do_not_change_that_of_the_log(world: World) 
 
 
 def test_a_log_without_any_user(world: World) -> None:
-    """A column of nulls that no writer gave a type."""
+    """The user column has nulls only, and the null type."""
     with_users(world, pa.nulls(600))
     assert compute_user_vectors(world).num_rows == 0

@@ -1,4 +1,4 @@
-"""`--cache`: the next run on the same tables does not read them, and makes the same bytes."""
+"""`--cache`: the next run on the same tables does not read them, and writes the same bytes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ sd = true
 
 @pytest.fixture
 def cached(world: World) -> World:
-    """Two tables, one with bad vectors and repeated ids."""
+    """Provides two tables, one of them with bad vectors and repeated ids."""
     rng = np.random.default_rng(1)
     tags = rng.standard_normal((45, 4))
     tags[10] = np.nan
@@ -48,7 +48,7 @@ def cached(world: World) -> World:
 
 
 def run(world: World, *names: str) -> dict[str, object]:
-    """Run with the cache; the names of the tables that have to be found in it. The report."""
+    """Run with the cache, check that it had exactly the tables `names`, and return the report."""
     spec = load_spec(world.folder / "spec.toml")
     report = run_job(spec, RunOptions(workers=2, cache=world.folder / "cache"), Watch())
     assert sorted(report["cached_embeddings"]) == sorted(names)
@@ -74,7 +74,7 @@ def test_a_second_run_reads_no_table(cached: World, monkeypatch: pytest.MonkeyPa
 
 
 def guarded(world: World) -> object:
-    """Reads of anything but the tables."""
+    """Return a reader that fails on the embedding tables."""
     from extembed_cli.data.parquet import Part
 
     read = Part.batches
@@ -82,7 +82,7 @@ def guarded(world: World) -> object:
     def batches(part: Part, *args: object) -> object:
         assert (
             part.path.name in {"interactions.parquet", "candidates.parquet"} or args[1] == 1
-        )  # the first row's length
+        )  # reads the length of the first vector
         return read(part, *args)  # type: ignore[arg-type]
 
     return batches
@@ -153,7 +153,7 @@ def test_a_table_with_errors_is_not_cached(cached: World) -> None:
 
 
 def test_runs_at_the_same_time_share_the_cache(cached: World) -> None:
-    """They make the same entries, and each is there whole."""
+    """Both build the same entries, and each entry is complete."""
     command = [*EXTEMBED, "run", str(cached.folder / "spec.toml"), "-q", "--cache", str(cached.folder / "cache")]
     runs = [subprocess.Popen([*command, "-o", str(cached.folder / f"{n}.parquet")]) for n in range(2)]
     assert [process.wait(60) for process in runs] == [0] * 2

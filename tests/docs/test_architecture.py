@@ -28,7 +28,7 @@ def test_a_statistic_is_one_entry(world: World, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_technique_takes_one_file_and_one_registry_entry(world: World) -> None:
-    """In a process of its own, since a technique registers itself for good; in memory and in shards."""
+    """The example runs in processes of its own, because a technique stays registered; in memory and in shards."""
     (world.folder / "tenure.py").write_text(next(b.text for b in blocks(PAGE, "python") if "TenureGroup" in b.text))
     spec = world.spec("[[tenure]]\n")
     for shards in (1, 3):
@@ -50,7 +50,7 @@ def test_a_technique_takes_one_file_and_one_registry_entry(world: World) -> None
 
 
 def test_saved_state_gives_the_result_of_the_same_process(world: World) -> None:
-    """The two lines of the page give the result of the same process."""
+    """The two lines of the page compute the same result from a saved state."""
     lines = next(block.text for block in blocks(PAGE, "python") if "Shared.open" in block.text)
     from extembed_cli.engines import base
     from extembed_cli.features.prepare import Shared

@@ -1,4 +1,4 @@
-"""The commands of the how-to pages run, each page in a small world of its own."""
+"""The commands of the how-to pages run, each page in its own small world."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ with_commands = [
 
 @pytest.fixture
 def folder(world: World) -> Path:
-    """The files that the commands name: those of the spec of the reference, and others by their names."""
+    """Provides a folder with all files that the commands name, and with the spec of the reference."""
     log = world.table("interactions")
     world.write("events/2026-01", log.slice(0, 300))
     world.write("events/2026-02", log.slice(300))

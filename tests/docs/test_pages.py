@@ -1,4 +1,4 @@
-"""Every page: links lead somewhere, blocks of code parse, files that it names exist, and the site builds."""
+"""Every page: its links resolve, its blocks of code parse, the files it names exist, and the site builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README is true: its commands run in a shell, and what it shows of their output is their output."""
+"""The README is correct: its commands run in a shell, and print the output that it shows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pages import README, blocks, has_row, shell, shown_rows, sooner, thin, with
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Provides the sample folder after the first commands of the README; their output is in `printed` beside it."""
     folder: Path = tmp_path_factory.mktemp("readme")
     first = next(block.text for block in blocks(README, "sh") if "extembed sample" in block.text)
     (folder / "printed").write_text(shell(first, folder))

@@ -1,4 +1,4 @@
-"""The same bytes on any number of workers and shards, in memory and on disk."""
+"""A run writes the same bytes for any number of workers and shards, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CUTS = [
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample world with an eighth of its users."""
+    """Provides the sample data with an eighth of its users."""
     folder: Path = tmp_path_factory.mktemp("sample")
     write_sample(folder)
     for name in ("interactions", "candidates"):
@@ -50,6 +50,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(sample: Path) -> Ran:
+    """Provides the outputs of one worker without shards."""
     return ran(sample, 1, Layout())
 
 
@@ -59,7 +60,7 @@ def test_workers_shards_and_files_change_no_byte(sample: Path, one: Ran, workers
 
 
 def test_other_users_of_a_batch_change_no_byte(tmp_path: Path) -> None:
-    """Histories of a day and of a year beside each other, each user's rows as if the others were not there."""
+    """Histories of a day and of a year are in one batch. Each user's rows are those of a run for that user only."""
     rng = np.random.default_rng(5)
     world, users, each = World(tmp_path), 60, 40
     span = np.where(np.arange(users) % 2, 1, 365)[:, None] * DAY
@@ -92,7 +93,7 @@ def test_other_users_of_a_batch_change_no_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("user", ["int16", "string", "dictionary", "binary", "uint64", "large uint64"])
 def test_user_ids_of_any_type_survive_sharding(world: World, user: str) -> None:
-    """Ids of 128 bits, which Arrow does not have, among them; 64 bits in one file and 128 in another."""
+    """Some ids need 128 bits internally, which Arrow does not have, or 64 bits in one file and 128 in another."""
     to: dict[str, Callable[[np.ndarray], pa.Array]] = {
         "int16": lambda ids: pa.array(ids.astype(np.int16)),
         "string": lambda ids: pa.array([f"user {i}" for i in ids]),
@@ -138,7 +139,7 @@ def test_empty_inputs_give_the_same_bytes_in_shards(world: World, name: str) -> 
 
 
 def test_an_error_in_a_batch_ends_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception in a thread comes out, and its shard's files are removed."""
+    """An exception in a thread is raised, and the files of the shards are removed."""
 
     def broken(spec: Any, shared: Shared, *rest: Any) -> Any:
         tables = {name: replace(matrix, vectors=matrix.vectors[:1]) for name, matrix in shared.embeddings.items()}

@@ -1,4 +1,4 @@
-"""The answer of an evaluation: a signal is found where there is one, and none where there is none."""
+"""An evaluation finds a signal if there is one, and none if there is none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_gain_is_the_difference_of_the_values(features_report: Report) -> No
 
 
 def finds_no_signal(folder: Path, seed: int, users: int = 300, each: int = 70, min_gain: float = 0.01) -> bool:
-    """Random vectors are not worth it; popularity and the user's rate are in the baseline and in the counters."""
+    """Return whether an evaluation finds random vectors not worth it, while it keeps the counters."""
     folder.mkdir()
     report = judged(make_features(folder, seed, signal=0.0, users=users, each=each), min_gain=min_gain)
     assert rung(report, "counters").verdict == "keep"
@@ -53,7 +53,7 @@ def test_vectors_without_a_signal_are_not_worth_it(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_nearly_all_worlds_without_a_signal_are_not_worth_it(tmp_path: Path) -> None:
-    """An interval of 95 % leaves one of forty steps above 0 by luck."""
+    """With intervals of 95 %, one step in forty is above 0 by chance."""
     assert sum(finds_no_signal(tmp_path / str(seed), seed) for seed in range(20)) >= 19
 
 
@@ -75,12 +75,12 @@ def test_graded_labels_are_ranked_too(features: Path) -> None:
 
 
 def test_tied_rows_are_not_ranked_by_file_order(features: Path, tmp_path: Path) -> None:
-    """Counters are the same for all rows of a user's request: positives first in the file must not help them."""
+    """Counters are equal within a request, so a file with its positives first must not improve their value."""
     table = pq.read_table(features)
     order = pl.read_parquet(features).with_row_index().sort("request", pl.col("label") * -1)["index"].to_arrow()
     pq.write_table(table.take(order), tmp_path / "features.parquet")
     report = judged(tmp_path / "features.parquet", group="request", baseline=(), **ONCE)
-    assert report.ladder[0].value < 0.9  # 1.0 if the order of the file counted
+    assert report.ladder[0].value < 0.9  # it would be 1.0 if file order mattered
     assert rung(report, "aggregate").delta > 0
 
 

@@ -1,4 +1,4 @@
-"""Columns and times of any kind: what can be a baseline, a label or a time, and what an evaluation says of the rest."""
+"""Columns and times of any type: an evaluation uses those that can be a baseline or a time and reports the others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_columns_of_any_kind_can_be_the_baseline(features: Path, tmp_path: Path)
 def test_numbers_beyond_float32_rank_as_well(
     features: Path, tmp_path: Path, far: Callable[[pl.Series], pl.Series]
 ) -> None:
-    """A baseline that is read badly would be credited to the embeddings."""
+    """If such a baseline were read with errors, its share would be credited to the embeddings."""
     values = (pl.read_parquet(features)["popularity"] * 1000).round()
     copied = altered(features, tmp_path, near=values, far=far(values))
     report = judged(copied, baseline=("near", "far"), **ONCE)

@@ -1,4 +1,4 @@
-"""The controls of an evaluation: leaks, candidates in their own history, and where seconds come from."""
+"""The controls of an evaluation: leaks, candidates in their own history, and seconds from the run report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_column_that_leaks_the_label_raises_the_alarm(features: Path, tmp_path
 
 
 def test_a_leak_that_only_the_ranker_sees_raises_the_alarm(features: Path, tmp_path: Path) -> None:
-    """Positives in the middle, negatives at both ends: no order of the column shows it."""
+    """Positives are in the middle and negatives at both ends, so the column itself has no high AUC."""
     label = pl.read_parquet(features)["label"].to_numpy()
     side = np.random.default_rng(0).choice([-1.0, 1.0], len(label))
     leak = pl.Series(np.where(label == 1, 0.1, 1.0) * side)

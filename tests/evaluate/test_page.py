@@ -1,4 +1,4 @@
-"""The page of a report in a real browser: it draws, asks nothing of the network, and takes no text for markup."""
+"""The report page in a real browser: it draws its charts, requests nothing, and treats no text as markup."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
 
 BROWSERS = re.compile(r"https?://[^/]*\.(google|gvt1|googleapis)\.com/")
-"""What the browser asks for itself: the time, dictionaries."""
+"""Requests of the browser itself: time, dictionaries"""
 HOSTILE = "<img src=x onerror='document.title=1'></script><script>document.title=1</script>"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page about a file whose columns have names that try to be markup."""
+    """Provides the page of a report on a file with column names that contain markup."""
     folder = tmp_path_factory.mktemp("page")
     path = make_features(folder, seed=1, signal=1.5, users=80, each=50)
     table = pq.read_table(path)
@@ -53,13 +53,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Opened:
+    """A page in the browser: its elements, console messages and requests."""
+
     dom: str
     console: list[str]
     requests: list[str]
 
 
 class Tags(HTMLParser):
-    """The names of all elements."""
+    """Collects the names of all elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Tags(HTMLParser):
 
 
 def opened(path: Path, folder: Path, *flags: str) -> Opened:
-    """The page after its scripts have run."""
+    """Open a page in the browser and wait until its scripts have run."""
     assert CHROMIUM is not None
     log = folder / "net.json"
     done = subprocess.run(
@@ -110,7 +112,7 @@ def test_the_page_draws_all_charts_without_errors_or_requests(
 
 @needs_browser
 def test_the_policy_of_the_page_blocks_a_network_request(written: Path, tmp_path: Path) -> None:
-    """The test above could fail: what is added to the page here is refused by its own policy, and seen."""
+    """This shows that the test above can fail: the browser blocks and reports an added request."""
     copy = tmp_path / "copy.html"
     copy.write_text(written.read_text().replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'))
     assert "Content Security Policy" in " ".join(opened(copy, tmp_path).console)

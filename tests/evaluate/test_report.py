@@ -29,7 +29,7 @@ def test_each_column_is_described(features: Path, features_report: Report) -> No
     assert one.meaning.startswith("largest c over visible events")
     assert one.auc_ci[0] < one.auc < one.auc_ci[1]
     assert 0 <= one.drift < 0.5
-    assert by_name["kind"].auc is None  # text has no order
+    assert by_name["kind"].auc is None  # text has no order, so no AUC
     assert by_name[features_report.strongest_feature].correlation == pytest.approx(1)
     assert sum(each.gain_share for each in features_report.features) == pytest.approx(1)
     shares = [each.gain_share for each in features_report.features]
@@ -90,7 +90,7 @@ def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -
 
 
 def test_features_of_several_runs_are_evaluated_as_one_ladder(features: Path, tmp_path: Path) -> None:
-    """What one run made are candidates of the next, and still known as what they are."""
+    """The output of one run is the candidates of the next, and its features are still known as features."""
     folder = features.parent
     extembed(
         "aggregate", "-i", folder / "interactions.parquet", "-c", folder / "candidates.parquet",
@@ -102,7 +102,7 @@ def test_features_of_several_runs_are_evaluated_as_one_ladder(features: Path, tm
     ).ok()  # fmt: skip
     report = judged(tmp_path / "second.parquet", **ONCE)
     assert [each.step for each in report.ladder] == ["baseline", "counters", "aggregate", "dual"]
-    assert rung(report, "aggregate").seconds is None  # the report beside the file is of the second run
+    assert rung(report, "aggregate").seconds is None  # the run report is that of the second run
     assert rung(report, "dual").seconds is not None
 
 

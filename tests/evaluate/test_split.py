@@ -1,4 +1,4 @@
-"""Which rows an evaluation trains on and which it tests on, and which it leaves out."""
+"""The split of an evaluation into rows for training, rows for testing and rows that it leaves out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_last_fifth_of_all_rows_is_the_test(features: Path, features_report:
 def test_the_test_rows_are_decided_before_any_row_is_left_out(
     features: Path, features_report: Report, tmp_path: Path
 ) -> None:
-    """Late rows without a label, and early ones left out by a flag, move no row into the test."""
+    """Late rows without a label and early rows that a flag leaves out do not change the test rows."""
     rows = pl.read_parquet(features)
     late = rows["timestamp"] > rows["timestamp"].quantile(0.9)
     copied = altered(features, tmp_path, label=rows["label"].set(late, None))
@@ -49,7 +49,7 @@ def test_the_test_rows_are_decided_before_any_row_is_left_out(
 
 
 def test_rows_of_equal_times_are_not_split(features: Path, tmp_path: Path) -> None:
-    """Days instead of seconds: the day at which the test begins is whole in it."""
+    """With times in whole weeks, the test includes all rows of its first time."""
     days = pl.read_parquet(features)["timestamp"].dt.truncate("7d")
     report = judged(altered(features, tmp_path, timestamp=days), **ONCE)
     cutoff = days.sort()[len(days) - round(0.2 * len(days))]

@@ -1,4 +1,4 @@
-"""Verdicts from intervals, and intervals by simulation."""
+"""Verdicts follow from intervals, and intervals hold the true value as often as they should."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_reported_number_of_rows_decides(value: float, low: float, high: flo
 
 
 def clustered(rng: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores and labels whose rows of one user are alike: a shift of the user in both."""
+    """Return scores, labels and users. Rows of one user are alike: a shift per user is in scores and labels."""
     sizes = rng.integers(5, 30, users)
     owner = np.repeat(np.arange(users), sizes)
     shift = rng.standard_normal(users)[owner]
@@ -62,7 +62,7 @@ def clustered(rng: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndar
 
 @pytest.mark.parametrize("trials", [50, soak(200)])
 def test_intervals_hold_the_true_auc_19_times_of_20(trials: int) -> None:
-    """Both ways to an interval, on samples of 80 users; a row-wise bootstrap holds the AUC far less often."""
+    """The bootstrap and the closed form do, on samples of 80 users. A bootstrap over rows does far less often."""
     truth = metrics.auc(*clustered(np.random.default_rng(0), 200_000)[:2])
     held = {"bootstrap": 0, "closed form": 0, "rows": 0}
     for trial in range(trials):
@@ -84,7 +84,7 @@ def test_intervals_hold_the_true_auc_19_times_of_20(trials: int) -> None:
 
 
 def test_a_difference_of_two_scores_of_the_same_rows_has_a_narrow_interval() -> None:
-    """Paired resamples: two nearly equal scores differ by little, however uncertain each of them is."""
+    """Resamples are paired, so the difference of two similar scores is more certain than each score."""
     scores, labels, owner = clustered(np.random.default_rng(3), 60)
     other = scores + 0.01 * np.random.default_rng(4).standard_normal(len(scores))
     users = UserBootstrap(owner, 500, 0)
@@ -97,7 +97,7 @@ def test_resampled_means_are_of_whole_users() -> None:
     values = np.array([1.0, 1.0, 1.0, 5.0, np.nan])
     users = UserBootstrap(np.array([4, 4, 4, 9, 9]), 400, 0)
     means = users.means(values)
-    # Two users are drawn: twice the first, twice the second, or both.
+    # Each resample draws two users: the first twice, the second twice, or both.
     assert set(np.round(means, 6)) == {1.0, 2.0, 5.0}
 
 

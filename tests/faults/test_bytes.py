@@ -1,4 +1,4 @@
-"""The same inputs give the same bytes: run after run, with any number of workers, in any order of rows."""
+"""The same inputs give the same bytes for every run, any number of workers and any order of rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ thresholds = [0.0, 0.3]
 
 @pytest.fixture
 def many(tmp_path: Path) -> World:
-    """Enough for several batches; ties in time, and users from one event to hundreds."""
+    """Provides inputs for several batches, with ties in time and users with one to hundreds of events."""
     world = build(tmp_path, 20_000, 20_000, 32)
     table = world.table("interactions")
     hours = pl.from_arrow(table)["timestamp"].dt.truncate("1d")
@@ -70,7 +70,7 @@ def test_the_order_of_candidates_only_reorders_rows(many: World) -> None:
 
 
 def bits(frame: pl.DataFrame) -> pl.DataFrame:
-    """Floats as their bits, so that equal means equal."""
+    """Return a frame with float columns as their bits, so that they are compared exactly."""
     return frame.with_columns(
         pl.when(pl.col(name).is_not_null()).then(pl.Series(name, frame[name].fill_null(0).to_numpy().view(np.uint32)))
         for name, kind in frame.schema.items()

@@ -1,4 +1,4 @@
-"""A disk that is full, a folder that cannot be written, a folder that is not there."""
+"""Full disks, folders without write permission, and missing folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from helpers.faults import (
 
 
 def at_most(size: int) -> Callable[[], None]:
-    """A limit on the size of every file that a process writes; beyond, writing fails with EFBIG."""
+    """Return a function that limits the size of files that a process writes; beyond, a write fails with EFBIG."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -44,7 +44,7 @@ def test_a_file_size_limit_leaves_the_old_output(tmp_path: Path, kind: str, size
 
 @contextmanager
 def tmpfs(folder: Path, options: str) -> Iterator[Path]:
-    """A small file system of its own."""
+    """Mount a small file system at `folder`."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     try:
@@ -60,14 +60,14 @@ def tmpfs(folder: Path, options: str) -> Iterator[Path]:
 
 
 def pages(output: Path) -> int:
-    """The size of an output and its report on a tmpfs."""
+    """Return the size of an output and its report on a tmpfs."""
     files = [output.with_name(f"{output.name}.run.json"), *(output.iterdir() if output.is_dir() else [output])]
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
 
 
 @pytest.mark.parametrize(("kind", "share"), [soak(FILE, 0.0), soak(FILE, 0.7), (DIRECTORY, 0.7)])
 def test_a_full_disk_leaves_the_old_output(tmp_path: Path, kind: str, share: float) -> None:
-    """Nearly full: there is room for some parts of the new output beside the old one, not for all."""
+    """Beside the old output there is space for some parts of the new one, but not for all."""
     world = build(tmp_path / "world")
     earlier_output(world, kind)
     size = pages(world.folder / kind)
@@ -139,7 +139,7 @@ def test_a_folder_whose_name_is_taken_by_a_file_is_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", [FILE, DIRECTORY])
 def test_files_of_others_are_never_removed(tmp_path: Path, kind: str) -> None:
-    """Files of somebody else beside the output, some with names like ours."""
+    """Other files are beside the output, some of them with names like those of extembed."""
     world: World = build(tmp_path)
     (tmp_path / "out").mkdir()
     names = ["notes.txt", ".hidden", "features.parquet.bak", ".features.backup.tmp", "part-00000.parquet"]
@@ -151,7 +151,7 @@ def test_files_of_others_are_never_removed(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("room", [soak(4), 40, soak(160)], ids=lambda kib: f"{kib} KiB")
 def test_a_full_scratch_disk_leaves_the_old_output(tmp_path: Path, room: int) -> None:
-    """It fills up with keys, with vectors (which are mapped), or with features; the output's own disk has room."""
+    """The scratch disk fills up with keys, mapped vectors or features. The disk of the output has space."""
     world = build(tmp_path / "world", rows=900, events=4000, dim=64)
     old = earlier_output(world, FILE)
     with tmpfs(tmp_path / "disk", f"size={room}k") as disk:

@@ -1,4 +1,4 @@
-"""Features and user vectors of one run: killed at any place, each file is the old one or the new one, and whole."""
+"""A run that writes features and user vectors, killed at any place, leaves each file old or new, and complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def spec(world: World, strength: float) -> Path:
 
 
 def run_clean(world: World, strength: float) -> dict[str, bytes]:
-    """An undisturbed run and what it wrote."""
+    """Run without faults, and return the files that it wrote."""
     undisturbed("run", spec(world, strength)).ok()
     return contents(world)
 
@@ -54,7 +54,7 @@ def test_a_killed_run_leaves_each_file_old_or_new(world: World, fault: Fault, ne
 
 
 def test_two_runs_cannot_write_the_same_user_vectors_at_once(world: World, tmp_path: Path) -> None:
-    """The second holds its own output already and still must not touch the vectors."""
+    """The second run has the lock of its own output. It still must not write the vectors."""
     other = ("run", world.spec(SPEC.format(strength=3), "other.toml"), "-o", world.folder / "other.parquet")
     hold = Fault("os:fsync", do="hold", path=str(tmp_path / "go"))
     with drive("run", str(spec(world, 2)), faults=(hold,)) as first:

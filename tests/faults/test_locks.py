@@ -1,4 +1,4 @@
-"""Runs that meet at one output, or that work side by side at different ones."""
+"""Runs with the same output exclude each other; runs with different outputs do not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from helpers.faults import (
 
 
 def hold(folder: Path) -> Fault:
-    """A place where a run stands, with the lock and all temporary files, until there is a file `go`."""
+    """Return a fault that holds a run, with its lock and temporary files, until the file `go` exists."""
     return Fault("os:fsync", do="hold", path=str(folder / "go"))
 
 
@@ -109,7 +109,7 @@ def test_the_lock_is_free_when_its_holder_is_killed(tmp_path: Path, wait: list[s
     ],
 )
 def test_different_outputs_do_not_disturb_each_other(tmp_path: Path, one: str, other: str) -> None:
-    """Not even where one name begins like the other."""
+    """This holds even if one name is a prefix of the other."""
     world = build(tmp_path)
     with drive(*arguments(world, one), faults=(hold(tmp_path),)) as first:
         first.reached()
@@ -131,7 +131,7 @@ def test_one_output_under_two_names_is_one_lock(tmp_path: Path) -> None:
 
 
 def run_together(folder: Path, kind: str, runs: int) -> None:
-    """Runs of two specs start together: each works alone, all end well, and the output is that of one of them."""
+    """Start runs of two specs at once. Check that they run one by one, all succeed, and leave one of the outputs."""
     world = build(folder)
     expected = [run_clean(world, f"{spec}/{Path(kind).name}", spec) for spec in (OLD, NEW)]
     log = folder / "log"
@@ -175,7 +175,7 @@ def test_runs_without_waiting_leave_a_whole_file(tmp_path: Path, number: int) ->
 
 
 def test_dry_run_and_check_need_no_lock(tmp_path: Path) -> None:
-    """A dry run and a check write nothing, so they need no lock."""
+    """They write nothing."""
     world = build(tmp_path)
     with drive(*arguments(world, FILE), faults=(hold(tmp_path),)) as first:
         first.reached()

@@ -1,4 +1,4 @@
-"""A job in shards that is killed: the next run goes on from its finished shards, to the bytes of a clean run."""
+"""After a kill, the next run resumes from the finished shards and writes the bytes of a clean run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ FILES = ("out.parquet", "users.parquet")
 
 @pytest.fixture
 def big(tmp_path: Path) -> World:
+    """Provides a world whose job runs in shards."""
     return make_big(tmp_path)
 
 
 def make_big(folder: Path) -> World:
-    """A world whose job runs in shards."""
+    """Build a world whose job runs in shards."""
     world = build(folder, rows=900, events=2000)
     world.spec(SPEC)
     return world
@@ -47,7 +48,7 @@ def start(world: World, *flags: str, faults: tuple[Fault, ...] = ()) -> Run:
 
 
 def finish(world: World, *flags: str) -> tuple[str, int]:
-    """Run to the end: what was said, and how many shards were there already."""
+    """Run to the end. Return stderr and the number of shards that were resumed."""
     log = undisturbed("run", world.folder / "spec.toml", *flags, shards=SHARDS).ok().err
     assert not list(world.folder.glob(".*")), "something is left behind"
     report = json.loads((world.folder / "out.parquet.run.json").read_text())
@@ -60,13 +61,13 @@ def bytes_of(world: World) -> dict[str, bytes]:
 
 
 def report_of(world: World) -> dict[str, object]:
-    """What the report says apart from times."""
+    """Return the parts of the run report that do not depend on time."""
     report = json.loads((world.folder / "out.parquet.run.json").read_text())
     return {name: report[name] for name in ("inputs", "cosines", "dual", "candidates_in_own_history", "output_sha256")}
 
 
 def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
-    """An undisturbed run; its output is removed again."""
+    """Run without faults, return the files and the report, and remove the output again."""
     assert finish(world)[1] == 0
     result = bytes_of(world), report_of(world)
     for path in world.folder.glob("*.run.json"):
@@ -105,7 +106,7 @@ def test_a_run_killed_at_a_named_place_is_resumed(big: World, fault: Fault, resu
 
 @pytest.mark.soak
 def test_a_run_killed_after_every_shard_is_resumed(big: World) -> None:
-    """One more shard each time."""
+    """Each run finishes one more shard."""
     expected, report = clean(big)
     for _ in range(SHARDS):
         with start(big, faults=(Fault("extembed_cli.data.shard_results:ShardResult.save", "after", 1),)) as run:
@@ -118,7 +119,7 @@ def test_a_run_killed_after_every_shard_is_resumed(big: World) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(24))
 def test_a_run_killed_at_random_moments_is_resumed(big: World, seed: int) -> None:
-    """Twice, then to the end. A run takes about a second."""
+    """It is killed twice and then runs to the end. A run takes about a second."""
     expected, _ = clean(big)
     rng = random.Random(seed)
     for _ in range(2):
@@ -131,7 +132,7 @@ def test_a_run_killed_at_random_moments_is_resumed(big: World, seed: int) -> Non
 
 
 class Killed(NamedTuple):
-    """A world whose run was killed after three shards, how to have it again, and what a clean run makes."""
+    """A world whose run was killed after three shards, a snapshot to restore it, and the files of a clean run."""
 
     world: World
     snapshot: Path
@@ -140,7 +141,7 @@ class Killed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    """The folder stays where it is, because the files of a killed run belong to the path of its output."""
+    """Provides a killed run. Its folder keeps its path, because leftovers belong to the path of the output."""
     world = make_big(tmp_path_factory.mktemp("killed"))
     expected, _ = clean(world)
     with start(world, faults=(SAVED,)) as run:
@@ -151,14 +152,14 @@ def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Killed:
 
 @pytest.fixture
 def killed(killed_once: Killed) -> World:
-    """The world as it was when the run was killed."""
+    """Provides the world as it was when the run was killed."""
     shutil.rmtree(killed_once.world.folder)
     shutil.copytree(killed_once.snapshot, killed_once.world.folder)
     return killed_once.world
 
 
 def test_a_shard_with_torn_files_is_computed_again(killed: World, killed_once: Killed) -> None:
-    """The power went off: a name is there, and nothing behind it."""
+    """After a power failure a file may have its name but no content."""
     for number, name in enumerate(("features-*.arrow", "vectors-*.arrow")):
         path = sorted(killed.folder.glob(f".extembed-*/{name}"))[number]
         path.write_bytes(b"")
@@ -257,7 +258,7 @@ def test_a_job_that_now_fits_starts_over_if_no_shard_was_finished(big: World) ->
 
 @pytest.mark.parametrize(("hard", "code"), [(60, 5), soak(1000, 0)])
 def test_more_shards_than_open_files_raise_the_soft_limit(big: World, hard: int, code: int) -> None:
-    """The run raises the soft limit; beyond the hard limit it ends with an error."""
+    """Beyond the hard limit the run fails with an error."""
     with drive(
         "run", str(big.folder / "spec.toml"), shards=20,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard)),

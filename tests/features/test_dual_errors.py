@@ -1,4 +1,4 @@
-"""What is wrong with a dual fit: an exit code, a message that names it, and the old files as they were."""
+"""A wrong dual fit ends with an exit code and a message that names the problem, and leaves old files unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUP = "[[dual]]\n"
 
 
 def fails(world: World, spec: str, code: int, *parts: str) -> None:
-    """The run fails in a process of its own, and files of older runs stay."""
+    """Check that a run fails with this code and message, and that old files stay."""
     old = {name: world.folder / name for name in ("out.parquet", "users.parquet")}
     for path in old.values():
         path.write_bytes(b"old")
@@ -89,7 +89,7 @@ def test_null_targets_for_all_warn(world: World) -> None:
 
 
 def test_a_singular_gramian_without_regularization_is_refused(world: World) -> None:
-    """35 vectors in 8 dimensions, the last always 0: without regularization any value of it fits."""
+    """The vectors are 0 in the last of 8 dimensions, so without regularization any value fits there."""
     rng = np.random.default_rng(0)
     flat = rng.standard_normal((35, 8))
     flat[:, 7] = 0
@@ -101,7 +101,7 @@ def test_a_singular_gramian_without_regularization_is_refused(world: World) -> N
 
 
 def test_weights_beyond_float64_give_an_error_or_a_warning(world: World) -> None:
-    """Confidences 30 orders of magnitude above λ: whatever comes out, the user hears of it."""
+    """With confidences 30 orders of magnitude above λ, the user always gets a message."""
     for keys in ("", 'half_life = "9000d"'):
         done = extembed("run", world.spec(f'weight = "1e30"\n{GROUP}regularization = 1e-6\n{keys}'))
         assert "aise `regularization`" in done.err
@@ -109,7 +109,7 @@ def test_weights_beyond_float64_give_an_error_or_a_warning(world: World) -> None
 
 
 def test_both_techniques_run_in_one_pass(world: World) -> None:
-    """Aggregate columns are the same bytes with and without dual groups; groups keep their order."""
+    """Aggregate columns have the same bytes with and without dual groups, and groups keep their order."""
     aggregate = '[histories.liked]\nwhere = "rating >= 4"\n[[aggregate]]\nhalf_lives = ["7d"]\n'
     alone = run_spec(world.spec(aggregate))
     groups = '[[dual]]\nname = "one"\ntarget = "rating"\n[[dual]]\nhistories = ["all"]\nsd = true\n'

@@ -1,4 +1,4 @@
-"""What must hold for any dual fit on any input: order, splits, scales, engines, and above all no leakage."""
+"""Properties of any dual fit on any input: invariance to order, splits and layout, and no leakage."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_adding_events_after_the_as_of_time_changes_no_byte(
 
 @pytest.fixture
 def crowd(world: World) -> World:
-    """40 users with 1 to 900 events, 500 items of 24 dimensions, candidates all along."""
+    """Provides 40 users with 1 to 900 events, 500 items of 24 dimensions, and candidates over the whole time."""
     rng = np.random.default_rng(11)
     counts = np.append(rng.integers(1, 60, 36), [257, 300, 512, 900])
     user = np.repeat(np.arange(40), counts)
@@ -204,7 +204,7 @@ def test_later_events_change_no_byte_of_long_histories(crowd: World) -> None:
     ],
 )
 def test_the_number_of_later_events_changes_no_byte_of_ill_conditioned_fits(world: World, keys: str, seen: int) -> None:
-    """A regularization so small that float32 shows a fit's last bits; later as-of times see little more, or much."""
+    """The regularization is so small that float32 scores show the last bits of a fit."""
     rng = np.random.default_rng(0)
     candidates, later, dim = 2000, 500, 32
     hours = np.append(np.sort(rng.integers(0, 100, seen)), 200 + np.sort(rng.integers(0, 100, later)))
@@ -239,7 +239,7 @@ def test_workers_and_shards_change_no_byte(crowd: World) -> None:
 
 @pytest.mark.parametrize("keys", ["", "bias = true", 'half_life = "90h"', 'loss = "logistic"\ntarget = "rating - 3"'])
 def test_user_vectors_score_as_the_column_does(crowd: World, keys: str) -> None:
-    """The vectors as of a moment and the column of candidates at that moment come from different code."""
+    """User vectors and the score column at the same as-of time are computed by different code."""
     group = f'[[dual]]\nunobserved_weight = 0.05\n{keys}\nuser_vectors = "u.parquet"\n'
     spec = load_spec(crowd.spec(f'as_of = "2023-12-01"\nweight = "weight"\n{group}'))
     run_job(spec, RunOptions(workers=2), Watch())

@@ -1,4 +1,4 @@
-"""What a run says of its dual fits: how many there were, how they were solved, and which of them not to trust."""
+"""The report of dual fits: their number, how they were solved, and which did not converge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ START = 1_700_000_000_000_000
 
 
 def write_events(world: World, users: list[int], ratings: list[int] | None = None) -> None:
-    """One event a day of each user, on different items."""
+    """Write one event per day for each user, on different items."""
     days = [users[:at].count(user) for at, user in enumerate(users)]
     world.write(
         "interactions",
@@ -27,7 +27,7 @@ def write_events(world: World, users: list[int], ratings: list[int] | None = Non
 
 
 def write_candidates(world: World, candidates: list[tuple[int, float]]) -> None:
-    """Candidates of (user, day)."""
+    """Write one candidate for each (user, day)."""
     world.write(
         "candidates",
         {
@@ -40,14 +40,14 @@ def write_candidates(world: World, candidates: list[tuple[int, float]]) -> None:
 
 @pytest.fixture
 def three_fits(world: World) -> World:
-    """8 dimensions; user 1 is asked about after 2 and after 3 events, user 2 after 12, user 3 before the first."""
+    """Provides candidates of user 1 after 2 and after 3 events, of user 2 after 12, and of user 3 before the first."""
     write_events(world, [1] * 5 + [2] * 12 + [3])
     write_candidates(world, [(1, 1.5), (1, 1.6), (1, 2.5), (1, 2.5), (1, 2.5), (2, 11.5), (2, 11.5), (3, -1.0)])
     return world
 
 
 def test_candidates_of_one_user_and_time_share_a_solve(three_fits: World) -> None:
-    """Two times with the same events in view are two systems: their weights differ."""
+    """Two as-of times with the same visible events are two systems, because their weights differ."""
     fits = extembed("run", three_fits.spec('[[dual]]\nhalf_life = "9d"\nsd = true'), "--json").ok().json["dual"]
     assert (fits["systems"], fits["dual_solves"], fits["primal_solves"]) == (4, 3, 1)
     assert 0 < fits["largest_relative_residual"] < 1e-12
@@ -67,7 +67,7 @@ def test_a_plan_counts_the_fits_that_a_run_solves(three_fits: World) -> None:
 
 
 def test_users_whose_logistic_fit_does_not_converge_are_named(world: World) -> None:
-    """Weights of 1e12 against λ = 1e-3 leave a gradient that float64 cannot bring below 1e-6."""
+    """With weights of 1e12 and λ = 1e-3, float64 cannot bring the gradient below 1e-6."""
     rng = np.random.default_rng(3)
     world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
     write_events(world, [7] * 30 + [8] * 30, ratings=[1, 5, 5] * 20)
@@ -126,7 +126,7 @@ def test_messages_name_the_flag(world: World) -> None:
 
 @pytest.mark.parametrize("dim", [300, 40])
 def test_long_histories_are_solved_in_segments(world: World, dim: int) -> None:
-    """700 events, of which a factor takes max(256, dimensions): as with one system per as-of time."""
+    """A factor holds max(256, dimensions) of the 700 events. Scores agree with one system per as-of time."""
     rng = np.random.default_rng(4)
     world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, dim)))})
     write_events(world, [1] * 700, ratings=rng.integers(1, 6, 700).tolist())
@@ -136,7 +136,7 @@ def test_long_histories_are_solved_in_segments(world: World, dim: int) -> None:
     features = world.run(groups)
     for what in ("score", "sd"):
         one, each = (features[f"text__all__dual_{name}{what}"].to_numpy() for name in ("", "each_"))
-        np.testing.assert_allclose(one, each, rtol=0, atol=3e-3)  # the decay of two years at a half-life of 800
+        np.testing.assert_allclose(one, each, rtol=0, atol=3e-3)  # two years of decay at a half-life of 800 years
     report = extembed("run", world.spec('[[dual]]\ntarget = "rating - 3"'), "--json").ok().json["dual"]
     assert report["primal_solves"] == -(-700 // segment_length(dim)) - 1
 

@@ -1,4 +1,4 @@
-"""What must hold for any input: order, splits, shifts, scales, bounds, and above all no leakage."""
+"""Properties of any input: invariance to order, splits, shifts and scales; bounds; and no leakage."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_only_ratios_of_weights_matter(world: Small, scale: float) -> None:
             np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy() * scale, rtol=1e-6)
         elif np.log2(scale).is_integer():
             same_bytes(one.select(name), other.select(name))
-        elif "cos_p" not in name:  # a percentile may tie, and a rounded weight decides
+        elif "cos_p" not in name:  # at a tie of a percentile the rounding of a weight decides
             np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=2e-6)
 
 
@@ -96,7 +96,7 @@ def test_adding_events_after_the_as_of_time_changes_no_byte(
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("half_life", ["2h", "20d"])
 def test_later_events_change_no_byte_of_long_histories(tmp_path: Path, half_life: str, weighted: bool) -> None:
-    """Candidates before and after, in pieces together; 60 dimensions, hundreds of events, some without a vector."""
+    """Candidates before and after the time are in the same pieces; some of hundreds of events have no vector."""
     rng = np.random.default_rng(3)
     users, hour = 6, 400
     table = {"item_id": np.arange(50), "embedding": vectors(rng.standard_normal((50, 60)))}

@@ -1,4 +1,4 @@
-"""A column's bytes depend on its own definition alone, not on the other columns, groups, histories or tables."""
+"""The bytes of a column depend only on its definition, not on other columns, groups, histories or tables."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ DUAL = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Few users, items and hours, so that many events tie in user, item, time and weight, and differ in values."""
+    """Provides few users, items and hours, so that events with equal user, item, time and weight differ in values."""
     tables, rng = World(tmp_path_factory.mktemp("purity")), np.random.default_rng(11)
     for name, rows in {"interactions": 500, "candidates": 120}.items():
         tables.write(
@@ -84,7 +84,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def bytes_of_columns(world: World, groups: list[dict[str, Any]], *, everything: bool) -> dict[str, tuple[bytes, ...]]:
-    """The features of some groups, by column; with `everything` the spec has tables and histories beyond theirs."""
+    """Return the bytes of each feature of some groups; with `everything` the spec has more tables and histories."""
     tables = TABLES if everything else {name for group in groups for name in group["embeddings"]}
     histories = HISTORIES if everything else {n for g in groups for n in g["histories"]} & set(HISTORIES)
     data: dict[str, Any] = {
@@ -126,7 +126,7 @@ def test_other_columns_groups_and_tables_change_no_byte(
 
 
 def test_a_threshold_of_one_moves_no_other_column(world: World) -> None:
-    """Candidates that are in their own history have cosines of almost 1, which the threshold takes in float64."""
+    """Candidates in their own history have cosines close to 1, which this threshold computes again in float64."""
     group: dict[str, Any] = {
         "technique": "aggregate",
         "embeddings": ["text"],
@@ -140,7 +140,7 @@ def test_a_threshold_of_one_moves_no_other_column(world: World) -> None:
 
 
 def test_two_targets_that_order_tied_events_differently(world: World) -> None:
-    """The newest events among those of one moment are chosen by the column's own target."""
+    """Each column chooses the newest of tied events by its own target."""
     base = {"technique": "dual", "embeddings": ["text"], "histories": ["liked", "disliked"], "half_life": "1d"}
     texts = {"a": "volume", "b": "-volume", "c": "rating - 3"}
     groups = [{**base, "name": name, "target": text} for name, text in texts.items()]

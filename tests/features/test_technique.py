@@ -1,4 +1,4 @@
-"""A technique is a file and a line of the registry: no other file is touched, and none knows its name."""
+"""A technique needs one file and one line of the registry. No other file changes or knows its name."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ main()
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with a new file and a changed line of the registry."""
+    """Provides a copy of the package with a new technique and its line in the registry."""
     folder: Path = tmp_path_factory.mktemp("package")
     shutil.copytree(ROOT / "extembed_cli", folder / "extembed_cli")
     (folder / "extembed_cli" / "features" / "constant.py").write_text(CONSTANT)

@@ -1,4 +1,4 @@
-"""The file of user vectors: one row per user, whose vector times an item's is the score as of one moment."""
+"""The file of user vectors has a vector per user. Its product with an item vector is the score as of one time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import extembed_cli
 
 
 def test_users_without_a_visible_vector_are_left_out(world: World) -> None:
-    """Item 39 has no vector; rating 3 has no target; user 5 starts at the moment."""
+    """Item 39 has no vector, rating 3 has no target, and user 5 has no event before the as-of time."""
     hours = [1, 1, 1, 2, 3, 5]
     world.write(
         "interactions",
@@ -37,7 +37,7 @@ def test_users_without_a_visible_vector_are_left_out(world: World) -> None:
 
 
 def test_a_user_with_a_zero_vector_is_written(world: World) -> None:
-    """Not the same as one about whom nothing is known."""
+    """Unlike a user without a usable event."""
     users = compute_user_vectors(world, 'target = "0"')
     assert users.num_rows == 30
     assert not matrix(users).any()
@@ -56,7 +56,7 @@ def test_null_users_items_times_and_weights(world: World) -> None:
 
 
 def test_user_vectors_do_not_depend_on_the_candidates(world: World) -> None:
-    """Neither those of the log without a candidate are left out, nor are candidates of unknown users added."""
+    """Users of the log without candidates are written, and users without events are not."""
     without = compute_user_vectors(world, "bias = true")
     some = world.table("candidates").filter(
         pa.array([u in {3, 7, 31, 32} for u in world.table("candidates")["user_id"].to_pylist()])
@@ -93,7 +93,7 @@ def test_more_users_than_one_batch_holds_are_written(world: World) -> None:
     expected = np.flatnonzero(np.arange(20_000) % 40 < 35)
     assert table["user_id"].to_pylist() == expected.tolist()
     rows = np.column_stack([matrix(table), table["bias"]])
-    assert (rows == rows[expected % 40]).all()  # the first 35 users have one event of each item
+    assert (rows == rows[expected % 40]).all()  # the first 35 users have one event each, on different items
 
 
 @pytest.mark.parametrize("rows", [0, 4])
@@ -158,7 +158,7 @@ def test_groups_of_the_same_fit_share_it_and_write_two_files(world: World) -> No
 
 
 def test_groups_without_candidates_need_no_names(world: World) -> None:
-    """They make no columns that could be mistaken for each other."""
+    """They have no columns whose names could collide."""
     spec = vectors_only_spec(world, "regularization = 1")
     spec.write_text(spec.read_text() + '[[dual]]\nuser_vectors = "strong.parquet"\nregularization = 9\n')
     run(spec)

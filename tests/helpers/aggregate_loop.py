@@ -1,4 +1,4 @@
-"""Runs whose aggregate columns are compared with the float64 loop of `reference.py`."""
+"""Compares the aggregate columns of a run with the float64 loop of `reference.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sd = true
 """
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000
-TOLERANCE = 2e-5  # float32 cosines of unit vectors, sums over a history
+TOLERANCE = 2e-5  # of float32 cosines of unit vectors and their sums over a history
 
 
 def events_of(world: World, weight: Callable[[dict[str, Any]], float] = lambda row: 1.0) -> list[Event]:

@@ -41,7 +41,7 @@ sd = true
 
 @dataclass(frozen=True)
 class Small:
-    """A drawn world: times are hours, so that ties happen."""
+    """A drawn world. Times are whole hours, so that ties happen."""
 
     events: list[tuple[int, int, int, int, int]]  # user, item, hour, rating, weight
     candidates: list[tuple[int, int, int]]  # user, item, hour
@@ -53,7 +53,7 @@ class Small:
     groups: str = AGGREGATE
 
     def features(self) -> pl.DataFrame:
-        """The output in the order in which the candidates were drawn."""
+        """Run the spec and return the output in the order in which the candidates were drawn."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             lists = {table: self._write(folder, table, rows) for table, rows in self._tables().items()}
@@ -107,7 +107,7 @@ WORLDS = st.builds(
 
 
 def twice() -> settings:
-    """Twice as many examples as the profile has: for what must never happen."""
+    """Return settings with twice the examples of the profile, for the leakage tests."""
     return settings(max_examples=2 * settings.default.max_examples)
 
 

@@ -1,4 +1,4 @@
-"""Runs whose dual columns are compared with the normal equations of `reference_dual.py`."""
+"""Compares the dual columns of a run with the normal equations of `reference_dual.py`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check(
 
 
 def with_dim(world: World, dim: int) -> None:
-    """Vectors of another length, and a third of the candidates: the loop takes its time for each."""
+    """Write vectors of another length, and keep a third of the candidates, because the loop is slow."""
     world.write("candidates", world.table("candidates").slice(0, 100))
     rng = np.random.default_rng(dim)
     world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, dim)) + 0.5)})

@@ -1,4 +1,4 @@
-"""Runs that write a file of user vectors, and its comparison with normal equations."""
+"""Runs that write a file of user vectors, and the comparison of the file with normal equations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = ("dual", "-i", "interactions.parquet", "-e", "text=text.parquet", "--use
 
 
 def vectors_only_spec(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> Path:
-    """A spec without candidates and with one group that writes `users.parquet`."""
+    """Write a spec without candidates, with one group that writes `users.parquet`."""
     text = f'interactions = "interactions.parquet"\n{top}\n{tables}\n[[dual]]\nuser_vectors = "users.parquet"\n{keys}\n'
     return world.spec(text, "vectors.toml")
 
@@ -36,7 +36,7 @@ def run(spec: Path, workers: int = 2) -> dict[str, Any]:
 
 
 def compute_user_vectors(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> pa.Table:
-    """The file that a spec without candidates makes."""
+    """Run a spec without candidates and return the file of user vectors."""
     run(vectors_only_spec(world, keys, top, tables))
     return world.table("users")
 
@@ -58,7 +58,7 @@ def check(
     weight: Callable[[dict[str, Any]], float] = lambda row: 1.0,
     tolerance: float = TOLERANCE,
 ) -> None:
-    """Every user's score of every item, and which users there are, against normal equations in float64."""
+    """Compare the users, and the score of every item for each of them, with normal equations in float64."""
     events = events_of(world, weight) if events is None else events
     as_of = newest(world) + 1 if as_of is None else as_of
     items = item_vectors(raw_vectors(world), bias=fit.bias, **(table or {}))
@@ -80,6 +80,6 @@ def check(
 
 
 def matrix(users: pa.Table) -> np.ndarray:
-    """The vectors in float64."""
+    """Return the vectors in float64."""
     dim = users.schema.field("embedding").type.list_size
     return users["embedding"].combine_chunks().flatten().to_numpy().astype(np.float64).reshape(-1, dim)

@@ -1,4 +1,4 @@
-"""Histories of all lengths side by side: how they are cut and laid out shows in no value."""
+"""Histories of all lengths in one job: how they are cut into pieces changes no value."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_one_candidate_of_each_user(world: World) -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_small_batches_give_the_same_features(world: World, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every limit cut down to where it bites: batches, vectors gathered, rows sorted, and what counts as long."""
+    """All limits are lowered until they apply: batches, gathered vectors, sorted rows, and long histories."""
     write_lognormal(world, 60, 12, 600, dim=20, candidates=30)
     spec = ('weight = "weight"\n' if weighted else "") + f"{HISTORIES}[[aggregate]]\n{STATISTICS}"
     one = run_spec(world.spec(spec))
@@ -47,17 +47,17 @@ def test_small_batches_give_the_same_features(world: World, weighted: bool, monk
     other = run_spec(world.spec(spec))
     means = [name for name in one.columns if "cos_mean" in name or "cos_to_mean" in name]
     same_bytes(one.drop(means), other.drop(means))
-    for name in means:  # sums of other parts
+    for name in means:  # the sums have other parts
         np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=5e-7)
     monkeypatch.setattr(cosine_statistics, "_LONG", 50)
     third = run_spec(world.spec(spec))
     for name in one.columns:
-        if one[name].dtype == pl.Float32:  # products of other shapes
+        if one[name].dtype == pl.Float32:  # the products have other shapes
             np.testing.assert_allclose(third[name].to_numpy(), one[name].to_numpy(), atol=1e-6, rtol=1e-6)
 
 
 def test_huge_weights_outside_the_window_have_no_effect(world: World) -> None:
-    """A sum of what is visible must not be taken as the difference of two sums that are 10^18 times as large."""
+    """A sum over visible events must not be computed as a difference of sums that are 10^18 times as large."""
     rating = np.array([5, 5, 3, 4, 5, 3])
     moments = timestamps(START + np.arange(6) * 24 * HOUR)
     world.write("interactions", {"user_id": [1] * 6, "item_id": np.arange(6), "timestamp": moments, "rating": rating})
@@ -73,7 +73,7 @@ def test_huge_weights_outside_the_window_have_no_effect(world: World) -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_later_events_change_no_byte_of_any_length(tmp_path: Path, weighted: bool) -> None:
-    """One user, from the first event to beyond where a history is long, in windows too."""
+    """One user has a history from one event to a long one, also in windows."""
     rng = np.random.default_rng(3)
     events, candidates = 7000, 150
     pq.write_table(
@@ -107,7 +107,7 @@ sd = true"""
 
 
 def test_many_candidates_of_one_user(tmp_path: Path) -> None:
-    """100,000 of them, with 300 events: some rows against the plain answer of the same user's few candidates."""
+    """100,000 candidates of a user with 300 events: some rows are compared with a run for those rows only."""
     rng = np.random.default_rng(9)
     world = World(tmp_path)
     world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
@@ -149,7 +149,7 @@ def test_workers_and_shards_change_no_byte(world: World) -> None:
 
 @pytest.mark.parametrize("dim", [8, 64])
 def test_equal_candidates_have_equal_bytes(world: World, dim: int) -> None:
-    """So the order of rows shows in none of them, however often a user, time and item is repeated."""
+    """So the order of rows changes no value, even if a user, time and item is repeated."""
     write_lognormal(world, 80, 40, 600, dim=dim, candidates=40)
     one = world.table("candidates")
     rng = np.random.default_rng(2)
@@ -163,7 +163,7 @@ def test_equal_candidates_have_equal_bytes(world: World, dim: int) -> None:
 
 @pytest.mark.parametrize("dim", [2, soak(4)])
 def test_sums_of_very_many_events_do_not_drift(tmp_path: Path, dim: int) -> None:
-    """500,000 events of one item, no decay: its cosine with their mean is 1, in float32 sums too."""
+    """With 500,000 events of one item and no decay, its cosine with the mean is 1, even with float32 sums."""
     world, many = World(tmp_path), 500_000
     times = timestamps(START + np.arange(many) * 1_000_000)
     log = {"user_id": np.ones(many, np.int64), "item_id": np.zeros(many, np.int64), "timestamp": times}
@@ -180,7 +180,7 @@ def test_sums_of_very_many_events_do_not_drift(tmp_path: Path, dim: int) -> None
 
 @pytest.mark.parametrize("window", [10, 50])
 def test_windows_take_no_more_products_than_they_need(window: int) -> None:
-    """Candidates all along a history of 3,000 events."""
+    """The candidates are spread over a history of 3,000 events."""
     end = np.linspace(0, 3000, 60).astype(np.int64)
     seen = Seen(np.arange(3000), np.array([0, 3000]), np.maximum(end - window, 0), end, moves=True)
     pieces = cut(np.array([0, 60]), seen, np.ones(60, np.bool_), 8, 8)
@@ -195,7 +195,9 @@ def test_every_candidate_with_a_visible_event_is_in_exactly_one_piece() -> None:
     first = np.repeat(last - events, counts)
     seen = Seen(np.arange(events.sum()), offsets(events), np.maximum(first, first + seen_by - 20), first + seen_by)
     selected = rng.random(len(seen_by)) < 0.9
-    later = np.concatenate([np.arange(n) >= n // 2 for n in counts])  # of each user, as those with a long history
+    later = np.concatenate(
+        [np.arange(n) >= n // 2 for n in counts]
+    )  # the second half of each user, as if it had a long history
     batches = []
     for chosen, most, shape in ((selected & ~later, 64, None), (selected & later, 8, 8)):
         pieces = cut(indptr, seen, chosen, most, shape)

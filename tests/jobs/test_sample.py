@@ -1,4 +1,4 @@
-"""The sample world: the committed files are what the generator makes, and the features find the planted taste."""
+"""The sample: the committed files match the generator, and the features rank by the planted taste."""
 
 from __future__ import annotations
 

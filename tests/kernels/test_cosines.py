@@ -1,4 +1,4 @@
-"""Cosines are those of float64, whatever stands beside them."""
+"""Cosines agree with float64, and other pieces of a batch change no bit of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from helpers.units import unit
 from extembed_cli.kernels.cosines import block_cosines, clipped, exact_cosines
 from extembed_cli.kernels.decay import BLOCK
 
-COSINE = 4e-7  # float32 products of unit vectors
+COSINE = 4e-7  # of float32 products of unit vectors
 
 
 @pytest.mark.parametrize("dim", [1, 3, 64, 128, 129, 384, 1536])

@@ -1,4 +1,4 @@
-"""The solvers of the dual fit on hard systems: both forms, every prefix, Newton's steps, no batch mates in the bits."""
+"""The solvers of the dual fit on ill-conditioned systems: both forms, every prefix, Newton, and equal bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from extembed_cli.kernels.ridge import Dual, Form, Primal, Running, kernels, sol
 
 
 def systems(B: int, H: int, d: int, seed: int = 0, spread: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows with repeats, confidences over `spread` orders of magnitude with some zeros, targets."""
+    """Return rows with repeats, confidences over `spread` orders of magnitude with some zeros, and targets."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((B, H, d))
     rows[:, H // 2 :] = rows[:, : H - H // 2]
@@ -45,7 +45,7 @@ def test_both_forms_solve_the_normal_equations(B: int, H: int, d: int, spread: f
 def test_newton_reaches_the_gradient_on_separable_and_lopsided_data(
     H: int, d: int, spread: float, stretch: float
 ) -> None:
-    """Long rows stand for a small regularization."""
+    """Long rows have the effect of a small regularization."""
     rows, c, y = systems(5, H, d, spread=spread)
     rows /= stretch
     positive = (y > 0).astype(float)
@@ -56,7 +56,7 @@ def test_newton_reaches_the_gradient_on_separable_and_lopsided_data(
         u = form.vectors(solved.unknowns)
         share = 1 / (1 + np.exp(-np.einsum("bhd,bd->bh", rows, u)))
         gradient = u - np.einsum("bhd,bh->bd", rows, c * (positive - share))
-        # Computed again from u, it is no better than the rounding of its largest terms.
+        # Computed from u, the gradient is only as exact as the rounding of its largest terms.
         rounding = 1e-10 * (c * np.linalg.norm(rows, axis=2)).sum(axis=1)
         assert (np.linalg.norm(gradient, axis=1) <= np.maximum(1e-6, rounding)).all()
         assert (solved.error <= np.maximum(1e-6, rounding)).all()
@@ -115,7 +115,7 @@ def test_later_events_change_no_bit_of_earlier_prefixes(cut: int) -> None:
 
 @pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
 def test_one_factor_serves_as_of_times_with_uniform_decay(strength: float) -> None:
-    """Against systems of their own with confidences that have decayed by up to a thousandth."""
+    """Each as-of time is compared with a system of its own. Confidences decay by up to a thousandth."""
     H, d = 3 * BLOCK, 20
     rows, c, y = systems(2, H, d, spread=1.0)
     rows *= np.sqrt(strength)
@@ -137,7 +137,7 @@ def test_one_factor_serves_as_of_times_with_uniform_decay(strength: float) -> No
 @pytest.mark.parametrize(("d", "stretch"), [(3, 1.0), (50, 1.0), (50, 0.03)])
 @pytest.mark.parametrize("spread", [0.0, 3.0])
 def test_newton_steps_that_share_a_factor_reach_the_same_fits(d: int, stretch: float, spread: float) -> None:
-    """Each prefix with confidences that have decayed by up to a half, against a system of its own."""
+    """Each prefix is compared with a system of its own. Confidences decay by up to a half."""
     H, A = 3 * BLOCK, 7
     rows, c, y = systems(2, H, d, spread=spread)
     rows /= stretch
@@ -220,7 +220,7 @@ def test_padding_changes_no_solution() -> None:
 
 @pytest.mark.parametrize("gap", [0.0, 0.1, 300.0])
 def test_running_sums_are_those_of_all_events(gap: float) -> None:
-    """Times in half-lives; 300 of them leave nothing of what was."""
+    """Times are in half-lives. After 300 of them nothing is left of earlier events."""
     rng = np.random.default_rng(7)
     rows, weights, targets = rng.standard_normal((40, 6)), rng.uniform(0.1, 5, 40), rng.standard_normal(40)
     times = np.cumsum(rng.random(40)) * gap

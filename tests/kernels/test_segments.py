@@ -1,4 +1,4 @@
-"""Ranges and segments: searches and sums over many short arrays, against loops."""
+"""Ranges and segments: searches and sums over many short arrays agree with loops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_first_at_or_after_counts_earlier_times(seed: int) -> None:
 
 
 def test_first_at_or_after_over_a_span_that_no_int64_key_can_hold() -> None:
-    # Users times microseconds of 8,000 years overflow: the search has to go in slices of users.
+    # Users times microseconds of 8,000 years overflow, so the search has to go through slices of users.
     users = np.arange(200_000)
     times = np.stack([users * 1_000_000 - 6 * 10**16, np.full(len(users), 2 * 10**17)], axis=1).ravel()
     result = first_at_or_after(np.arange(0, 2 * len(users) + 1, 2), times, users, np.zeros(len(users), np.int64))
@@ -50,7 +50,7 @@ def test_runs_begin_where_any_key_changes() -> None:
 def test_bisection_of_all_segments_at_once() -> None:
     rng = np.random.default_rng(1)
     counts = np.array([1, 0, 2, 3, 8, 9, 31])
-    first = offsets(counts + 2)[:-1] + 1  # something else lies between them
+    first = offsets(counts + 2)[:-1] + 1  # there are other values between the segments
     values = np.full(int((counts + 2).sum()), 99)
     for f, n in zip(first, counts, strict=True):
         values[f : f + n] = np.sort(rng.integers(0, 10, n))

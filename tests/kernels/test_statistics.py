@@ -1,4 +1,4 @@
-"""Percentiles, shares and deviations of cosines, against numpy and exact arithmetic."""
+"""Percentiles, shares and deviations of cosines agree with numpy and exact arithmetic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from extembed_cli.kernels.statistics import Ranked, cumulate, deviations, rank, 
 
 
 class Rows:
-    """Random cosines of rows, each a segment somewhere in a larger array, with weights by place of event."""
+    """Random cosines of rows. Each row is a segment of a larger array, and each place of an event has a weight."""
 
     def __init__(self, counts: list[int], seed: int, values: np.ndarray | None = None) -> None:
         rng = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ def test_percentiles_are_numpys_inverted_cdf() -> None:
 
 
 def test_sums_beyond_64_bits_wrap_around_without_harm() -> None:
-    """Rows of 500 events of 2^53 each: a batch of them is far beyond 2^63."""
+    """A row has 500 events of weight 2^53 each, so the sum of a batch is far beyond 2^63."""
     rows = Rows([500] * 40, 10)
     rows.weights[:] = 2**53 - 1
     cumulative = cumulate(rows.ranked, rows.weights, np.zeros(40, np.int64))
@@ -90,7 +90,7 @@ def shares(ranked: Ranked, cumulative: object, thresholds: list[float], exact: o
 
 
 def ranked_value(ranked: Ranked, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The float32 cosines themselves, as if they were exact."""
+    """Return the float32 cosines, in place of the exact ones."""
     out = []
     for row, place in zip(rows, places, strict=True):
         at = np.arange(ranked.start[row], ranked.start[row] + ranked.counts[row])
@@ -125,7 +125,7 @@ def test_thresholds_are_decided_as_in_exact_arithmetic(threshold: float) -> None
     raw_q[..., 0], raw_v[..., 0] = 1, 1
     q, v = ((raw / np.linalg.norm(raw, axis=-1, keepdims=True)).astype(np.float32) for raw in (raw_q, raw_v))
     dots, squares = raw_q @ raw_v.T, (raw_q**2).sum(-1)[:, None] * (raw_v**2).sum(-1)
-    # cos >= t without rounding: compare signed squares of integers
+    # cos >= t without rounding: signed squares of integers are compared
     exact = np.sign(dots) * dots**2 * 4 >= np.sign(threshold) * round(4 * threshold**2) * squares
     cosines = (q @ v.T).astype(np.float32)
     ranked = rank(cosines.ravel(), np.arange(0, 300, 30), np.zeros(10, np.int64), np.full(10, 30))
@@ -133,11 +133,11 @@ def test_thresholds_are_decided_as_in_exact_arithmetic(threshold: float) -> None
     before = ranked.keys.copy()
     result = shares(ranked, cumulative, [threshold], lambda rows, places: exact_cosines(q[rows], v[places]))[0]
     assert result.tolist() == exact.mean(axis=1).astype(np.float32).tolist()
-    assert (ranked.keys == before).all()  # no other column is touched by a threshold
+    assert (ranked.keys == before).all()  # a threshold changes no other column
 
 
 def exact_variance(cosines: np.ndarray, weights: np.ndarray) -> Fraction:
-    """By the definition, in fractions."""
+    """Return the variance by its definition, in fractions."""
     c, w = ([Fraction(float(value)) for value in values] for values in (cosines, weights))
     mean = sum(wi * ci for wi, ci in zip(w, c, strict=True)) / sum(w)
     return sum((wi * (ci - mean) ** 2 for wi, ci in zip(w, c, strict=True)), Fraction(0)) / sum(w)
@@ -146,7 +146,7 @@ def exact_variance(cosines: np.ndarray, weights: np.ndarray) -> Fraction:
 @pytest.mark.parametrize("width", [1.0, 1e-4, 1e-6])
 @pytest.mark.parametrize("oldest", [0, 60, 2000])
 def test_deviations_do_not_cancel(width: float, oldest: int) -> None:
-    """Cosines close to each other, and old events that weigh next to nothing or, at 2^-2000, nothing."""
+    """The cosines are close to each other, and old events weigh almost nothing or, at 2^-2000, nothing."""
     rng = np.random.default_rng(14)
     counts = np.array([1, 2, 700, 17, 64, 1])
     cosines = (0.9 + width * rng.uniform(-0.1, 0.1, counts.sum())).astype(np.float32)
@@ -157,7 +157,7 @@ def test_deviations_do_not_cancel(width: float, oldest: int) -> None:
     assert result[0] == result[-1] == 0
     for r, low in enumerate(offsets(counts)[:-1]):
         at = slice(low, low + counts[r])
-        # The square root of what is exact: relative to the value itself, however small
+        # relative to the value itself, even if it is small
         assert result[r] == pytest.approx(float(exact_variance(cosines[at], weights[at])) ** 0.5, rel=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""The events that a model reads: the newest visible ones, against a loop."""
+"""The events that a model reads are the newest visible ones, as in a loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from extembed_cli.spec.loading import build_spec
 
 
 def test_a_model_reads_the_newest_visible_events() -> None:
-    """Against a loop: of the events that any history shows, the newest so many, in order, and where each is shown."""
+    """It reads the newest events of all histories in order, with the histories that each is in, as a loop does."""
     rng = np.random.default_rng(0)
     spec = build_spec(
         {

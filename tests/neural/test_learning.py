@@ -1,4 +1,4 @@
-"""What each encoder can learn, and how its batches are drawn."""
+"""The effects that each encoder can learn, and the batches of a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from extembed_cli.neural.training.trainer import Trainer
 
 
 def order_world(rng: np.random.Generator, n: int, clusters: int = 6) -> tuple[Dataset, NDArray[np.float32]]:
-    """A candidate is liked where it is of the cluster of the newest event; the others are of clusters seen before."""
+    """Return data: a candidate is liked if it has the cluster of the newest event; others have that of an older one."""
     length = 8
     of_item = np.arange(60) % clusters
     vectors = np.eye(clusters, dtype=np.float32)[of_item] + 0.1 * rng.standard_normal((60, clusters)).astype(np.float32)
@@ -47,7 +47,7 @@ def order_world(rng: np.random.Generator, n: int, clusters: int = 6) -> tuple[Da
 
 
 def learned(encoder: str) -> float:
-    """AUC of an encoder on the world where the last event matters."""
+    """Return the AUC of an encoder on data where the newest event decides."""
     data, vectors = order_world(np.random.default_rng(3), 2500)
     torch.manual_seed(0)
     model = Model(Architecture(encoder=encoder, widths=(6,), histories=1, dim=16, dropout=0.0))
@@ -56,13 +56,13 @@ def learned(encoder: str) -> float:
 
 
 def fitted(model: Model, data: Dataset, vectors: NDArray[np.float32], lr: float) -> Trainer:
-    """After twelve epochs on items that all have a vector."""
+    """Train a model for twelve epochs on items that all have a vector."""
 
     def of(nums: NDArray[np.int64]) -> Items:
         known = torch.ones((len(nums), 1), dtype=torch.bool)
         return Items(torch.from_numpy(vectors[nums]), known, torch.zeros(len(nums), dtype=torch.long))
 
-    torch.set_num_threads(1)  # as a training has it
+    torch.set_num_threads(1)  # as in a training
     how = TrainingSettings(label="label", epochs=12, lr=lr, patience=12)
     trainer = Trainer(model, data, how, of, len(vectors))
     while not trainer.finished:
@@ -80,7 +80,7 @@ def test_means_over_weeks_do_not_see_the_order() -> None:
 
 
 def test_a_half_life_is_learned() -> None:
-    """Of candidates of a cluster that the user saw long ago or of one just seen, half-lives of 12 days decide."""
+    """The labels depend on the share of the candidate's cluster, with a half-life of 12 days."""
     rng = np.random.default_rng(8)
     n, length, clusters, day = 4000, 10, 4, 86_400_000_000
     of_item = np.arange(40) % clusters

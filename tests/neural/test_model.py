@@ -1,4 +1,4 @@
-"""The model by itself: shapes, gradients, and what must have no influence."""
+"""The model: shapes, gradients, and invariance to padding and other rows of a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from extembed_cli.neural.training.whitening import whitening
 ENCODERS = ("mean", "gru", "attention", "transformer")
 B, L, H, V, N = 6, 9, 2, 12, 20
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
-torch.set_num_threads(1)  # as trainings and runs have it
+torch.set_num_threads(1)  # as in trainings and runs
 
 
 def architecture(encoder: str, **more: object) -> Architecture:
@@ -35,7 +35,7 @@ def items(rng: np.random.Generator) -> Items:
 
 
 def rows(rng: np.random.Generator) -> Rows:
-    """Some with many events, one with a single one."""
+    """Return rows with 1 to L events."""
     count = np.array([L, L - 1, 5, 3, 2, 1])
     members = (rng.random((B, L, H)) < 0.6) | (np.arange(H) == 0)
     members &= (np.arange(L) < count[:, None])[:, :, None]
@@ -69,7 +69,7 @@ def test_every_parameter_has_a_gradient(encoder: str) -> None:
     }
     assert not without
     blind = {name for name, gradient in gradients.items() if not gradient.abs().sum() > 0}
-    assert blind <= {"encoder.unit.2.bias"}  # a softmax does not see what is added to all
+    assert blind <= {"encoder.unit.2.bias"}  # a softmax does not change if a constant is added to all
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -90,7 +90,7 @@ def test_padding_has_no_influence(encoder: str, seed: int) -> None:
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("length", [1, 7, 40])
 def test_a_score_does_not_depend_on_the_batch(encoder: str, length: int) -> None:
-    """The same bits, wherever in a batch of the fixed shape a candidate stands, and beside whom."""
+    """A score has the same bits at any place in a batch, and with any other candidates."""
     rng = np.random.default_rng(1)
     torch.manual_seed(1)
     model, of = Model(architecture(encoder)), items(rng)
@@ -119,7 +119,7 @@ def test_a_score_does_not_depend_on_the_batch(encoder: str, length: int) -> None
 
 def test_means_survive_a_long_absence() -> None:
     model = Model(Architecture(encoder="mean", widths=(4,), histories=1, dim=4, half_lives=1))
-    model.encoder.log2_half_life.data.fill_(0.0)  # a second
+    model.encoder.log2_half_life.data.fill_(0.0)  # one second
     batch = Rows(
         torch.zeros(1, dtype=torch.long),
         torch.zeros((1, 2), dtype=torch.long),
@@ -139,7 +139,7 @@ def test_the_softmax_is_over_each_request() -> None:
     first = -torch.log_softmax(logits[:3], 0)[1:].mean()
     second = -torch.log_softmax(logits[3:5], 0)[0]
     total, count = softmax_loss(logits, labels, groups)
-    assert count == 2  # the third has nothing that was wanted
+    assert count == 2  # the third request has no positive
     assert total.item() == pytest.approx((first + second).item(), rel=1e-6)
 
 
@@ -168,7 +168,7 @@ def test_the_recency_mask_hides_the_newest_events_only_in_training() -> None:
 
 
 def after_ids(of: Items) -> torch.Tensor:
-    """The state of a generator of seed 1 once it was asked which ids are hidden."""
+    """Return the state of a generator of seed 1 after it has drawn which ids to hide."""
     noise = torch.Generator().manual_seed(1)
     torch.rand(len(of.buckets), 1, generator=noise)
     return noise.get_state()

@@ -1,4 +1,4 @@
-"""Models that do not fit the inputs, trainings that cannot be, and folders that hold other things are refused."""
+"""Models that do not fit the inputs, impossible trainings, and folders with other files are refused."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_spec_of_vectors_alone_is_checked_too(trained_copy: Path) -> None:
 
 
 def test_the_extra_is_named_where_it_is_missing(trained_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "torch", None)  # imports fail as if it were not installed
     needs = "extembed: error: neural models need torch: pip install 'extembed[neural]'\n"
     assert extembed("run", trained_copy / "spec.toml").failed(2).err == needs
     assert train(trained_copy, model="new").failed(2).err == needs

@@ -1,4 +1,4 @@
-"""A training that is stopped goes on to the same weights, and one that is finished does not begin again."""
+"""A stopped training resumes to the same weights, and a finished one is not repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`[[neural]]` in a run: the scores, what they do not depend on, and the vectors behind them."""
+"""`[[neural]]` in a run: the scores, their invariance, and the vectors of users and items."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_scores_are_the_same_on_any_workers_and_memory(trained: Path, tmp_path: 
 
 
 def test_later_events_change_no_byte(trained_copy: Path) -> None:
-    """Other items and other likes at or after the as-of times, down to the very microsecond, leave scores alone."""
+    """Other items and likes at or after the as-of time, even at the same microsecond, do not change a score."""
     before = scored(trained_copy)
     log = pl.read_parquet(trained_copy / "interactions.parquet")
     middle = log["timestamp"].sort()[len(log) // 2]
@@ -107,7 +107,7 @@ def test_a_table_that_grew_is_accepted(trained_copy: Path) -> None:
 
 
 def test_the_mean_of_unadapted_vectors_gives_cos_to_mean(trained_copy: Path) -> None:
-    """With an adapter that changes nothing, beside the columns that `run` writes."""
+    """With an adapter that changes nothing, it is compared with the column that `run` writes."""
     write_spec(trained_copy, '[[aggregate]]\nhalf_lives = ["7d"]\n')
     table = scored(trained_copy)
     spec = load_spec(trained_copy / "spec.toml")

@@ -1,4 +1,4 @@
-"""`extembed neural train`: what a model is learned from, its folder, and the same bytes on any workers and shards."""
+"""`extembed neural train`: its training rows, its folder, and the same bytes for any workers and shards."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_one_seed_makes_one_model_on_any_workers(trained_copy: Path, encoder: st
 
 
 def test_shards_make_the_same_model(trained_copy: Path) -> None:
-    """Batches are drawn from all candidates, whichever shard they are in."""
+    """Batches are drawn from all candidates of all shards."""
     spec, settings = load_spec(trained_copy / "spec.toml"), TrainingSettings(label="label", epochs=1, max_events=20)
     for name, cut in {"whole": Layout(), "cut": Layout(shards=5, mapped=True)}.items():
         how = RunOptions(workers=1, layout=cut)

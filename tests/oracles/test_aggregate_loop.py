@@ -1,4 +1,4 @@
-"""Every aggregate column against the float64 loop of `reference.py`, through files and the whole program."""
+"""Every aggregate column of a whole run agrees with the float64 loop of `reference.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.reference import ReferenceHistory, features, unit_vectors
 
 def test_all_statistics_of_all_events(world: World) -> None:
     output = check(world, f"[[aggregate]]\n{STATISTICS}", ALL)
-    # The world has what the tests are about: ties, users without events, items without a vector.
+    # The world has the hard cases: ties, users without events, items without a vector.
     assert output["all__count"].min() == 0
     assert output["text__all__cos_mean"].null_count() > (output["all__count"] == 0).sum()
 
@@ -56,7 +56,7 @@ window = "30d"\n[[aggregate]]\n{STATISTICS}"""
 
 
 def test_ties_in_time_and_item_at_the_edge_of_max_events(world: World) -> None:
-    # All events of a user at two moments, many of one item: only the order by item and rating can decide.
+    # A user's events are at two times and on few items, so only the order by item and rating can decide.
     rng = np.random.default_rng(3)
     world.write(
         "interactions",
@@ -94,7 +94,7 @@ def test_two_tables_share_a_history(world: World) -> None:
 
 
 def test_weights(world: World) -> None:
-    spec = f'weight = "rating - 1"\n[[aggregate]]\n{STATISTICS}'  # a rating of 1 weighs 0: as if absent
+    spec = f'weight = "rating - 1"\n[[aggregate]]\n{STATISTICS}'  # a rating of 1 has weight 0 and counts as absent
     check(world, spec, ALL, weight=lambda row: row["rating"] - 1.0)
 
 
@@ -115,7 +115,7 @@ def test_a_group_name_goes_before_the_statistic(world: World) -> None:
 
 @pytest.mark.parametrize("half_life", ["1s", "1h", "5000d"])
 def test_half_lives_far_from_the_length_of_the_history(world: World, half_life: str) -> None:
-    # Sixty days are five million half-lives of a second: weights computed from the as-of time would be 0/0.
+    # Sixty days are five million half-lives of a second. Weights relative to the as-of time would give 0/0.
     spec = f"[[aggregate]]\n{STATISTICS.replace('7d', half_life)}"
     output = check(world, spec, ALL, half_lives=(half_life, "none"))
     seen = output.filter(pl.col("text__all__vector_count") > 0, pl.col("item_id") < 35)
@@ -156,7 +156,7 @@ def test_opposite_vectors_give_a_null_cos_to_mean(world: World) -> None:
 
 
 def test_exact_ties_at_a_threshold_and_a_percentile(world: World) -> None:
-    # Shared tags: cosines of exactly 1, 0.5 and 0, which float32 products miss by a bit.
+    # The cosines are exactly 1, 0.5 and 0, which float32 products miss by a bit.
     tags = np.array([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0]], np.float64)
     world.write("text", {"item_id": np.arange(4), "embedding": vectors(tags)})
     world.write("interactions", {"user_id": [1] * 4, "item_id": np.arange(4), "timestamp": timestamps([START] * 4)})
@@ -189,7 +189,7 @@ def test_one_item_a_hundred_thousand_times(world: World) -> None:
 
 
 def test_orthogonal_vectors_reach_a_threshold_of_zero(world: World) -> None:
-    # Small integers: products are exactly 0, which their float32 unit vectors miss to either side.
+    # Products of small integers are exactly 0. Those of their float32 unit vectors are slightly off.
     rng = np.random.default_rng(4)
     raw = rng.integers(-3, 4, (40, 5)).astype(np.float64)
     raw[:, 0] += 7 * (np.abs(raw).sum(1) == 0)
@@ -206,7 +206,7 @@ def test_orthogonal_vectors_reach_a_threshold_of_zero(world: World) -> None:
 @pytest.mark.parametrize("dim", [5, 384])
 @pytest.mark.parametrize("half_life", ["6h", "7d", "none"])
 def test_the_deviation_of_cosines_that_are_almost_equal(world: World, dim: int, half_life: str) -> None:
-    """All within 1e-4 of each other, and right to 1e-6: Σ w c² / Σ w − m² would lose all digits in float32."""
+    """The cosines differ by less than 1e-4: Σ w c² / Σ w − m² would lose all digits in float32."""
     rng = np.random.default_rng(21)
     near = rng.standard_normal(dim) + 1e-5 * rng.standard_normal((40, dim))
     world.write("text", {"item_id": np.arange(40), "embedding": vectors(near)})
@@ -243,7 +243,7 @@ def test_deviations_are_off_by_default(world: World) -> None:
     plain = (world.folder / "out.parquet").read_bytes()
     run_spec(world.spec("[[aggregate]]\nsd = false\n"))
     assert (world.folder / "out.parquet").read_bytes() == plain
-    assert b'"sd"' not in plain  # nor does the metadata know the key
+    assert b'"sd"' not in plain  # the metadata does not have the key either
     both = run_spec(world.spec("[[aggregate]]\nsd = true\n"))
     assert set(both.columns) - set(without.columns) == {"text__all__cos_sd__hl30d"}
     same_bytes(without, both.select(without.columns))

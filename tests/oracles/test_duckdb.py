@@ -1,4 +1,4 @@
-"""Another technology as oracle: the point-in-time join and the unsorted statistics in DuckDB's SQL."""
+"""The point-in-time join and the statistics without sorting agree with SQL in DuckDB."""
 
 from __future__ import annotations
 

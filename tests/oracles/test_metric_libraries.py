@@ -1,4 +1,4 @@
-"""Metrics of `extembed evaluate` against scikit-learn, ir-measures and SciPy."""
+"""Metrics of `extembed evaluate` agree with scikit-learn, ir-measures and SciPy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 from extembed_cli.evaluate.univariate import drift
 from extembed_cli.kernels import metrics
 
-EXACT = 1e-12  # sums of float64 in another order
+EXACT = 1e-12  # of float64 sums in another order
 
 
 @st.composite
 def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Scores (some tied), labels of both classes, users, and weights of users."""
+    """Draw scores (some tied), labels of both classes, users, and weights of users."""
     n = draw(st.integers(2, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     grid = draw(st.sampled_from([2, 5, 10**6]))
@@ -53,12 +53,12 @@ def test_log_loss_agrees_with_scikit_learn() -> None:
 
 @pytest.fixture(params=range(5))
 def requests(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, grades 0 to 3 and requests of 1 to 40 rows in no order, without ties in scores."""
+    """Provides scores without ties, grades 0 to 3, and requests of 1 to 40 rows, in random order."""
     rng = np.random.default_rng(request.param)
     keys = np.repeat(np.arange(50), rng.integers(1, 41, 50))
     keys = keys[rng.permutation(len(keys))]
     grades = rng.choice([0, 0, 0, 1, 2, 3], len(keys)).astype(np.float64)
-    grades[keys == 7] = 0  # a request without anything relevant
+    grades[keys == 7] = 0  # a request without a relevant row
     return rng.permutation(len(keys)) / len(keys), grades, keys
 
 
@@ -68,7 +68,7 @@ def test_metrics_of_requests_agree_with_ir_measures(requests: tuple[np.ndarray, 
 
     scores, grades, keys = requests
     groups = metrics.Groups.of(keys)
-    # trec_eval takes gains as they are: 2^grade - 1 is given to it as the grade.
+    # trec_eval uses gains unchanged, so it gets 2^grade - 1 as the grade.
     gains = 2**grades - 1
     qrels = [ir_measures.Qrel(str(k), str(i), int(g)) for i, (k, g) in enumerate(zip(keys, gains, strict=True))]
     run = [ir_measures.ScoredDoc(str(k), str(i), float(s)) for i, (k, s) in enumerate(zip(keys, scores, strict=True))]
@@ -103,7 +103,7 @@ def test_metrics_of_requests_agree_with_scikit_learn(requests: tuple[np.ndarray,
 
 @pytest.mark.parametrize("seed", range(20))
 def test_ties_share_their_places(seed: int) -> None:
-    """nDCG as scikit-learn has it; the reciprocal rank as the mean over all orders of equal scores."""
+    """nDCG agrees with scikit-learn, and the reciprocal rank is the mean over all orders of equal scores."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 7))
     scores, grades = rng.integers(0, 3, n) / 2, rng.integers(0, 3, n).astype(np.float64)

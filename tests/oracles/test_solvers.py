@@ -1,4 +1,4 @@
-"""Dual fits against other people's solvers: `implicit`'s exact one, scikit-learn's Ridge and LogisticRegression."""
+"""Dual fits agree with the exact solver of `implicit`, and Ridge and LogisticRegression of scikit-learn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOUR = 3_600_000_000
 
 
 def write(world: World, dim: int, users: int = 40, items: int = 60, longest: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """A log in which nobody repeats an item, whole unit vectors; the log's users and items."""
+    """Write a log without repeated items, and unit vectors. Return the users and items of the log."""
     rng = np.random.default_rng(dim)
     counts = rng.integers(1, longest, users)
     user = np.repeat(np.arange(users), counts)
@@ -53,7 +53,7 @@ def unit(world: World) -> np.ndarray:
 @pytest.mark.parametrize("alpha", [1.5, 3.0, 40.0])
 @pytest.mark.parametrize("dim", [8, 64])
 def test_user_vectors_agree_with_exact_implicit(world: World, dim: int, alpha: float) -> None:
-    """Confidence α on what was seen and 1 on all else: weight α - 1, target α / (α - 1), unobserved weight 1."""
+    """Confidence α for events and 1 for all other items is weight α - 1, target α / (α - 1), unobserved weight 1."""
     user, item = write(world, dim)
     text = f"""interactions = "interactions.parquet"\nweight = "{alpha - 1}"\n[embeddings.text]\npath = "text.parquet"
 [[dual]]\ntarget = "{alpha / (alpha - 1)!r}"\nunobserved_weight = 1\nregularization = 0.7\nuser_vectors = "u.parquet"

@@ -1,4 +1,4 @@
-"""The file of user vectors against normal equations in float64: the formula, and the moment that vectors are of."""
+"""The file of user vectors agrees with normal equations in float64: the formula and the as-of time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a spec, its expressions or its output is told by key, all at once, before anything is written."""
+"""Problems of a spec, its expressions or its output are reported together, by key, before anything is written."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_an_output_directory_with_other_files_is_refused(world: World) -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_an_output_that_is_an_input_is_refused(world: World, name: str) -> None:
-    """A run would replace the user's data with features of it."""
+    """A run would replace the user's data with its features."""
     spec = world.spec()
     spec.write_text(spec.read_text().replace("out.parquet", f"{name}.parquet"))
     refused(world, spec, USAGE, f"{name}.parquet: the output would overwrite", name, "name another")

@@ -147,7 +147,7 @@ def test_the_published_schema_is_that_of_the_spec() -> None:
     published = json.loads((ROOT / "docs" / "reference" / "spec.schema.json").read_text())
     published.pop("$schema")
     assert published == spec_type().model_json_schema()
-    # Every key of the contract is there with a description for the editor.
+    # Every key has a description, which an editor shows.
     assert all("description" in p for p in published["properties"].values())
 
 
