@@ -1,4 +1,4 @@
-"""Helpers that all tests share: small worlds on disk, and the program as a user starts it."""
+"""Helpers of all tests: small input tables on disk, and ways to run the program."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: takes long, or is one more of its kind; run by `make soak`")
+    config.addinivalue_line("markers", "soak: slow, or one more case of its kind; run by `make soak`")
     for profile, examples in {"quick": 6, "soak": 60}.items():
         too_slow = [hypothesis.HealthCheck.too_slow]
         hypothesis.settings.register_profile(
@@ -61,7 +61,7 @@ def soak(*values: Any, **options: Any) -> Any:
 
 
 def extembed(*args: str | Path, cwd: Path | None = None) -> Ran:
-    """Run the program in this process: what a user sees of it, in a hundredth of the time that a start takes."""
+    """Run the program in this process, and return its exit code and streams. This saves the start of a process."""
     from extembed_cli.cli.main import main
 
     out, err, code = io.StringIO(), io.StringIO(), None
@@ -80,7 +80,7 @@ def extembed(*args: str | Path, cwd: Path | None = None) -> Ran:
 
 
 def extembed_process(*args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> Ran:
-    """Run the program in a process of its own, as a shell would: where memory, imports or signals are the point."""
+    """Run the program in a process of its own, as a shell does: for tests of memory, imports or signals."""
     done = subprocess.run(
         [*EXTEMBED, *map(str, args)],
         cwd=cwd,
@@ -95,6 +95,8 @@ def extembed_process(*args: str | Path, cwd: Path | None = None, env: Mapping[st
 
 @dataclass(frozen=True)
 class Ran:
+    """The exit code and the streams of a finished run."""
+
     code: int
     out: str
     err: str
@@ -104,7 +106,7 @@ class Ran:
         return self
 
     def failed(self, code: int, *parts: str) -> Ran:
-        """The run ended with this code and a message with these parts, and without a traceback."""
+        """Check the exit code, the parts of the message, and that there is no traceback."""
         assert self.code == code, f"exit {self.code} instead of {code}\n{self.out}\n{self.err}"
         assert "Traceback" not in self.err
         for part in parts:
@@ -124,7 +126,7 @@ def run_spec(path: Path, workers: int = 2) -> pl.DataFrame:
 
 
 def vectors(rows: np.ndarray, kind: str = "fixed", dtype: str = "float32") -> pa.Array:
-    """(n, d) numbers as an Arrow vector column: `fixed`, `list` or `large` lists."""
+    """Return (n, d) numbers as an Arrow column of vectors: `fixed`, `list` or `large` lists."""
     rows = np.asarray(rows).astype(dtype)
     values = pa.array(rows.ravel())
     offsets = np.arange(0, rows.size + 1, rows.shape[1])
@@ -144,7 +146,7 @@ def timestamps(micros: Sequence[int] | np.ndarray, unit: str = "us", zone: str |
 
 @dataclass
 class World:
-    """Small input tables on disk; write others over them to test one thing."""
+    """Small input tables on disk. A test overwrites the table that it is about."""
 
     folder: Path
 
@@ -158,7 +160,7 @@ class World:
         return pq.read_table(self.folder / f"{name}.parquet")
 
     def spec(self, text: str = "", name: str = "spec.toml") -> Path:
-        """A spec over the three tables; `text` adds to it or, when it has `interactions =`, replaces it."""
+        """Write a spec over the three tables. `text` is added to it, or replaces it if it has `interactions =`."""
         head = 'interactions = "interactions.parquet"\ncandidates = "candidates.parquet"\noutput = "out.parquet"\n'
         tail = '[embeddings.text]\npath = "text.parquet"\n'
         if "interactions =" in text:
@@ -183,18 +185,18 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """The small world, to change at will."""
+    """Provides a fresh copy of the small world, which the test may change."""
     return small_world(tmp_path)
 
 
 def small_world(folder: Path) -> World:
-    """30 users, 40 items (5 without a vector), 600 events with ratings, 300 candidates at different times."""
-    made = World(folder)
+    """Write 30 users, 40 items (5 without a vector), 600 events with ratings, 300 candidates at different times."""
+    world = World(folder)
     rng = np.random.default_rng(7)
     day = 86_400_000_000
     start = 1_700_000_000_000_000
     # Whole hours make ties in time; seconds would not.
-    made.write(
+    world.write(
         "interactions",
         {
             "user_id": rng.integers(0, 30, 600),
@@ -203,7 +205,7 @@ def small_world(folder: Path) -> World:
             "rating": rng.integers(1, 6, 600),
         },
     )
-    made.write(
+    world.write(
         "candidates",
         {
             "user_id": rng.integers(0, 33, 300),
@@ -212,5 +214,5 @@ def small_world(folder: Path) -> World:
             "label": rng.integers(0, 2, 300),
         },
     )
-    made.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
-    return made
+    world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
+    return world

@@ -12,7 +12,7 @@ from helpers.commands import SPEC_OF_A_RUN, names, only_json
 from polars.testing import assert_frame_equal
 
 
-def test_check_tells_what_there_is(world: World) -> None:
+def test_check_reports_rows_and_dimensions(world: World) -> None:
     spec = world.spec()
     before = names(world.folder)
     shown = extembed("check", spec).ok()
@@ -23,13 +23,13 @@ def test_check_tells_what_there_is(world: World) -> None:
     assert names(world.folder) == before
 
 
-def test_columns_are_those_that_run_writes(world: World) -> None:
-    made = world.run(SPEC_OF_A_RUN)
+def test_columns_lists_the_columns_that_run_writes(world: World) -> None:
+    features = world.run(SPEC_OF_A_RUN)
     spec = world.folder / "spec.toml"
     for name in ("interactions", "candidates", "text"):  # no data is needed
         (world.folder / f"{name}.parquet").unlink()
     listed = only_json(extembed("columns", spec, "--json").ok().out)["columns"]
-    written = list(made.schema.items())[4:]
+    written = list(features.schema.items())[4:]
     assert [(c["name"], c["dtype"]) for c in listed] == [(name, str(dtype)) for name, dtype in written]
     assert all(c["meaning"] for c in listed)
     lines = [f"{c['name']}\t{c['dtype']}\t{c['meaning']}" for c in listed]
@@ -37,26 +37,26 @@ def test_columns_are_those_that_run_writes(world: World) -> None:
 
 
 def test_the_sample_runs(tmp_path: Path) -> None:
-    told = extembed("sample", "try", cwd=tmp_path).ok()
-    assert told.out == ""
-    assert "extembed run try/spec.toml" in told.err
+    sample = extembed("sample", "try", cwd=tmp_path).ok()
+    assert sample.out == ""
+    assert "extembed run try/spec.toml" in sample.err
     extembed("check", "try/spec.toml", cwd=tmp_path).ok()
     extembed("run", "try/spec.toml", cwd=tmp_path).ok()
-    made = pl.read_parquet(tmp_path / "try" / "features.parquet")
-    assert len(made) == pq.read_metadata(tmp_path / "try" / "candidates.parquet").num_rows
+    features = pl.read_parquet(tmp_path / "try" / "features.parquet")
+    assert len(features) == pq.read_metadata(tmp_path / "try" / "candidates.parquet").num_rows
     extembed("sample", "try", cwd=tmp_path).failed(2, "try: has other files", "name a new folder")
 
 
-def test_a_directory_of_parts_with_its_manifest_and_report(world: World) -> None:
+def test_a_run_can_write_a_directory_of_parts(world: World) -> None:
     expected = world.run()
     spec = world.folder / "spec.toml"
-    for _ in range(2):  # an output of ours can be written again
-        extembed("run", spec, "-o", world.folder / "made").ok()
-        manifest = json.loads((world.folder / "made" / "_extembed_manifest.json").read_text())
-        assert names(world.folder / "made") == {"_extembed_manifest.json", *(p["file"] for p in manifest["parts"])}
+    for _ in range(2):  # an output of extembed can be overwritten
+        extembed("run", spec, "-o", world.folder / "features").ok()
+        manifest = json.loads((world.folder / "features" / "_extembed_manifest.json").read_text())
+        assert names(world.folder / "features") == {"_extembed_manifest.json", *(p["file"] for p in manifest["parts"])}
     assert manifest["rows"] == sum(part["rows"] for part in manifest["parts"]) == 300
-    parts = [pl.read_parquet(world.folder / "made" / part["file"]) for part in manifest["parts"]]
+    parts = [pl.read_parquet(world.folder / "features" / part["file"]) for part in manifest["parts"]]
     assert_frame_equal(pl.concat(parts), expected, check_exact=True)
-    report = json.loads((world.folder / "made.run.json").read_text())
+    report = json.loads((world.folder / "features.run.json").read_text())
     assert report["rows_out"] == 300
     assert not [name for name in names(world.folder) if name.endswith((".tmp", ".lock"))]

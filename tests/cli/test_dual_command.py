@@ -1,4 +1,4 @@
-"""`extembed dual` from outside: flags that are wrong, and flags that say what a spec says."""
+"""`extembed dual` on the command line: wrong flags are refused, and flags give the same output as a spec."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def test_bad_flags(world: World, flags: tuple[str, ...], parts: list[str]) -> No
     extembed("dual", *INPUTS, *flags, cwd=world.folder).failed(2, *parts)
 
 
-def test_candidates_are_needed_by_aggregates(world: World) -> None:
+def test_aggregate_groups_need_candidates(world: World) -> None:
     text = f'interactions = "interactions.parquet"\n[embeddings.text]\npath = "text.parquet"\n[[aggregate]]\n{GROUP}'
     extembed("run", world.spec(f'{text}user_vectors = "u.parquet"')).failed(2, "`candidates` is missing")
 
 
-def test_flags_and_spec_give_the_same(world: World) -> None:
+def test_flags_and_a_spec_write_the_same_bytes(world: World) -> None:
     flags = [*INPUTS, "-c", "candidates.parquet", "-o", "flags.parquet", "--history", "liked=rating >= 4", "--bias"]
     flags += ["--regularization", "0.5", "--unobserved-weight", "0.1", "--scaling", "0.2", "--half-life", "20d"]
     flags += ["--target", "rating - 3", "--sd", "--refit-every", "2d", "--lag", "1h", "--max-events", "9", "--center"]
     report = extembed("dual", *flags, "--json", cwd=world.folder).ok().json
-    made = run_spec(
+    features = run_spec(
         world.spec(
             """lag = "1h"\n[embeddings.text]\npath = "text.parquet"\ncenter = true
 [histories.liked]\nwhere = "rating >= 4"\nmax_events = 9\n[[dual]]\nregularization = 0.5\nunobserved_weight = 0.1
@@ -43,7 +43,7 @@ scaling = 0.2\nhalf_life = "20d"\ntarget = "rating - 3"\nsd = true\nbias = true\
         )
     )
     assert (world.folder / "flags.parquet").read_bytes() == (world.folder / "out.parquet").read_bytes()
-    assert made["text__liked__dual_sd"].null_count() < 200
+    assert features["text__liked__dual_sd"].null_count() < 200
     assert set(report["dual"]) >= {"systems", "primal_solves", "dual_solves", "largest_relative_residual"}
     assert report["dual"]["largest_relative_residual"] < 1e-12
     assert report["seconds_by_technique"].keys() == {"dual"}

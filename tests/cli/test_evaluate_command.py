@@ -1,4 +1,4 @@
-"""`extembed evaluate` from outside: what it prints, and the errors of its flags and of its file."""
+"""`extembed evaluate` on the command line: its output, and the errors for its flags and its file."""
 
 from __future__ import annotations
 
@@ -85,15 +85,15 @@ BAD: dict[str, tuple[Callable[[pl.DataFrame], dict[str, pl.Series]], tuple[str, 
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_data_is_told(features: Path, tmp_path: Path, case: str) -> None:
-    columns, flags, told = BAD[case]
+def test_bad_data_is_reported(features: Path, tmp_path: Path, case: str) -> None:
+    columns, flags, parts = BAD[case]
     copied = altered(features, tmp_path, **columns(pl.read_parquet(features)))
-    run(copied, tmp_path, *flags).failed(1, *told)
+    run(copied, tmp_path, *flags).failed(1, *parts)
     assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "part"),
     [
         (("--label", "labl"), "--label labl: "),
         (("--label", "text__liked__cos_max"), "is a feature"),
@@ -107,11 +107,11 @@ def test_bad_data_is_told(features: Path, tmp_path: Path, case: str) -> None:
         (("--test-fraction", "1.5"), "--test-fraction"),
     ],
 )
-def test_wrong_flags_are_told(features: Path, tmp_path: Path, flags: tuple[str, ...], told: str) -> None:
-    run(features, tmp_path, *flags).failed(2, told)
+def test_wrong_flags_are_reported(features: Path, tmp_path: Path, flags: tuple[str, ...], part: str) -> None:
+    run(features, tmp_path, *flags).failed(2, part)
 
 
-def test_a_file_without_metadata_or_features_is_told(features: Path, tmp_path: Path) -> None:
+def test_a_file_without_metadata_or_features_is_refused(features: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain.parquet"
     pl.read_parquet(features).write_parquet(plain)
     run(plain, tmp_path).failed(3, "no readable `extembed` metadata", "pass through")
@@ -123,7 +123,7 @@ def test_a_file_without_metadata_or_features_is_told(features: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("short_rankers")
-def test_too_little_memory_is_told_with_a_number_of_rows(features: Path, tmp_path: Path) -> None:
+def test_too_little_memory_is_reported_with_a_number_of_rows(features: Path, tmp_path: Path) -> None:
     done = run(features, tmp_path, "--memory", "321MiB").failed(5, "Raise --memory, or evaluate", "--max-rows")
     (rows,) = re.findall(r"--max-rows (\d+)", done.err)
     settings = FAST.model_copy(update={"max_rows": int(rows)})
@@ -131,7 +131,7 @@ def test_too_little_memory_is_told_with_a_number_of_rows(features: Path, tmp_pat
     assert 0 < report.data.train_rows + report.data.early_stopping_rows + report.data.test_rows <= int(rows)
 
 
-def test_a_folder_that_takes_no_files_is_told_at_once(features: Path) -> None:
+def test_an_unwritable_report_folder_is_reported_at_once(features: Path) -> None:
     extembed("evaluate", features, "--label", "label", "-o", "/proc/report").failed(2, "/proc/report: no")
 
 
@@ -139,7 +139,7 @@ def test_a_folder_that_takes_no_files_is_told_at_once(features: Path) -> None:
 def test_the_extra_is_named_where_it_is_missing(
     features: Path, tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, module, None)  # imports fail as if it were not installed
     with pytest.raises(SpecError, match=rf"needs {module}: pip install 'extembed\[evaluate\]'"):
         report_job(str(features), Roles("label"), FAST, tmp_path / "report", Resources(1), Watch())
     assert not (tmp_path / "report").exists()

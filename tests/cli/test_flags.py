@@ -1,4 +1,4 @@
-"""Flags, specs and overrides say the same thing with the same bytes."""
+"""Flags, specs and overrides with the same meaning write the same bytes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FLAGS_OF_A_RUN = [
         (["--no-center", "--set", "lag=1d"], 'lag = "1d"\n'),
     ],
 )
-def test_flags_and_a_spec_make_the_same_bytes(world: World, flags: list[str], text: str) -> None:
+def test_flags_and_a_spec_write_the_same_bytes(world: World, flags: list[str], text: str) -> None:
     expected = world.run(text)
-    made = world.folder / "flags.parquet"
-    extembed("aggregate", *INPUTS, "-o", made.name, *flags, cwd=world.folder).ok()
-    assert_frame_equal(pl.read_parquet(made), expected, check_exact=True)
-    assert made.read_bytes() == (world.folder / "out.parquet").read_bytes()
+    output = world.folder / "flags.parquet"
+    extembed("aggregate", *INPUTS, "-o", output.name, *flags, cwd=world.folder).ok()
+    assert_frame_equal(pl.read_parquet(output), expected, check_exact=True)
+    assert output.read_bytes() == (world.folder / "out.parquet").read_bytes()
 
 
 def test_set_overrides_a_spec(world: World) -> None:
@@ -54,7 +54,7 @@ def test_set_overrides_a_spec(world: World) -> None:
     assert_frame_equal(pl.read_parquet(world.folder / "other.parquet"), expected, check_exact=True)
 
 
-def test_paths_in_flags_start_here_and_those_of_a_spec_at_its_folder(world: World, tmp_path: Path) -> None:
+def test_flag_paths_start_at_the_working_directory_and_spec_paths_at_the_spec(world: World, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
     spec = world.spec()

@@ -1,4 +1,4 @@
-"""Help, usage and versions: every flag is explained, and what is wrong is told."""
+"""Help, usage and versions: help explains every flag, and usage errors say how to fix them."""
 
 from __future__ import annotations
 
@@ -89,23 +89,23 @@ def test_the_version_is_that_of_the_package() -> None:
         (["aggregate", *INPUTS, "-o", "o.parquet", "--half-life", "3y"], ["`3y` is not a duration", "`30d`"]),
     ],
 )
-def test_usage_that_is_wrong_says_what_is_right(world: World, arguments: list[str], parts: list[str]) -> None:
+def test_usage_errors_say_how_to_fix_them(world: World, arguments: list[str], parts: list[str]) -> None:
     world.spec()
     before = names(world.folder)
-    told = extembed(*arguments, cwd=world.folder).failed(2, *parts)
-    assert told.out == ""
+    done = extembed(*arguments, cwd=world.folder).failed(2, *parts)
+    assert done.out == ""
     assert names(world.folder) == before
 
 
 @pytest.mark.parametrize(
     "flags", [["-e", "text=text.parquet"], ["--history", "a=rating > 3", "--history", "a=rating < 2"]]
 )
-def test_a_name_that_is_given_twice(world: World, flags: list[str]) -> None:
-    """One of the two would be lost."""
+def test_a_name_given_twice_is_refused(world: World, flags: list[str]) -> None:
+    """Otherwise one of the two would be lost without a message."""
     extembed("aggregate", *INPUTS, "-o", "o.parquet", *flags, cwd=world.folder).failed(2, "twice")
 
 
-def test_more_memory_than_there_is(world: World) -> None:
+def test_a_job_that_does_not_fit_into_memory_is_refused(world: World) -> None:
     extembed("run", world.spec(), "--memory", "1MB").failed(
         5, "needs at least", "libraries", "may use only 1 MiB", "Raise --memory"
     )
@@ -119,7 +119,7 @@ def test_more_memory_than_there_is(world: World) -> None:
         *(soak([command, "--help"]) for command in FLAGS if command not in {"run", "neural train"}),
     ],
 )
-def test_help_starts_without_the_libraries_for_data(arguments: list[str]) -> None:
+def test_help_imports_no_data_libraries(arguments: list[str]) -> None:
     shown = extembed_process(*arguments, env={"PYTHONPROFILEIMPORTTIME": "1"})
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in shown.err.splitlines() if "|" in line}
     assert "extembed_cli" in imported

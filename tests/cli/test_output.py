@@ -1,4 +1,4 @@
-"""What the program prints and where: plans, reports, stages, a terminal."""
+"""The output of the program on stdout, stderr and a terminal: plans, reports, stages, the progress bar."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_json_is_one_document_and_the_report_beside_the_output(world: World) -> 
     assert report["warnings"] == []
 
 
-def test_a_run_speaks_on_stderr_alone(world: World) -> None:
+def test_a_run_logs_to_stderr_only(world: World) -> None:
     spec = world.spec()
     quiet, usual, verbose = (extembed("run", spec, *flags).ok() for flags in (["-q"], [], ["-v"]))
     assert quiet.err == quiet.out == usual.out == verbose.out == ""
@@ -53,20 +53,20 @@ def test_a_run_speaks_on_stderr_alone(world: World) -> None:
     assert all(part in usual.err for part in ("out.parquet", "300 rows", "features in"))
     stages = re.findall(r"^(\w+) \.\.\.$", verbose.err, re.MULTILINE)
     assert stages == ["check", "read", "shard", "vectors", "compute", "encode", "write"]
-    # No terminal: neither a bar nor colours, even for those who ask for them elsewhere.
+    # Without a terminal there is neither a bar nor colour, even if the environment forces colour.
     assert (
         "\x1b" not in extembed_process("run", spec, "-v", env={"FORCE_COLOR": "1", "TERM": "xterm-256color"}).ok().err
     )
 
 
-def test_a_traceback_is_for_those_who_ask_twice(world: World) -> None:
+def test_a_traceback_is_shown_only_with_vv(world: World) -> None:
     for flags, shown in (([], 0), (["-v"], 0), (["-v", "-v"], 1), (["-vv"], 1)):
-        told = extembed("run", world.folder / "none.toml", *flags)
-        assert (told.code, told.err.count("Traceback")) == (2, shown)
+        done = extembed("run", world.folder / "none.toml", *flags)
+        assert (done.code, done.err.count("Traceback")) == (2, shown)
 
 
 def on_a_terminal(*arguments: str | Path, env: Mapping[str, str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a run whose stderr is a terminal."""
+    """Return exit code, stdout and stderr of a run whose stderr is a terminal."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*EXTEMBED, *map(str, arguments)],
@@ -77,7 +77,7 @@ def on_a_terminal(*arguments: str | Path, env: Mapping[str, str]) -> tuple[int, 
     ) as run:
         os.close(theirs)
         shown = b""
-        with suppress(OSError):  # Linux' way to say that the other end is closed
+        with suppress(OSError):  # Linux raises it when the other end is closed
             while chunk := os.read(ours, 65_536):
                 shown += chunk
         os.close(ours)
@@ -105,5 +105,5 @@ def test_the_terminal_is_left_as_it_was_after_an_error(world: World) -> None:
     (world.folder / "candidates.parquet").write_bytes(b"")
     code, out, err = on_a_terminal("run", world.spec(), env={"TERM": "xterm"})
     assert (code, out) == (3, "")
-    assert err.count("\x1b[?25l") == err.count("\x1b[?25h")  # the cursor is hidden while there is a bar
+    assert err.count("\x1b[?25l") == err.count("\x1b[?25h")  # the bar hides the cursor
     assert "candidates.parquet: cannot be read" in err and "Traceback" not in err

@@ -1,4 +1,4 @@
-"""`extembed dual --user-vectors` from outside: flags, streams, plans."""
+"""`extembed dual --user-vectors` on the command line: flags, streams, plans."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from helpers.aggregate_loop import micros
 from helpers.dual_loop import LIKED
 from helpers.reference import ReferenceHistory
 from helpers.reference_dual import ReferenceFit
-from helpers.user_vectors import FLAGS, alone, check, made
+from helpers.user_vectors import FLAGS, check, compute_user_vectors, vectors_only_spec
 
 
-def test_flags_and_a_spec_make_the_same_bytes(world: World) -> None:
-    made(world, 'half_life = "9d"\ntarget = "rating - 3"\nbias = true\nrefit_every = "1d"', top='lag = "1h"')
+def test_flags_and_a_spec_write_the_same_bytes(world: World) -> None:
+    compute_user_vectors(
+        world, 'half_life = "9d"\ntarget = "rating - 3"\nbias = true\nrefit_every = "1d"', top='lag = "1h"'
+    )
     expected = (world.folder / "users.parquet").read_bytes()
     flags = ["--half-life", "9d", "--target", "rating - 3", "--bias", "--refit-every", "1d", "--lag", "1h"]
     ran = extembed(*FLAGS, *flags, "--json", cwd=world.folder).ok()
@@ -23,7 +25,7 @@ def test_flags_and_a_spec_make_the_same_bytes(world: World) -> None:
     assert len(ran.err.splitlines()) == 2
 
 
-def test_flags_of_the_moment_and_of_the_history(world: World) -> None:
+def test_as_of_and_history_flags(world: World) -> None:
     flags = ["--as-of", "2023-12-20 06:00", "--lag", "2h", "--window", "30d", "--max-events", "4", "--center"]
     extembed(*FLAGS, *flags, "--history", "liked=rating >= 4", cwd=world.folder).ok()
     history = ReferenceHistory(LIKED.where, "30d", 4)
@@ -32,7 +34,7 @@ def test_flags_of_the_moment_and_of_the_history(world: World) -> None:
     check(world, users, ReferenceFit(), as_of=as_of, history=history, lag="2h", table={"center": True})
 
 
-def test_streams(world: World) -> None:
+def test_quiet_is_silent_and_verbose_logs_to_stderr(world: World) -> None:
     quiet = extembed(*FLAGS, "-q", cwd=world.folder).ok()
     assert quiet.out == quiet.err == ""
     verbose = extembed(*FLAGS, "-v", cwd=world.folder).ok()
@@ -60,7 +62,7 @@ def test_the_plan_of_a_run_without_candidates_lists_no_columns(world: World) -> 
 
 
 def test_check_and_columns_of_a_spec_without_candidates(world: World) -> None:
-    spec = alone(world)
+    spec = vectors_only_spec(world)
     shown = extembed("check", spec).ok()
     assert "600 rows" in shown.out and "no problems found" in shown.out
     assert not (world.folder / "users.parquet").exists()

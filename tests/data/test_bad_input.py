@@ -1,4 +1,4 @@
-"""What is wrong with an input is told in a user's words, all at once, and the folder stays as it was."""
+"""Bad inputs are refused with clear messages, all problems together, and the folder stays unchanged."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def top(interactions: str) -> str:
         ('"s3://bucket/events.parquet"', ("interactions: ", "s3://bucket/events.parquet")),
     ],
 )
-def test_paths_without_a_file(world: World, paths: str, parts: tuple[str, ...]) -> None:
+def test_paths_without_files_are_refused(world: World, paths: str, parts: tuple[str, ...]) -> None:
     (world.folder / "empty").mkdir()
     (world.folder / "empty" / "notes.csv").write_text("a,b\n")
     refused(world, world.spec(top(paths)), UNREADABLE, *parts)
 
 
-def test_missing_files_of_all_inputs_are_told_together(world: World) -> None:
+def test_missing_files_of_all_inputs_are_reported_together(world: World) -> None:
     for name in INPUTS:
         (world.folder / f"{name}.parquet").unlink()
     refused(world, world.spec(), UNREADABLE, *(f"{name}.parquet: no such file" for name in INPUTS), shell=True)
 
 
-def test_missing_files_of_one_list_are_told_together(world: World) -> None:
+def test_missing_files_of_one_list_are_reported_together(world: World) -> None:
     spec = world.spec(top('["one.parquet", "interactions.parquet", "two.parquet", "day-*.parquet"]'))
     refused(world, spec, UNREADABLE, "one.parquet: no such", "two.parquet: no such", "day-*.parquet: the pattern")
 
 
 def damaged(path: Path, damage: str) -> bytes:
-    """The bytes of a file after an accident."""
+    """Return the bytes of a file with the given damage."""
     content = path.read_bytes()
     rng = np.random.default_rng(list(damage.encode()))
     if damage.startswith("cut"):
@@ -63,30 +63,30 @@ def damaged(path: Path, damage: str) -> bytes:
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("damage", [*(f"cut {n}" for n in range(10)), "flipped", "empty", "text", "magic"])
-def test_a_torn_file_is_named(world: World, name: str, damage: str) -> None:
+def test_a_corrupt_file_is_named(world: World, name: str, damage: str) -> None:
     path = world.write(name, world.table(name), write_page_checksum=True, compression="none")
     path.write_bytes(damaged(path, damage))
     refused(world, world.spec(), UNREADABLE, f"{name}.parquet: ", "cannot be read as Parquet", "Write it again")
 
 
-def test_damage_in_a_column_that_only_passes_through(world: World) -> None:
-    """It is met when the output is half written."""
+def test_damage_in_a_column_that_only_passes_through_is_reported(world: World) -> None:
+    """The run reads this column only when the output is half written."""
     path = world.write("candidates", world.table("candidates").select([0, 3, 1, 2]), write_page_checksum=True)
     path.write_bytes(damaged(path, "flipped"))
     refused(world, world.spec(), UNREADABLE, "candidates.parquet: cannot be read", shell=True)
 
 
 @pytest.mark.parametrize("damage", ["cut 1", "empty", "text", "flipped"])
-def test_torn_files_of_several_inputs_are_told_together(world: World, damage: str) -> None:
+def test_corrupt_files_of_several_inputs_are_reported_together(world: World, damage: str) -> None:
     for name in INPUTS:
         path = world.write(name, world.table(name), write_page_checksum=True, compression="none")
         path.write_bytes(damaged(path, damage))
-    # Vectors are read only once ids and times are in order.
-    told = INPUTS if damage != "flipped" else INPUTS[:2]
-    refused(world, world.spec(), UNREADABLE, *(f"{name}.parquet: cannot be read" for name in told))
+    # Vectors are read only after ids and times have passed.
+    named = INPUTS if damage != "flipped" else INPUTS[:2]
+    refused(world, world.spec(), UNREADABLE, *(f"{name}.parquet: cannot be read" for name in named))
 
 
-def test_torn_files_of_one_input_are_told_together(world: World) -> None:
+def test_corrupt_files_of_one_input_are_reported_together(world: World) -> None:
     for n in range(3):
         world.write(f"log/{n}", world.table("interactions"))
     for n in (0, 2):
@@ -107,25 +107,25 @@ def test_torn_files_of_one_input_are_told_together(world: World) -> None:
         ("text", "embedding", "embeddings", "set embeddings.text.columns.embedding "),
     ],
 )
-def test_a_missing_column_with_a_near_name(world: World, name: str, column: str, written: str, fix: str) -> None:
+def test_a_missing_column_suggests_a_similar_name(world: World, name: str, column: str, written: str, fix: str) -> None:
     table = world.table(name)
     world.write(name, table.rename_columns([written if c == column else c for c in table.column_names]))
-    told = f"{name}.parquet: no column `{column}`; did you mean `{written}`?"
-    refused(world, world.spec(), DATA, told, fix)
+    message = f"{name}.parquet: no column `{column}`; did you mean `{written}`?"
+    refused(world, world.spec(), DATA, message, fix)
 
 
-def test_missing_columns_of_all_inputs_are_told_together(world: World) -> None:
+def test_missing_columns_of_all_inputs_are_reported_together(world: World) -> None:
     for name in INPUTS:
         world.write(name, {"a": [1], "b": [2]})
-    told = [f"{name}.parquet: no column `{c}`; known: a, b" for name in INPUTS[:2] for c in ("user_id", "item_id")]
-    refused(world, world.spec(), DATA, *told, "text.parquet: no column `embedding`; known: a, b", shell=True)
+    messages = [f"{name}.parquet: no column `{c}`; known: a, b" for name in INPUTS[:2] for c in ("user_id", "item_id")]
+    refused(world, world.spec(), DATA, *messages, "text.parquet: no column `embedding`; known: a, b", shell=True)
 
 
 @pytest.mark.parametrize(
     ("name", "column"),
     [("interactions", "user_id"), ("candidates", "item_id"), ("text", "item_id")],
 )
-def test_ids_of_a_wrong_type(world: World, name: str, column: str) -> None:
+def test_ids_of_a_wrong_type_are_refused(world: World, name: str, column: str) -> None:
     replace(world, name, column, world.table(name)[column].cast(pa.float64()).combine_chunks())
     refused(world, world.spec(), DATA, f"{name}.parquet: column `{column}` is double", "must be integers, text", "Cast")
 
@@ -134,13 +134,13 @@ def test_ids_of_a_wrong_type(world: World, name: str, column: str) -> None:
     ("name", "column"),
     [("interactions", "user_id"), ("candidates", "user_id"), ("candidates", "item_id"), ("text", "item_id")],
 )
-def test_ids_that_are_text_here_and_integers_there(world: World, name: str, column: str) -> None:
+def test_text_ids_in_one_input_and_integers_in_another_are_refused(world: World, name: str, column: str) -> None:
     replace(world, name, column, world.table(name)[column].cast(pa.string()).combine_chunks())
     parts = ("text in", "integer in", f"{name}.parquet", f"column `{column}`", "would never match", "Cast one side")
     refused(world, world.spec(), DATA, *parts)
 
 
-def test_user_and_item_ids_are_told_together(world: World) -> None:
+def test_user_and_item_ids_are_reported_together(world: World) -> None:
     for column in ("user_id", "item_id"):
         replace(world, "candidates", column, world.table("candidates")[column].cast(pa.string()).combine_chunks())
     refused(world, world.spec(), DATA, "user ids are integer", "item ids are integer", shell=True)
@@ -151,44 +151,44 @@ def test_user_and_item_ids_are_told_together(world: World) -> None:
     ("kind", "fix"),
     [(pa.string(), "must be timestamps, dates or integers"), (pa.int64(), "time_unit ="), (pa.float64(), "must be")],
 )
-def test_times_of_a_wrong_type(world: World, name: str, kind: pa.DataType, fix: str) -> None:
+def test_times_of_a_wrong_type_are_refused(world: World, name: str, kind: pa.DataType, fix: str) -> None:
     times = world.table(name)["timestamp"].cast(pa.int64()).combine_chunks().cast(kind)
     replace(world, name, "timestamp", times)
     refused(world, world.spec(), DATA, f"{name}.parquet: column `timestamp` is {kind}", fix)
 
 
 @pytest.mark.parametrize("unit", ["s", "ms"])
-def test_a_time_unit_that_leads_beyond_the_year_9999(world: World, unit: str) -> None:
+def test_a_time_unit_that_leads_beyond_the_year_9999_is_refused(world: World, unit: str) -> None:
     for name in INPUTS[:2]:
         replace(world, name, "timestamp", world.table(name)["timestamp"].cast(pa.int64()).combine_chunks())
     parts = ("outside the years 1 to 9999", f"counted in {unit}", "time_unit")
-    told = [f"{name}.parquet: column `timestamp`" for name in INPUTS[:2]]
-    refused(world, world.spec(f'time_unit = "{unit}"\n'), DATA, *told, *parts)
+    columns = [f"{name}.parquet: column `timestamp`" for name in INPUTS[:2]]
+    refused(world, world.spec(f'time_unit = "{unit}"\n'), DATA, *columns, *parts)
 
 
-def test_a_column_that_occurs_twice(world: World) -> None:
+def test_a_column_that_occurs_twice_is_refused(world: World) -> None:
     for name, column in (("candidates", "label"), ("interactions", "user_id")):
         table = world.table(name)
         world.write(name, table.append_column(column, table[column]))
-    told = [
+    messages = [
         f"{n}.parquet: column `{c}` occurs twice" for n, c in (("candidates", "label"), ("interactions", "user_id"))
     ]
-    refused(world, world.spec(), DATA, *told, "rename")
+    refused(world, world.spec(), DATA, *messages, "rename")
 
 
-def test_candidates_that_have_a_feature_column(world: World) -> None:
+def test_candidates_with_a_feature_column_are_refused(world: World) -> None:
     table = world.table("candidates")
     world.write("candidates", table.append_column("all__count", table["label"]))
     refused(world, world.spec(), DATA, "candidates.parquet", "`all__count`", "Drop it", "`name`")
 
 
-@pytest.mark.parametrize("made", [["a", "b"], [1.5, 2.5], [["a"], ["b"]], [[[1.0]], [[2.0]]]])
-def test_vectors_of_a_wrong_type(world: World, made: list[object]) -> None:
-    world.write("text", {"item_id": [1, 2], "embedding": made})
+@pytest.mark.parametrize("embedding", [["a", "b"], [1.5, 2.5], [["a"], ["b"]], [[[1.0]], [[2.0]]]])
+def test_vectors_of_a_wrong_type_are_refused(world: World, embedding: list[object]) -> None:
+    world.write("text", {"item_id": [1, 2], "embedding": embedding})
     refused(world, world.spec(), DATA, "text.parquet: column `embedding` is ", "vectors must be lists")
 
 
-def test_vectors_of_two_lengths_in_a_file(world: World) -> None:
+def test_vectors_of_two_lengths_in_a_file_are_refused(world: World) -> None:
     rows: list[list[float]] = [[float(n), 1.0] for n in range(35)]
     rows[17] = [1.0, 2.0, 3.0]
     replace(world, "text", "embedding", rows)
@@ -197,37 +197,37 @@ def test_vectors_of_two_lengths_in_a_file(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fixed", "list"])
-def test_vectors_of_two_lengths_across_files(world: World, kind: str) -> None:
+def test_vectors_of_two_lengths_across_files_are_refused(world: World, kind: str) -> None:
     for n, length in enumerate((8, 5)):
         world.write(f"parts/{n}", {"item_id": [n], "embedding": vectors(np.ones((1, length)), kind)})
     spec = world.spec('[embeddings.text]\npath = "parts"\n')
     refused(world, spec, DATA, "parts/1.parquet", "different lengths: 8", "5", "one length")
 
 
-def test_an_item_that_occurs_twice(world: World) -> None:
+def test_an_item_that_occurs_twice_is_refused(world: World) -> None:
     replace(world, "text", "item_id", [*range(32), 5, 5, 7])
     parts = ("text.parquet", "5 of 35 rows", "item_id 5 3 times, 7 2 times", 'duplicates = "last"', "[embeddings.text]")
     refused(world, world.spec(), DATA, *parts, shell=True)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0])
-def test_vectors_without_a_direction(world: World, bad: float) -> None:
-    made = np.ones((35, 8))
-    made[3, 4], made[30] = bad, bad
-    made[3] *= bad != 0
-    replace(world, "text", "embedding", vectors(made))
+def test_vectors_without_a_direction_are_refused(world: World, bad: float) -> None:
+    rows = np.ones((35, 8))
+    rows[3, 4], rows[30] = bad, bad
+    rows[3] *= bad != 0
+    replace(world, "text", "embedding", vectors(rows))
     parts = ("text.parquet", "2 of 35 vectors are zero or not finite", "item_id 3, 30", 'bad_vectors = "missing"')
     refused(world, world.spec(), DATA, *parts, "[embeddings.text]")
 
 
-def test_problems_of_two_embedding_tables_are_told_together(world: World) -> None:
+def test_problems_of_two_embedding_tables_are_reported_together(world: World) -> None:
     world.write("zero", {"item_id": np.arange(35), "embedding": vectors(np.zeros((35, 4)))})
     tables = "".join(f'[embeddings.{name}]\npath = "zero.parquet"\n' for name in ("text", "image"))
     refused(world, world.spec(tables), DATA, "under [embeddings.text]", "under [embeddings.image]")
 
 
 @pytest.mark.parametrize("bad", [-0.5, np.nan, np.inf, 2e30, 1e-201])
-def test_weights_that_are_no_usable_numbers(world: World, bad: float) -> None:
+def test_unusable_weights_are_refused(world: World, bad: float) -> None:
     weights = np.ones(600)
     weights[[7, 99]] = bad
     replace(world, "interactions", "rating", weights)
@@ -250,16 +250,16 @@ def zero(world: World) -> None:
     replace(world, "text", "embedding", vectors(np.zeros((35, 8))))
 
 
-def gone(world: World) -> None:
+def missing(world: World) -> None:
     (world.folder / "spec.toml").unlink()
 
 
-@pytest.mark.parametrize(("damage", "code"), [(torn, UNREADABLE), (zero, DATA), (gone, USAGE)])
-def test_check_tells_what_run_would(world: World, damage: Callable[[World], None], code: int) -> None:
+@pytest.mark.parametrize(("damage", "code"), [(torn, UNREADABLE), (zero, DATA), (missing, USAGE)])
+def test_check_reports_the_same_error_as_run(world: World, damage: Callable[[World], None], code: int) -> None:
     spec = world.spec()
     damage(world)
     before = contents(world.folder)
-    told = extembed("check", spec).failed(code)
-    assert told.out == ""
+    done = extembed("check", spec).failed(code)
+    assert done.out == ""
     assert contents(world.folder) == before
-    assert extembed("run", spec).failed(code).err == told.err
+    assert extembed("run", spec).failed(code).err == done.err

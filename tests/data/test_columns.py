@@ -1,4 +1,4 @@
-"""Columns by your names, columns to keep as they are, columns that `where` reads, and null keys."""
+"""Renamed key columns, columns that pass through, columns that `where` reads, and null keys."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ GROUP = '\n[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthres
 
 
 def run(world: World, text: str = "") -> pl.DataFrame:
-    """The features alone: not every type that candidates may have can be read into polars."""
+    """Run a spec and return only the features: polars cannot read every type that candidates may have."""
     run_job(load_spec(world.spec(text + GROUP)), RunOptions(workers=1), Watch())
-    made = pq.ParquetFile(world.folder / "out.parquet")
-    features = pl.from_arrow(made.read([name for name in made.schema_arrow.names if "__" in name]))
+    output = pq.ParquetFile(world.folder / "out.parquet")
+    features = pl.from_arrow(output.read([name for name in output.schema_arrow.names if "__" in name]))
     assert isinstance(features, pl.DataFrame)
     return features
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    """Features of the plain files."""
-    made = run(small_world(tmp_path_factory.mktemp("plain")))
-    assert made["text__all__vector_count"].max() > 5
-    return made
+    """Provides the features of the plain files."""
+    features = run(small_world(tmp_path_factory.mktemp("plain")))
+    assert features["text__all__vector_count"].max() > 5
+    return features
 
 
 # --- column names ------------------------------------------------------------------------------------
@@ -67,7 +67,9 @@ def roles(*names: str) -> str:
     ],
     ids=["all", "interactions", "candidates", "table", "override_in_table", "override_in_interactions"],
 )  # fmt: skip
-def test_columns_have_your_names(world: World, expected: pl.DataFrame, renamed: tuple[str, ...], columns: str) -> None:
+def test_key_columns_can_have_other_names(
+    world: World, expected: pl.DataFrame, renamed: tuple[str, ...], columns: str
+) -> None:
     for name in renamed:
         own = world.table(name)
         world.write(name, own.rename_columns([OWN.get(column, column) for column in own.column_names]))
@@ -76,7 +78,7 @@ def test_columns_have_your_names(world: World, expected: pl.DataFrame, renamed: 
 
 
 def test_one_column_can_have_two_roles(world: World) -> None:
-    """Users who are items as well, such as people to follow."""
+    """Users may also be items, such as people to follow."""
     table = world.table("candidates")
     world.write("candidates", table.set_column(1, "item_id", table["user_id"]))
     plain = run(world)
@@ -86,7 +88,7 @@ def test_one_column_can_have_two_roles(world: World) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_with_as_of_candidates_need_no_time_column(world: World, keep: bool) -> None:
-    """And where they have one it passes through untouched."""
+    """If they have one, it passes through unchanged."""
     table = world.table("candidates")
     world.write("candidates", table.set_column(2, "timestamp", timestamps(np.full(300, 1_703_980_800_000_000))))
     plain = run(world)
@@ -95,11 +97,11 @@ def test_with_as_of_candidates_need_no_time_column(world: World, keep: bool) -> 
     kept(world.folder / "out.parquet", world.folder / "candidates.parquet")
 
 
-# --- columns to keep ---------------------------------------------------------------------------------
+# --- columns that pass through ---------------------------------------------------------------------------------
 
 
 def every_type(rows: int) -> dict[str, pa.Array]:
-    """A column of each type, with nulls."""
+    """Return a column of each type, with nulls."""
 
     def column(kind: pa.DataType, *values: Any) -> pa.Array:
         return pa.array([values[n % len(values)] for n in range(rows)], kind)
@@ -137,23 +139,23 @@ def every_type(rows: int) -> dict[str, pa.Array]:
     }
 
 
-def kept(made: Path, candidates: Path, data: bool = True) -> pa.Table:
-    """The output keeps these candidates as they were read, and adds columns of two types; the candidates."""
-    before, after = pq.read_table(candidates), pq.read_table(made)
+def kept(output: Path, candidates: Path, data: bool = True) -> pa.Table:
+    """Check that the output has the candidates unchanged and adds float and uint32 columns. Return the output."""
+    before, after = pq.read_table(candidates), pq.read_table(output)
     width = before.num_columns
     assert after.schema.names[:width] == before.schema.names
     for old, new in zip(before.schema, after.schema, strict=False):
         assert new.equals(old, check_metadata=True), f"{old} became {new}"
     assert {str(field.type) for field in list(after.schema)[width:]} == {"float", "uint32"}
     for name in before.column_names if data else []:
-        # As text, because NaN differs from itself; as counts, because Python's times have no nanoseconds.
+        # Compared as text, because NaN differs from itself, and as counts, because Python times have no nanoseconds.
         old, new = (t[name].cast(pa.int64()) if name == "nanos" else t[name] for t in (before, after))
         assert repr(new.to_pylist()) == repr(old.to_pylist()), name
     return after
 
 
 @pytest.mark.parametrize("files", [1, 2])
-def test_every_type_passes_through(world: World, expected: pl.DataFrame, files: int) -> None:
+def test_columns_of_every_type_pass_through(world: World, expected: pl.DataFrame, files: int) -> None:
     table = world.table("candidates")
     for name, values in every_type(300).items():
         table = table.append_column(name, values)
@@ -164,9 +166,9 @@ def test_every_type_passes_through(world: World, expected: pl.DataFrame, files: 
         world.write("b", table.slice(110), row_group_size=50)
         paths = ["a.parquet", "b.parquet"]
     top = f'interactions = "interactions.parquet"\ncandidates = {paths}\noutput = "out.parquet"\n'
-    made = run(world, top + '[embeddings.text]\npath = "text.parquet"\n')
+    features = run(world, top + '[embeddings.text]\npath = "text.parquet"\n')
     kept(world.folder / "out.parquet", world.folder / "candidates.parquet")
-    assert_frame_equal(made, expected, check_exact=True)
+    assert_frame_equal(features, expected, check_exact=True)
 
 
 @pytest.mark.parametrize("output", ["out.parquet", "out"])
@@ -185,7 +187,7 @@ def test_metadata_of_the_schema_and_its_fields_is_kept(world: World, output: str
 
 
 def test_many_rows_of_many_row_groups_stay_in_order(world: World) -> None:
-    """More rows than are read and written at a time."""
+    """The file has more rows than a run reads or writes at a time."""
     rows = 150_000
     table = world.table("candidates")
     for name in ("dictionary", "list", "struct", "uuid", "nothing"):
@@ -227,11 +229,11 @@ WHERES = {
 def test_where_reads_columns_of_any_type(world: World, kind: str) -> None:
     values = every_type(600)[kind]
     table = world.table("interactions").append_column("x", values)
-    told = pa.array([False] * 600) if kind == "nothing" else values.is_valid()
-    if kind in {"bool", "string", "dictionary"}:  # the others have one value beside null
-        told = pa.array([v == values[0].as_py() for v in values.to_pylist()])
-    world.write("interactions", table.append_column("told", told))
-    plain = run(world, '[histories.some]\nwhere = "told"\n')
+    selected = pa.array([False] * 600) if kind == "nothing" else values.is_valid()
+    if kind in {"bool", "string", "dictionary"}:  # the other types have one value and null
+        selected = pa.array([v == values[0].as_py() for v in values.to_pylist()])
+    world.write("interactions", table.append_column("selected", selected))
+    plain = run(world, '[histories.some]\nwhere = "selected"\n')
     assert_frame_equal(run(world, f'[histories.some]\nwhere = "{WHERES[kind]}"\n'), plain, check_exact=True)
 
 
@@ -247,11 +249,11 @@ NULL_TYPES: dict[str, Callable[[Sequence[int | None]], pa.Array]] = {
 
 def with_nulls(table: pa.Table, nulls: dict[str, list[int]], kind: str) -> pa.Table:
     for index, name in enumerate(table.column_names):
-        gone = np.isin(np.arange(len(table)), nulls.get(name, []))
-        values = [None if none else value for none, value in zip(gone, table[name].to_pylist(), strict=True)]
+        is_null = np.isin(np.arange(len(table)), nulls.get(name, []))
+        values = [None if none else value for none, value in zip(is_null, table[name].to_pylist(), strict=True)]
         if name in {"user_id", "item_id"}:
             table = table.set_column(index, name, NULL_TYPES[kind](values))
-        elif gone.any():
+        elif is_null.any():
             table = table.set_column(index, name, pa.array(values, table.schema.field(name).type))
     return table
 
@@ -262,14 +264,14 @@ def test_events_without_a_key_are_dropped_and_counted(world: World, kind: str) -
     log = with_nulls(world.table("interactions"), nulls, kind)
     for name in INPUTS[1:]:
         world.write(name, with_nulls(world.table(name), {}, kind))
-    gone = np.isin(np.arange(600), [0, 5, 599, 7, 8, 1, 2, 3, 300])
-    world.write("interactions", log.filter(pa.array(~gone)))
+    without_key = np.isin(np.arange(600), [0, 5, 599, 7, 8, 1, 2, 3, 300])
+    world.write("interactions", log.filter(pa.array(~without_key)))
     plain = run(world)
     world.write("interactions", log)
     assert_frame_equal(run(world), plain, check_exact=True)
-    told = json.loads((world.folder / "out.parquet.run.json").read_text())["inputs"]["interactions"]
-    assert told["rows"] == 600
-    assert told["dropped"] == {"null user": 3, "null item": 2, "null time": 4}
+    report = json.loads((world.folder / "out.parquet.run.json").read_text())["inputs"]["interactions"]
+    assert report["rows"] == 600
+    assert report["dropped"] == {"null user": 3, "null item": 2, "null time": 4}
 
 
 def test_an_event_without_any_key_is_counted_once(world: World) -> None:
@@ -288,41 +290,43 @@ def test_candidates_without_user_or_time_keep_their_row(
     for name in INPUTS:
         nulls = {column: [0, 17, 299]} if name == "candidates" else {}
         world.write(name, with_nulls(world.table(name), nulls, kind))
-    made = run(world)
+    features = run(world)
     kept(world.folder / "out.parquet", world.folder / "candidates.parquet")
-    gone = pl.Series(np.isin(np.arange(300), [0, 17, 299]))
-    assert all(made.filter(gone).select(pl.all().is_null().all()).row(0))
-    # Fewer candidates of a user can be a piece of another shape, and BLAS rounds another shape its own way.
-    assert_frame_equal(made.filter(~gone), expected.filter(~gone), check_exact=False, rel_tol=0, abs_tol=1e-6)
+    without_key = pl.Series(np.isin(np.arange(300), [0, 17, 299]))
+    assert all(features.filter(without_key).select(pl.all().is_null().all()).row(0))
+    # With fewer candidates a user's products can have another shape, and BLAS rounds other shapes differently.
+    assert_frame_equal(
+        features.filter(~without_key), expected.filter(~without_key), check_exact=False, rel_tol=0, abs_tol=1e-6
+    )
 
 
 @pytest.mark.parametrize("kind", NULL_TYPES)
-def test_candidates_without_item_have_counts_alone(world: World, expected: pl.DataFrame, kind: str) -> None:
+def test_candidates_without_an_item_have_counters_only(world: World, expected: pl.DataFrame, kind: str) -> None:
     for name in INPUTS:
         nulls = {"item_id": [0, 17, 299]} if name == "candidates" else {}
         world.write(name, with_nulls(world.table(name), nulls, kind))
-    made = run(world)
-    cosines = [name for name in made.columns if "__cos_" in name]
+    features = run(world)
+    cosines = [name for name in features.columns if "__cos_" in name]
     assert len(cosines) > 5
     rows = [0, 17, 299]
-    assert made[rows].select(cosines).null_count().row(0) == (3,) * len(cosines)
-    assert_frame_equal(made.drop(cosines), expected.drop(cosines), check_exact=True)
+    assert features[rows].select(cosines).null_count().row(0) == (3,) * len(cosines)
+    assert_frame_equal(features.drop(cosines), expected.drop(cosines), check_exact=True)
     others = [n for n in range(300) if n not in rows]
-    assert_frame_equal(made[others], expected[others], check_exact=True)
+    assert_frame_equal(features[others], expected[others], check_exact=True)
 
 
-def test_candidates_without_any_key_at_all(world: World) -> None:
+def test_candidates_without_any_key_have_null_features(world: World) -> None:
     everything = {name: list(range(300)) for name in ("user_id", "item_id", "timestamp")}
     world.write("candidates", with_nulls(world.table("candidates"), everything, "integers"))
-    made = run(world)
-    assert made.null_count().row(0) == (300,) * made.width
+    features = run(world)
+    assert features.null_count().row(0) == (300,) * features.width
 
 
-def test_constants_are_expressions_too(world: World) -> None:
+def test_constants_are_valid_expressions(world: World) -> None:
     plain = run_spec(world.spec())
-    made = run_spec(
+    features = run_spec(
         world.spec('weight = "2.0"\n[histories.every]\nwhere = "true"\n[histories.none]\nwhere = "1 = 2"\n')
     )
-    assert made["every__count"].to_list() == plain["all__count"].to_list()
-    assert made["none__count"].sum() == 0
-    assert made["every__decayed_count__hl30d"].to_list() == (2 * plain["all__decayed_count__hl30d"]).to_list()
+    assert features["every__count"].to_list() == plain["all__count"].to_list()
+    assert features["none__count"].sum() == 0
+    assert features["every__decayed_count__hl30d"].to_list() == (2 * plain["all__decayed_count__hl30d"]).to_list()

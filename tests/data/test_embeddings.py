@@ -1,4 +1,4 @@
-"""Vectors of every type, and what the options of an embedding table do to them."""
+"""Vectors of every type, and the options of an embedding table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ GROUP = '[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresho
 
 
 def run(world: World, text: str = "") -> pl.DataFrame:
-    """The features alone."""
+    """Run a spec and return only the features."""
     return run_spec(world.spec(text + GROUP)).select(pl.selectors.contains("__"))
 
 
-def same(made: pl.DataFrame, expected: pl.DataFrame) -> None:
-    assert expected["text__all__vector_count"].max() > 5  # the comparison is not one of nulls
-    assert_frame_equal(made, expected, check_exact=True)
+def same(features: pl.DataFrame, expected: pl.DataFrame) -> None:
+    assert expected["text__all__vector_count"].max() > 5  # the features are not all null
+    assert_frame_equal(features, expected, check_exact=True)
 
 
 def rows_of(world: World) -> np.ndarray:
@@ -27,7 +27,7 @@ def rows_of(world: World) -> np.ndarray:
 
 
 def write_text(world: World, rows: np.ndarray, items: np.ndarray | None = None) -> None:
-    """The reference form: float32 in fixed-size lists."""
+    """Write the table in its reference form: float32 in fixed-size lists."""
     world.write("text", {"item_id": np.arange(len(rows)) if items is None else items, "embedding": vectors(rows)})
 
 
@@ -38,7 +38,7 @@ def replace_vectors(world: World, column: pa.Array) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8"])
 @pytest.mark.parametrize("kind", ["fixed", "list", "large"])
 def test_vectors_of_any_list_of_any_number(world: World, kind: str, dtype: str) -> None:
-    # Large enough that int8 are not all zero; the reference has the same numbers as float32.
+    # Scaled so that int8 values are not all zero. The reference has the same numbers as float32.
     rounded = (rows_of(world).astype(np.float64) * 40.1).astype(dtype)
     write_text(world, rounded)
     expected = run(world)
@@ -54,12 +54,12 @@ VECTORS = {
 
 
 @pytest.mark.parametrize("kind", VECTORS)
-def test_an_item_with_a_null_vector_has_none(world: World, kind: str) -> None:
+def test_a_null_vector_counts_as_no_vector(world: World, kind: str) -> None:
     rows = rows_of(world)
-    gone = np.isin(np.arange(35), [0, 3, 4, 21, 34])
-    write_text(world, rows[~gone], np.flatnonzero(~gone))
+    is_null = np.isin(np.arange(35), [0, 3, 4, 21, 34])
+    write_text(world, rows[~is_null], np.flatnonzero(~is_null))
     expected = run(world)
-    values = [None if none else row.tolist() for row, none in zip(rows, gone, strict=True)]
+    values = [None if none else row.tolist() for row, none in zip(rows, is_null, strict=True)]
     replace_vectors(world, pa.array(values, VECTORS[kind]))
     same(run(world), expected)
 
@@ -67,14 +67,14 @@ def test_an_item_with_a_null_vector_has_none(world: World, kind: str) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), None, 0.0], ids=str)
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("center", [False, True], ids=["plain", "center"])
-def test_bad_vectors_can_be_missing(world: World, kind: str, bad: float | None, center: bool) -> None:
+def test_bad_vectors_can_count_as_missing(world: World, kind: str, bad: float | None, center: bool) -> None:
     table = f'[embeddings.text]\npath = "text.parquet"\ncenter = {str(center).lower()}\n'
     rows = rows_of(world)
-    gone = np.isin(np.arange(35), [0, 7, 34])
-    write_text(world, rows[~gone], np.flatnonzero(~gone))
+    is_bad = np.isin(np.arange(35), [0, 7, 34])
+    write_text(world, rows[~is_bad], np.flatnonzero(~is_bad))
     expected = run(world, table)
     values: list[list[float | None]] = rows.tolist()
-    for item in np.flatnonzero(gone):
+    for item in np.flatnonzero(is_bad):
         values[item] = [bad] * 8 if bad == 0 else [*values[item][:5], bad, *values[item][6:]]
     replace_vectors(world, pa.array(values, VECTORS[kind]))
     same(run(world, f'{table}bad_vectors = "missing"\n'), expected)
@@ -96,16 +96,16 @@ def test_the_last_of_duplicate_items_counts(world: World, files: int, center: bo
 
 
 def test_centring_subtracts_the_mean_of_the_whole_table(world: World) -> None:
-    """Items that nobody touched take part in the mean; those without a vector do not."""
+    """Items without events count in the mean; items without a vector do not."""
     rows = np.concatenate([rows_of(world), np.full((30, 8), 2.0), np.full((1, 8), -1.0)])
     centred = rows - rows.mean(axis=0)
     write_text(world, centred[:35])
     expected = run(world)
     values = pa.array([*rows.tolist(), None], VECTORS["fixed"])
     world.write("text", {"item_id": [*range(35), *range(100, 131), 999], "embedding": values})
-    made = run(world, '[embeddings.text]\npath = "text.parquet"\ncenter = true\n')
-    assert_frame_equal(made, expected, abs_tol=2e-6, rel_tol=0)
-    assert not made.equals(run(world))
+    features = run(world, '[embeddings.text]\npath = "text.parquet"\ncenter = true\n')
+    assert_frame_equal(features, expected, abs_tol=2e-6, rel_tol=0)
+    assert not features.equals(run(world))
 
 
 @pytest.mark.parametrize("center", [False, True], ids=["plain", "center"])

@@ -1,4 +1,4 @@
-"""Events and candidates by user and time, whatever their keys look like."""
+"""`encode` sorts events and candidates by user and time for any values of the keys."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WEIGHT = Expression("weight", "Float64")
 
 
 @pytest.mark.parametrize("span", [10, 2**40, 2**62], ids=["ties", "microseconds", "more than a key holds"])
-def test_rows_are_in_order_of_user_time_item_and_weight(span: int) -> None:
-    """The last bits of times as far apart as 2^62 do not fit into a key of 64 bits beside the user."""
+def test_rows_are_sorted_by_user_time_item_and_weight(span: int) -> None:
+    """Times with a span of 2^62 do not fit with the user into a sort key of 64 bits."""
     rng = np.random.default_rng(5)
     users, n = 300, 4000
     times = rng.integers(0, span, n)
-    times[: n // 2] = times[n // 2 :] + rng.integers(0, 3, n // 2)  # apart by nothing or by the last bits
+    times[: n // 2] = times[n // 2 :] + rng.integers(0, 3, n // 2)  # equal, or different in the last bits
     events = pl.DataFrame(
         {
             "user": rng.integers(0, users, n),

@@ -1,4 +1,4 @@
-"""Ids and times of every type that Parquet has for them give what the plain types give."""
+"""Ids and times of every Parquet type give the same features as the plain types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
 INPUTS = ("interactions", "candidates", "text")
-# `newest` makes the order of events of one second count.
+# With `newest` the order of events within one second matters.
 GROUPS = """
 [histories.liked]
 where = "rating >= 4"
@@ -36,17 +36,17 @@ DAY = 86_400_000_000
 
 
 def run(world: World, text: str = "") -> pl.DataFrame:
-    """The features alone: not every type that candidates may have can be read into polars."""
+    """Run a spec and return only the features: polars cannot read every type that candidates may have."""
     run_job(load_spec(world.spec(text + GROUPS)), RunOptions(workers=2), Watch())
-    made = pq.ParquetFile(world.folder / "out.parquet")
-    features = pl.from_arrow(made.read([name for name in made.schema_arrow.names if "__" in name]))
+    output = pq.ParquetFile(world.folder / "out.parquet")
+    features = pl.from_arrow(output.read([name for name in output.schema_arrow.names if "__" in name]))
     assert isinstance(features, pl.DataFrame)
     return features
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    """Features of the plain types."""
+    """Provides the features of the plain types."""
     return run(small_world(tmp_path_factory.mktemp("plain")))
 
 
@@ -57,9 +57,9 @@ def replace(world: World, name: str, **columns: Any) -> None:
     world.write(name, table, row_group_size=100)
 
 
-def same(made: pl.DataFrame, expected: pl.DataFrame) -> None:
-    assert expected["text__all__vector_count"].max() > 5  # the comparison is not one of nulls
-    assert_frame_equal(made, expected, check_exact=True)
+def same(features: pl.DataFrame, expected: pl.DataFrame) -> None:
+    assert expected["text__all__vector_count"].max() > 5  # the features are not all null
+    assert_frame_equal(features, expected, check_exact=True)
 
 
 # --- ids ---------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def uuids(nums: list[int]) -> pa.Array:
 
 
 def dictionary(plain: Callable[[list[int]], pa.Array], index: pa.DataType) -> Callable[[list[int]], pa.Array]:
-    """Dictionary-encoded, with entries that no row uses and in no order."""
+    """Return a dictionary encoding with unsorted and unused entries."""
     return lambda nums: pa.DictionaryArray.from_arrays(
         pa.array([99 - n for n in nums], index), plain(list(range(99, -1, -1)))
     )
@@ -131,15 +131,15 @@ IDS: dict[str, Callable[[list[int]], pa.Array]] = {
     ],
     ids="-".join,
 )
-def test_ids_of_any_type_meet(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
+def test_ids_of_any_type_match(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
     for name, kind in zip(INPUTS, kinds, strict=True):
         columns = ["item_id"] if name == "text" else ["user_id", "item_id"]
         replace(world, name, **{c: IDS[kind](world.table(name)[c].to_pylist()) for c in columns})
     same(run(world), expected)
 
 
-def test_large_unsigned_ids_in_one_file_alone(world: World) -> None:
-    """A file with ids above 2^63 beside files of narrower ids that match the rest of it."""
+def test_large_unsigned_ids_in_one_file_only(world: World) -> None:
+    """One file has ids above 2^63; the other ids of it match files with narrower types."""
     text = world.table("text").slice(0, 20)
     world.write("text", text)
     expected = run(world)
@@ -174,7 +174,7 @@ def micros(world: World, name: str) -> np.ndarray:
 
 
 def whole_days(world: World) -> None:
-    """Midnights, in a log that has only those."""
+    """Move all times to midnight."""
     for name in INPUTS[:2]:
         replace(world, name, timestamp=timestamps(micros(world, name) // DAY * DAY))
 
@@ -237,7 +237,7 @@ def test_integer_times_count_in_time_unit(world: World, unit: str, kind: pa.Data
 
 @pytest.mark.parametrize("counted", INPUTS[:2])
 def test_integer_times_beside_timestamps_of_another_unit(world: World, counted: str, expected: pl.DataFrame) -> None:
-    """`time_unit` says what integers count and leaves timestamps alone."""
+    """`time_unit` is the unit of integers and does not change timestamps."""
     for name in INPUTS[:2]:
         times = micros(world, name)
         replace(world, name, timestamp=counts(times, "s", pa.int64()) if name == counted else timestamps(times, "ns"))
@@ -258,14 +258,14 @@ def test_files_of_the_candidates_may_differ_in_their_unit(world: World, expected
     table = world.table("candidates")
     for number, kind in enumerate(["s", "ns", "us"]):
         replace(world, "candidates", timestamp=TIMES[kind](table["timestamp"].cast(pa.int64()).to_numpy()))
-        world.write(f"asked/{number}", world.table("candidates").slice(number * 100, 100))
-    text = 'interactions = "interactions.parquet"\ncandidates = "asked"\noutput = "out.parquet"\n'
+        world.write(f"files/{number}", world.table("candidates").slice(number * 100, 100))
+    text = 'interactions = "interactions.parquet"\ncandidates = "files"\noutput = "out.parquet"\n'
     same(run(world, f'{text}[embeddings.text]\npath = "text.parquet"\n'), expected)
     assert world.output()["timestamp"].to_list() == pl.from_arrow(table)["timestamp"].to_list()
 
 
 @pytest.mark.parametrize("kind", ["date32", "date64"])
-def test_dates_in_the_log_warn_until_there_is_a_lag(world: World, kind: str) -> None:
+def test_dates_in_the_log_warn_without_a_lag(world: World, kind: str) -> None:
     whole_days(world)
     replace(world, "interactions", timestamp=TIMES[kind](micros(world, "interactions")))
     warned = extembed("run", world.spec()).ok()

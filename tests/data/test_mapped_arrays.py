@@ -1,4 +1,4 @@
-"""Arrays in mapped files: linked where they lie in one already, and never written to through a link."""
+"""Arrays in mapped files: an array that is already in a file is linked, and never written through the link."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
 
 
 @pytest.mark.parametrize("relative", [False, True])
-def test_an_array_that_lies_in_the_folder_stays_where_it_is(
+def test_an_array_that_is_already_in_the_folder_is_not_copied(
     tmp_path: Path, relative: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def test_a_folder_behind_a_symbolic_link(tmp_path: Path) -> None:
 
 
 def test_a_linked_file_is_not_written_to(tmp_path: Path) -> None:
-    """The files of a cache are linked into scratch folders; a later run that makes its own array leaves them alone."""
+    """Cache files are linked into scratch folders. A later run that writes its own array must not change them."""
     (tmp_path / "cache").mkdir()
     (tmp_path / "scratch").mkdir()
     cached = zeros((6,), np.float64, tmp_path / "cache" / "vectors")

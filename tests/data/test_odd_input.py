@@ -1,4 +1,4 @@
-"""Inputs that are odd in ways a schema does not show, or that change under a run."""
+"""Inputs with problems that no schema shows, and inputs that change during a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ YEAR_9999_US = 253_370_764_800_000_000
 
 
 def test_int96_times_of_the_year_9999_are_in_the_future(world: World) -> None:
-    """Spark writes such sentinels; counted in nanoseconds they would wrap around to 1816."""
+    """Spark writes such sentinels. In nanoseconds they would wrap around to 1816."""
     table = pa.table(
         {"user_id": [1, 1], "item_id": [3, 4], "timestamp": timestamps([1_700_000_000_000_000, YEAR_9999_US])}
     )
@@ -66,8 +66,8 @@ def test_a_column_that_one_file_lacks_may_be_required_in_the_other(world: World)
     world.write("candidates.d/1", table.drop_columns("label"))
     spec = world.spec()
     spec.write_text(spec.read_text().replace("candidates.parquet", "candidates.d"))
-    made = run_spec(spec)
-    assert made["label"].null_count() == len(table)
+    features = run_spec(spec)
+    assert features["label"].null_count() == len(table)
 
 
 def test_partition_folders_may_begin_with_an_underscore(world: World) -> None:
@@ -78,21 +78,21 @@ def test_partition_folders_may_begin_with_an_underscore(world: World) -> None:
     world.write("log/_temporary/a", table)
     spec = world.spec('[histories.first]\nwhere = "_day = 1"\n[histories.all]\n')
     spec.write_text(spec.read_text().replace("interactions.parquet", "log"))
-    made = run_spec(spec)
-    assert 0 < made["first__count"].sum() < made["all__count"].sum()
+    features = run_spec(spec)
+    assert 0 < features["first__count"].sum() < features["all__count"].sum()
 
 
 def test_times_with_a_zone_can_be_compared(world: World) -> None:
     table = world.table("interactions")
     zoned = table.column("timestamp").cast(pa.timestamp("us", "UTC"))
     world.write("interactions", table.set_column(2, "timestamp", zoned))
-    made = run_spec(
+    features = run_spec(
         world.spec("[histories.late]\nwhere = \"timestamp >= timestamp '2023-12-14 22:13:20'\"\n[histories.all]\n")
     )
-    assert 0 < made["late__count"].sum() < made["all__count"].sum()
+    assert 0 < features["late__count"].sum() < features["all__count"].sum()
 
 
-def test_text_that_is_no_text_is_refused(world: World) -> None:
+def test_invalid_utf8_is_refused(world: World) -> None:
     table = world.table("interactions")
     broken = pa.array([b"\xff\xfe"] * len(table), pa.binary()).view(pa.string())
     world.write("interactions", table.append_column("kind", broken))
@@ -114,6 +114,6 @@ def test_values_of_another_type_are_not_converted(world: World, value: str) -> N
     extembed("check", world.spec(f"[[aggregate]]\npercentiles = [{value}]\n")).failed(2, "percentiles.0", "integer")
 
 
-def test_other_engines_are_refused(world: World) -> None:
+def test_unknown_engines_are_refused(world: World) -> None:
     extembed("run", world.spec(), "--engine", "local").ok()
     extembed("run", world.spec(), "--engine", "spark").failed(2, "--engine spark", "local")

@@ -1,4 +1,4 @@
-"""An input gives the same rows wherever its files lie: lists, globs, folders, partitions."""
+"""An input gives the same rows from a list, a glob, a folder or partitions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUP = '[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresho
 
 
 def spec(world: World, rest: str = "", name: str = "spec.toml", **paths: Any) -> Path:
-    """A spec with other paths for some of `interactions`, `candidates`, `text` and `output`; `rest` is more tables."""
+    """Write a spec with the given `interactions`, `candidates`, `text` and `output` paths; `rest` is more TOML."""
     text = paths.pop("text", "text.parquet")
     paths = {
         "interactions": "interactions.parquet",
@@ -43,22 +43,22 @@ def features(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_row_ids(world: World) -> World:
-    """`row_id` tells candidates apart."""
+    """Add `row_id` to the candidates, which identifies a row."""
     world.write("candidates", world.table("candidates").append_column("row_id", pa.array(np.arange(300))))
     return world
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    """The output of the plain files."""
-    made = run_spec(spec(with_row_ids(small_world(tmp_path_factory.mktemp("plain")))))
-    assert made["text__all__vector_count"].max() > 5
-    return made
+    """Provides the output of the plain files."""
+    output = run_spec(spec(with_row_ids(small_world(tmp_path_factory.mktemp("plain")))))
+    assert output["text__all__vector_count"].max() > 5
+    return output
 
 
 @pytest.fixture
 def expected(world: World, plain: pl.DataFrame) -> pl.DataFrame:
-    """What a run over the world has to give, whose candidates have a `row_id` from now on."""
+    """Provides the expected output of `world`, after adding `row_id` to its candidates."""
     with_row_ids(world)
     return plain
 
@@ -67,7 +67,7 @@ def expected(world: World, plain: pl.DataFrame) -> pl.DataFrame:
 
 
 def split(world: World, name: str, *paths: str) -> None:
-    """Take a table apart into files, in order."""
+    """Split a table into files, in order."""
     table = world.table(name)
     step = -(-len(table) // len(paths))
     for number, path in enumerate(paths):
@@ -130,13 +130,15 @@ CASES = [(name, layout) for name in INPUTS for layout in LAYOUTS]
 @pytest.mark.parametrize(
     ("name", "layout"), [case if case[0] == "interactions" or case[1] in OFTEN else soak(*case) for case in CASES]
 )
-def test_files_of_an_input(world: World, expected: pl.DataFrame, layout: str, name: str) -> None:
-    made = run_spec(spec(world, **{name: LAYOUTS[layout](world, name)}))
-    assert_frame_equal(made.drop("day", strict=False), expected, check_exact=True)
+def test_every_layout_of_files_gives_the_same_features(
+    world: World, expected: pl.DataFrame, layout: str, name: str
+) -> None:
+    output = run_spec(spec(world, **{name: LAYOUTS[layout](world, name)}))
+    assert_frame_equal(output.drop("day", strict=False), expected, check_exact=True)
 
 
 def test_a_folder_with_wildcards_in_its_name_holds_the_spec_and_a_glob(world: World, expected: pl.DataFrame) -> None:
-    """The folder of the spec exists, so only what the spec says can be the pattern."""
+    """The folder of the spec is not a pattern. Only the path in the spec is."""
     inner = World(world.folder / "run [v1]*")
     for name in INPUTS:
         inner.write(name, world.table(name))
@@ -156,16 +158,16 @@ def test_paths_of_a_spec_start_at_its_folder(
         interactions="../interactions.parquet",
         candidates=str(world.folder / "candidates.parquet"),
         text="../tex*.parquet",
-        output="made/out.parquet",
+        output="outputs/out.parquet",
     )
     monkeypatch.chdir(elsewhere)
     assert_frame_equal(run_spec(Path("../specs/a.toml")), expected, check_exact=True)
-    assert path.with_name("made").joinpath("out.parquet").exists()
+    assert path.with_name("outputs").joinpath("out.parquet").exists()
     assert list(elsewhere.iterdir()) == []
 
 
 def hive(world: World, name: str, column: str, folders: dict[Any, str], keep: bool = False) -> pa.Table:
-    """Partition a table by a column, which then stands in folder names (and with `keep` in the files); its rows."""
+    """Partition a table by a column into folders (with `keep` the files have it, too). Return the rows in order."""
     table = world.table(name)
     parts = []
     for value, folder in sorted(folders.items(), key=lambda item: item[1]):
@@ -187,7 +189,7 @@ def test_where_reads_a_partition_column_of_numbers(world: World, expected: pl.Da
 
 @pytest.mark.parametrize("where", ["kind = 'a b/c'", "kind <> 'x'", "kind IS NOT NULL", "kind IN ('x', '1')"])
 def test_where_reads_a_partition_column_of_text(world: World, expected: pl.DataFrame, where: str) -> None:
-    """Escapes as Spark and Hive write them, and their word for null."""
+    """Folder names have the escapes of Spark and Hive, and their name for null."""
     names = ["a b/c", "x", "1", None]
     table = world.table("interactions")
     kinds = pa.array([names[n % 4] for n in range(len(table))])
@@ -201,10 +203,10 @@ def test_where_reads_a_partition_column_of_text(world: World, expected: pl.DataF
 
 def test_partition_columns_of_candidates_pass_through(world: World, expected: pl.DataFrame) -> None:
     rows = hive(world, "candidates", "label", {0: "label=0", 1: "label=1"})
-    made = run_spec(spec(world, candidates="candidates.d"))
-    assert made["label"].to_list() == rows["label"].to_pylist()
-    assert made["row_id"].to_list() == rows["row_id"].to_pylist()
-    assert_frame_equal(made.sort("row_id"), expected, check_column_order=False, check_dtypes=False, check_exact=True)
+    output = run_spec(spec(world, candidates="candidates.d"))
+    assert output["label"].to_list() == rows["label"].to_pylist()
+    assert output["row_id"].to_list() == rows["row_id"].to_pylist()
+    assert_frame_equal(output.sort("row_id"), expected, check_column_order=False, check_dtypes=False, check_exact=True)
 
 
 def test_a_partition_column_can_be_a_key(world: World, expected: pl.DataFrame) -> None:
@@ -227,16 +229,16 @@ def test_nested_partitions(world: World, expected: pl.DataFrame) -> None:
     assert_frame_equal(run_spec(spec(world, text, interactions="log")), plain, check_exact=True)
 
 
-def test_an_output_directory_is_an_input_again(world: World, expected: pl.DataFrame) -> None:
-    """Its manifest says which parts count, whatever else lies there."""
+def test_an_output_directory_can_be_an_input(world: World, expected: pl.DataFrame) -> None:
+    """The run reads the parts in its manifest and ignores other files."""
     run_job(load_spec(spec(world, output="features")), RunOptions(workers=1), Watch())
     (world.folder / "features/part-00009-stale.parquet").write_bytes(b"torn")
     world.write("features/part-00010-older", world.table("candidates"))
     path = spec(world, candidates="features")
     path.write_text(path.read_text().replace("[[aggregate]]", '[[aggregate]]\nname = "again"'))
-    made = run_spec(path)
-    assert_frame_equal(made[:, : expected.width], expected, check_exact=True)
-    again = made[:, expected.width :]
+    output = run_spec(path)
+    assert_frame_equal(output[:, : expected.width], expected, check_exact=True)
+    again = output[:, expected.width :]
     assert_frame_equal(again.rename(lambda name: name.replace("again_", "")), features(expected)[:, -again.width :])
     assert again.width > 5
 
@@ -248,15 +250,15 @@ def test_files_may_order_their_columns_differently_and_have_more(world: World, e
         world.write(f"{name}.d/0", table.slice(0, 10))
         world.write(f"{name}.d/1", more.select(more.column_names[::-1]).slice(10, 15))
         world.write(f"{name}.d/2", table.append_column("other", pa.nulls(len(table), pa.string())).slice(25))
-    made = run_spec(spec(world, **{name: f"{name}.d" for name in INPUTS}))
-    assert_frame_equal(made.drop("extra", "other"), expected, check_exact=True)
-    assert made.columns[: len(world.table("candidates").column_names)] == world.table("candidates").column_names
-    assert made["extra"].is_null().to_list() == [not 10 <= n < 25 for n in range(300)]
-    assert made["extra"][12] == {"a": 1}
+    output = run_spec(spec(world, **{name: f"{name}.d" for name in INPUTS}))
+    assert_frame_equal(output.drop("extra", "other"), expected, check_exact=True)
+    assert output.columns[: len(world.table("candidates").column_names)] == world.table("candidates").column_names
+    assert output["extra"].is_null().to_list() == [not 10 <= n < 25 for n in range(300)]
+    assert output["extra"][12] == {"a": 1}
 
 
 @pytest.mark.parametrize("name", ["interactions", "text"])
-def test_columns_that_nobody_reads_may_differ_between_files(world: World, expected: pl.DataFrame, name: str) -> None:
+def test_unread_columns_may_differ_between_files(world: World, expected: pl.DataFrame, name: str) -> None:
     table = world.table(name)
     world.write(f"{name}.d/0", table.append_column("extra", pa.array(["a"] * len(table))).slice(0, 20))
     world.write(f"{name}.d/1", table.append_column("extra", pa.array([[1]] * len(table))).slice(20))
@@ -264,8 +266,8 @@ def test_columns_that_nobody_reads_may_differ_between_files(world: World, expect
 
 
 @pytest.mark.parametrize("name", ["label", "item_id"])
-def test_columns_of_candidate_files_that_do_not_fit_together_are_told(world: World, name: str) -> None:
-    """Signed in one file and too large for that in the other: no type of the output holds both."""
+def test_candidate_files_with_incompatible_columns_are_refused(world: World, name: str) -> None:
+    """Signed integers in one file and integers above 2^63 in another have no common type."""
     table = world.table("candidates")
     large = pa.array([2**63 + n for n in range(len(table))], pa.uint64())
     world.write("candidates.d/0", table)

@@ -1,4 +1,4 @@
-"""User ids of the file of user vectors: it has the type of the log."""
+"""User ids in the file of user vectors have the type that they have in the log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from conftest import World, run_spec, timestamps
-from helpers.user_vectors import alone, made, matrix, run
+from helpers.user_vectors import compute_user_vectors, matrix, run, vectors_only_spec
 
 
 def integers(kind: pa.DataType, start: int = 0) -> Callable[[Sequence[int]], pa.Array]:
@@ -31,7 +31,7 @@ def uuids(nums: Sequence[int]) -> pa.Array:
 
 
 def dictionary(plain: Callable[[Sequence[int]], pa.Array]) -> Callable[[Sequence[int]], pa.Array]:
-    """Dictionary-encoded, with entries that no row uses and in no order."""
+    """Return a dictionary encoding with unsorted and unused entries."""
     return lambda nums: pa.DictionaryArray.from_arrays(
         pa.array([99 - n for n in nums], pa.int8()), plain(range(99, -1, -1))
     )
@@ -64,16 +64,16 @@ def with_users(world: World, column: pa.Array, name: str = "interactions") -> No
 
 
 @pytest.mark.parametrize("kind", IDS)
-def test_ids_come_back_in_the_type_of_the_log(world: World, kind: str) -> None:
-    plain = made(world)
+def test_ids_keep_the_type_of_the_log(world: World, kind: str) -> None:
+    plain = compute_user_vectors(world)
     nums = world.table("interactions")["user_id"].to_pylist()
     column = IDS[kind](nums)
     with_users(world, column)
     stored = world.table("interactions").schema.field("user_id").type
-    users = made(world)
+    users = compute_user_vectors(world)
     assert users.schema.field("user_id").type == (stored.value_type if pa.types.is_dictionary(stored) else stored)
     as_made = IDS[kind](range(30))
-    assert users["user_id"].to_pylist() == as_made.to_pylist()  # all these keep the order of the nums
+    assert users["user_id"].to_pylist() == as_made.to_pylist()  # all these types sort as the nums do
     assert matrix(users).tolist() == matrix(plain).tolist()
 
 
@@ -82,7 +82,7 @@ def test_ids_come_back_in_the_type_of_the_log(world: World, kind: str) -> None:
 )
 def test_ids_join_with_the_log(world: World, kind: str) -> None:
     with_users(world, IDS[kind](world.table("interactions")["user_id"].to_pylist()))
-    made(world)
+    compute_user_vectors(world)
     log, users = (pl.read_parquet(world.folder / f"{name}.parquet") for name in ("interactions", "users"))
     assert len(log.with_columns(pl.col("user_id").cast(users["user_id"].dtype)).join(users, on="user_id")) == 600
     if kind != "dictionary_string":
@@ -102,7 +102,7 @@ def test_ids_join_with_the_log(world: World, kind: str) -> None:
     ],
 )
 def test_ids_of_files_of_two_types(world: World, kinds: tuple[str, str], stored: pa.DataType) -> None:
-    plain = made(world)
+    plain = compute_user_vectors(world)
     table = world.table("interactions")
     nums = np.array(table["user_id"].to_pylist())
     for n, kind in enumerate(kinds):
@@ -119,13 +119,13 @@ def test_ids_of_files_of_two_types(world: World, kinds: tuple[str, str], stored:
 
 
 def _of_log(world: World) -> Path:
-    spec = alone(world)
+    spec = vectors_only_spec(world)
     spec.write_text(spec.read_text().replace("interactions.parquet", "log"))
     return spec
 
 
 def test_negative_ids_beside_some_above_2_63(world: World) -> None:
-    """No Arrow integer holds both; only the files of the log do."""
+    """No Arrow integer type holds both, but each file has its own type."""
     world.write("log/0", {"user_id": pa.array([-1, 5]), "item_id": [1, 2], "timestamp": timestamps([1, 2])})
     far = pa.array([2**64 - 1], pa.uint64())
     world.write("log/1", {"user_id": far, "item_id": [3], "timestamp": timestamps([3])})
@@ -134,7 +134,7 @@ def test_negative_ids_beside_some_above_2_63(world: World) -> None:
 
 
 def test_candidates_of_a_wider_type_do_not_change_that_of_the_log(world: World) -> None:
-    """Negative ids of the log beside unsigned ones of candidates, above what the log's type can hold."""
+    """The log has negative ids. The candidates have unsigned ids that do not fit into the type of the log."""
     nums = world.table("interactions")["user_id"].to_pylist()
     with_users(world, pa.array([n - 10 for n in nums], pa.int32()))
     with_users(
@@ -149,6 +149,6 @@ def test_candidates_of_a_wider_type_do_not_change_that_of_the_log(world: World) 
 
 
 def test_a_log_without_any_user(world: World) -> None:
-    """A column of nulls that no writer gave a type."""
+    """The user column has nulls only, and the null type."""
     with_users(world, pa.nulls(600))
-    assert made(world).num_rows == 0
+    assert compute_user_vectors(world).num_rows == 0

@@ -1,4 +1,4 @@
-"""`--cache`: the next run on the same tables does not read them, and makes the same bytes."""
+"""`--cache`: the next run on the same tables does not read them, and writes the same bytes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ sd = true
 
 @pytest.fixture
 def cached(world: World) -> World:
-    """Two tables, one with bad vectors and repeated ids."""
+    """Provides two tables, one of them with bad vectors and repeated ids."""
     rng = np.random.default_rng(1)
     tags = rng.standard_normal((45, 4))
     tags[10] = np.nan
@@ -48,7 +48,7 @@ def cached(world: World) -> World:
 
 
 def run(world: World, *names: str) -> dict[str, object]:
-    """Run with the cache; the names of the tables that have to be found in it. The report."""
+    """Run with the cache, check that it had exactly the tables `names`, and return the report."""
     spec = load_spec(world.folder / "spec.toml")
     report = run_job(spec, RunOptions(workers=2, cache=world.folder / "cache"), Watch())
     assert sorted(report["cached_embeddings"]) == sorted(names)
@@ -61,20 +61,20 @@ def entries(world: World) -> set[str]:
 
 def test_a_second_run_reads_no_table(cached: World, monkeypatch: pytest.MonkeyPatch) -> None:
     run_job(load_spec(cached.folder / "spec.toml"), RunOptions(workers=2), Watch())
-    wanted = (cached.folder / "out.parquet").read_bytes()
+    expected = (cached.folder / "out.parquet").read_bytes()
     first = run(cached)
-    assert (cached.folder / "out.parquet").read_bytes() == wanted
+    assert (cached.folder / "out.parquet").read_bytes() == expected
     assert len(entries(cached)) == 2
     monkeypatch.setattr(cache_module, "load_vectors", None)
     monkeypatch.setattr("extembed_cli.data.parquet.Part.batches", guarded(cached))
     second = run(cached, "text", "tags")
-    assert (cached.folder / "out.parquet").read_bytes() == wanted
+    assert (cached.folder / "out.parquet").read_bytes() == expected
     for name in ("inputs", "digests", "cosines", "dual"):
         assert first[name] == second[name], name
 
 
 def guarded(world: World) -> object:
-    """Reads of anything but the tables."""
+    """Return a reader that fails on the embedding tables."""
     from extembed_cli.data.parquet import Part
 
     read = Part.batches
@@ -82,31 +82,31 @@ def guarded(world: World) -> object:
     def batches(part: Part, *args: object) -> object:
         assert (
             part.path.name in {"interactions.parquet", "candidates.parquet"} or args[1] == 1
-        )  # the first row's length
+        )  # reads the length of the first vector
         return read(part, *args)  # type: ignore[arg-type]
 
     return batches
 
 
-def test_other_content_is_another_entry_and_the_old_one_goes(cached: World) -> None:
+def test_new_content_replaces_the_old_entry(cached: World) -> None:
     run(cached)
     before = entries(cached)
     cached.write("text", {"item_id": np.arange(35), "embedding": vectors(np.random.default_rng(2).random((35, 8)))})
     run(cached, "tags")
-    made = (cached.folder / "out.parquet").read_bytes()
+    output = (cached.folder / "out.parquet").read_bytes()
     assert len(entries(cached)) == len(entries(cached) & before) + 1 == 2
     run_job(load_spec(cached.folder / "spec.toml"), RunOptions(workers=2), Watch())
-    assert (cached.folder / "out.parquet").read_bytes() == made
+    assert (cached.folder / "out.parquet").read_bytes() == output
 
 
-def test_the_same_content_written_again_is_found(cached: World) -> None:
+def test_a_rewritten_file_with_the_same_content_hits_the_cache(cached: World) -> None:
     run(cached)
     path = cached.folder / "text.parquet"
     path.write_bytes(path.read_bytes())
     run(cached, "text", "tags")
 
 
-def test_other_options_are_another_entry(cached: World) -> None:
+def test_other_options_make_another_entry(cached: World) -> None:
     run(cached)
     cached.spec(SPEC.replace("center = true", "center = false"))
     run(cached, "tags")
@@ -134,37 +134,37 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_an_entry_that_was_damaged_is_made_again(cached: World, damage: str) -> None:
+def test_a_damaged_entry_is_rebuilt(cached: World, damage: str) -> None:
     run(cached)
-    made = (cached.folder / "out.parquet").read_bytes()
+    output = (cached.folder / "out.parquet").read_bytes()
     for folder in (cached.folder / "cache").iterdir():
         if folder.is_dir():
             DAMAGES[damage](folder)
     run(cached)
-    assert (cached.folder / "out.parquet").read_bytes() == made
+    assert (cached.folder / "out.parquet").read_bytes() == output
     run(cached, "text", "tags")
-    assert (cached.folder / "out.parquet").read_bytes() == made
+    assert (cached.folder / "out.parquet").read_bytes() == output
 
 
-def test_errors_in_a_table_are_told_and_nothing_is_kept(cached: World) -> None:
+def test_a_table_with_errors_is_not_cached(cached: World) -> None:
     flags = ["--cache", cached.folder / "cache", "--set", "embeddings.tags.bad_vectors=error"]
     extembed("run", cached.folder / "spec.toml", *flags).failed(1, "zero or not finite")
     assert len(entries(cached)) == 1
 
 
-def test_runs_at_the_same_time(cached: World) -> None:
-    """They make the same entries, and each is there whole."""
+def test_runs_at_the_same_time_share_the_cache(cached: World) -> None:
+    """Both build the same entries, and each entry is complete."""
     command = [*EXTEMBED, "run", str(cached.folder / "spec.toml"), "-q", "--cache", str(cached.folder / "cache")]
     runs = [subprocess.Popen([*command, "-o", str(cached.folder / f"{n}.parquet")]) for n in range(2)]
     assert [process.wait(60) for process in runs] == [0] * 2
-    made = {(cached.folder / f"{n}.parquet").read_bytes() for n in range(2)}
-    assert len(made) == 1
+    outputs = {(cached.folder / f"{n}.parquet").read_bytes() for n in range(2)}
+    assert len(outputs) == 1
     assert len(entries(cached)) == 2
     run(cached, "text", "tags")
-    assert (cached.folder / "out.parquet").read_bytes() in made
+    assert (cached.folder / "out.parquet").read_bytes() in outputs
 
 
-def test_what_a_killed_run_was_making_goes_after_a_day(cached: World) -> None:
+def test_leftovers_of_a_killed_run_are_removed_after_a_day(cached: World) -> None:
     (cached.folder / "cache").mkdir()
     for name, age in (("old", 2 * 86_400), ("new", 60)):
         folder = cached.folder / "cache" / f".new-{name}"
@@ -174,16 +174,16 @@ def test_what_a_killed_run_was_making_goes_after_a_day(cached: World) -> None:
     assert {name for name in entries(cached) if name.startswith(".")} == {".new-new"}
 
 
-def test_a_cache_that_cannot_be_made(cached: World) -> None:
+def test_a_cache_folder_that_cannot_be_created_is_refused(cached: World) -> None:
     (cached.folder / "file").write_text("")
     done = extembed("run", cached.folder / "spec.toml", "--cache", cached.folder / "file" / "below")
     done.failed(2, "below: cannot be a folder for matrices", "--cache")
 
 
-def test_the_cache_with_shards_and_little_memory(cached: World, tmp_path: Path) -> None:
+def test_the_cache_works_with_shards_and_little_memory(cached: World, tmp_path: Path) -> None:
     spec = cached.folder / "spec.toml"
     extembed("run", spec).ok()
-    wanted = json.loads((cached.folder / "out.parquet.run.json").read_text())["output_sha256"]
+    expected = json.loads((cached.folder / "out.parquet.run.json").read_text())["output_sha256"]
     for _ in range(2):
         report = extembed_process("run", spec, "--json", "--cache", tmp_path / "c", "--memory", "250MiB").ok().json
-        assert report["output_sha256"] == wanted
+        assert report["output_sha256"] == expected

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and what tests read of them."""
+"""The pages of the documentation, and helpers to read and run their blocks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAVED = re.compile(r"[Ss]ave this as `([^`]+)`")
 
 
 def name(page: Path) -> str:
-    """The page for the name of a test."""
+    """Return the page as an id of a test."""
     return str(page.relative_to(ROOT))
 
 
@@ -32,33 +32,33 @@ class Block(NamedTuple):
     language: str
     text: str
     saved_as: str | None
-    """The file that the reader is to save it as"""
+    """The file name under which the page tells the reader to save it"""
 
 
 def blocks(page: Path, language: str | None = None) -> list[Block]:
-    """The blocks of a page in order, or those in one language."""
+    """Return the blocks of a page in order: all, or those in one language."""
     text = page.read_text(encoding="utf-8")
-    found, end = [], 0
+    all_blocks, end = [], 0
     for match in _FENCE.finditer(text):
         saved = _SAVED.findall(text[end : match.start()])
-        found.append(Block(match[1], match[2], saved[-1] if saved else None))
+        all_blocks.append(Block(match[1], match[2], saved[-1] if saved else None))
         end = match.end()
-    return [block for block in found if language in {None, block.language}]
+    return [block for block in all_blocks if language in {None, block.language}]
 
 
 def prose(page: Path) -> str:
-    """The page without its blocks of code."""
+    """Return the page without its blocks of code."""
     return _FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name behind `#`: the headings as GitHub and the site write them."""
+    """Return the anchors that a link may name after `#`: the headings as GitHub and the site write them."""
     headings = re.findall(r"^#{1,6} (.+)$", prose(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 def shell(command: str, cwd: Path, *, code: int = 0) -> str:
-    """Run a command as a reader would; what it prints, on both streams."""
+    """Run a command as a reader would, and return its output on both streams."""
     done = subprocess.run(
         ["sh", "-ec", command],
         cwd=cwd,
@@ -73,20 +73,20 @@ def shell(command: str, cwd: Path, *, code: int = 0) -> str:
 
 
 def thin(path: Path, every: int) -> None:
-    """Keep some of the users of a feature file, and its metadata: an evaluation of all takes long."""
+    """Keep a sample of the users of a feature file, and its metadata: an evaluation of all users takes long."""
     table = pq.read_table(path)
     users = table["user_id"].to_numpy()
     pq.write_table(table.filter(pa.array(users % every == 0)), path)
 
 
 def sooner(command: str) -> str:
-    """The evaluation of a page with fewer rankers and resamples."""
+    """Return the evaluation command of a page with fewer rankers and resamples."""
     assert "extembed evaluate" in command
     return command.replace("-o report", "-o report --seeds 1 --resamples 100 --workers 1")
 
 
 def cron_command(page: Path, folder: Path) -> str:
-    """The command of a page's line for cron, in a folder instead of that on the server."""
+    """Return the command of a page's cron line, with `folder` for the folder on the server."""
     (block,) = blocks(page, "cron")
     line = block.text.strip().splitlines()[-1]
     match = re.fullmatch(r"((?:[\d*/,-]+ +){4}[\d*/,-]+) +cd /srv/\w+ && (.+)", line)
@@ -95,13 +95,13 @@ def cron_command(page: Path, folder: Path) -> str:
 
 
 def without_measures(line: str) -> str:
-    """A line that a run prints, without what differs from run to run: seconds, memory and the folder."""
+    """Return a line of output without the parts that differ between runs: seconds, memory and the folder."""
     line = re.sub(r"\S*/(?=[\w.-]+: [\d,]+ rows)", "", line)
     return re.sub(r"in [\d.]+ s;|at most [\d,]+ MiB", "_", line)
 
 
 def shown_rows(text: str) -> Iterator[dict[str, str]]:
-    """The rows of a table that a page shows as text, without what is cut short."""
+    """Yield the rows of a table that a page shows as text, without cells that are cut short."""
     names, *rows = (re.split(r"\s{2,}", line.strip()) for line in text.strip().splitlines())
     for row in rows:
         cells = {name: cell for name, cell in zip(names, row, strict=True) if "…" not in cell}
@@ -110,7 +110,7 @@ def shown_rows(text: str) -> Iterator[dict[str, str]]:
 
 
 def has_row(frame: pl.DataFrame, cells: dict[str, str]) -> bool:
-    """Whether a frame has a row with these values."""
+    """Return whether a frame has a row with these values."""
     for column, cell in cells.items():
         values = frame[column]
         if values.dtype.is_float():

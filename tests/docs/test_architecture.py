@@ -21,14 +21,14 @@ def test_a_statistic_is_one_entry(world: World, monkeypatch: pytest.MonkeyPatch)
     cosines = dict(statistics.COSINES)
     exec(entry, {"COSINES": cosines, "Definition": statistics.Definition})
     monkeypatch.setitem(statistics.COSINES, "cos_range", cosines["cos_range"])
-    made = run_spec(world.spec())
-    lowest, highest, span = (made[f"text__all__cos_{what}"].to_numpy() for what in ("min", "max", "range"))
+    features = run_spec(world.spec())
+    lowest, highest, span = (features[f"text__all__cos_{what}"].to_numpy() for what in ("min", "max", "range"))
     assert np.isfinite(span).sum() > 100
     np.testing.assert_allclose(span, highest - lowest, rtol=1e-6)
 
 
-def test_a_technique_takes_a_file_and_a_place_in_the_list(world: World) -> None:
-    """In a process of its own, since a technique registers itself for good; in memory and in shards."""
+def test_a_technique_takes_one_file_and_one_registry_entry(world: World) -> None:
+    """The example runs in processes of its own, because a technique stays registered; in memory and in shards."""
     (world.folder / "tenure.py").write_text(next(b.text for b in blocks(PAGE, "python") if "TenureGroup" in b.text))
     spec = world.spec("[[tenure]]\n")
     for shards in (1, 3):
@@ -44,13 +44,13 @@ def test_a_technique_takes_a_file_and_a_place_in_the_list(world: World) -> None:
         subprocess.run([sys.executable, "-c", script], cwd=spec.parent, check=True)
     one, three = ((spec.parent / f"{shards}.parquet").read_bytes() for shards in (1, 3))
     assert one == three
-    made = pl.read_parquet(spec.parent / "1.parquet")
-    assert (made["all__tenure_s"].drop_nulls() >= made["all__age_last_s"].drop_nulls()).all()
-    assert made["all__tenure_s"].null_count() == made["all__age_last_s"].null_count() > 0
+    features = pl.read_parquet(spec.parent / "1.parquet")
+    assert (features["all__tenure_s"].drop_nulls() >= features["all__age_last_s"].drop_nulls()).all()
+    assert features["all__tenure_s"].null_count() == features["all__age_last_s"].null_count() > 0
 
 
-def test_a_worker_elsewhere_opens_what_was_saved(world: World) -> None:
-    """The two lines of the page give the result of the same process."""
+def test_saved_state_gives_the_result_of_the_same_process(world: World) -> None:
+    """The two lines of the page compute the same result from a saved state."""
     lines = next(block.text for block in blocks(PAGE, "python") if "Shared.open" in block.text)
     from extembed_cli.engines import base
     from extembed_cli.features.prepare import Shared

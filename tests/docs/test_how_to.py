@@ -1,4 +1,4 @@
-"""The commands of the how-to pages run, each page in a small world of its own."""
+"""The commands of the how-to pages run, each page in its own small world."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ with_commands = [
 
 @pytest.fixture
 def folder(world: World) -> Path:
-    """The files that the commands name: those of the spec of the reference, and others by their names."""
+    """Provides a folder with all files that the commands name, and with the spec of the reference."""
     log = world.table("interactions")
     world.write("events/2026-01", log.slice(0, 300))
     world.write("events/2026-02", log.slice(300))
@@ -60,7 +60,7 @@ def test_the_commands_of_a_how_to_page_run(page: Path, folder: Path) -> None:
         assert users["user_id"].is_sorted()
 
 
-def test_the_line_for_cron_tells_of_a_failure_and_not_of_a_lock(folder: Path) -> None:
+def test_the_cron_line_prints_only_on_failure(folder: Path) -> None:
     command = cron_command(CRON, folder)
     assert shell(command, folder) == ""
     assert (folder / "features.parquet").exists()
@@ -68,7 +68,7 @@ def test_the_line_for_cron_tells_of_a_failure_and_not_of_a_lock(folder: Path) ->
     assert "error" in shell(command, folder)
 
 
-def test_the_makefile_rule_rebuilds_what_is_old(folder: Path) -> None:
+def test_the_makefile_rule_rebuilds_outdated_features(folder: Path) -> None:
     (rule,) = blocks(CRON, "make")
     (folder / "Makefile").write_text(rule.text)
     for expected in ("extembed run", "up to date"):

@@ -1,4 +1,4 @@
-"""Every page: links lead somewhere, blocks of code parse, files that it names exist, and the site builds."""
+"""Every page: its links resolve, its blocks of code parse, the files it names exist, and the site builds."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_blocks_name_their_language(page: Path) -> None:
     assert {block.language for block in blocks(page)} <= {"sh", "toml", "python", "json", "text", "cron", "make"}
 
 
-def test_decisions_have_their_sections_and_stand_in_the_index() -> None:
+def test_decisions_have_their_sections_and_are_in_the_index() -> None:
     folder = ROOT / "docs" / "decisions"
     index = (folder / "README.md").read_text(encoding="utf-8")
     for page in folder.glob("0*.md"):
@@ -104,7 +104,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "cdnjs" not in (tmp_path / "site" / "index.html").read_text(), "a page loads something from another host"
 
 
-def test_generated_parts_are_in_step_with_the_code() -> None:
+def test_generated_parts_match_the_code() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "docs.py", "--check"], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""The README is true: its commands run in a shell, and what it shows of their output is their output."""
+"""The README is correct: its commands run in a shell, and print the output that it shows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pages import README, blocks, has_row, shell, shown_rows, sooner, thin, with
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Provides the sample folder after the first commands of the README; their output is in `printed` beside it."""
     folder: Path = tmp_path_factory.mktemp("readme")
     first = next(block.text for block in blocks(README, "sh") if "extembed sample" in block.text)
     (folder / "printed").write_text(shell(first, folder))
@@ -38,12 +39,12 @@ def test_the_first_command_prints_what_the_readme_shows(shop: Path) -> None:
 
 def test_rows_that_the_readme_shows_are_rows_of_the_file(shop: Path) -> None:
     shown = next(block.text for block in blocks(README, "text") if "item-1671" in block.text)
-    made = pl.read_parquet(shop / "features.parquet")
+    features = pl.read_parquet(shop / "features.parquet")
     rows = list(shown_rows(shown))
     assert len(rows) == 3
     for row in rows:
-        assert has_row(made, row), row
-        assert not has_row(made, {**row, "liked__count": "9999"})
+        assert has_row(features, row), row
+        assert not has_row(features, {**row, "liked__count": "9999"})
 
 
 def test_the_other_commands_of_the_readme_run(shop: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tutorial is true: its steps run one after another, and what it shows of their output is their output."""
+"""The tutorial is correct: its steps run one after another, and print the output that it shows."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_every_step_of_the_tutorial_runs(tmp_path: Path) -> None:
 
 
 def compare(block: Block, printed: str, shop: Path) -> int:
-    """Compare a block of output with what its step printed, or with the rows of the file that it shows; 1."""
+    """Compare a block of output with the output of its step or with the file that it shows. Return 1, to count it."""
     text = block.text.strip()
-    if text.startswith("step "):  # of fewer users than the tutorial's
+    if text.startswith("step "):  # this run has fewer users than the tutorial
         steps = [line.split()[0] for line in text.splitlines()[:4]]
         assert steps == [line.split()[0] for line in printed.splitlines() if line.split()[0] in steps]
     elif "columns keep" in text:

@@ -1,4 +1,4 @@
-"""The same bytes on any number of workers and shards, in memory and on disk."""
+"""A run writes the same bytes for any number of workers and shards, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CUTS = [
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample world with an eighth of its users."""
+    """Provides the sample data with an eighth of its users."""
     folder: Path = tmp_path_factory.mktemp("sample")
     write_sample(folder)
     for name in ("interactions", "candidates"):
@@ -50,6 +50,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(sample: Path) -> Ran:
+    """Provides the outputs of one worker without shards."""
     return ran(sample, 1, Layout())
 
 
@@ -58,17 +59,17 @@ def test_workers_shards_and_files_change_no_byte(sample: Path, one: Ran, workers
     same(one, ran(sample, workers, cut))
 
 
-def test_batch_mates_change_no_byte(tmp_path: Path) -> None:
-    """Histories of a day and of a year beside each other, each user's rows as if the others were not there."""
+def test_other_users_of_a_batch_change_no_byte(tmp_path: Path) -> None:
+    """Histories of a day and of a year are in one batch. Each user's rows are those of a run for that user only."""
     rng = np.random.default_rng(5)
-    made, users, each = World(tmp_path), 60, 40
+    world, users, each = World(tmp_path), 60, 40
     span = np.where(np.arange(users) % 2, 1, 365)[:, None] * DAY
     rows = {
         "interactions": START + rng.integers(0, DAY, (users, each)) * (span // DAY),
         "candidates": START + (span * rng.uniform(0.2, 1.1, (users, each))).astype(np.int64),
     }
     for name, times in rows.items():
-        made.write(
+        world.write(
             name,
             {
                 "user_id": np.repeat(np.arange(users), each),
@@ -76,23 +77,23 @@ def test_batch_mates_change_no_byte(tmp_path: Path) -> None:
                 "timestamp": timestamps(times.ravel()),
             },
         )
-    made.write("text", {"item_id": np.arange(80), "embedding": vectors(rng.standard_normal((80, 48)))})
-    spec = made.spec(
+    world.write("text", {"item_id": np.arange(80), "embedding": vectors(rng.standard_normal((80, 48)))})
+    spec = world.spec(
         '[[aggregate]]\nhalf_lives = ["5d"]\npercentiles = [50]\nthresholds = [0.1]\nsd = true\n[[dual]]\n'
     )
     together = ran(spec, 1, Layout())
     for shards in (3, 40):
         same(together, ran(spec, 2, Layout(shards=shards)))
-    whole, asked = made.output(), made.table("candidates")
+    whole, candidates = world.output(), world.table("candidates")
     for user in range(8):
-        made.write("candidates", asked.filter(pc.equal(asked["user_id"], user)))
+        world.write("candidates", candidates.filter(pc.equal(candidates["user_id"], user)))
         ran(spec, 1, Layout())
-        assert made.output().equals(whole.filter(whole["user_id"] == user), null_equal=True)
+        assert world.output().equals(whole.filter(whole["user_id"] == user), null_equal=True)
 
 
 @pytest.mark.parametrize("user", ["int16", "string", "dictionary", "binary", "uint64", "large uint64"])
-def test_users_of_any_type_come_back_from_files(world: World, user: str) -> None:
-    """Ids of 128 bits, which Arrow does not have, among them; 64 bits in one file and 128 in another."""
+def test_user_ids_of_any_type_survive_sharding(world: World, user: str) -> None:
+    """Some ids need 128 bits internally, which Arrow does not have, or 64 bits in one file and 128 in another."""
     to: dict[str, Callable[[np.ndarray], pa.Array]] = {
         "int16": lambda ids: pa.array(ids.astype(np.int16)),
         "string": lambda ids: pa.array([f"user {i}" for i in ids]),
@@ -110,7 +111,7 @@ def test_users_of_any_type_come_back_from_files(world: World, user: str) -> None
     assert len(world.table("users")) == 30
 
 
-def test_a_log_in_many_files_with_nulls(world: World) -> None:
+def test_a_log_in_many_files_with_nulls_gives_the_same_bytes(world: World) -> None:
     table = world.table("interactions").to_pydict()
     for row in range(0, 600, 7):
         table["user_id"][row] = None
@@ -119,9 +120,9 @@ def test_a_log_in_many_files_with_nulls(world: World) -> None:
     for part in range(6):
         rows = slice(100 * part, 100 * part + 100)
         world.write(f"log/part-{part}", {name: values[rows] for name, values in table.items()})
-    asked = world.table("candidates").to_pydict()
-    asked["user_id"][5] = asked["item_id"][6] = asked["timestamp"][7] = None
-    world.write("candidates", asked)
+    candidates = world.table("candidates").to_pydict()
+    candidates["user_id"][5] = candidates["item_id"][6] = candidates["timestamp"][7] = None
+    world.write("candidates", candidates)
     top = 'interactions = "log"\ncandidates = "candidates.parquet"\noutput = "out.parquet"\n'
     spec = world.spec(
         top + '[embeddings.text]\npath = "text.parquet"\n[histories.liked]\nwhere = "rating >= 4"\n[[aggregate]]\n'
@@ -131,14 +132,14 @@ def test_a_log_in_many_files_with_nulls(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["interactions", "candidates"])
-def test_empty_inputs_in_shards(world: World, name: str) -> None:
+def test_empty_inputs_give_the_same_bytes_in_shards(world: World, name: str) -> None:
     world.write(name, world.table(name).slice(0, 0))
     spec = world.spec('[[aggregate]]\n[[dual]]\nuser_vectors = "users.parquet"\n')
     same(ran(spec, 1, Layout()), ran(spec, 2, Layout(shards=3)))
 
 
 def test_an_error_in_a_batch_ends_the_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception in a thread comes out, and its shard's files are removed."""
+    """An exception in a thread is raised, and the files of the shards are removed."""
 
     def broken(spec: Any, shared: Shared, *rest: Any) -> Any:
         tables = {name: replace(matrix, vectors=matrix.vectors[:1]) for name, matrix in shared.embeddings.items()}

@@ -1,4 +1,4 @@
-"""A distributed engine is one file: processes that share nothing but files give the bytes of the local one."""
+"""Processes that share only files compute the same bytes as the local engine, so a distributed engine is one file."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ half_life = "30d"
 
 @dataclass
 class ProcessEngine:
-    """An engine that starts a process for each shard; it gets the rows as Arrow files with ids as they are."""
+    """An engine that starts a process for each shard and passes the rows, with their ids, as Arrow files."""
 
     folder: Path
     spec: Path
@@ -124,7 +124,7 @@ def test_processes_give_the_same_results(world: World) -> None:
 
 
 def test_ids_and_numbers_of_items_encode_alike(world: World) -> None:
-    """Rows with ids, in any order, give the arrays of rows that were numbered while they were read."""
+    """Rows with ids, in any order, encode to the same arrays as rows that were numbered while reading."""
     spec = load_spec(world.spec(GROUPS))
     loaded = load(open_all(spec, Watch()), Watch(), Layout())
     shard = loaded.shard(spec, 0)
@@ -146,7 +146,7 @@ def test_ids_and_numbers_of_items_encode_alike(world: World) -> None:
         assert np.array_equal(other.history.values[expression], values)
 
 
-def test_saved_state_opens_as_it_was(world: World, tmp_path: Path) -> None:
+def test_saved_state_opens_unchanged(world: World, tmp_path: Path) -> None:
     spec = load_spec(world.spec(GROUPS))
     loaded = load(open_all(spec, Watch()), Watch(), Layout())
     shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)

@@ -1,4 +1,4 @@
-"""Columns and times of any kind: what can be a baseline, a label or a time, and what an evaluation says of the rest."""
+"""Columns and times of any type: an evaluation uses those that can be a baseline or a time and reports the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from helpers.evaluation import FAST, ONCE, altered, few, judged
+from helpers.evaluation import FAST, ONCE, altered, judged, with_rows
 
 from extembed_cli.errors import DataError
 from extembed_cli.evaluate.columns import Roles
@@ -20,21 +20,23 @@ pytestmark = pytest.mark.usefixtures("short_rankers")
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "reason"),
     [(pl.col("user_id") < 5, "the test rows have 5 users"), (pl.int_range(pl.len()) % 30 == 0, "learns nothing")],
     ids=["few users", "few rows"],
 )
-def test_too_little_data_cannot_tell(features: Path, tmp_path: Path, rows: pl.Expr, told: str) -> None:
-    report = judged(few(features, tmp_path, rows), **ONCE)
+def test_too_little_data_gives_the_verdict_cannot_tell(
+    features: Path, tmp_path: Path, rows: pl.Expr, reason: str
+) -> None:
+    report = judged(with_rows(features, tmp_path, rows), **ONCE)
     for each in report.ladder[1:]:
         assert each.verdict == "cannot tell"
-        assert told in each.reason
+        assert reason in each.reason
     assert report.summary == "These rows do not show yet whether the embeddings help this ranker."
 
 
-def test_a_file_without_rows_is_told(features: Path, tmp_path: Path) -> None:
+def test_a_file_without_rows_is_refused(features: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no rows"):
-        judged(few(features, tmp_path, pl.col("user_id") < 0))
+        judged(with_rows(features, tmp_path, pl.col("user_id") < 0))
 
 
 def test_columns_of_any_kind_can_be_the_baseline(features: Path, tmp_path: Path) -> None:
@@ -57,10 +59,10 @@ def test_columns_of_any_kind_can_be_the_baseline(features: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("far", [lambda x: 1e15 + x, lambda x: 1e300 * x], ids=["large", "beyond float32"])
-def test_a_number_that_float32_does_not_hold_ranks_as_well(
+def test_numbers_beyond_float32_rank_as_well(
     features: Path, tmp_path: Path, far: Callable[[pl.Series], pl.Series]
 ) -> None:
-    """A baseline that is read badly would be credited to the embeddings."""
+    """If such a baseline were read with errors, its share would be credited to the embeddings."""
     values = (pl.read_parquet(features)["popularity"] * 1000).round()
     copied = altered(features, tmp_path, near=values, far=far(values))
     report = judged(copied, baseline=("near", "far"), **ONCE)
@@ -69,7 +71,7 @@ def test_a_number_that_float32_does_not_hold_ranks_as_well(
     assert by_name["far"].drift == by_name["near"].drift
 
 
-def test_a_wildcard_leaves_out_what_no_ranker_learns_from(features: Path, tmp_path: Path) -> None:
+def test_a_baseline_wildcard_leaves_out_columns_that_no_ranker_can_use(features: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(features)
     odd = {"vector": pl.Series([[1.0, 2.0]] * len(rows)), "day": rows["timestamp"].dt.date()}
     report = judged(altered(features, tmp_path, **odd), baseline=("*",), **ONCE)
@@ -77,7 +79,7 @@ def test_a_wildcard_leaves_out_what_no_ranker_learns_from(features: Path, tmp_pa
     assert any("`day` (date32[day])" in message and "`vector`" in message for message in report.warnings)
 
 
-def test_times_of_another_unit_are_doubted(features: Path, tmp_path: Path) -> None:
+def test_a_wrong_time_unit_warns(features: Path, tmp_path: Path) -> None:
     seconds = pl.read_parquet(features)["timestamp"].dt.epoch("s") + 1_700_000_000
     copied = altered(features, tmp_path, timestamp=seconds)
     for unit, doubted in {"us": True, "s": False}.items():
@@ -85,13 +87,13 @@ def test_times_of_another_unit_are_doubted(features: Path, tmp_path: Path) -> No
         assert any(f"Is --time-unit {unit} right?" in message for message in report.warnings) is doubted
 
 
-def test_problems_are_told_together(features: Path) -> None:
+def test_problems_are_reported_together(features: Path) -> None:
     roles = Roles("labl", time="when", baseline=("popularty",))
     with pytest.raises(Exception, match=r"(?s)--label labl.*--time when.*--baseline popularty"):
         evaluate(str(features), roles, FAST, Resources(1), Watch())
 
 
-def test_users_without_an_id_and_rows_without_a_time_do_not_stop_it(features: Path, tmp_path: Path) -> None:
+def test_null_users_and_times_do_not_stop_an_evaluation(features: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(features)
     some = pl.Series(np.arange(len(rows)) % 50 == 0)
     copied = altered(
@@ -101,7 +103,7 @@ def test_users_without_an_id_and_rows_without_a_time_do_not_stop_it(features: Pa
     assert report.data.left_out == {"without a time": some.sum()}
 
 
-def test_integer_and_date_times_are_understood(features: Path, tmp_path: Path) -> None:
+def test_date_times_are_read_and_integer_times_need_a_unit(features: Path, tmp_path: Path) -> None:
     days = pl.read_parquet(features)["timestamp"].dt.date()
     report = judged(altered(features, tmp_path, timestamp=days), **ONCE)
     assert report.data.test_from.endswith("T00:00:00+00:00")

@@ -1,4 +1,4 @@
-"""The controls of an evaluation: leaks, candidates in their own history, and where seconds come from."""
+"""The controls of an evaluation: leaks, candidates in their own history, and seconds from the run report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from extembed_cli.evaluate.schema import Report
 pytestmark = pytest.mark.usefixtures("short_rankers")
 
 
-def test_a_column_that_knows_the_label_raises_the_alarm(features: Path, tmp_path: Path) -> None:
+def test_a_column_that_leaks_the_label_raises_the_alarm(features: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(features)
     leak = rows["label"] + pl.Series(np.random.default_rng(0).normal(0, 0.2, len(rows)))
     report = judged(
@@ -34,7 +34,7 @@ def test_a_column_that_knows_the_label_raises_the_alarm(features: Path, tmp_path
 
 
 def test_a_leak_that_only_the_ranker_sees_raises_the_alarm(features: Path, tmp_path: Path) -> None:
-    """Positives in the middle, negatives at both ends: no order of the column shows it."""
+    """Positives are in the middle and negatives at both ends, so the column itself has no high AUC."""
     label = pl.read_parquet(features)["label"].to_numpy()
     side = np.random.default_rng(0).choice([-1.0, 1.0], len(label))
     leak = pl.Series(np.where(label == 1, 0.1, 1.0) * side)
@@ -57,9 +57,9 @@ def test_a_leak_that_has_no_order_raises_the_alarm(features: Path, tmp_path: Pat
     assert not control(report, "single feature", "leak").passed
 
 
-def test_honest_columns_raise_none(found: Report) -> None:
-    assert control(found, "single feature").passed
-    assert not [message for message in found.warnings if "implausibly" in message]
+def test_columns_without_a_leak_raise_no_alarm(features_report: Report) -> None:
+    assert control(features_report, "single feature").passed
+    assert not [message for message in features_report.warnings if "implausibly" in message]
 
 
 def test_candidates_in_their_own_history_raise_the_alarm(features: Path, tmp_path: Path) -> None:
@@ -67,14 +67,16 @@ def test_candidates_in_their_own_history_raise_the_alarm(features: Path, tmp_pat
     report = json.loads((features.parent / "features.parquet.run.json").read_text())
     assert report["candidates_in_own_history"] == 0
     (tmp_path / "features.parquet.run.json").write_text(json.dumps({**report, "candidates_in_own_history": 12}))
-    found = judged(copied, **ONCE)
-    assert not control(found, "own history").passed
-    assert "12 of 5,000 candidates" in control(found, "own history").text
+    evaluated = judged(copied, **ONCE)
+    assert not control(evaluated, "own history").passed
+    assert "12 of 5,000 candidates" in control(evaluated, "own history").text
 
 
-def test_seconds_come_from_the_run_report_of_this_very_file(features: Path, found: Report, tmp_path: Path) -> None:
-    assert rung(found, "aggregate").seconds > 0
-    assert rung(found, "baseline").seconds is None
+def test_seconds_come_from_the_run_report_of_this_very_file(
+    features: Path, features_report: Report, tmp_path: Path
+) -> None:
+    assert rung(features_report, "aggregate").seconds > 0
+    assert rung(features_report, "baseline").seconds is None
     copied = altered(features, tmp_path)
     (tmp_path / "features.parquet.run.json").write_text(json.dumps({"rows_out": 3, "column_names": []}))
     report = judged(copied, **ONCE)

@@ -1,4 +1,4 @@
-"""The page of a report in a real browser: it draws, asks nothing of the network, and takes no text for markup."""
+"""The report page in a real browser: it draws its charts, requests nothing, and treats no text as markup."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
 
 BROWSERS = re.compile(r"https?://[^/]*\.(google|gvt1|googleapis)\.com/")
-"""What the browser asks for itself: the time, dictionaries."""
+"""Requests of the browser itself: time, dictionaries"""
 HOSTILE = "<img src=x onerror='document.title=1'></script><script>document.title=1</script>"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page about a file whose columns have names that try to be markup."""
+    """Provides the page of a report on a file with column names that contain markup."""
     folder = tmp_path_factory.mktemp("page")
     path = make_features(folder, seed=1, signal=1.5, users=80, each=50)
     table = pq.read_table(path)
@@ -53,13 +53,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Opened:
+    """A page in the browser: its elements, console messages and requests."""
+
     dom: str
     console: list[str]
     requests: list[str]
 
 
 class Tags(HTMLParser):
-    """The names of all elements."""
+    """Collects the names of all elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Tags(HTMLParser):
 
 
 def opened(path: Path, folder: Path, *flags: str) -> Opened:
-    """The page after its scripts have run."""
+    """Open a page in the browser and wait until its scripts have run."""
     assert CHROMIUM is not None
     log = folder / "net.json"
     done = subprocess.run(
@@ -93,40 +95,42 @@ def opened(path: Path, folder: Path, *flags: str) -> Opened:
 def test_the_page_draws_all_charts_without_errors_or_requests(
     written: Path, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
-    seen = opened(written, tmp_path, *flags)
-    assert not seen.console
-    assert seen.requests
-    assert not [url for url in seen.requests if not url.startswith(("file://", "chrome")) and not BROWSERS.match(url)]
-    charts = re.findall(r'<div class="chart[^"]*" id="([a-z]+-\d+)"(.*?)</div>', seen.dom, re.DOTALL)
+    browser = opened(written, tmp_path, *flags)
+    assert not browser.console
+    assert browser.requests
+    assert not [
+        url for url in browser.requests if not url.startswith(("file://", "chrome")) and not BROWSERS.match(url)
+    ]
+    charts = re.findall(r'<div class="chart[^"]*" id="([a-z]+-\d+)"(.*?)</div>', browser.dom, re.DOTALL)
     names = {name.split("-")[0] for name, _ in charts}
     assert names == {"ladder", "gains", "features", "distributions", "lengths"}
     for name, content in charts:
         assert "<svg" in content, name
         assert re.search(r'aria-roledescription="(point|rule mark|rect mark|bar|area|symbol|line)', content), name
-    assert f'data-drawn="{len(charts)}"' in seen.dom
+    assert f'data-drawn="{len(charts)}"' in browser.dom
 
 
 @needs_browser
-def test_a_page_that_asked_for_something_would_be_told_so(written: Path, tmp_path: Path) -> None:
-    """The test above could fail: what is added to the page here is refused by its own policy, and seen."""
+def test_the_policy_of_the_page_blocks_a_network_request(written: Path, tmp_path: Path) -> None:
+    """This shows that the test above can fail: the browser blocks and reports an added request."""
     copy = tmp_path / "copy.html"
     copy.write_text(written.read_text().replace("<main>", '<main><img src="http://127.0.0.1:9/x.png">'))
     assert "Content Security Policy" in " ".join(opened(copy, tmp_path).console)
 
 
 @needs_browser
-def test_names_of_columns_are_text(written: Path, tmp_path: Path) -> None:
-    seen = opened(written, tmp_path)
-    assert "are the embeddings worth it?</title>" in seen.dom
+def test_column_names_are_shown_as_text(written: Path, tmp_path: Path) -> None:
+    browser = opened(written, tmp_path)
+    assert "are the embeddings worth it?</title>" in browser.dom
     tags = Tags()
-    tags.feed(seen.dom)
+    tags.feed(browser.dom)
     assert {"svg", "details"} <= tags.seen
     assert not {"img", "image"} & tags.seen
-    assert escape("<img src=x", quote=False) in seen.dom
-    assert "${x} $spec" in seen.dom
+    assert escape("<img src=x", quote=False) in browser.dom
+    assert "${x} $spec" in browser.dom
 
 
-def test_nothing_from_data_stands_in_a_script_or_tag(written: Path) -> None:
+def test_no_text_from_the_data_is_in_a_script_or_tag(written: Path) -> None:
     text = written.read_text()
     assert HOSTILE not in text
     assert text.count("<script") == text.count("</script>") == 2
@@ -147,7 +151,7 @@ def test_every_chart_has_its_numbers_as_text(written: Path) -> None:
         assert section.count("<tr>") >= 2
 
 
-def test_it_needs_no_other_file(written: Path) -> None:
+def test_the_page_needs_no_other_file(written: Path) -> None:
     text = written.read_text()
     head = text[: text.index("<script")]
     assert not re.search(r'(src|href)="(?!data:)', head)

@@ -16,57 +16,58 @@ from extembed_cli.evaluate.schema import Report
 pytestmark = pytest.mark.usefixtures("short_rankers")
 
 
-def test_each_column_is_described(features: Path, found: Report) -> None:
+def test_each_column_is_described(features: Path, features_report: Report) -> None:
     rows = pl.read_parquet(features)
     test = rows.filter(
-        pl.col("timestamp") >= pl.lit(found.data.test_from).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)
+        pl.col("timestamp")
+        >= pl.lit(features_report.data.test_from).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)
     )
-    by_name = {each.name: each for each in found.features}
+    by_name = {each.name: each for each in features_report.features}
     assert set(by_name) == set(rows.columns) - {"user_id", "item_id", "timestamp", "label", "grade", "request"}
     one = by_name["text__disliked__cos_max"]
     assert one.coverage == pytest.approx(test["text__disliked__cos_max"].is_not_null().mean())
     assert one.meaning.startswith("largest c over visible events")
     assert one.auc_ci[0] < one.auc < one.auc_ci[1]
     assert 0 <= one.drift < 0.5
-    assert by_name["kind"].auc is None  # text has no order
-    assert by_name[found.strongest_feature].correlation == pytest.approx(1)
-    assert sum(each.gain_share for each in found.features) == pytest.approx(1)
-    shares = [each.gain_share for each in found.features]
+    assert by_name["kind"].auc is None  # text has no order, so no AUC
+    assert by_name[features_report.strongest_feature].correlation == pytest.approx(1)
+    assert sum(each.gain_share for each in features_report.features) == pytest.approx(1)
+    shares = [each.gain_share for each in features_report.features]
     assert shares == sorted(shares, reverse=True)
 
 
-def test_the_short_list_keeps_the_gain_with_fewer_columns(features: Path, found: Report) -> None:
-    short = found.short_list
+def test_the_short_list_keeps_the_gain_with_fewer_columns(features: Path, features_report: Report) -> None:
+    short = features_report.short_list
     assert short is not None
-    assert 0 < len(short.columns) < sum(each.columns for each in found.ladder[1:])
+    assert 0 < len(short.columns) < sum(each.columns for each in features_report.ladder[1:])
     assert short.kept >= 0.95
-    assert {each.name for each in found.features if each.in_short_list} == set(short.columns)
-    gained = short.value - found.ladder[0].value
-    assert gained == pytest.approx(short.kept * (found.ladder[-1].value - found.ladder[0].value))
+    assert {each.name for each in features_report.features if each.in_short_list} == set(short.columns)
+    gained = short.value - features_report.ladder[0].value
+    assert gained == pytest.approx(short.kept * (features_report.ladder[-1].value - features_report.ladder[0].value))
 
 
-def test_gains_by_length_of_history_cover_the_test_rows(found: Report) -> None:
-    assert found.history_length_of == ["liked__count", "disliked__count"]
-    assert sum(each.rows for each in found.by_history_length) == found.data.test_rows
-    assert {each.events for each in found.by_history_length} <= {"0", "1–5", "6–20", "21–100", "> 100"}
-    long = next(each for each in found.by_history_length if each.events == "21–100")
+def test_gains_by_length_of_history_cover_the_test_rows(features_report: Report) -> None:
+    assert features_report.history_length_of == ["liked__count", "disliked__count"]
+    assert sum(each.rows for each in features_report.by_history_length) == features_report.data.test_rows
+    assert {each.events for each in features_report.by_history_length} <= {"0", "1–5", "6–20", "21–100", "> 100"}
+    long = next(each for each in features_report.by_history_length if each.events == "21–100")
     assert long.gains["aggregate"] > 0
 
 
-def test_distributions_are_of_the_cosines_that_rank_best(features: Path, found: Report) -> None:
-    assert 0 < len(found.distributions) <= 4
-    for each in found.distributions:
+def test_distributions_are_of_the_cosines_that_rank_best(features: Path, features_report: Report) -> None:
+    assert 0 < len(features_report.distributions) <= 4
+    for each in features_report.distributions:
         assert "cos_" in each.name
         assert sum(each.positives) == pytest.approx(1)
         assert sum(each.negatives) == pytest.approx(1)
         assert len(each.edges) == len(each.positives) + 1
 
 
-def test_the_report_keeps_to_its_schema(features: Path, found: Report) -> None:
+def test_the_report_matches_its_schema(features: Path, features_report: Report) -> None:
     import jsonschema
 
     schema = json.loads((ROOT / "docs" / "reference" / "report.schema.json").read_text())
-    written = json.loads(found.model_dump_json())
+    written = json.loads(features_report.model_dump_json())
     jsonschema.validate(written, schema)
     written["ladder"][0]["verdict"] = "perhaps"
     with pytest.raises(jsonschema.ValidationError):
@@ -88,8 +89,8 @@ def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -
     assert rung(globbed, "aggregate").seconds == rung(parts, "aggregate").seconds
 
 
-def test_features_of_several_runs_are_one_ladder(features: Path, tmp_path: Path) -> None:
-    """What one run made are candidates of the next, and still known as what they are."""
+def test_features_of_several_runs_are_evaluated_as_one_ladder(features: Path, tmp_path: Path) -> None:
+    """The output of one run is the candidates of the next, and its features are still known as features."""
     folder = features.parent
     extembed(
         "aggregate", "-i", folder / "interactions.parquet", "-c", folder / "candidates.parquet",
@@ -101,7 +102,7 @@ def test_features_of_several_runs_are_one_ladder(features: Path, tmp_path: Path)
     ).ok()  # fmt: skip
     report = judged(tmp_path / "second.parquet", **ONCE)
     assert [each.step for each in report.ladder] == ["baseline", "counters", "aggregate", "dual"]
-    assert rung(report, "aggregate").seconds is None  # the report beside the file is of the second run
+    assert rung(report, "aggregate").seconds is None  # the run report is that of the second run
     assert rung(report, "dual").seconds is not None
 
 

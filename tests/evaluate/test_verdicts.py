@@ -1,4 +1,4 @@
-"""Verdicts from intervals, and intervals by simulation."""
+"""Verdicts follow from intervals, and intervals hold the true value as often as they should."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from extembed_cli.kernels import metrics
 
 CASES = {
     "sure": ((0.02, 0.01, 0.03), (0.02, 0.01, 0.03), "keep"),
-    "sure, but smaller than asked for": ((0.0005, 0.0002, 0.0008), (0.001, 0.0005, 0.002), "not worth it"),
+    "sure, but below the minimum gain": ((0.0005, 0.0002, 0.0008), (0.001, 0.0005, 0.002), "not worth it"),
     "harm": ((-0.02, -0.03, -0.01), (-0.02, -0.03, -0.01), "not worth it"),
     "wide": ((0.01, -0.01, 0.03), (0.01, -0.01, 0.03), "cannot tell"),
     "wide around nothing": ((0.0, -0.01, 0.01), (0.0, -0.01, 0.01), "cannot tell"),
     "no better than permuted": ((0.01, 0.005, 0.015), (-0.001, -0.006, 0.004), "cannot tell"),
     "unsure over permuted": ((0.01, 0.005, 0.015), (0.004, -0.001, 0.009), "cannot tell"),
-    "a little below what is asked for": ((0.0009, 0.0004, 0.0014), (0.001, 0.0002, 0.002), "cannot tell"),
+    "a little below the minimum gain": ((0.0009, 0.0004, 0.0014), (0.001, 0.0002, 0.002), "cannot tell"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_verdicts(case: str) -> None:
     gain, over, word = CASES[case]
-    told = verdict(Interval(*gain), Interval(*over), 10_000, 100, 0.001)
-    assert told.word == word
-    assert (told.more_rows is None) == (word != "cannot tell" or case == "no better than permuted")
+    result = verdict(Interval(*gain), Interval(*over), 10_000, 100, 0.001)
+    assert result.word == word
+    assert (result.more_rows is None) == (word != "cannot tell" or case == "no better than permuted")
     if case.endswith("permuted"):
-        assert "over its columns permuted" in told.reason
+        assert "over its columns permuted" in result.reason
     assert verdict(Interval(*gain), Interval(*over), 10_000, 5, 0.001).word == "cannot tell"
 
 
 @settings(max_examples=100)
 @given(st.floats(-0.02, 0.05), st.floats(1e-5, 0.05), st.floats(1e-5, 0.05), st.sampled_from([0.0, 0.001, 0.01]))
-def test_as_many_rows_as_are_told_do_decide(value: float, low: float, high: float, least: float) -> None:
+def test_the_reported_number_of_rows_decides(value: float, low: float, high: float, least: float) -> None:
     def at(rows: int) -> Verdict:
         shrink = (10_000 / rows) ** 0.5
         gain = Interval(value, value - low * shrink, value + high * shrink)
         return verdict(gain, gain, rows, 100, least)
 
-    told = at(10_000)
-    if told.more_rows is not None:
-        assert told.word == "cannot tell"
-        assert at(10_000 + told.more_rows).word != "cannot tell"
+    result = at(10_000)
+    if result.more_rows is not None:
+        assert result.word == "cannot tell"
+        assert at(10_000 + result.more_rows).word != "cannot tell"
 
 
 def clustered(rng: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores and labels whose rows of one user are alike: a shift of the user in both."""
+    """Return scores, labels and users. Rows of one user are alike: a shift per user is in scores and labels."""
     sizes = rng.integers(5, 30, users)
     owner = np.repeat(np.arange(users), sizes)
     shift = rng.standard_normal(users)[owner]
@@ -62,7 +62,7 @@ def clustered(rng: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndar
 
 @pytest.mark.parametrize("trials", [60, soak(200)])
 def test_intervals_hold_the_true_auc_19_times_of_20(trials: int) -> None:
-    """Both ways to an interval, on samples of 80 users; a row-wise bootstrap holds the AUC far less often."""
+    """The bootstrap and the closed form do, on samples of 80 users. A bootstrap over rows does far less often."""
     truth = metrics.auc(*clustered(np.random.default_rng(0), 200_000)[:2])
     held = {"bootstrap": 0, "closed form": 0, "rows": 0}
     for trial in range(trials):
@@ -84,7 +84,7 @@ def test_intervals_hold_the_true_auc_19_times_of_20(trials: int) -> None:
 
 
 def test_a_difference_of_two_scores_of_the_same_rows_has_a_narrow_interval() -> None:
-    """Paired resamples: two nearly equal scores differ by little, however uncertain each of them is."""
+    """Resamples are paired, so the difference of two similar scores is more certain than each score."""
     scores, labels, owner = clustered(np.random.default_rng(3), 60)
     other = scores + 0.01 * np.random.default_rng(4).standard_normal(len(scores))
     users = UserBootstrap(owner, 500, 0)
@@ -97,7 +97,7 @@ def test_resampled_means_are_of_whole_users() -> None:
     values = np.array([1.0, 1.0, 1.0, 5.0, np.nan])
     users = UserBootstrap(np.array([4, 4, 4, 9, 9]), 400, 0)
     means = users.means(values)
-    # Two users are drawn: twice the first, twice the second, or both.
+    # Each resample draws two users: the first twice, the second twice, or both.
     assert set(np.round(means, 6)) == {1.0, 2.0, 5.0}
 
 

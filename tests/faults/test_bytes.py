@@ -1,4 +1,4 @@
-"""The same inputs give the same bytes: run after run, with any number of workers, in any order of rows."""
+"""The same inputs give the same bytes for every run, any number of workers and any order of rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ thresholds = [0.0, 0.3]
 
 @pytest.fixture
 def many(tmp_path: Path) -> World:
-    """Enough for several batches; ties in time, and users from one event to hundreds."""
+    """Provides inputs for several batches, with ties in time and users with one to hundreds of events."""
     world = build(tmp_path, 20_000, 20_000, 32)
     table = world.table("interactions")
     hours = pl.from_arrow(table)["timestamp"].dt.truncate("1d")
@@ -37,20 +37,20 @@ def many(tmp_path: Path) -> World:
 
 
 def test_two_runs_give_the_same_bytes(many: World) -> None:
-    made = []
+    outputs = []
     for seed in ("1", "2"):
         with start(*arguments(many, FILE), env={"PYTHONHASHSEED": seed, "TZ": f"UTC+{seed}"}) as run:
             run.end().ok()
-        made.append(state(many.folder / FILE))
-    assert made[0] == made[1]
+        outputs.append(state(many.folder / FILE))
+    assert outputs[0] == outputs[1]
 
 
 def test_any_number_of_workers_gives_the_same_bytes(many: World) -> None:
-    made = []
+    outputs = []
     for workers in (1, 2, 4):
         run_spec(many.folder / "spec.toml", workers)
-        made.append((many.folder / "out.parquet").read_bytes())
-    assert made[0] == made[1] == made[2]
+        outputs.append((many.folder / "out.parquet").read_bytes())
+    assert outputs[0] == outputs[1] == outputs[2]
 
 
 @pytest.mark.parametrize("name", ["interactions", "text"])
@@ -62,7 +62,7 @@ def test_the_order_of_rows_does_not_matter(many: World, name: str) -> None:
     assert bits(after).equals(bits(before))
 
 
-def test_the_order_of_candidates_moves_rows_and_nothing_else(many: World) -> None:
+def test_the_order_of_candidates_only_reorders_rows(many: World) -> None:
     before = run_spec(many.folder / "spec.toml")
     order = np.random.default_rng(4).permutation(len(before))
     many.write("candidates", many.table("candidates").take(order))
@@ -70,7 +70,7 @@ def test_the_order_of_candidates_moves_rows_and_nothing_else(many: World) -> Non
 
 
 def bits(frame: pl.DataFrame) -> pl.DataFrame:
-    """Floats as their bits, so that equal means equal."""
+    """Return a frame with float columns as their bits, so that they are compared exactly."""
     return frame.with_columns(
         pl.when(pl.col(name).is_not_null()).then(pl.Series(name, frame[name].fill_null(0).to_numpy().view(np.uint32)))
         for name, kind in frame.schema.items()

@@ -1,4 +1,4 @@
-"""A disk that is full, a folder that cannot be written, a folder that is not there."""
+"""Full disks, folders without write permission, and missing folders."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from helpers.faults import (
     assert_untouched,
     build,
     drive,
-    make,
-    stand,
+    earlier_output,
+    run_clean,
     undisturbed,
 )
 
 
 def at_most(size: int) -> Callable[[], None]:
-    """A limit on the size of every file that a process writes; beyond, writing fails with EFBIG."""
+    """Return a function that limits the size of files that a process writes; beyond, a write fails with EFBIG."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 @pytest.mark.parametrize(("kind", "size"), [(FILE, 5_000), soak(FILE, 0), soak(DIRECTORY, 0), soak(DIRECTORY, 5_000)])
-def test_a_file_that_grows_too_large(tmp_path: Path, kind: str, size: int) -> None:
+def test_a_file_size_limit_leaves_the_old_output(tmp_path: Path, kind: str, size: int) -> None:
     world = build(tmp_path)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     assert max(map(len, old.values())) > 6_000
     with drive(*arguments(world, kind), preexec_fn=at_most(size)) as run:
         run.end().failed(5, "no space left", "old output is untouched")
@@ -44,7 +44,7 @@ def test_a_file_that_grows_too_large(tmp_path: Path, kind: str, size: int) -> No
 
 @contextmanager
 def tmpfs(folder: Path, options: str) -> Iterator[Path]:
-    """A small file system of its own."""
+    """Mount a small file system at `folder`."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     try:
@@ -60,21 +60,21 @@ def tmpfs(folder: Path, options: str) -> Iterator[Path]:
 
 
 def pages(output: Path) -> int:
-    """The size of an output and its report on a tmpfs."""
+    """Return the size of an output and its report on a tmpfs."""
     files = [output.with_name(f"{output.name}.run.json"), *(output.iterdir() if output.is_dir() else [output])]
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
 
 
 @pytest.mark.parametrize(("kind", "share"), [soak(FILE, 0.0), soak(FILE, 0.7), (DIRECTORY, 0.7)])
-def test_a_full_disk(tmp_path: Path, kind: str, share: float) -> None:
-    """Nearly full: there is room for some parts of the new output beside the old one, not for all."""
+def test_a_full_disk_leaves_the_old_output(tmp_path: Path, kind: str, share: float) -> None:
+    """Beside the old output there is space for some parts of the new one, but not for all."""
     world = build(tmp_path / "world")
-    stand(world, kind)
+    earlier_output(world, kind)
     size = pages(world.folder / kind)
     room = int(size * share) // 4096 * 4096
     with tmpfs(tmp_path / "disk", f"size={size + room + 4096}") as disk:
         output = disk / Path(kind).name
-        old = stand(world, output)
+        old = earlier_output(world, output)
         (disk / "ballast").write_bytes(b"x" * 4096)
         with drive(*arguments(world, output)) as run:
             run.end().failed(5, "no space left", "old output is untouched")
@@ -82,9 +82,9 @@ def test_a_full_disk(tmp_path: Path, kind: str, share: float) -> None:
         assert_untouched(output, old)
 
 
-def test_a_run_after_the_disk_was_full_needs_no_help(tmp_path: Path) -> None:
+def test_a_run_after_a_full_disk_needs_no_cleanup(tmp_path: Path) -> None:
     world = build(tmp_path / "world")
-    wanted = make(world, DIRECTORY, NEW)
+    expected = run_clean(world, DIRECTORY, NEW)
     size = pages(world.folder / DIRECTORY)
     with tmpfs(tmp_path / "disk", f"size={2 * size}") as disk:
         (disk / "ballast").write_bytes(b"x" * (size + 2 * 4096))
@@ -92,15 +92,15 @@ def test_a_run_after_the_disk_was_full_needs_no_help(tmp_path: Path) -> None:
             run.end().failed(5, "no space left")
         assert {path.name for path in disk.iterdir()} == {"ballast"}
         (disk / "ballast").unlink()
-        assert make(world, disk / "features") == wanted
+        assert run_clean(world, disk / "features") == expected
         assert_tidy(disk / "features")
 
 
 @pytest.mark.parametrize("kind", [soak(FILE), DIRECTORY])
-def test_no_room_for_the_report(tmp_path: Path, kind: str) -> None:
+def test_no_space_for_the_report_leaves_the_old_output(tmp_path: Path, kind: str) -> None:
     """An output and its report are committed together or not at all."""
     world = build(tmp_path)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     with drive(
         *arguments(world, kind), faults=(Fault("extembed_cli.jobs.outputs:write_features", "after", do="limit"),)
     ) as run:
@@ -108,7 +108,7 @@ def test_no_room_for_the_report(tmp_path: Path, kind: str) -> None:
     assert_untouched(world.folder / kind, old)
 
 
-def test_a_folder_on_a_read_only_disk(tmp_path: Path) -> None:
+def test_a_folder_on_a_read_only_disk_is_refused(tmp_path: Path) -> None:
     world = build(tmp_path / "world")
     with tmpfs(tmp_path / "disk", "ro") as disk:
         extembed(*arguments(world, disk / "features.parquet")).failed(2, "features.parquet", "no permission to write")
@@ -116,7 +116,7 @@ def test_a_folder_on_a_read_only_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+def test_a_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
     world = build(tmp_path)
     (tmp_path / "closed").mkdir(mode=0o555)
     extembed(*arguments(world, "closed/features.parquet")).failed(2, "closed", "no permission to write")
@@ -124,13 +124,13 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["new/deep/features.parquet", "new/deep/features"])
-def test_a_folder_that_is_not_there_is_made(tmp_path: Path, output: str) -> None:
+def test_a_missing_folder_is_created(tmp_path: Path, output: str) -> None:
     world = build(tmp_path)
-    make(world, output)
+    run_clean(world, output)
     assert_tidy(world.folder / output)
 
 
-def test_a_folder_whose_name_is_taken_by_a_file(tmp_path: Path) -> None:
+def test_a_folder_whose_name_is_taken_by_a_file_is_refused(tmp_path: Path) -> None:
     world = build(tmp_path)
     (tmp_path / "taken").write_text("mine")
     extembed(*arguments(world, "taken/features.parquet")).failed(2, "taken")
@@ -138,22 +138,22 @@ def test_a_folder_whose_name_is_taken_by_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [FILE, DIRECTORY])
-def test_what_is_not_ours_is_never_removed(tmp_path: Path, kind: str) -> None:
-    """Files of somebody else beside the output, some with names like ours."""
+def test_files_of_others_are_never_removed(tmp_path: Path, kind: str) -> None:
+    """Other files are beside the output, some of them with names like those of extembed."""
     world: World = build(tmp_path)
     (tmp_path / "out").mkdir()
     names = ["notes.txt", ".hidden", "features.parquet.bak", ".features.backup.tmp", "part-00000.parquet"]
     for name in names:
         (tmp_path / "out" / name).write_text(name)
-    make(world, kind)
+    run_clean(world, kind)
     assert_tidy(world.folder / kind, *names)
 
 
 @pytest.mark.parametrize("room", [soak(4), 40, soak(160)], ids=lambda kib: f"{kib} KiB")
-def test_a_full_scratch_disk(tmp_path: Path, room: int) -> None:
-    """It fills up with keys, with vectors (which are mapped), or with features; the output's own disk has room."""
+def test_a_full_scratch_disk_leaves_the_old_output(tmp_path: Path, room: int) -> None:
+    """The scratch disk fills up with keys, mapped vectors or features. The disk of the output has space."""
     world = build(tmp_path / "world", rows=900, events=4000, dim=64)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     with tmpfs(tmp_path / "disk", f"size={room}k") as disk:
         arguments_ = [*arguments(world, FILE), "--scratch", disk]
         with drive(*arguments_, shards=5) as run:
@@ -164,16 +164,16 @@ def test_a_full_scratch_disk(tmp_path: Path, room: int) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("size", [1_000, 20_000])
-def test_scratch_files_that_grow_too_large(tmp_path: Path, size: int) -> None:
+def test_a_file_size_limit_on_scratch_files_leaves_the_old_output(tmp_path: Path, size: int) -> None:
     world = build(tmp_path, rows=900, events=4000, dim=64)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     with drive(*arguments(world, FILE), shards=3, preexec_fn=at_most(size)) as run:
         run.end().failed(5, "no space left", "old output is untouched")
     assert_untouched(world.folder / FILE, old)
 
 
-def test_a_scratch_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_scratch_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     world = build(tmp_path)
     (tmp_path / "file").write_text("")
-    told = undisturbed(*arguments(world, FILE), "--scratch", tmp_path / "file" / "below", shards=3)
-    told.failed(2, "--scratch", "below")
+    done = undisturbed(*arguments(world, FILE), "--scratch", tmp_path / "file" / "below", shards=3)
+    done.failed(2, "--scratch", "below")

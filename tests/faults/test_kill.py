@@ -1,4 +1,4 @@
-"""`kill -9` at named places and at random times: the old output or the new one, and the next run mends the rest."""
+"""`kill -9` at named places and at random times leaves the old or the new output, and the next run cleans up."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from helpers.faults import (
     build,
     drive,
     frame,
-    make,
     place,
+    run_clean,
     start,
     state,
 )
 
-# What stands on disk depends on the place alone; the rename of the file, or of the manifest, is the turn.
+# The state on disk depends only on the place of the kill. The rename of the file, or of the manifest, commits.
 WRITER = "pyarrow.parquet:ParquetWriter"
 FILE_OLD = [
     Fault(f"{WRITER}.write_batch", "after", 2),
@@ -55,7 +55,7 @@ FILE_NEW = [
     Fault("pathlib:Path.replace", "after"),
 ]
 FILE_NEW_SOAK = [
-    Fault("os:fsync", "before", 3),  # of the folder
+    Fault("os:fsync", "before", 3),  # the fsync of the folder
     Fault("os:fsync", "after", 3),
     Fault("pathlib:Path.replace", "after", 2),
     Fault("filelock:FileLock.release"),
@@ -83,7 +83,7 @@ DIRECTORY_NEW = [
     Fault("pathlib:Path.replace", "after", 4),
 ]
 DIRECTORY_NEW_SOAK = [
-    Fault("pathlib:Path.unlink"),  # of the first old part
+    Fault("pathlib:Path.unlink"),  # the first old part is removed
     Fault("pathlib:Path.unlink", "after", 2),
     Fault("pathlib:Path.replace", "after", 5),
     Fault("os:fsync", "before", 9),
@@ -106,13 +106,13 @@ FIRST_DIRECTORY_SOAK = [
 
 
 def places(faults: Sequence[Fault], more: Sequence[Fault]) -> pytest.MarkDecorator:
-    """A test at each of these places, and in the long tests at some more between them."""
+    """Parametrize a test over faults; `make soak` runs it at more places."""
     cases = [pytest.param(fault, id=place(fault)) for fault in faults]
     return pytest.mark.parametrize("fault", [*cases, *(soak(fault, id=place(fault)) for fault in more)])
 
 
 class Base(NamedTuple):
-    """A world with an old output of each kind, and the new ones that undisturbed runs make elsewhere."""
+    """A world with an old output of each kind, and the new outputs of clean runs elsewhere."""
 
     folder: Path
     old: dict[str, dict[str, bytes]]
@@ -121,18 +121,19 @@ class Base(NamedTuple):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """Provides a world with old outputs, and the new outputs to compare with."""
     folder = tmp_path_factory.mktemp("base")
     clean = build(tmp_path_factory.mktemp("clean"))
     world = build(folder)
-    old = {kind: make(world, kind, OLD) for kind in (FILE, DIRECTORY)}
-    new = {kind: make(clean, kind, NEW) for kind in (FILE, DIRECTORY)}
+    old = {kind: run_clean(world, kind, OLD) for kind in (FILE, DIRECTORY)}
+    new = {kind: run_clean(clean, kind, NEW) for kind in (FILE, DIRECTORY)}
     assert all(old[kind] != new[kind] for kind in old)
-    assert len(new[DIRECTORY]) == 4  # a manifest and three parts
+    assert len(new[DIRECTORY]) == 4  # the manifest and three parts
     return Base(folder, old, new)
 
 
 def copy(base: Base, folder: Path, kind: str, with_old: bool = True) -> World:
-    """A copy of the base with the old output of one kind, or none."""
+    """Copy the base with its old output of one kind, or without an old output."""
     world = World(folder / "world")
     shutil.copytree(base.folder, world.folder, ignore=shutil.ignore_patterns("out"))
     (world.folder / "out").mkdir()
@@ -151,9 +152,9 @@ def kill(world: World, kind: str, fault: Fault) -> None:
         assert run.reached().end().code == KILLED
 
 
-def assert_mended(world: World, kind: str, new: dict[str, bytes]) -> None:
-    """The next run needs no help and leaves what an undisturbed one leaves."""
-    assert make(world, kind, NEW) == new
+def assert_next_run_succeeds(world: World, kind: str, new: dict[str, bytes]) -> None:
+    """Check that the next run needs no cleanup and leaves the same files as a clean run."""
+    assert run_clean(world, kind, NEW) == new
     assert_tidy(world.folder / kind)
 
 
@@ -162,7 +163,7 @@ def test_a_file_is_the_old_one_until_the_rename(base: Base, tmp_path: Path, faul
     world = copy(base, tmp_path, FILE)
     kill(world, FILE, fault)
     assert state(world.folder / FILE) == base.old[FILE]
-    assert_mended(world, FILE, base.new[FILE])
+    assert_next_run_succeeds(world, FILE, base.new[FILE])
 
 
 @places(FILE_NEW, FILE_NEW_SOAK)
@@ -170,7 +171,7 @@ def test_a_file_is_the_new_one_from_the_rename_on(base: Base, tmp_path: Path, fa
     world = copy(base, tmp_path, FILE)
     kill(world, FILE, fault)
     assert state(world.folder / FILE) == base.new[FILE]
-    assert_mended(world, FILE, base.new[FILE])
+    assert_next_run_succeeds(world, FILE, base.new[FILE])
 
 
 @places(DIRECTORY_OLD, DIRECTORY_OLD_SOAK)
@@ -178,7 +179,7 @@ def test_a_directory_is_the_old_one_until_its_manifest(base: Base, tmp_path: Pat
     world = copy(base, tmp_path, DIRECTORY)
     kill(world, DIRECTORY, fault)
     assert state(world.folder / DIRECTORY) == base.old[DIRECTORY]
-    assert_mended(world, DIRECTORY, base.new[DIRECTORY])
+    assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
 
 @places(DIRECTORY_NEW, DIRECTORY_NEW_SOAK)
@@ -186,7 +187,7 @@ def test_a_directory_is_the_new_one_from_its_manifest_on(base: Base, tmp_path: P
     world = copy(base, tmp_path, DIRECTORY)
     kill(world, DIRECTORY, fault)
     assert state(world.folder / DIRECTORY) == base.new[DIRECTORY]
-    assert_mended(world, DIRECTORY, base.new[DIRECTORY])
+    assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
 
 @places(FIRST_FILE, FIRST_FILE_SOAK)
@@ -194,7 +195,7 @@ def test_a_first_file_is_there_whole_or_not_at_all(base: Base, tmp_path: Path, f
     world = copy(base, tmp_path, FILE, with_old=False)
     kill(world, FILE, fault)
     assert not (world.folder / FILE).exists()
-    assert_mended(world, FILE, base.new[FILE])
+    assert_next_run_succeeds(world, FILE, base.new[FILE])
 
 
 @places(FIRST_DIRECTORY, FIRST_DIRECTORY_SOAK)
@@ -204,19 +205,19 @@ def test_a_first_directory_without_a_manifest_does_not_stop_the_next_run(
     world = copy(base, tmp_path, DIRECTORY, with_old=False)
     kill(world, DIRECTORY, fault)
     assert state(world.folder / DIRECTORY) is None
-    assert_mended(world, DIRECTORY, base.new[DIRECTORY])
+    assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
 
 @pytest.mark.soak
-def test_killed_again_and_again(base: Base, tmp_path: Path) -> None:
+def test_a_run_after_several_kills_succeeds(base: Base, tmp_path: Path) -> None:
     world = copy(base, tmp_path, DIRECTORY)
     for fault in (Fault(f"{WRITER}.close"), Fault("pathlib:Path.replace", "after", 2), DIRECTORY_NEW[0]):
         kill(world, DIRECTORY, fault)
-    assert_mended(world, DIRECTORY, base.new[DIRECTORY])
+    assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
 
-def test_a_killed_directory_reads_as_an_input(base: Base, tmp_path: Path) -> None:
-    """New parts stand beside the old ones, and a run that reads the directory takes those of the manifest."""
+def test_the_directory_of_a_killed_run_can_be_an_input(base: Base, tmp_path: Path) -> None:
+    """It has new and old parts. A run that reads it takes the parts in the manifest."""
     world = copy(base, tmp_path, DIRECTORY)
     kill(world, DIRECTORY, Fault("pathlib:Path.replace", "before", 4))
     assert len(list((world.folder / DIRECTORY).glob("part-*.parquet"))) == 6
@@ -231,22 +232,22 @@ def test_a_killed_directory_reads_as_an_input(base: Base, tmp_path: Path) -> Non
 
 
 def timed(world: World, kind: str, rows: int) -> tuple[dict[str, bytes], float]:
-    """A run in a process of its own: what it wrote, and its seconds."""
+    """Run in a process of its own. Return its output files and its seconds."""
     began = time.monotonic()
     with drive(*arguments(world, kind), rows=rows) as run:
         run.end().ok()
     seconds = time.monotonic() - began
-    made = state(world.folder / kind)
-    assert made is not None
-    return made, seconds
+    output = state(world.folder / kind)
+    assert output is not None
+    return output, seconds
 
 
 @pytest.mark.parametrize(("kind", "kills"), [(FILE, 2), soak(FILE, 8), soak(DIRECTORY, 8)])
-def test_kill_at_random_times(tmp_path: Path, kind: str, kills: int) -> None:
-    """Kills of a run, uniform over the time that it takes."""
+def test_a_kill_at_a_random_time_leaves_the_old_or_the_new_output(tmp_path: Path, kind: str, kills: int) -> None:
+    """The times of the kills are uniform over the duration of a run."""
     world = build(tmp_path / "world", 6_000, 6_000, 32)
     rows = 2**11
-    old = make(world, kind, OLD, rows=rows)
+    old = run_clean(world, kind, OLD, rows=rows)
     shutil.copytree(world.folder / "out", tmp_path / "kept")
     new, seconds = timed(world, kind, rows)
     draw = random.Random(5)
@@ -258,17 +259,17 @@ def test_kill_at_random_times(tmp_path: Path, kind: str, kills: int) -> None:
             run.process.kill()
             run.process.wait()
         assert state(world.folder / kind) in (old, new)
-    assert make(world, kind, NEW, rows=rows) == new
+    assert run_clean(world, kind, NEW, rows=rows) == new
     assert_tidy(world.folder / kind)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", [FILE, DIRECTORY])
-def test_kill_at_many_random_times_without_mending(tmp_path: Path, kind: str) -> None:
-    """A hundred kills in a row over what the last one left."""
+def test_a_hundred_kills_in_a_row_leave_the_old_or_the_new_output(tmp_path: Path, kind: str) -> None:
+    """Each run starts from the files that the last kill left."""
     world = build(tmp_path / "world", 20_000, 20_000, 16)
     rows = 2**12
-    wanted = [make(world, kind, OLD, rows=rows), make(world, kind, NEW, rows=rows)]
+    expected = [run_clean(world, kind, OLD, rows=rows), run_clean(world, kind, NEW, rows=rows)]
     _, seconds = timed(world, kind, rows)
     draw = random.Random(6)
     for number in range(100):
@@ -276,6 +277,6 @@ def test_kill_at_many_random_times_without_mending(tmp_path: Path, kind: str) ->
             time.sleep(draw.uniform(seconds / 3, seconds))
             run.process.kill()
             run.process.wait()
-        assert state(world.folder / kind) in wanted
-    assert make(world, kind, NEW, rows=rows) == wanted[1]
+        assert state(world.folder / kind) in expected
+    assert run_clean(world, kind, NEW, rows=rows) == expected[1]
     assert_tidy(world.folder / kind)

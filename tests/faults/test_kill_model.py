@@ -1,4 +1,4 @@
-"""A training killed at any place: the model that stands is the old one or the new one, and the next run tidies up."""
+"""A training killed at any place leaves the old or the new model, and the next training cleans up."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SHORT = [("an older model", 2)]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Provides a folder with small inputs and a spec with a neural group."""
     folder = tmp_path_factory.mktemp("neural")
     make_features(folder, seed=1, signal=3.0, users=50, each=40)
     (folder / "spec.toml").write_text(TABLES + '[[neural]]\nmodel = "model"\n')
@@ -27,7 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(world: Path, model: str, seed: int, *more: str) -> list[str]:
-    """A training of one epoch: it renames the checkpoint, the config (with it the new model is there), and the rest."""
+    """Return the arguments of a one-epoch training. It renames checkpoint, config (the commit), then the rest."""
     named = ["neural", "train", world / "spec.toml", "--label", "label", "--model", world / model, "--seed", seed]
     return [*map(str, named), *more, "--epochs", "1", "--dim", "8", "--device", "cpu", "-q"]
 
@@ -44,7 +45,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("before", "renamed"), CASES)
-def test_killed(world: Path, before: str, renamed: int) -> None:
+def test_a_killed_training_leaves_the_old_or_the_new_model(world: Path, before: str, renamed: int) -> None:
     for model, seed in {"old": 0, "new": 7}.items():
         if not (world / model).exists():
             extembed(*arguments(world, model, seed)).ok()
@@ -62,7 +63,7 @@ def test_killed(world: Path, before: str, renamed: int) -> None:
         extembed("run", world / "spec.toml", "-q", "--set", f'neural.0.model="{model}"').ok()
     else:
         extembed("run", world / "spec.toml", "-q", "--set", f'neural.0.model="{model}"').failed(3, "no trained model")
-    if renamed == 0 and before == "an older model":  # there is no checkpoint yet, and the old model is whole
+    if renamed == 0 and before == "an older model":  # no checkpoint yet; the old model is complete
         extembed(*arguments(world, model.name, 7, "--resume")).failed(2, "seed 0 before, 7 now")
         extembed(*arguments(world, model.name, 7)).ok()
     else:
@@ -72,8 +73,10 @@ def test_killed(world: Path, before: str, renamed: int) -> None:
 
 
 @pytest.mark.parametrize("place", ["prepare_scorer", "load_model"])
-def test_a_model_that_is_trained_again_during_a_run(world: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """Whatever the run has read of the model so far, it ends with an error, and the old output stays."""
+def test_a_run_fails_if_its_model_is_trained_again_meanwhile(
+    world: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It fails wherever it is in reading the model, and the old output stays."""
     extembed(*arguments(world, "model", 0)).ok()
     extembed("run", world / "spec.toml", "-q").ok()
     before = (world / "features.parquet").read_bytes()

@@ -1,4 +1,4 @@
-"""Features and user vectors of one run: killed at any place, each file is the old one or the new one, and whole."""
+"""A run that writes features and user vectors, killed at any place, leaves each file old or new, and complete."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def spec(world: World, strength: float) -> Path:
     return world.spec(SPEC.format(strength=strength))
 
 
-def make(world: World, strength: float) -> dict[str, bytes]:
-    """An undisturbed run and what it wrote."""
+def run_clean(world: World, strength: float) -> dict[str, bytes]:
+    """Run without faults, and return the files that it wrote."""
     undisturbed("run", spec(world, strength)).ok()
     return contents(world)
 
@@ -40,21 +40,21 @@ def contents(world: World) -> dict[str, bytes]:
     ],
     ids=lambda case: place(case) if isinstance(case, Fault) else None,
 )
-def test_killed(world: World, fault: Fault, new: int) -> None:
-    after, before = make(world, 7), make(world, 2)
+def test_a_killed_run_leaves_each_file_old_or_new(world: World, fault: Fault, new: int) -> None:
+    after, before = run_clean(world, 7), run_clean(world, 2)
     assert all(before[name] != after[name] for name in FILES)
     with drive("run", str(spec(world, 7)), faults=(fault,)) as run:
         assert run.end().code == KILLED
-    found = contents(world)
-    assert [found[name] == after[name] for name in FILES] == [True] * new + [False] * (2 - new)
-    assert all(found[name] in {before[name], after[name]} for name in FILES)
+    files = contents(world)
+    assert [files[name] == after[name] for name in FILES] == [True] * new + [False] * (2 - new)
+    assert all(files[name] in {before[name], after[name]} for name in FILES)
     assert all(pq.read_table(world.folder / name).num_rows for name in FILES)
-    assert make(world, 7) == after
+    assert run_clean(world, 7) == after
     assert not list(world.folder.glob(".*"))
 
 
-def test_two_runs_with_one_file_of_user_vectors(world: World, tmp_path: Path) -> None:
-    """The second holds its own output already and still must not touch the vectors."""
+def test_two_runs_cannot_write_the_same_user_vectors_at_once(world: World, tmp_path: Path) -> None:
+    """The second run has the lock of its own output. It still must not write the vectors."""
     other = ("run", world.spec(SPEC.format(strength=3), "other.toml"), "-o", world.folder / "other.parquet")
     hold = Fault("os:fsync", do="hold", path=str(tmp_path / "go"))
     with drive("run", str(spec(world, 2)), faults=(hold,)) as first:

@@ -1,4 +1,4 @@
-"""Runs that meet at one output, or that work side by side at different ones."""
+"""Runs with the same output exclude each other; runs with different outputs do not."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from helpers.faults import (
     assert_untouched,
     build,
     drive,
+    earlier_output,
     eventually,
-    make,
-    stand,
+    run_clean,
     start,
     state,
 )
 
 
 def hold(folder: Path) -> Fault:
-    """A place where a run stands, with the lock and all temporary files, until there is a file `go`."""
+    """Return a fault that holds a run, with its lock and temporary files, until the file `go` exists."""
     return Fault("os:fsync", do="hold", path=str(folder / "go"))
 
 
 @pytest.mark.parametrize("kind", [FILE, soak(DIRECTORY)])
 def test_a_second_run_ends_at_once_and_says_why(tmp_path: Path, kind: str) -> None:
     world = build(tmp_path)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     with drive(*arguments(world, kind), faults=(hold(tmp_path),)) as first:
         first.reached()
         began = time.monotonic()
@@ -53,7 +53,7 @@ def test_a_second_run_ends_at_once_and_says_why(tmp_path: Path, kind: str) -> No
 
 def test_a_second_run_waits_its_turn(tmp_path: Path) -> None:
     world = build(tmp_path)
-    wanted = make(world, "other/features.parquet", NEW)
+    expected = run_clean(world, "other/features.parquet", NEW)
     acquire = Fault("filelock:FileLock.acquire", do="note", path=str(tmp_path / "waits"))
     with drive(*arguments(world, FILE, OLD), faults=(hold(tmp_path),)) as first:
         first.reached()
@@ -65,11 +65,11 @@ def test_a_second_run_waits_its_turn(tmp_path: Path) -> None:
             (tmp_path / "go").touch()
             first.end().ok()
             second.end().ok()
-    assert state(world.folder / FILE) == wanted
+    assert state(world.folder / FILE) == expected
     assert_tidy(world.folder / FILE)
 
 
-def test_a_run_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
+def test_a_run_waits_no_longer_than_wait_says(tmp_path: Path) -> None:
     world = build(tmp_path)
     with drive(*arguments(world, FILE), faults=(hold(tmp_path),)) as first:
         first.reached()
@@ -81,7 +81,7 @@ def test_a_run_waits_no_longer_than_it_was_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wait", [soak([]), ["--wait", "30"]], ids=["after", "while waiting"])
 def test_the_lock_is_free_when_its_holder_is_killed(tmp_path: Path, wait: list[str]) -> None:
     world = build(tmp_path)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     with drive(*arguments(world, FILE), faults=(hold(tmp_path),)) as first:
         first.reached()
         if wait:
@@ -109,7 +109,7 @@ def test_the_lock_is_free_when_its_holder_is_killed(tmp_path: Path, wait: list[s
     ],
 )
 def test_different_outputs_do_not_disturb_each_other(tmp_path: Path, one: str, other: str) -> None:
-    """Not even where one name begins like the other."""
+    """This holds even if one name is a prefix of the other."""
     world = build(tmp_path)
     with drive(*arguments(world, one), faults=(hold(tmp_path),)) as first:
         first.reached()
@@ -130,10 +130,10 @@ def test_one_output_under_two_names_is_one_lock(tmp_path: Path) -> None:
         extembed(*arguments(world, "out/../out/features.parquet")).failed(4, "another run")
 
 
-def meet(folder: Path, kind: str, runs: int) -> None:
-    """Runs of two specs start together: each works alone, all end well, and the output is that of one of them."""
+def run_together(folder: Path, kind: str, runs: int) -> None:
+    """Start runs of two specs at once. Check that they run one by one, all succeed, and leave one of the outputs."""
     world = build(folder)
-    wanted = [make(world, f"{spec}/{Path(kind).name}", spec) for spec in (OLD, NEW)]
+    expected = [run_clean(world, f"{spec}/{Path(kind).name}", spec) for spec in (OLD, NEW)]
     log = folder / "log"
     notes = (
         Fault("extembed_cli.jobs.run:load", do="note", path=str(log), text="in"),
@@ -150,7 +150,7 @@ def meet(folder: Path, kind: str, runs: int) -> None:
         for run in started:
             run.__exit__(None, None, None)
     assert log.read_text().split() == ["in", "out"] * runs
-    assert state(world.folder / kind) in wanted
+    assert state(world.folder / kind) in expected
     assert_tidy(world.folder / kind)
 
 
@@ -158,24 +158,24 @@ def meet(folder: Path, kind: str, runs: int) -> None:
     ("kind", "runs"), [(FILE, 2), soak(FILE, 4), soak(FILE, 24), soak(DIRECTORY, 4), soak(DIRECTORY, 24)]
 )
 def test_runs_that_start_together_all_succeed(tmp_path: Path, kind: str, runs: int) -> None:
-    meet(tmp_path, kind, runs)
+    run_together(tmp_path, kind, runs)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [2, 4])
 def test_runs_without_waiting_leave_a_whole_file(tmp_path: Path, number: int) -> None:
     world = build(tmp_path)
-    wanted = stand(world, "other/features.parquet", NEW)
+    expected = earlier_output(world, "other/features.parquet", NEW)
     runs = [start(*arguments(world, FILE)) for _ in range(number)]
     codes = sorted(run.end().code for run in runs)
     assert codes[0] == 0
     assert set(codes) <= {0, 4}
-    assert state(world.folder / FILE) == wanted
+    assert state(world.folder / FILE) == expected
     assert_tidy(world.folder / FILE)
 
 
-def test_reading_while_the_output_is_written(tmp_path: Path) -> None:
-    """A dry run and a check write nothing, so they need no lock."""
+def test_dry_run_and_check_need_no_lock(tmp_path: Path) -> None:
+    """They write nothing."""
     world = build(tmp_path)
     with drive(*arguments(world, FILE), faults=(hold(tmp_path),)) as first:
         first.reached()
@@ -187,9 +187,9 @@ def test_reading_while_the_output_is_written(tmp_path: Path) -> None:
     assert_tidy(world.folder / FILE)
 
 
-def test_a_failed_run_lets_go(tmp_path: Path) -> None:
+def test_a_failed_run_releases_the_lock(tmp_path: Path) -> None:
     world = build(tmp_path)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     (tmp_path / "text.parquet").rename(tmp_path / "away.parquet")
     extembed(*arguments(world, FILE)).failed(3, "text.parquet")
     assert_untouched(world.folder / FILE, old)

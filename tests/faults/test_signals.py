@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the exit code a shell expects, a message, the old output, and nothing left behind."""
+"""SIGINT and SIGTERM end a run with the exit code a shell expects and a message, and leave only the old output."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from helpers.faults import (
     assert_untouched,
     build,
     drive,
+    earlier_output,
     eventually,
-    make,
-    stand,
+    run_clean,
     start,
     state,
 )
@@ -36,7 +36,7 @@ PLACES = [
     Fault("os:fsync", "before", 2),
 ]
 
-# Interrupts itself at the first import of a module: the earliest moments have no function to hook.
+# The program interrupts itself at the import of a module, since there is no function to hook that early.
 AT_IMPORT = """
 import os, signal, sys
 
@@ -44,8 +44,8 @@ name = sys.argv.pop(1)
 
 
 class Interrupt:
-    def find_spec(self, found, path=None, target=None):
-        if found == name:
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == name:
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -57,23 +57,23 @@ runpy.run_module("extembed_cli", run_name="__main__", alter_sys=True)
 """
 
 
-def stopped(ran: Ran, number: signal.Signals) -> None:
+def assert_stopped(ran: Ran, number: signal.Signals) -> None:
     ran.failed(CODES[number], "stopped")
     assert not ran.out
 
 
 def held(at: Fault, folder: Path) -> Fault:
-    """The same place, held until the test lets go."""
+    """Return a fault that holds a run at the same place until the file `go` exists."""
     return Fault(at.at, at.when, at.call, do="hold", path=str(folder / "go"))
 
 
 @pytest.mark.parametrize(("kind", "number"), [soak(FILE, signal.SIGINT), (DIRECTORY, signal.SIGTERM)])
-def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: signal.Signals) -> None:
+def test_a_signal_while_computing(tmp_path: Path, kind: str, number: signal.Signals) -> None:
     world = build(tmp_path, 100_000, 100_000, 128)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     with start(*arguments(world, kind), "-v", "--workers", "2") as run:
         run.stage("compute").signal(number)
-        stopped(run.end(10), number)
+        assert_stopped(run.end(10), number)
     assert_untouched(world.folder / kind, old)
 
 
@@ -90,11 +90,11 @@ def test_a_signal_in_the_midst_of_computing(tmp_path: Path, kind: str, number: s
 )
 def test_a_signal_at_a_stage(tmp_path: Path, kind: str, place: Fault) -> None:
     world = build(tmp_path)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     number = signal.SIGTERM if "fsync" in place.at else signal.SIGINT
     with drive(*arguments(world, kind), faults=(held(place, tmp_path),)) as run:
         run.reached().signal(number)
-        stopped(run.end(10), number)
+        assert_stopped(run.end(10), number)
     assert_untouched(world.folder / kind, old)
 
 
@@ -104,9 +104,9 @@ def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_pat
     place = Fault("pyarrow.parquet:ParquetWriter.close", "before", 1 if kind == FILE else 2)
     with drive(*arguments(world, kind), faults=(held(place, tmp_path),)) as run:
         run.reached().signal(signal.SIGINT)
-        stopped(run.end(10), signal.SIGINT)
+        assert_stopped(run.end(10), signal.SIGINT)
     assert not list((world.folder / "out").iterdir())
-    make(world, kind)
+    run_clean(world, kind)
     assert_tidy(world.folder / kind)
 
 
@@ -117,9 +117,9 @@ def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_pat
 def test_a_signal_between_renames_waits_for_all_of_them(
     tmp_path: Path, kind: str, renames: int, number: signal.Signals
 ) -> None:
-    """The renames take no time, so they are all done: output, manifest and report belong together."""
+    """Renames are fast, so the run does all of them: output, manifest and report belong together."""
     world = build(tmp_path)
-    old = stand(world, kind)
+    old = earlier_output(world, kind)
     fault = Fault("pathlib:Path.replace", "after", renames, do=number.name)
     with drive(*arguments(world, kind), faults=(fault,)) as run:
         ran = run.reached().end(10)
@@ -131,10 +131,10 @@ def test_a_signal_between_renames_waits_for_all_of_them(
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, soak(signal.SIGTERM)])
-def test_a_second_signal_does_not_stop_the_tidying(tmp_path: Path, second: signal.Signals) -> None:
-    """The second comes while the first takes the temporary file away."""
+def test_a_second_signal_does_not_stop_the_cleanup(tmp_path: Path, second: signal.Signals) -> None:
+    """The second signal comes while the run removes its temporary file because of the first."""
     world = build(tmp_path)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     faults = (
         held(Fault("os:fsync"), tmp_path / "never"),
         Fault("pathlib:Path.unlink", do=second.name),
@@ -150,16 +150,16 @@ def test_a_second_signal_does_not_stop_the_tidying(tmp_path: Path, second: signa
 @pytest.mark.soak
 def test_ctrl_c_twice_in_a_row(tmp_path: Path) -> None:
     world = build(tmp_path, 100_000, 100_000, 128)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     with start(*arguments(world, FILE), "-v") as run:
         run.stage("compute").signal(signal.SIGINT).signal(signal.SIGINT)
-        stopped(run.end(10), signal.SIGINT)
+        assert_stopped(run.end(10), signal.SIGINT)
     assert_untouched(world.folder / FILE, old)
 
 
 @pytest.mark.soak
 def test_a_signal_while_waiting_for_the_lock(tmp_path: Path) -> None:
-    """The one that waits goes, and does not take the lock of the one that works with it."""
+    """The waiting run ends and does not release the lock of the running one."""
     world = build(tmp_path)
     with drive(*arguments(world, FILE), faults=(held(Fault("os:fsync"), tmp_path),)) as first:
         first.reached()
@@ -167,7 +167,7 @@ def test_a_signal_while_waiting_for_the_lock(tmp_path: Path) -> None:
         with drive(*arguments(world, FILE), "--wait", "60", faults=(acquire,)) as second:
             eventually((tmp_path / "waits").exists)
             second.signal(signal.SIGTERM)
-            stopped(second.end(10), signal.SIGTERM)
+            assert_stopped(second.end(10), signal.SIGTERM)
         with start(*arguments(world, FILE)) as third:
             third.end().failed(4, "another run")
         (tmp_path / "go").touch()
@@ -185,16 +185,16 @@ def test_ctrl_c_while_the_program_starts(tmp_path: Path, module: str) -> None:
         timeout=60,
         check=False,
     )
-    assert ran.returncode in (130, -signal.SIGINT)  # a shell shows both as 130
+    assert ran.returncode in (130, -signal.SIGINT)  # a shell reports both as 130
     assert "Traceback" not in ran.stderr
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.soak
 def test_a_signal_at_random_times(tmp_path: Path) -> None:
-    """Whenever it comes: the code of the signal, or of a run that was done already."""
+    """The exit code is that of the signal, or 0 if the run was finished."""
     world = build(tmp_path, 20_000, 20_000, 32)
-    old, new = stand(world, FILE), stand(world, "other/features.parquet", NEW)
+    old, new = earlier_output(world, FILE), earlier_output(world, "other/features.parquet", NEW)
     for number in range(4):
         signum = (signal.SIGINT, signal.SIGTERM)[number % 2]
         with start(*arguments(world, FILE), "-v") as run:
@@ -203,7 +203,7 @@ def test_a_signal_at_random_times(tmp_path: Path) -> None:
             run.signal(signum)
             ran = run.end(10)
         assert "Traceback" not in ran.err
-        # Once everything is done, Python gives the signals back before it ends: a shell shows that as the same code.
+        # After the run Python restores the default handlers before it exits. A shell reports the same code.
         assert ran.code in (CODES[signum], -signum, 0)
         if ran.code != CODES[signum]:
             assert state(world.folder / FILE) == new
@@ -224,7 +224,7 @@ inner = run.{name}
 
 
 class Loud:
-    def __del__(self):  # what is raised here, Python reports and forgets
+    def __del__(self):  # Python reports and drops exceptions in __del__
         import os, signal, time
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.2)
@@ -245,12 +245,12 @@ main()
     "then", ["raise TypeError('not a type')", soak("pass"), soak("raise OSError(28, 'No space left')")]
 )
 def test_a_signal_whose_exception_was_swallowed(tmp_path: Path, then: str) -> None:
-    """Extensions that call Python may lose the exception, or make another one of it."""
+    """Extension modules that call Python may drop the exception, or raise another one."""
     world = build(tmp_path)
-    old = stand(world, FILE)
+    old = earlier_output(world, FILE)
     program = SWALLOW.format(name="load", then=then)
     command = [sys.executable, "-c", program, *arguments(world, FILE)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    stopped(Ran(ran.returncode, ran.stdout, ran.stderr), signal.SIGINT)
+    assert_stopped(Ran(ran.returncode, ran.stdout, ran.stderr), signal.SIGINT)
     assert "error" not in ran.stderr
     assert_untouched(world.folder / FILE, old)

@@ -1,4 +1,4 @@
-"""What is wrong with a dual fit: an exit code, a message that names it, and the old files as they were."""
+"""A wrong dual fit ends with an exit code and a message that names the problem, and leaves old files unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUP = "[[dual]]\n"
 
 
 def fails(world: World, spec: str, code: int, *parts: str) -> None:
-    """The run fails in a process of its own, and files of older runs stay."""
+    """Check that a run fails with this code and message, and that old files stay."""
     old = {name: world.folder / name for name in ("out.parquet", "users.parquet")}
     for path in old.values():
         path.write_bytes(b"old")
@@ -47,23 +47,23 @@ def fails(world: World, spec: str, code: int, *parts: str) -> None:
         ('user_vectors = "text.parquet"', ["overwrite an input"]),
     ],
 )
-def test_bad_keys(world: World, line: str, parts: list[str]) -> None:
+def test_bad_keys_are_refused(world: World, line: str, parts: list[str]) -> None:
     fails(world, GROUP + line, 2, *parts)
 
 
-def test_user_vectors_of_several_tables_or_histories(world: World) -> None:
+def test_user_vectors_of_several_tables_or_histories_are_refused(world: World) -> None:
     top = '[histories.liked]\nwhere = "rating >= 4"\n[histories.seen]\n'
     tables = '[embeddings.text]\npath = "text.parquet"\n[embeddings.again]\npath = "text.parquet"\n'
     group = f'{GROUP}user_vectors = "users.parquet"\n'
     fails(world, top + tables + group, 2, "one embedding table", "text, again", "one history", "liked, seen")
 
 
-def test_two_groups_with_one_file(world: World) -> None:
+def test_two_groups_with_one_file_are_refused(world: World) -> None:
     group = f'{GROUP}histories = ["all"]\nuser_vectors = "users.parquet"\n'
     fails(world, group + group, 2, "dual.0.user_vectors", "dual.1.user_vectors", "another output")
 
 
-def test_two_definitions_of_one_column(world: World) -> None:
+def test_two_definitions_of_one_column_are_refused(world: World) -> None:
     fails(world, f"{GROUP}{GROUP}bias = true", 2, "`text__all__dual_score` differently", "give one of them a `name`")
     same = run_spec(world.spec(f"{GROUP}sd = true\n{GROUP}"))
     assert [name for name in same.columns if "dual" in name] == ["text__all__dual_score", "text__all__dual_sd"]
@@ -71,14 +71,14 @@ def test_two_definitions_of_one_column(world: World) -> None:
     assert {"text__all__dual_score", "text__all__dual_biased_score"} <= set(named.columns)
 
 
-def test_a_column_that_the_candidates_have(world: World) -> None:
+def test_a_column_that_the_candidates_have_is_refused(world: World) -> None:
     table = world.table("candidates")
     world.write("candidates", table.append_column("text__all__dual_score", pa.array(np.zeros(len(table)))))
     fails(world, GROUP, 1, "already has the column `text__all__dual_score`")
 
 
 @pytest.mark.parametrize("value", ["0.0 / 0.0", "1.0 / 0.0", "1e31 * rating"])
-def test_targets_that_are_no_numbers(world: World, value: str) -> None:
+def test_targets_that_are_not_finite_are_refused(world: World, value: str) -> None:
     fails(world, f'{GROUP}target = "CASE WHEN rating = 5 THEN {value} ELSE 1.0 END"', 1, "dual.0.target", "not finite")
 
 
@@ -88,8 +88,8 @@ def test_null_targets_for_all_warn(world: World) -> None:
     assert world.output()["text__all__dual_score"].null_count() == 300
 
 
-def test_a_gramian_that_leaves_directions_open(world: World) -> None:
-    """35 vectors in 8 dimensions, the last always 0: without regularization any value of it fits."""
+def test_a_singular_gramian_without_regularization_is_refused(world: World) -> None:
+    """The vectors are 0 in the last of 8 dimensions, so without regularization any value fits there."""
     rng = np.random.default_rng(0)
     flat = rng.standard_normal((35, 8))
     flat[:, 7] = 0
@@ -100,16 +100,16 @@ def test_a_gramian_that_leaves_directions_open(world: World) -> None:
     assert run_spec(world.spec(group))["text__all__dual_score"].null_count() < 300
 
 
-def test_weights_beyond_float64_end_in_advice_or_a_warning(world: World) -> None:
-    """Confidences 30 orders of magnitude above λ: whatever comes out, the user hears of it."""
+def test_weights_beyond_float64_give_an_error_or_a_warning(world: World) -> None:
+    """With confidences 30 orders of magnitude above λ, the user always gets a message."""
     for keys in ("", 'half_life = "9000d"'):
         done = extembed("run", world.spec(f'weight = "1e30"\n{GROUP}regularization = 1e-6\n{keys}'))
         assert "aise `regularization`" in done.err
         assert done.code in {0, 1}
 
 
-def test_both_techniques_in_one_pass(world: World) -> None:
-    """Aggregate columns are the same bytes with and without dual groups; groups keep their order."""
+def test_both_techniques_run_in_one_pass(world: World) -> None:
+    """Aggregate columns have the same bytes with and without dual groups, and groups keep their order."""
     aggregate = '[histories.liked]\nwhere = "rating >= 4"\n[[aggregate]]\nhalf_lives = ["7d"]\n'
     alone = run_spec(world.spec(aggregate))
     groups = '[[dual]]\nname = "one"\ntarget = "rating"\n[[dual]]\nhistories = ["all"]\nsd = true\n'

@@ -1,4 +1,4 @@
-"""What must hold for any dual fit on any input: order, splits, scales, engines, and above all no leakage."""
+"""Properties of any dual fit on any input: invariance to order, splits and layout, and no leakage."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def test_order_and_files_do_not_matter(world: Small, order: int, parts: int) -> 
 
 
 @given(DUALS)
-def test_weight_zero_is_as_if_absent(world: Small) -> None:
+def test_an_event_of_weight_zero_counts_as_absent(world: Small) -> None:
     with_zeros = [(u, i, h, r, 0 if r == 2 else w) for u, i, h, r, w in world.events]
     without = [event for event in with_zeros if event[4]]
     same_bytes(replace(world, events=without).features(), replace(world, events=with_zeros).features())
 
 
 @given(WORLDS, st.sampled_from([0.01, 0.5, 7.0, 1000.0]))
-def test_scaling_all_weights_moves_no_score_and_shrinks_sd_by_its_root(world: Small, s: float) -> None:
+def test_scaling_all_weights_keeps_scores_and_divides_sd_by_the_root(world: Small, s: float) -> None:
     one = replace(world, groups=groups()).features()
     other = replace(world, weight_scale=s, groups=groups(2.0 * s, 0.1 * s)).features()
     for name in one.columns:
@@ -128,7 +128,7 @@ def test_adding_events_after_the_as_of_time_changes_no_byte(
 
 @pytest.fixture
 def crowd(world: World) -> World:
-    """40 users with 1 to 900 events, 500 items of 24 dimensions, candidates all along."""
+    """Provides 40 users with 1 to 900 events, 500 items of 24 dimensions, and candidates over the whole time."""
     rng = np.random.default_rng(11)
     counts = np.append(rng.integers(1, 60, 36), [257, 300, 512, 900])
     user = np.repeat(np.arange(40), counts)
@@ -170,7 +170,7 @@ user_vectors = "u.parquet"
     return crowd.spec(f'weight = "weight"\n{top}{HEAD}{groups(scaling=0.3)}{files if user_vectors else ""}')
 
 
-def test_changed_futures_of_long_histories_change_no_byte(crowd: World) -> None:
+def test_later_events_change_no_byte_of_long_histories(crowd: World) -> None:
     before = run_spec(spec_of(crowd, user_vectors=False))
     table = crowd.table("interactions").to_pydict()
     rng = np.random.default_rng(1)
@@ -203,10 +203,10 @@ def test_changed_futures_of_long_histories_change_no_byte(crowd: World) -> None:
         ('histories = ["recent"]\nloss = "logistic"', 30),
     ],
 )
-def test_how_much_comes_later_changes_no_byte_of_hard_fits(world: World, keys: str, seen: int) -> None:
-    """A regularization so small that float32 shows a fit's last bits; later as-of times see little more, or much."""
+def test_the_number_of_later_events_changes_no_byte_of_ill_conditioned_fits(world: World, keys: str, seen: int) -> None:
+    """The regularization is so small that float32 scores show the last bits of a fit."""
     rng = np.random.default_rng(0)
-    asked, later, dim = 2000, 500, 32
+    candidates, later, dim = 2000, 500, 32
     hours = np.append(np.sort(rng.integers(0, 100, seen)), 200 + np.sort(rng.integers(0, 100, later)))
     log = {
         "user_id": np.ones(len(hours), np.int64),
@@ -214,18 +214,20 @@ def test_how_much_comes_later_changes_no_byte_of_hard_fits(world: World, keys: s
         "timestamp": timestamps(START + hours * HOUR),
         "rating": rng.integers(1, 6, len(hours)),
     }
-    moments = np.append(np.full(asked, 150), 400)
-    columns = {"user_id": np.ones(asked + 1, np.int64), "item_id": np.append(np.arange(asked), 0)}
+    moments = np.append(np.full(candidates, 150), 400)
+    columns = {"user_id": np.ones(candidates + 1, np.int64), "item_id": np.append(np.arange(candidates), 0)}
     world.write("candidates", {**columns, "timestamp": timestamps(START + moments * HOUR)})
-    world.write("text", {"item_id": np.arange(asked), "embedding": vectors(rng.standard_normal((asked, dim)))})
+    world.write(
+        "text", {"item_id": np.arange(candidates), "embedding": vectors(rng.standard_normal((candidates, dim)))}
+    )
     group = f'[[dual]]\nsd = true\ntarget = "rating - 3"\nregularization = 1e-9\n{keys}\n'
     spec = world.spec(f'[histories.recent]\nwindow = "900h"\n{group}')
-    found = []
+    outputs = []
     for more in (1, 3, 100, later):
         world.write("interactions", pa.table(log).slice(0, seen + more))
-        found.append(run_spec(spec).head(asked))
-    for other in found[1:]:
-        same_bytes(found[0], other)
+        outputs.append(run_spec(spec).head(candidates))
+    for other in outputs[1:]:
+        same_bytes(outputs[0], other)
 
 
 def test_workers_and_shards_change_no_byte(crowd: World) -> None:
@@ -237,7 +239,7 @@ def test_workers_and_shards_change_no_byte(crowd: World) -> None:
 
 @pytest.mark.parametrize("keys", ["", "bias = true", 'half_life = "90h"', 'loss = "logistic"\ntarget = "rating - 3"'])
 def test_user_vectors_score_as_the_column_does(crowd: World, keys: str) -> None:
-    """The vectors as of a moment and the column of candidates at that moment come from different code."""
+    """User vectors and the score column at the same as-of time are computed by different code."""
     group = f'[[dual]]\nunobserved_weight = 0.05\n{keys}\nuser_vectors = "u.parquet"\n'
     spec = load_spec(crowd.spec(f'as_of = "2023-12-01"\nweight = "weight"\n{group}'))
     run_job(spec, RunOptions(workers=2), Watch())
@@ -245,14 +247,14 @@ def test_user_vectors_score_as_the_column_does(crowd: World, keys: str) -> None:
     items = crowd.table("text")
     unit = np.array(items["embedding"].to_pylist())
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    made = crowd.output().join(users, on="user_id").drop_nulls("text__all__dual_score")
-    assert len(made) > 200
-    scores = np.einsum("nd,nd->n", made["embedding"].to_numpy(), unit[made["item_id"].to_numpy()])
-    scores += made["bias"].to_numpy() if "bias" in made.columns else 0
-    np.testing.assert_allclose(made["text__all__dual_score"].to_numpy(), scores, atol=1e-5)
+    rows = crowd.output().join(users, on="user_id").drop_nulls("text__all__dual_score")
+    assert len(rows) > 200
+    scores = np.einsum("nd,nd->n", rows["embedding"].to_numpy(), unit[rows["item_id"].to_numpy()])
+    scores += rows["bias"].to_numpy() if "bias" in rows.columns else 0
+    np.testing.assert_allclose(rows["text__all__dual_score"].to_numpy(), scores, atol=1e-5)
 
 
-def test_refitting_is_scoring_at_the_floored_time(crowd: World) -> None:
+def test_refit_every_scores_as_of_the_floored_time(crowd: World) -> None:
     keys = '[[dual]]\ntarget = "rating - 3"\nsd = true\n'
     refitted = run_spec(crowd.spec(keys + 'refit_every = "1d"\n'))
     floored = run_spec(crowd.spec('as_of_step = "1d"\n' + keys))

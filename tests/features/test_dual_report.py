@@ -1,4 +1,4 @@
-"""What a run says of its dual fits: how many there were, how they were solved, and which of them not to trust."""
+"""The report of dual fits: their number, how they were solved, and which did not converge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ START = 1_700_000_000_000_000
 
 
 def write_events(world: World, users: list[int], ratings: list[int] | None = None) -> None:
-    """One event a day of each user, on different items."""
+    """Write one event per day for each user, on different items."""
     days = [users[:at].count(user) for at, user in enumerate(users)]
     world.write(
         "interactions",
@@ -26,28 +26,28 @@ def write_events(world: World, users: list[int], ratings: list[int] | None = Non
     )
 
 
-def write_candidates(world: World, asked: list[tuple[int, float]]) -> None:
-    """Candidates of (user, day)."""
+def write_candidates(world: World, candidates: list[tuple[int, float]]) -> None:
+    """Write one candidate for each (user, day)."""
     world.write(
         "candidates",
         {
-            "user_id": [user for user, _ in asked],
-            "item_id": [at % 35 for at in range(len(asked))],
-            "timestamp": timestamps([int(START + day * DAY) for _, day in asked]),
+            "user_id": [user for user, _ in candidates],
+            "item_id": [at % 35 for at in range(len(candidates))],
+            "timestamp": timestamps([int(START + day * DAY) for _, day in candidates]),
         },
     )
 
 
 @pytest.fixture
 def three_fits(world: World) -> World:
-    """8 dimensions; user 1 is asked about after 2 and after 3 events, user 2 after 12, user 3 before the first."""
+    """Provides candidates of user 1 after 2 and after 3 events, of user 2 after 12, and of user 3 before the first."""
     write_events(world, [1] * 5 + [2] * 12 + [3])
     write_candidates(world, [(1, 1.5), (1, 1.6), (1, 2.5), (1, 2.5), (1, 2.5), (2, 11.5), (2, 11.5), (3, -1.0)])
     return world
 
 
 def test_candidates_of_one_user_and_time_share_a_solve(three_fits: World) -> None:
-    """Two times with the same events in view are two systems: their weights differ."""
+    """Two as-of times with the same visible events are two systems, because their weights differ."""
     fits = extembed("run", three_fits.spec('[[dual]]\nhalf_life = "9d"\nsd = true'), "--json").ok().json["dual"]
     assert (fits["systems"], fits["dual_solves"], fits["primal_solves"]) == (4, 3, 1)
     assert 0 < fits["largest_relative_residual"] < 1e-12
@@ -59,7 +59,7 @@ def test_without_decay_the_times_of_a_user_share_a_factor(three_fits: World) -> 
     assert (fits["systems"], fits["dual_solves"], fits["primal_solves"]) == (4, 1, 1)
 
 
-def test_a_plan_counts_the_fits_that_a_run_makes(three_fits: World) -> None:
+def test_a_plan_counts_the_fits_that_a_run_solves(three_fits: World) -> None:
     for keys, expected in (('half_life = "9d"', 4), ('refit_every = "1d"\nhalf_life = "9d"', 3)):
         spec = three_fits.spec(f"[[dual]]\n{keys}")
         assert extembed("run", spec, "--dry-run", "--json").ok().json["counts"]["dual fits"] == expected
@@ -67,7 +67,7 @@ def test_a_plan_counts_the_fits_that_a_run_makes(three_fits: World) -> None:
 
 
 def test_users_whose_logistic_fit_does_not_converge_are_named(world: World) -> None:
-    """Weights of 1e12 against λ = 1e-3 leave a gradient that float64 cannot bring below 1e-6."""
+    """With weights of 1e12 and λ = 1e-3, float64 cannot bring the gradient below 1e-6."""
     rng = np.random.default_rng(3)
     world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
     write_events(world, [7] * 30 + [8] * 30, ratings=[1, 5, 5] * 20)
@@ -85,7 +85,7 @@ def test_users_whose_logistic_fit_does_not_converge_are_named(world: World) -> N
 
 
 @pytest.mark.parametrize("keys", ["", 'half_life = "9d"', 'loss = "logistic"', 'user_vectors = "u.parquet"'])
-def test_what_overflows_is_an_error_and_no_null(world: World, keys: str) -> None:
+def test_an_overflow_raises_an_error(world: World, keys: str) -> None:
     group = f"[[dual]]\nregularization = 1e-300\n{keys}"
     done = extembed("run", world.spec(f'weight = "1e30"\n{group}'))
     done.failed(1, "dual fit over `all` in `text`", "regularization = 1e-300", "Raise `regularization`")
@@ -101,7 +101,7 @@ def test_user_vectors_before_the_first_event_warn(world: World) -> None:
         assert len(world.table("u")) == 0
 
 
-def test_paths_of_user_vectors_that_meet_the_output(world: World) -> None:
+def test_user_vector_paths_that_collide_with_the_output_are_refused(world: World) -> None:
     (world.folder / "a").mkdir()
     flags = ["-i", "interactions.parquet", "-c", "candidates.parquet", "-e", "text=text.parquet"]
     for output, vector_file, part in (
@@ -125,23 +125,23 @@ def test_messages_name_the_flag(world: World) -> None:
 
 
 @pytest.mark.parametrize("dim", [300, 40])
-def test_long_histories_go_on_in_segments(world: World, dim: int) -> None:
-    """700 events, of which a factor takes max(256, dimensions): as with one system per as-of time."""
+def test_long_histories_are_solved_in_segments(world: World, dim: int) -> None:
+    """A factor holds max(256, dimensions) of the 700 events. Scores agree with one system per as-of time."""
     rng = np.random.default_rng(4)
     world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, dim)))})
     write_events(world, [1] * 700, ratings=rng.integers(1, 6, 700).tolist())
     write_candidates(world, [(1, day) for day in rng.uniform(0, 720, 900)])
     groups = '[[dual]]\ntarget = "rating - 3"\nsd = true\n'
     groups += '[[dual]]\nname = "each"\nhalf_life = "300000d"\ntarget = "rating - 3"\nsd = true\n'
-    made = world.run(groups)
+    features = world.run(groups)
     for what in ("score", "sd"):
-        one, each = (made[f"text__all__dual_{name}{what}"].to_numpy() for name in ("", "each_"))
-        np.testing.assert_allclose(one, each, rtol=0, atol=3e-3)  # the decay of two years at a half-life of 800
+        one, each = (features[f"text__all__dual_{name}{what}"].to_numpy() for name in ("", "each_"))
+        np.testing.assert_allclose(one, each, rtol=0, atol=3e-3)  # two years of decay at a half-life of 800 years
     report = extembed("run", world.spec('[[dual]]\ntarget = "rating - 3"'), "--json").ok().json["dual"]
     assert report["primal_solves"] == -(-700 // segment_length(dim)) - 1
 
 
-def test_a_lock_that_cannot_be_made_is_told_as_such(world: World) -> None:
+def test_a_lock_that_cannot_be_created_is_reported(world: World) -> None:
     (world.folder / ".out.parquet.lock").mkdir()
     extembed("run", world.spec("[[dual]]")).failed(2, "out.parquet: its lock", "cannot be created")
 

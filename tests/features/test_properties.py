@@ -1,4 +1,4 @@
-"""What must hold for any input: order, splits, shifts, scales, bounds, and above all no leakage."""
+"""Properties of any input: invariance to order, splits, shifts and scales; bounds; and no leakage."""
 
 from __future__ import annotations
 
@@ -39,29 +39,31 @@ def test_only_ratios_of_weights_matter(world: Small, scale: float) -> None:
             np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy() * scale, rtol=1e-6)
         elif np.log2(scale).is_integer():
             same_bytes(one.select(name), other.select(name))
-        elif "cos_p" not in name:  # a percentile may tie, and a rounded weight decides
+        elif "cos_p" not in name:  # at a tie of a percentile the rounding of a weight decides
             np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=2e-6)
 
 
 @given(WORLDS)
 def test_cosines_are_bounded_and_ordered(world: Small) -> None:
-    made = world.features()
+    features = world.features()
     for history in ("all", "liked", "recent"):
         for half_life in ("", "__hl6h"):
             names = ["cos_min", *(f"cos_p{p}{half_life}" for p in (10, 50, 90)), "cos_max"]
-            ladder = made.select(f"text__{history}__{name}" for name in names).drop_nulls().to_numpy()
+            ladder = features.select(f"text__{history}__{name}" for name in names).drop_nulls().to_numpy()
             assert (np.diff(ladder, axis=1) >= 0).all()
             assert (np.abs(ladder) <= 1).all()
-            shares = made.select(pl.col(f"^text__{history}__cos_share.*{half_life}$")).drop_nulls().to_numpy()
+            shares = features.select(pl.col(f"^text__{history}__cos_share.*{half_life}$")).drop_nulls().to_numpy()
             assert ((shares >= 0) & (shares <= 1)).all()
-            spread = made.select(f"text__{history}__{name}" for name in ("cos_min", "cos_max", f"cos_sd{half_life}"))
+            spread = features.select(
+                f"text__{history}__{name}" for name in ("cos_min", "cos_max", f"cos_sd{half_life}")
+            )
             lowest, highest, sd = spread.drop_nulls().to_numpy().T
             assert ((sd >= 0) & (sd <= (highest - lowest) / 2 + 1e-6)).all()
-            assert (made[f"{history}__count"] >= made[f"text__{history}__vector_count"]).all()
+            assert (features[f"{history}__count"] >= features[f"text__{history}__vector_count"]).all()
 
 
 @given(WORLDS)
-def test_weight_zero_is_as_if_absent(world: Small) -> None:
+def test_an_event_of_weight_zero_counts_as_absent(world: Small) -> None:
     with_zeros = [(u, i, h, r, 0 if r == 3 else w) for u, i, h, r, w in world.events]
     without = [event for event in with_zeros if event[4]]
     same_bytes(replace(world, events=without).features(), replace(world, events=with_zeros).features())
@@ -93,20 +95,20 @@ def test_adding_events_after_the_as_of_time_changes_no_byte(
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("half_life", ["2h", "20d"])
-def test_what_happens_later_changes_no_byte_of_long_histories(tmp_path: Path, half_life: str, weighted: bool) -> None:
-    """Candidates before and after, in pieces together; 60 dimensions, hundreds of events, some without a vector."""
+def test_later_events_change_no_byte_of_long_histories(tmp_path: Path, half_life: str, weighted: bool) -> None:
+    """Candidates before and after the time are in the same pieces; some of hundreds of events have no vector."""
     rng = np.random.default_rng(3)
     users, hour = 6, 400
     table = {"item_id": np.arange(50), "embedding": vectors(rng.standard_normal((50, 60)))}
     pq.write_table(pa.table(table), tmp_path / "text.parquet")
-    asked = {
+    candidates = {
         "user_id": np.repeat(np.arange(users), 45),
         "item_id": rng.integers(0, 50, users * 45),
         "timestamp": timestamps(START + np.sort(rng.integers(0, 800, (users, 45))).ravel() * HOUR),
         "row": np.arange(users * 45),
     }
-    pq.write_table(pa.table(asked), tmp_path / "candidates.parquet")
-    rows = np.array(asked["timestamp"].cast(pa.int64())) <= START + hour * HOUR
+    pq.write_table(pa.table(candidates), tmp_path / "candidates.parquet")
+    rows = np.array(candidates["timestamp"].cast(pa.int64())) <= START + hour * HOUR
 
     def features(events: np.ndarray) -> pl.DataFrame:
         columns = dict(zip(("user_id", "item_id", "rating", "weight"), events[:, :4].T, strict=True))
@@ -132,6 +134,6 @@ def test_what_happens_later_changes_no_byte_of_long_histories(tmp_path: Path, ha
         )
 
     past = drawn(1200, 0, hour)
-    found = features(past)
+    expected = features(past)
     for number in (1, 300, 2000):
-        same_bytes(found, features(np.concatenate([past, drawn(number, hour, 800)])))
+        same_bytes(expected, features(np.concatenate([past, drawn(number, hour, 800)])))

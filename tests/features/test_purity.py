@@ -1,4 +1,4 @@
-"""A column's bytes depend on its own definition alone, not on the other columns, groups, histories or tables."""
+"""The bytes of a column depend only on its definition, not on other columns, groups, histories or tables."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ OF_ALL_COLUMNS = st.fixed_dictionaries({}, optional={"weight": st.just("weight")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Few users, items and hours, so that many events tie in user, item, time and weight, and differ in values."""
-    made, rng = World(tmp_path_factory.mktemp("purity")), np.random.default_rng(11)
+    """Provides few users, items and hours, so that events with equal user, item, time and weight differ in values."""
+    tables, rng = World(tmp_path_factory.mktemp("purity")), np.random.default_rng(11)
     for name, rows in {"interactions": 500, "candidates": 120}.items():
-        made.write(
+        tables.write(
             name,
             {
                 "user_id": rng.integers(0, 6, rows),
@@ -80,15 +80,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         )
     for name, items in {"text": 12, "image": 9, "raw": 11}.items():
         rows = rng.standard_normal((items, 6)) * rng.uniform(0.5, 2, (items, 1))
-        made.write(name, {"item_id": np.arange(items), "embedding": vectors(rows)})
-    made.write("candidates", made.table("candidates").drop(["rating", "volume", "weight"]))
-    return made
+        tables.write(name, {"item_id": np.arange(items), "embedding": vectors(rows)})
+    tables.write("candidates", tables.table("candidates").drop(["rating", "volume", "weight"]))
+    return tables
 
 
 def bytes_of_columns(
     world: World, groups: list[dict[str, Any]], *, everything: bool, of_all: dict[str, str] | None = None
 ) -> dict[str, tuple[bytes, ...]]:
-    """Return the features of some groups, by column; with `everything` the spec has tables and histories beyond theirs.
+    """Return the bytes of each feature of some groups; with `everything` the spec has more tables and histories.
 
     `of_all` are keys of the spec that all columns depend on.
     """
@@ -137,7 +137,7 @@ def test_other_columns_groups_and_tables_change_no_byte(
 
 
 def test_a_threshold_of_one_moves_no_other_column(world: World) -> None:
-    """Candidates that are in their own history have cosines of almost 1, which the threshold takes in float64."""
+    """Candidates in their own history have cosines close to 1, which this threshold computes again in float64."""
     group: dict[str, Any] = {
         "technique": "aggregate",
         "embeddings": ["text"],
@@ -151,7 +151,7 @@ def test_a_threshold_of_one_moves_no_other_column(world: World) -> None:
 
 
 def test_two_targets_that_order_tied_events_differently(world: World) -> None:
-    """The newest events among those of one moment are chosen by the column's own target."""
+    """Each column chooses the newest of tied events by its own target."""
     base = {"technique": "dual", "embeddings": ["text"], "histories": ["liked", "disliked"], "half_life": "1d"}
     texts = {"a": "volume", "b": "-volume", "c": "rating - 3"}
     groups = [{**base, "name": name, "target": text} for name, text in texts.items()]

@@ -1,4 +1,4 @@
-"""A technique is a file and a line of the registry: no other file is touched, and none knows its name."""
+"""A technique needs one file and one line of the registry. No other file changes or knows its name."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ main()
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with a new file and a changed line of the registry."""
+    """Provides a copy of the package with a new technique and its line in the registry."""
     folder: Path = tmp_path_factory.mktemp("package")
     shutil.copytree(ROOT / "extembed_cli", folder / "extembed_cli")
     (folder / "extembed_cli" / "features" / "constant.py").write_text(CONSTANT)
@@ -120,7 +120,7 @@ def extembed(package: Path, *args: str | Path, program: str | None = None) -> Ra
 
 
 @pytest.mark.parametrize("program", [None, IN_MAPPED_SHARDS], ids=["in memory", "in mapped shards"])
-def test_a_fourth_technique(world: World, package: Path, program: str | None) -> None:
+def test_a_fourth_technique_runs(world: World, package: Path, program: str | None) -> None:
     report = extembed(package, "run", world.spec(GROUPS), "--json", program=program).ok().json
     features = world.output()
     assert features["half__value"].to_list() == features["again__value"].to_list() == [0.5] * 300
@@ -135,7 +135,7 @@ def test_a_fourth_technique(world: World, package: Path, program: str | None) ->
     assert about["spec"]["constant"][2] == {"name": "two", "value": 2.0}
 
 
-def test_the_other_commands_know_it_too(world: World, package: Path) -> None:
+def test_the_other_commands_know_a_fourth_technique(world: World, package: Path) -> None:
     spec = world.spec(GROUPS)
     assert extembed(package, "columns", spec).ok().out.splitlines()[-1] == "two__value\tFloat32\talways 2"
     assert "two__value" in extembed(package, "run", spec, "--dry-run").ok().out
@@ -145,7 +145,7 @@ def test_the_other_commands_know_it_too(world: World, package: Path) -> None:
     extembed(ROOT, "run", spec).failed(2, "`constant` is not a known key")
 
 
-def test_techniques_and_groups_are_the_same() -> None:
+def test_every_technique_has_its_group() -> None:
     assert [technique.group for technique in registry.TECHNIQUES] == list(Group.known.values())
     steps = [step for technique in registry.TECHNIQUES for step in technique.steps]
     assert len(set(steps)) == len(steps)

@@ -1,4 +1,4 @@
-"""The file of user vectors: one row per user, whose vector times an item's is the score as of one moment."""
+"""The file of user vectors has a vector per user. Its product with an item vector is the score as of one time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from helpers.aggregate_loop import micros
 from helpers.dual_loop import LIKED, RATING
 from helpers.reference import Event, ReferenceHistory
 from helpers.reference_dual import ReferenceFit
-from helpers.user_vectors import HOUR, TEXT, alone, check, made, matrix, newest, run
+from helpers.user_vectors import HOUR, TEXT, check, compute_user_vectors, matrix, newest, run, vectors_only_spec
 
 import extembed_cli
 
 
 def test_users_without_a_visible_vector_are_left_out(world: World) -> None:
-    """Item 39 has no vector; rating 3 has no target; user 5 starts at the moment."""
+    """Item 39 has no vector, rating 3 has no target, and user 5 has no event before the as-of time."""
     hours = [1, 1, 1, 2, 3, 5]
     world.write(
         "interactions",
@@ -32,13 +32,13 @@ def test_users_without_a_visible_vector_are_left_out(world: World) -> None:
             "rating": [4, 4, 3, 4, 5, 5],
         },
     )
-    users = made(world, 'target = "CASE WHEN rating <> 3 THEN 1 END"', top='as_of = "1970-01-01T05:00"')
+    users = compute_user_vectors(world, 'target = "CASE WHEN rating <> 3 THEN 1 END"', top='as_of = "1970-01-01T05:00"')
     assert users["user_id"].to_pylist() == [1, 4]
 
 
-def test_a_user_whose_vector_is_zero_is_there(world: World) -> None:
-    """Not the same as one about whom nothing is known."""
-    users = made(world, 'target = "0"')
+def test_a_user_with_a_zero_vector_is_written(world: World) -> None:
+    """Unlike a user without a usable event."""
+    users = compute_user_vectors(world, 'target = "0"')
     assert users.num_rows == 30
     assert not matrix(users).any()
 
@@ -50,14 +50,14 @@ def test_null_users_items_times_and_weights(world: World) -> None:
     world.write("interactions", table)
     rows = [r for r in world.table("interactions").to_pylist() if None not in r.values()]
     events = [Event(r["user_id"], r["item_id"], micros(r["timestamp"]), r["rating"]) for r in rows]
-    users = made(world, top='weight = "rating"')
+    users = compute_user_vectors(world, top='weight = "rating"')
     check(world, users, ReferenceFit(), as_of=max(e.time for e in events) + 1, events=events)
     assert users["user_id"].null_count == 0
 
 
-def test_candidates_do_not_choose_the_users(world: World) -> None:
-    """Neither those of the log without a candidate are left out, nor are candidates of unknown users added."""
-    without = made(world, "bias = true")
+def test_user_vectors_do_not_depend_on_the_candidates(world: World) -> None:
+    """Users of the log without candidates are written, and users without events are not."""
+    without = compute_user_vectors(world, "bias = true")
     some = world.table("candidates").filter(
         pa.array([u in {3, 7, 31, 32} for u in world.table("candidates")["user_id"].to_pylist()])
     )
@@ -69,38 +69,38 @@ def test_candidates_do_not_choose_the_users(world: World) -> None:
         assert world.table("users").equals(without)
 
 
-def test_as_of_is_that_of_the_candidates_too(world: World) -> None:
+def test_as_of_gives_the_same_vectors_with_and_without_candidates(world: World) -> None:
     top = 'as_of = "2023-12-20 06:00"'
-    alone_made = made(world, top=top)
+    expected = compute_user_vectors(world, top=top)
     run_spec(world.spec(f'{top}\n[[dual]]\nuser_vectors = "users.parquet"\n'))
-    assert world.table("users").equals(alone_made)
+    assert world.table("users").equals(expected)
 
 
 def test_the_vectors_do_not_depend_on_the_order_of_the_log_or_on_the_workers(world: World) -> None:
-    first = made(world, 'target = "rating - 3"\nhalf_life = "9d"')
+    first = compute_user_vectors(world, 'target = "rating - 3"\nhalf_life = "9d"')
     whole = (world.folder / "users.parquet").read_bytes()
-    run(alone(world, 'target = "rating - 3"\nhalf_life = "9d"'), workers=1)
+    run(vectors_only_spec(world, 'target = "rating - 3"\nhalf_life = "9d"'), workers=1)
     assert (world.folder / "users.parquet").read_bytes() == whole
     world.write("interactions", world.table("interactions").take(np.random.default_rng(1).permutation(600)))
-    assert made(world, 'target = "rating - 3"\nhalf_life = "9d"').equals(first)
+    assert compute_user_vectors(world, 'target = "rating - 3"\nhalf_life = "9d"').equals(first)
 
 
-def test_more_users_than_are_written_at_a_time(world: World) -> None:
+def test_more_users_than_one_batch_holds_are_written(world: World) -> None:
     users = np.random.default_rng(2).permutation(20_000)
     times = timestamps(np.arange(20_000) * HOUR)
     world.write("interactions", {"user_id": users, "item_id": users % 40, "timestamp": times})
-    found = made(world, "unobserved_weight = 0.1\nbias = true")
-    wanted = np.flatnonzero(np.arange(20_000) % 40 < 35)
-    assert found["user_id"].to_pylist() == wanted.tolist()
-    rows = np.column_stack([matrix(found), found["bias"]])
-    assert (rows == rows[wanted % 40]).all()  # the first 35 users have one event of each item
+    table = compute_user_vectors(world, "unobserved_weight = 0.1\nbias = true")
+    expected = np.flatnonzero(np.arange(20_000) % 40 < 35)
+    assert table["user_id"].to_pylist() == expected.tolist()
+    rows = np.column_stack([matrix(table), table["bias"]])
+    assert (rows == rows[expected % 40]).all()  # the first 35 users have one event each, on different items
 
 
 @pytest.mark.parametrize("rows", [0, 4])
-def test_no_interaction_that_can_be_used(world: World, rows: int) -> None:
+def test_a_log_without_a_usable_interaction_gives_no_users(world: World, rows: int) -> None:
     table = world.table("interactions").slice(0, rows)
     world.write("interactions", table.set_column(0, "user_id", pa.nulls(rows, pa.int64())))
-    report = run(alone(world, "bias = true"))
+    report = run(vectors_only_spec(world, "bias = true"))
     users = world.table("users")
     assert users.num_rows == 0
     assert users.schema.names == ["user_id", "embedding", "bias"]
@@ -108,19 +108,19 @@ def test_no_interaction_that_can_be_used(world: World, rows: int) -> None:
     assert any("no interaction can be used" in warning for warning in report["warnings"])
 
 
-def test_columns(world: World) -> None:
-    assert made(world).schema.remove_metadata() == pa.schema(
+def test_columns_of_the_file(world: World) -> None:
+    assert compute_user_vectors(world).schema.remove_metadata() == pa.schema(
         {"user_id": pa.int64(), "embedding": pa.list_(pa.float32(), 8)}
     )
-    assert made(world, "bias = true").schema.remove_metadata() == pa.schema(
+    assert compute_user_vectors(world, "bias = true").schema.remove_metadata() == pa.schema(
         {"user_id": pa.int64(), "embedding": pa.list_(pa.float32(), 8), "bias": pa.float32()}
     )
 
 
-def test_the_user_column_is_called_the_same_whatever_the_log_calls_it(world: World) -> None:
-    expected = made(world)
+def test_the_user_column_is_user_id_whatever_its_name_in_the_log(world: World) -> None:
+    expected = compute_user_vectors(world)
     world.write("interactions", world.table("interactions").rename_columns(["who", "item_id", "timestamp", "rating"]))
-    assert made(world, top='columns.interactions.user = "who"').equals(expected)
+    assert compute_user_vectors(world, top='columns.interactions.user = "who"').equals(expected)
 
 
 def test_several_groups_write_a_file_each(world: World) -> None:
@@ -151,22 +151,22 @@ def test_several_groups_write_a_file_each(world: World) -> None:
 
 
 def test_groups_of_the_same_fit_share_it_and_write_two_files(world: World) -> None:
-    spec = alone(world)
+    spec = vectors_only_spec(world)
     spec.write_text(spec.read_text() + '[[dual]]\nuser_vectors = "again.parquet"\n')
     run(spec)
     assert world.table("again").equals(world.table("users"))
 
 
 def test_groups_without_candidates_need_no_names(world: World) -> None:
-    """They make no columns that could be mistaken for each other."""
-    spec = alone(world, "regularization = 1")
+    """They have no columns whose names could collide."""
+    spec = vectors_only_spec(world, "regularization = 1")
     spec.write_text(spec.read_text() + '[[dual]]\nuser_vectors = "strong.parquet"\nregularization = 9\n')
     run(spec)
     check(world, world.table("strong"), ReferenceFit(9))
 
 
 def test_the_file_is_an_embedding_table_and_plain_parquet(world: World) -> None:
-    users = made(world, "bias = true")
+    users = compute_user_vectors(world, "bias = true")
     frame = pl.read_parquet(world.folder / "users.parquet")
     assert frame.schema == {"user_id": pl.Int64, "embedding": pl.Array(pl.Float32, 8), "bias": pl.Float32}
     assert frame["embedding"].to_numpy().tolist() == matrix(users).tolist()
@@ -179,7 +179,7 @@ def test_the_file_is_an_embedding_table_and_plain_parquet(world: World) -> None:
 
 
 def test_every_page_has_a_checksum(world: World) -> None:
-    made(world)
+    compute_user_vectors(world)
     path = world.folder / "users.parquet"
     content = bytearray(path.read_bytes())
     chunk = pq.read_metadata(path).row_group(0).column(1)
@@ -190,7 +190,7 @@ def test_every_page_has_a_checksum(world: World) -> None:
 
 
 def test_metadata_says_what_the_vectors_are(world: World) -> None:
-    made(world, 'target = "rating - 3"\nregularization = 2.5\nbias = true', top='lag = "1h"')
+    compute_user_vectors(world, 'target = "rating - 3"\nregularization = 2.5\nbias = true', top='lag = "1h"')
     text = pq.read_schema(world.folder / "users.parquet").metadata[b"extembed"].decode()
     about = json.loads(text)
     assert about["version"] == extembed_cli.__version__
@@ -204,8 +204,8 @@ def test_metadata_says_what_the_vectors_are(world: World) -> None:
     assert str(world.folder) not in text and "users.parquet" not in text
 
 
-def test_the_report_stands_beside_the_file_where_there_are_no_candidates(world: World) -> None:
-    report = run(alone(world))
+def test_without_candidates_the_report_is_beside_the_vectors(world: World) -> None:
+    report = run(vectors_only_spec(world))
     assert {path.name for path in world.folder.iterdir()} == {
         *("interactions.parquet", "candidates.parquet", "text.parquet", "vectors.toml"),
         *("users.parquet", "users.parquet.run.json"),
@@ -222,11 +222,11 @@ def test_the_report_stands_beside_the_file_where_there_are_no_candidates(world: 
 
 
 def test_the_report_of_a_run_without_candidates_lists_no_columns(world: World) -> None:
-    report = run(alone(world))
+    report = run(vectors_only_spec(world))
     assert (report["columns"], report["column_names"]) == (0, [])
 
 
-def test_the_report_stands_beside_the_features_where_there_are_candidates(world: World) -> None:
+def test_with_candidates_the_report_is_beside_the_features(world: World) -> None:
     report = run(world.spec('[[dual]]\nuser_vectors = "users.parquet"\n'))
     assert report == json.loads((world.folder / "out.parquet.run.json").read_text())
     assert report["user_vectors"][0]["rows"] == 30

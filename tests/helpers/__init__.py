@@ -1,1 +1,1 @@
-"""What tests share: made worlds, checks against loops, and the program under faults."""
+"""Helpers of several test files: small worlds, reference loops, and runs with faults."""

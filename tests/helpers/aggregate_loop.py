@@ -1,4 +1,4 @@
-"""Runs whose aggregate columns are compared with the float64 loop of `reference.py`."""
+"""Compares the aggregate columns of a run with the float64 loop of `reference.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sd = true
 """
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000
-TOLERANCE = 2e-5  # float32 cosines of unit vectors, sums over a history
+TOLERANCE = 2e-5  # of float32 cosines of unit vectors and their sums over a history
 
 
 def events_of(world: World, weight: Callable[[dict[str, Any]], float] = lambda row: 1.0) -> list[Event]:
@@ -42,7 +42,7 @@ def check(
     **options: Any,
 ) -> pl.DataFrame:
     """Run a spec and compare every column with the loop, nulls included."""
-    made = run_spec(world.spec(spec))
+    output = run_spec(world.spec(spec))
     candidates = [
         (r["user_id"], r["item_id"], as_of if as_of is not None else micros(r["timestamp"]))
         for r in world.table("candidates").to_pylist()
@@ -55,20 +55,20 @@ def check(
         events_of(world, weight), candidates, embeddings, histories, half_lives, (5, 10, 50, 90, 99), (-0.2, 0.0, 0.3),
         **options,
     )  # fmt: skip
-    assert {name for name in made.columns if "__" in name} == set(expected)
+    assert {name for name in output.columns if "__" in name} == set(expected)
     for name, values in expected.items():
-        assert_close(made[name], values)
-    return made
+        assert_close(output[name], values)
+    return output
 
 
-def assert_close(got: pl.Series, expected: list[float | None]) -> None:
-    counts = got.name.endswith(("count", "age_last_s")) or "decayed_count" in got.name
-    for row, (value, wanted) in enumerate(zip(got.to_list(), expected, strict=True)):
-        if wanted is None or value is None:
-            assert value is None and wanted is None, f"{got.name} row {row}: {value} is not {wanted}"
+def assert_close(actual: pl.Series, expected: list[float | None]) -> None:
+    counts = actual.name.endswith(("count", "age_last_s")) or "decayed_count" in actual.name
+    for row, (value, reference) in enumerate(zip(actual.to_list(), expected, strict=True)):
+        if reference is None or value is None:
+            assert value is None and reference is None, f"{actual.name} row {row}: {value} is not {reference}"
         else:
-            slack = TOLERANCE * max(1.0, abs(wanted)) if counts else TOLERANCE
-            assert abs(value - wanted) <= slack, f"{got.name} row {row}: {value} is not {wanted}"
+            slack = TOLERANCE * max(1.0, abs(reference)) if counts else TOLERANCE
+            assert abs(value - reference) <= slack, f"{actual.name} row {row}: {value} is not {reference}"
 
 
 ALL = {"all": ReferenceHistory()}

@@ -1,4 +1,4 @@
-"""Command lines that several tests give, and what they read of the answer."""
+"""Command lines that several tests use, and helpers to read their output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def names(folder: Path) -> set[str]:
 
 
 def only_json(text: str) -> Any:
-    """The one document of a text; `json.loads` refuses whatever stands around it."""
+    """Return the JSON document of a text. `json.loads` refuses a text with anything else."""
     assert text.startswith("{")
     return json.loads(text)
 

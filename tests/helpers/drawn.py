@@ -41,7 +41,7 @@ sd = true
 
 @dataclass(frozen=True)
 class Small:
-    """A drawn world: times are hours, so that ties happen."""
+    """A drawn world. Times are whole hours, so that ties happen."""
 
     events: list[tuple[int, int, int, int, int]]  # user, item, hour, rating, weight
     candidates: list[tuple[int, int, int]]  # user, item, hour
@@ -53,7 +53,7 @@ class Small:
     groups: str = AGGREGATE
 
     def features(self) -> pl.DataFrame:
-        """The output in the order in which the candidates were drawn."""
+        """Run the spec and return the output in the order in which the candidates were drawn."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             lists = {table: self._write(folder, table, rows) for table, rows in self._tables().items()}
@@ -62,7 +62,7 @@ class Small:
 
     def _tables(self) -> dict[str, pa.Table]:
         events = np.array(self.events, np.int64).reshape(-1, 5)
-        asked = np.array(self.candidates, np.int64).reshape(-1, 3)
+        candidates = np.array(self.candidates, np.int64).reshape(-1, 3)
         rng = np.random.default_rng(self.seed)
         return {
             "interactions": pa.table(
@@ -76,10 +76,10 @@ class Small:
             ),
             "candidates": pa.table(
                 {
-                    "user_id": asked[:, 0],
-                    "item_id": asked[:, 1],
-                    "timestamp": timestamps(START + self.shift + asked[:, 2] * HOUR),
-                    "row": np.arange(len(asked)),
+                    "user_id": candidates[:, 0],
+                    "item_id": candidates[:, 1],
+                    "timestamp": timestamps(START + self.shift + candidates[:, 2] * HOUR),
+                    "row": np.arange(len(candidates)),
                 }
             ),
             "text": pa.table({"item_id": np.arange(8), "embedding": vectors(rng.standard_normal((8, 5)))}),
@@ -107,7 +107,7 @@ WORLDS = st.builds(
 
 
 def twice() -> settings:
-    """Twice as many examples as the profile has: for what must never happen."""
+    """Return settings with twice the examples of the profile, for the leakage tests."""
     return settings(max_examples=2 * settings.default.max_examples)
 
 

@@ -1,4 +1,4 @@
-"""Runs whose dual columns are compared with the normal equations of `reference_dual.py`."""
+"""Compares the dual columns of a run with the normal equations of `reference_dual.py`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ def candidates_of(world: World) -> list[tuple[Any, Any, int | None]]:
     return [(r["user_id"], r["item_id"], None if r["timestamp"] is None else micros(r["timestamp"])) for r in rows]
 
 
-def compare(got: pl.Series, expected: list[float | None], tolerance: float = TOLERANCE) -> None:
-    for row, (value, wanted) in enumerate(zip(got.to_list(), expected, strict=True)):
-        if value is None or wanted is None:
-            assert value is wanted, f"{got.name} row {row}: {value} is not {wanted}"
+def compare(actual: pl.Series, expected: list[float | None], tolerance: float = TOLERANCE) -> None:
+    for row, (value, reference) in enumerate(zip(actual.to_list(), expected, strict=True)):
+        if value is None or reference is None:
+            assert value is reference, f"{actual.name} row {row}: {value} is not {reference}"
         else:
-            assert abs(value - wanted) <= tolerance * max(1.0, abs(wanted)), f"{got.name} row {row}: {value}, {wanted}"
+            assert abs(value - reference) <= tolerance * max(1.0, abs(reference)), (
+                f"{actual.name} row {row}: {value}, {reference}"
+            )
 
 
 def check(
@@ -51,17 +53,17 @@ def check(
     lag: str = "0s",
 ) -> pl.DataFrame:
     """Run one [[dual]] group with sd and compare both columns with the loop, nulls included."""
-    made = run_spec(world.spec(f"{top}\n[[dual]]\nsd = true\n{keys}"))
+    output = run_spec(world.spec(f"{top}\n[[dual]]\nsd = true\n{keys}"))
     items = item_vectors(raw_vectors(world), bias=fit.bias, **(table or {}))
     score, sd = scores(events_of(world, weight), candidates_of(world), items, fit, history, lag)
-    compare(made[f"{column}_score"], score, tolerance)
-    compare(made[f"{column}_sd"], sd, tolerance)
-    assert made[f"{column}_score"].null_count() < len(made) / 2
-    return made
+    compare(output[f"{column}_score"], score, tolerance)
+    compare(output[f"{column}_sd"], sd, tolerance)
+    assert output[f"{column}_score"].null_count() < len(output) / 2
+    return output
 
 
 def with_dim(world: World, dim: int) -> None:
-    """Vectors of another length, and a third of the candidates: the loop takes its time for each."""
+    """Write vectors of another length, and keep a third of the candidates, because the loop is slow."""
     world.write("candidates", world.table("candidates").slice(0, 100))
     rng = np.random.default_rng(dim)
     world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, dim)) + 0.5)})

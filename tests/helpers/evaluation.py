@@ -1,4 +1,4 @@
-"""A world whose answer is known: labels by a user's rate, an item's popularity and, with `signal`, taste in vectors."""
+"""Worlds with known labels: from the user's rate, the item's popularity and, with `signal`, the user's taste."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ target = "CASE WHEN liked THEN 1.0 ELSE -1.0 END"
 def make_features(
     folder: Path, seed: int, signal: float, users: int = 100, items: int = 600, each: int = 50, dim: int = 16
 ) -> Path:
-    """Write the world and run its spec; the feature file. Nobody meets an item twice: repeats would be a signal.
+    """Write the world, run its spec and return the feature file. No user has an item twice: that would be a signal.
 
-    Candidates are the interactions themselves, `each` per user within 90 days, in requests of one user and day.
+    The candidates are the interactions, `each` per user within 90 days, in requests of one user within 15 days.
     """
     rng = np.random.default_rng(seed)
     table = rng.standard_normal((items, dim))
@@ -86,19 +86,19 @@ OWN = ("--baseline", "popularity", "--baseline", "kind")
 
 @pytest.fixture(scope="session")
 def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with features that help."""
+    """Provides a feature file whose features help."""
     return make_features(tmp_path_factory.mktemp("world"), seed=1, signal=1.5)
 
 
 @pytest.fixture(scope="session")
-def found(features: Path) -> Report:
-    """Its evaluation as the command would do it."""
+def features_report(features: Path) -> Report:
+    """Provides the evaluation of `features` with its baseline."""
     return judged(features, baseline=("popularity", "kind"), seeds=(0, 1))
 
 
 @pytest.fixture
 def short_rankers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rankers of 20 rounds, for tests that do not care how good they are."""
+    """Limits rankers to 20 rounds, for tests that do not depend on their quality."""
     monkeypatch.setattr(ranker, "_ROUNDS", 20)
 
 
@@ -120,14 +120,14 @@ def run(features: Path, folder: Path, *args: str, label: str = "label") -> Ran:
 
 
 def written(features: Path, folder: Path, threads: int = 1) -> dict[str, bytes]:
-    """Both files of a report, made in this process."""
+    """Evaluate in this process and return both files of the report."""
     roles = Roles("label", baseline=("popularity",))
     report_job(str(features), roles, FAST, folder / "report", Resources(threads), Watch())
     return {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
 
 
 def altered(features: Path, folder: Path, **columns: pl.Series) -> Path:
-    """A copy of the file with other or more columns, its metadata kept."""
+    """Copy the file with other or more columns and the same metadata."""
     table = pq.read_table(features)
     for name, values in columns.items():
         array = values.to_arrow()
@@ -141,15 +141,15 @@ def altered(features: Path, folder: Path, **columns: pl.Series) -> Path:
 
 
 def add_columns(path: Path, **column: str) -> None:
-    """Say in a file's metadata that a column is a feature."""
+    """Declare a column as a feature in the metadata of the file."""
     table = pq.read_table(path)
     about = json.loads(table.schema.metadata[b"extembed"])
     about["columns"].append({"meaning": "", "dtype": "Float32", **column})
     pq.write_table(table.replace_schema_metadata({b"extembed": json.dumps(about)}), path)
 
 
-def few(features: Path, folder: Path, rows: pl.Expr) -> Path:
-    """A copy of some rows of the file."""
+def with_rows(features: Path, folder: Path, rows: pl.Expr) -> Path:
+    """Copy the file with some of its rows."""
     table = pq.read_table(features)
     kept = pl.read_parquet(features).select(rows).to_series().to_arrow()
     path = folder / "features.parquet"

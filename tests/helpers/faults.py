@@ -1,4 +1,4 @@
-"""Runs of the program that are killed, held or watched at a named place, and the state of an output on disk."""
+"""Runs that are killed, held or watched at a named place, and the state of an output on disk."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
 MANIFEST = "_extembed_manifest.json"
-ROWS = 100  # of a part and of a row group, so that 300 candidates make three of each
-OLD, NEW = "7d", "30d"  # half-lives of the output that is there and of the one that a run is to make
+ROWS = 100  # per part and per row group, so that 300 candidates give three of each
+OLD, NEW = "7d", "30d"  # half-lives of the existing output and of the output of the run under test
 FILE, DIRECTORY = "out/features.parquet", "out/features"
 DAY = 86_400_000_000
 START = 1_700_000_000_000_000
 MINIMAL = {"interactions": "i", "candidates": "c", "embeddings": {"text": {"path": "t"}}, "aggregate": [{}]}
 
-# The whole program with a hook at one function, so that a fault comes at the same place every time.
+# The program with a hook at one function, so that a fault is always at the same place.
 DRIVER = """
 import functools, importlib, json, os, pathlib, resource, signal, sys, time
 
@@ -59,16 +59,16 @@ def act(what):
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     elif what["do"] != "note":
         os.kill(os.getpid(), getattr(signal, what["do"]))
-        time.sleep(0.2)  # a signal may be taken by another thread, a moment later
+        time.sleep(0.2)  # another thread may take the signal a moment later
 
 
 def place(text):
     module, _, names = text.partition(":")
-    found = importlib.import_module(module)
+    target = importlib.import_module(module)
     *owners, name = names.split(".")
     for owner in owners:
-        found = getattr(found, owner)
-    return found, name
+        target = getattr(target, owner)
+    return target, name
 
 
 def hook(what):
@@ -105,8 +105,8 @@ main()
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at which call of a function: a signal's name, `hold` until a file exists, `note` in a
-    file, or `limit`: no file may grow any more."""
+    """An action at a call of a function. `do` is the name of a signal, `hold` (wait until `path` exists), `note`
+    (append `text` to `path`) or `limit` (no file may grow any more)."""
 
     at: str
     when: str = "before"
@@ -118,12 +118,12 @@ class Fault:
 
 
 def place(fault: Fault) -> str:
-    """A name for a test of this fault."""
+    """Return the test id of a fault."""
     return f"{fault.when}-{fault.at.partition(':')[2]}-{fault.call}"
 
 
 class Run:
-    """A run in a process of its own that a test can watch and signal; killed when the test is done with it."""
+    """A run in a process of its own that a test can watch and signal. Leaving the context kills it."""
 
     def __init__(self, command: list[str], **options: Any) -> None:
         self.process = subprocess.Popen(
@@ -141,7 +141,7 @@ class Run:
         self.process.communicate()
 
     def reached(self) -> Run:
-        """Wait until a fault is reached."""
+        """Wait until the run reaches a fault."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line == "reached\n", f"the place was not reached: {line}{self.end()}"
@@ -165,14 +165,14 @@ class Run:
 
 
 def drive(*args: str | Path, faults: tuple[Fault, ...] = (), rows: int = ROWS, shards: int = 0, **options: Any) -> Run:
-    """Start the program with faults; with `shards`, as if the job did not fit into memory."""
+    """Start the program with faults; with `shards`, in that many shards as if the job did not fit into memory."""
     plan = json.dumps({"faults": [asdict(fault) for fault in faults], "rows": rows, "shards": shards})
     return Run([sys.executable, "-c", DRIVER, plan, *map(str, args)], **options)
 
 
 @functools.cache
 def versions_of_a_process() -> dict[str, str]:
-    """The versions of what a run loads: a test process may have more, and a run with more does not resume."""
+    """Return the library versions of a run in its own process. A test process may load more, and would not resume."""
     code = f"""
 import json
 from extembed_cli.jobs.run import _versions
@@ -185,7 +185,7 @@ print(json.dumps(_versions(build_spec({MINIMAL!r}, "spec"))))
 
 
 def undisturbed(*args: str | Path, rows: int = ROWS, shards: int = 0) -> Ran:
-    """What `drive` runs when there are no faults, in this process, which is faster by the start."""
+    """Run the program as `drive` does without faults, but in this process, which is faster."""
     layout = Layout(shards=shards, rows=200, mapped=True)
     with pytest.MonkeyPatch.context() as patch:
         if shards:
@@ -197,13 +197,13 @@ def undisturbed(*args: str | Path, rows: int = ROWS, shards: int = 0) -> Ran:
 
 
 def start(*args: str | Path, env: Mapping[str, str] | None = None, **options: Any) -> Run:
-    """Start the program as it is."""
+    """Start the program without faults."""
     command = [sys.executable, "-m", "extembed_cli", *map(str, args)]
     return Run(command, env={**os.environ, **(env or {})}, **options)
 
 
 def arguments(world: World, output: str | Path, half_life: str = NEW) -> list[str]:
-    """The arguments of a run over a world into `output`."""
+    """Return the arguments of a run over a world into `output`."""
     return [
         "run",
         str(world.folder / "spec.toml"),
@@ -214,27 +214,27 @@ def arguments(world: World, output: str | Path, half_life: str = NEW) -> list[st
     ]
 
 
-def make(world: World, output: str | Path, half_life: str = NEW, rows: int = ROWS) -> dict[str, bytes]:
-    """An undisturbed run and what it wrote."""
+def run_clean(world: World, output: str | Path, half_life: str = NEW, rows: int = ROWS) -> dict[str, bytes]:
+    """Run without faults and return the files of the output."""
     undisturbed(*arguments(world, output, half_life), rows=rows).ok()
-    made = state(world.folder / output)
-    assert made is not None
-    return made
+    output_files = state(world.folder / output)
+    assert output_files is not None
+    return output_files
 
 
-def stand(world: World, output: str | Path, half_life: str = OLD) -> dict[str, bytes]:
-    """The output of an earlier run, with parts as large as they are by default."""
+def earlier_output(world: World, output: str | Path, half_life: str = OLD) -> dict[str, bytes]:
+    """Write the output of an earlier run, with parts of the default size, and return its files."""
     spec = load_spec(
         world.folder / "spec.toml", [f'aggregate.0.half_lives=["{half_life}"]'], str(world.folder / output)
     )
     run_job(spec, RunOptions(workers=1), Watch())
-    made = state(world.folder / output)
-    assert made is not None
-    return made
+    output_files = state(world.folder / output)
+    assert output_files is not None
+    return output_files
 
 
 def state(output: Path) -> dict[str, bytes] | None:
-    """The bytes that a reader of an output trusts, each file whole; None where there is no output yet."""
+    """Check and return the files of an output that a reader would read; None if there is no output yet."""
     if output.suffix == ".parquet":
         if not output.exists():
             return None
@@ -242,24 +242,24 @@ def state(output: Path) -> dict[str, bytes] | None:
     if not (output / MANIFEST).exists():
         return None
     manifest = json.loads((output / MANIFEST).read_text())
-    found = {MANIFEST: (output / MANIFEST).read_bytes()}
+    files = {MANIFEST: (output / MANIFEST).read_bytes()}
     for part in manifest["parts"]:
         path = _whole(output / part["file"])
-        found[path.name] = path.read_bytes()
-        assert hashlib.sha256(found[path.name]).hexdigest() == part["sha256"]
+        files[path.name] = path.read_bytes()
+        assert hashlib.sha256(files[path.name]).hexdigest() == part["sha256"]
         assert pq.read_metadata(path).num_rows == part["rows"]
     assert sum(part["rows"] for part in manifest["parts"]) == manifest["rows"]
-    return found
+    return files
 
 
 def _whole(path: Path) -> Path:
-    """The file, after every page of it was read against its checksum."""
+    """Check the checksum of every page, and return the file."""
     pq.read_table(path, page_checksum_verification=True)
     return path
 
 
 def frame(output: Path) -> pl.DataFrame:
-    """An output as a frame; of a directory only what its manifest lists."""
+    """Read an output; of a directory only the parts in its manifest."""
     if output.suffix == ".parquet":
         return pl.read_parquet(output)
     parts = json.loads((output / MANIFEST).read_text())["parts"]
@@ -267,28 +267,28 @@ def frame(output: Path) -> pl.DataFrame:
 
 
 def assert_tidy(output: Path, *others: str) -> None:
-    """The folder holds the output, its report and nothing else: no temporary, lock or unlisted file."""
+    """Check that the folder has the output, its report and nothing else: no temporary, lock or unlisted file."""
     assert {path.name for path in output.parent.iterdir()} == {output.name, f"{output.name}.run.json", *others}
-    made = state(output)
-    assert made is not None
+    files = state(output)
+    assert files is not None
     report = json.loads(output.with_name(f"{output.name}.run.json").read_text())
-    assert report["output_sha256"] == hashlib.sha256(made[MANIFEST if output.is_dir() else output.name]).hexdigest()
+    assert report["output_sha256"] == hashlib.sha256(files[MANIFEST if output.is_dir() else output.name]).hexdigest()
     if output.is_dir():
-        assert {path.name for path in output.iterdir()} == set(made)
+        assert {path.name for path in output.iterdir()} == set(files)
 
 
 def assert_untouched(output: Path, before: dict[str, bytes]) -> None:
-    """The output is what it was, byte by byte, and nothing was left beside it."""
+    """Check that the output has the same bytes as before, and that no other file was left."""
     assert state(output) == before
     assert_tidy(output)
 
 
 def build(folder: Path, rows: int = 300, events: int = 600, dim: int = 8) -> World:
-    """A world of a given size; some items have no vector, some pairs repeat."""
-    made = World(folder)
+    """Write a world of a given size. Some items have no vector, and some pairs repeat."""
+    world = World(folder)
     rng = np.random.default_rng(11)
     users, items, span = max(30, events // 60), max(40, events // 30), 200 * DAY
-    made.write(
+    world.write(
         "interactions",
         {
             "user_id": rng.integers(0, users, events),
@@ -297,7 +297,7 @@ def build(folder: Path, rows: int = 300, events: int = 600, dim: int = 8) -> Wor
             "rating": rng.integers(1, 6, events),
         },
     )
-    made.write(
+    world.write(
         "candidates",
         {
             "user_id": rng.integers(0, users, rows),
@@ -305,15 +305,15 @@ def build(folder: Path, rows: int = 300, events: int = 600, dim: int = 8) -> Wor
             "timestamp": timestamps(START + rng.integers(0, span, rows)),
         },
     )
-    made.write("text", {"item_id": np.arange(5, items), "embedding": vectors(rng.standard_normal((items - 5, dim)))})
-    made.spec()
-    return made
+    world.write("text", {"item_id": np.arange(5, items), "embedding": vectors(rng.standard_normal((items - 5, dim)))})
+    world.spec()
+    return world
 
 
-def eventually(seen: Any, seconds: float = 20) -> None:
-    """Wait until `seen()` holds."""
+def eventually(condition: Any, seconds: float = 20) -> None:
+    """Wait until `condition()` holds."""
     end = time.monotonic() + seconds
-    while not seen():
+    while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
 

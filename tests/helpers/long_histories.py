@@ -21,7 +21,7 @@ def lognormal(rng: np.random.Generator, mean: int, users: int, most: int) -> np.
 
 
 def write_lognormal(world: World, mean: int, users: int, most: int, dim: int = 8, candidates: int = 5) -> None:
-    """Histories and candidates of all lengths, over 60 days, items with and without a vector."""
+    """Write histories and candidates of lognormal lengths over 60 days. Some items have no vector."""
     rng = np.random.default_rng(17)
     for name, average in (("interactions", mean), ("candidates", candidates)):
         owners = rng.permutation(np.repeat(np.arange(users), lognormal(rng, average, users, most)))

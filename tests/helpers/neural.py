@@ -1,4 +1,4 @@
-"""A small model that is trained once, and folders with copies of it."""
+"""A small model that is trained once per session, and folders with copies of it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def weights(folder: Path, model: str = "model") -> bytes:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inputs whose vectors matter, and a model trained on the first 45 % of the candidates' time, scored."""
+    """Provides inputs with a strong signal, a model trained on the first 45 % of the candidates, and its scores."""
     folder = tmp_path_factory.mktemp("neural")
     make_features(folder, seed=1, signal=6.0)
-    for made in folder.glob("features*"):
-        made.unlink()
+    for path in folder.glob("features*"):
+        path.unlink()
     write_spec(folder, "[[aggregate]]\npercentiles = [50]\n" + GROUP)
     train(folder, "--until", until(folder), *LEARNED).ok()
     extembed("run", folder / "spec.toml", "-q").ok()
@@ -55,7 +55,7 @@ def until(folder: Path) -> str:
 
 @pytest.fixture
 def trained_copy(trained: Path, tmp_path: Path) -> Path:
-    """A folder of its own with the inputs and the model."""
+    """Provides a fresh folder with the inputs and the model."""
     for name in ("interactions.parquet", "candidates.parquet", "text.parquet", "spec.toml"):
         shutil.copy(trained / name, tmp_path)
     shutil.copytree(trained / "model", tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Runs in any layout, and whether two of them made the same bytes."""
+"""Runs in any layout, and the comparison of their bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ran = tuple[dict[str, bytes], dict[str, Any]]
 
 
 def ran(spec_path: Path, workers: int, cut: Layout) -> Ran:
-    """The bytes of all outputs of a run, and what the report says of what was done."""
+    """Run a spec in a layout. Return the bytes of all outputs, and the counts of the run report."""
     spec = load_spec(spec_path)
     report = run_job(spec, RunOptions(workers=workers, layout=cut), Watch())
     done = {name: report[name] for name in ("cosines", "dual", "candidates_in_own_history", "inputs", "user_vectors")}

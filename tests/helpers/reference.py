@@ -1,6 +1,6 @@
-"""The slow twin: every aggregate column by a float64 loop over candidates and events, straight from the definitions.
+"""The reference: every aggregate column by a float64 loop over candidates and events, as the definitions say.
 
-Nothing of the package is used here. Times are integer microseconds.
+This file uses nothing of the package. Times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def features(
     center: bool = False,
     prefix: str = "",
 ) -> dict[str, list[float | None]]:
-    """Column name -> one value per candidate, None = null."""
+    """Return one value per candidate for each column name; None is null."""
     by_user = events_by_user(events)
     units = {name: unit_vectors(table, center) for name, table in embeddings.items()}
     rows = []

@@ -1,6 +1,6 @@
-"""The slow twin of the dual fit: d x d normal equations in float64, one candidate at a time.
+"""The reference of the dual fit: d x d normal equations in float64, one candidate at a time.
 
-Nothing of the package is used here. Times are integer microseconds.
+This file uses nothing of the package. Times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ReferenceFit:
 def item_vectors(
     table: Mapping[Any, Sequence[float]], *, normalize: bool = True, center: bool = False, bias: bool = False
 ) -> dict[Any, np.ndarray]:
-    """What the fit sees of a table."""
+    """Return the vectors of a table after centring, normalisation and bias."""
     vectors = {item: np.asarray(v, np.float64) for item, v in table.items()}
     if center:
         mean = np.mean(list(vectors.values()), axis=0)
@@ -48,7 +48,7 @@ def solve(
     t: int,
     lag: str = "0s",
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The user's vector and the inverse of the matrix it comes from; None where there is nothing to fit."""
+    """Return the user's vector and the inverse of its matrix; None if no event can be fitted."""
     if fit.refit_every:
         t = t // micros(fit.refit_every) * micros(fit.refit_every)
     seen = [e for e in visible_events(events, history, user, t, lag) if e.item in vectors]
@@ -88,14 +88,14 @@ def scores(
     history: ReferenceHistory | None = None,
     lag: str = "0s",
 ) -> tuple[list[float | None], list[float | None]]:
-    """Score and standard deviation of each candidate, None = null."""
+    """Return score and standard deviation of each candidate; None is null."""
     by_user = events_by_user(events)
     score: list[float | None] = []
     sd: list[float | None] = []
     for user, item, time in candidates:
-        found = None
+        fitted = None
         if user is not None and time is not None and item in vectors:
-            found = solve(vectors, fit, by_user.get(user, []), history or ReferenceHistory(), user, time, lag)
-        score.append(None if found is None else float(found[0] @ vectors[item]))
-        sd.append(None if found is None else float(np.sqrt(vectors[item] @ found[1] @ vectors[item])))
+            fitted = solve(vectors, fit, by_user.get(user, []), history or ReferenceHistory(), user, time, lag)
+        score.append(None if fitted is None else float(fitted[0] @ vectors[item]))
+        sd.append(None if fitted is None else float(np.sqrt(vectors[item] @ fitted[1] @ vectors[item])))
     return score, sd

@@ -1,4 +1,4 @@
-"""Runs that are refused, and that leave the folder as it was."""
+"""Runs that are refused and leave the folder unchanged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ INPUTS = ("interactions", "candidates", "text")
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder, hidden files too."""
+    """Return all files below a folder with their bytes, hidden files too."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
 def refused(world: World, spec: Path, code: int, *parts: str, shell: bool = False) -> str:
-    """The run of a spec ends with this code and a message with these parts, and changes nothing in its folder.
+    """Check that a run fails with this code and these parts of a message, and changes nothing in its folder.
 
-    In this process, where a run takes a hundredth of the time that a program takes to start, unless `shell`.
+    It calls the job directly, which is faster; with `shell` it goes through the command line.
     """
     (world.folder / "out.parquet").write_bytes(b"the old output")
     before = contents(world.folder)
@@ -41,6 +41,6 @@ def refused(world: World, spec: Path, code: int, *parts: str, shell: bool = Fals
 
 
 def replace(world: World, name: str, column: str, values: pa.Array | np.ndarray | list[object]) -> None:
-    """Write a table again with other values in a column."""
+    """Write a table again with other values in one column."""
     table = world.table(name)
     world.write(name, table.set_column(table.column_names.index(column), column, pa.array(values)))

@@ -1,4 +1,4 @@
-"""Runs that write a file of user vectors, and its comparison with normal equations."""
+"""Runs that write a file of user vectors, and the comparison of the file with normal equations."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TEXT = '[embeddings.text]\npath = "text.parquet"\n'
 FLAGS = ("dual", "-i", "interactions.parquet", "-e", "text=text.parquet", "--user-vectors", "users.parquet")
 
 
-def alone(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> Path:
-    """A spec without candidates and with one group that writes `users.parquet`."""
+def vectors_only_spec(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> Path:
+    """Write a spec without candidates, with one group that writes `users.parquet`."""
     text = f'interactions = "interactions.parquet"\n{top}\n{tables}\n[[dual]]\nuser_vectors = "users.parquet"\n{keys}\n'
     return world.spec(text, "vectors.toml")
 
@@ -35,9 +35,9 @@ def run(spec: Path, workers: int = 2) -> dict[str, Any]:
     return run_job(load_spec(spec), RunOptions(workers=workers), Watch())
 
 
-def made(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> pa.Table:
-    """The file that a spec without candidates makes."""
-    run(alone(world, keys, top, tables))
+def compute_user_vectors(world: World, keys: str = "", top: str = "", tables: str = TEXT) -> pa.Table:
+    """Run a spec without candidates and return the file of user vectors."""
+    run(vectors_only_spec(world, keys, top, tables))
     return world.table("users")
 
 
@@ -58,20 +58,20 @@ def check(
     weight: Callable[[dict[str, Any]], float] = lambda row: 1.0,
     tolerance: float = TOLERANCE,
 ) -> None:
-    """Every user's score of every item, and which users there are, against normal equations in float64."""
+    """Compare the users, and the score of every item for each of them, with normal equations in float64."""
     events = events_of(world, weight) if events is None else events
     as_of = newest(world) + 1 if as_of is None else as_of
     items = item_vectors(raw_vectors(world), bias=fit.bias, **(table or {}))
-    wanted = {}
+    reference = {}
     by_user = events_by_user(events)
     for user in sorted(user for user in by_user if user is not None):
-        found = solve(items, fit, by_user[user], history or ReferenceHistory(), user, as_of, lag)
-        if found is not None:
-            wanted[user] = found[0]
-    assert users["user_id"].to_pylist() == list(wanted)
-    assert wanted
+        solution = solve(items, fit, by_user[user], history or ReferenceHistory(), user, as_of, lag)
+        if solution is not None:
+            reference[user] = solution[0]
+    assert users["user_id"].to_pylist() == list(reference)
+    assert reference
     x = np.array(list(items.values()))
-    expected = np.array(list(wanted.values())) @ x.T
+    expected = np.array(list(reference.values())) @ x.T
     embedding = matrix(users)
     scores = embedding @ x[:, : embedding.shape[1]].T
     if fit.bias:
@@ -80,6 +80,6 @@ def check(
 
 
 def matrix(users: pa.Table) -> np.ndarray:
-    """The vectors in float64."""
+    """Return the vectors in float64."""
     dim = users.schema.field("embedding").type.list_size
     return users["embedding"].combine_chunks().flatten().to_numpy().astype(np.float64).reshape(-1, dim)

@@ -1,4 +1,4 @@
-"""Histories of all lengths side by side: how they are cut and laid out shows in no value."""
+"""Histories of all lengths in one job: how they are cut into pieces changes no value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from extembed_cli.jobs.layout import Layout
 from extembed_cli.kernels.segments import offsets
 
 
-def test_lognormal_lengths(world: World) -> None:
+def test_histories_of_lognormal_lengths_agree_with_the_loop(world: World) -> None:
     write_lognormal(world, 30, 60, 400)
     spec = f"""[histories.liked]\nwhere = "rating >= 4"\n[histories.disliked]\nwhere = "rating <= 2"
 [[aggregate]]\n{STATISTICS}"""
@@ -37,8 +37,8 @@ def test_one_candidate_of_each_user(world: World) -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_small_batches_give_the_same(world: World, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every limit cut down to where it bites: batches, vectors gathered, rows sorted, and what counts as long."""
+def test_small_batches_give_the_same_features(world: World, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All limits are lowered until they apply: batches, gathered vectors, sorted rows, and long histories."""
     write_lognormal(world, 60, 12, 600, dim=20, candidates=30)
     spec = ('weight = "weight"\n' if weighted else "") + f"{HISTORIES}[[aggregate]]\n{STATISTICS}"
     one = run_spec(world.spec(spec))
@@ -47,41 +47,41 @@ def test_small_batches_give_the_same(world: World, weighted: bool, monkeypatch: 
     other = run_spec(world.spec(spec))
     means = [name for name in one.columns if "cos_mean" in name or "cos_to_mean" in name]
     same_bytes(one.drop(means), other.drop(means))
-    for name in means:  # sums of other parts
+    for name in means:  # the sums have other parts
         np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=5e-7)
     monkeypatch.setattr(cosine_statistics, "_LONG", 50)
     third = run_spec(world.spec(spec))
     for name in one.columns:
-        if one[name].dtype == pl.Float32:  # products of other shapes
+        if one[name].dtype == pl.Float32:  # the products have other shapes
             np.testing.assert_allclose(third[name].to_numpy(), one[name].to_numpy(), atol=1e-6, rtol=1e-6)
 
 
-def test_weights_that_a_window_hides_and_that_are_beyond_comparison(world: World) -> None:
-    """A sum of what is visible must not be taken as the difference of two sums that are 10^18 times as large."""
+def test_huge_weights_outside_the_window_have_no_effect(world: World) -> None:
+    """A sum over visible events must not be computed as a difference of sums that are 10^18 times as large."""
     rating = np.array([5, 5, 3, 4, 5, 3])
     moments = timestamps(START + np.arange(6) * 24 * HOUR)
     world.write("interactions", {"user_id": [1] * 6, "item_id": np.arange(6), "timestamp": moments, "rating": rating})
-    asked = {"user_id": [1] * 9, "item_id": np.arange(9), "timestamp": timestamps([START + 150 * HOUR] * 9)}
-    world.write("candidates", asked)
+    candidates = {"user_id": [1] * 9, "item_id": np.arange(9), "timestamp": timestamps([START + 150 * HOUR] * 9)}
+    world.write("candidates", candidates)
     weight = "CASE WHEN item_id < 2 THEN 1e18 ELSE rating END"
     spec = f'weight = "{weight}"\n[histories.newest]\nmax_events = 3\n[[aggregate]]\n{STATISTICS}'
-    made = run_spec(world.spec(spec))
-    same = run_spec(world.spec(spec.replace(weight, "rating")))
-    for name in (name for name in made.columns if made[name].dtype == pl.Float32):
-        np.testing.assert_allclose(made[name].to_numpy(), same[name].to_numpy(), rtol=1e-6, atol=1e-6)
+    features = run_spec(world.spec(spec))
+    expected = run_spec(world.spec(spec.replace(weight, "rating")))
+    for name in (name for name in features.columns if features[name].dtype == pl.Float32):
+        np.testing.assert_allclose(features[name].to_numpy(), expected[name].to_numpy(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_what_happens_later_changes_no_byte_of_any_length(tmp_path: Path, weighted: bool) -> None:
-    """One user, from the first event to beyond where a history is long, in windows too."""
+def test_later_events_change_no_byte_of_any_length(tmp_path: Path, weighted: bool) -> None:
+    """One user has a history from one event to a long one, also in windows."""
     rng = np.random.default_rng(3)
-    events, asked = 7000, 150
+    events, candidates = 7000, 150
     pq.write_table(
         pa.table({"item_id": np.arange(40), "embedding": vectors(rng.standard_normal((40, 130)))}),
         tmp_path / "text.parquet",
     )
-    hours = np.sort(rng.integers(0, events, asked))
-    columns = {"user_id": np.ones(asked, np.int64), "item_id": rng.integers(0, 40, asked)}
+    hours = np.sort(rng.integers(0, events, candidates))
+    columns = {"user_id": np.ones(candidates, np.int64), "item_id": rng.integers(0, 40, candidates)}
     columns["timestamp"] = timestamps(START + hours * HOUR)
     pq.write_table(pa.table(columns), tmp_path / "candidates.parquet")
     log = {
@@ -96,18 +96,18 @@ def test_what_happens_later_changes_no_byte_of_any_length(tmp_path: Path, weight
 thresholds = [0.1]
 sd = true"""
     (tmp_path / "spec.toml").write_text(spec)
-    found = []
+    outputs = []
     for length in (3000, 4500, 7000):
         table = pa.table({**log, "timestamp": timestamps(START + np.arange(events) * HOUR)})
         pq.write_table(table.slice(0, length), tmp_path / "interactions.parquet")
-        found.append(run_spec(tmp_path / "spec.toml"))
+        outputs.append(run_spec(tmp_path / "spec.toml"))
     for few, more, length in ((0, 1, 3000), (1, 2, 4500), (0, 2, 3000)):
         rows = pl.Series(hours <= length)
-        same_bytes(found[few].filter(rows), found[more].filter(rows))
+        same_bytes(outputs[few].filter(rows), outputs[more].filter(rows))
 
 
 def test_many_candidates_of_one_user(tmp_path: Path) -> None:
-    """100,000 of them, with 300 events: some rows against the plain answer of the same user's few candidates."""
+    """100,000 candidates of a user with 300 events: some rows are compared with a run for those rows only."""
     rng = np.random.default_rng(9)
     world = World(tmp_path)
     world.write("text", {"item_id": np.arange(35), "embedding": vectors(rng.standard_normal((35, 8)))})
@@ -130,12 +130,12 @@ def test_many_candidates_of_one_user(tmp_path: Path) -> None:
     )
     world.write("candidates", candidates)
     spec = f"[[aggregate]]\n{STATISTICS}"
-    made = run_spec(world.spec(spec))
+    features = run_spec(world.spec(spec))
     some = rng.choice(many, 40, replace=False)
     world.write("candidates", candidates.take(some))
     few = check(world, spec, ALL)
     for name in few.columns[3:]:
-        np.testing.assert_allclose(made[name].to_numpy()[some], few[name].to_numpy(), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(features[name].to_numpy()[some], few[name].to_numpy(), rtol=1e-6, atol=1e-6)
 
 
 def test_workers_and_shards_change_no_byte(world: World) -> None:
@@ -148,62 +148,64 @@ def test_workers_and_shards_change_no_byte(world: World) -> None:
 
 
 @pytest.mark.parametrize("dim", [8, 64])
-def test_candidates_that_are_the_same_have_the_same_bytes(world: World, dim: int) -> None:
-    """So the order of rows shows in none of them, however often a user, time and item is repeated."""
+def test_equal_candidates_have_equal_bytes(world: World, dim: int) -> None:
+    """So the order of rows changes no value, even if a user, time and item is repeated."""
     write_lognormal(world, 80, 40, 600, dim=dim, candidates=40)
     one = world.table("candidates")
     rng = np.random.default_rng(2)
     order = rng.permutation(np.repeat(np.arange(len(one)), 3))
     world.write("candidates", one.take(order))
     spec = world.spec(f"{HISTORIES}[[aggregate]]\n{STATISTICS}[[dual]]\nregularization = 1e-6\nsd = true\n")
-    made = run_spec(spec).with_columns(copy=pl.Series(order)).sort("copy").drop("copy")
-    same_bytes(made[::3], made[1::3])
-    same_bytes(made[::3], made[2::3])
+    features = run_spec(spec).with_columns(copy=pl.Series(order)).sort("copy").drop("copy")
+    same_bytes(features[::3], features[1::3])
+    same_bytes(features[::3], features[2::3])
 
 
 @pytest.mark.parametrize("dim", [2, soak(4)])
 def test_sums_of_very_many_events_do_not_drift(tmp_path: Path, dim: int) -> None:
-    """500,000 events of one item, no decay: its cosine with their mean is 1, in float32 sums too."""
+    """With 500,000 events of one item and no decay, its cosine with the mean is 1, even with float32 sums."""
     world, many = World(tmp_path), 500_000
     times = timestamps(START + np.arange(many) * 1_000_000)
     log = {"user_id": np.ones(many, np.int64), "item_id": np.zeros(many, np.int64), "timestamp": times}
     world.write("interactions", log)
-    asked = timestamps([START + (many + 5) * 1_000_000])
-    world.write("candidates", {"user_id": [1], "item_id": [0], "timestamp": asked})
+    as_of = timestamps([START + (many + 5) * 1_000_000])
+    world.write("candidates", {"user_id": [1], "item_id": [0], "timestamp": as_of})
     for seed in range(4):
         vector = np.random.default_rng(seed).standard_normal((1, dim))
         world.write("text", {"item_id": [0], "embedding": vectors(vector)})
-        made = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["none"]\n'))
+        features = run_spec(world.spec('[[aggregate]]\nhalf_lives = ["none"]\n'))
         for name in ("cos_mean", "cos_to_mean"):
-            assert made[f"text__all__{name}"][0] == pytest.approx(1, abs=1e-6)
+            assert features[f"text__all__{name}"][0] == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("window", [10, 50])
 def test_windows_take_no_more_products_than_they_need(window: int) -> None:
-    """Candidates all along a history of 3,000 events."""
+    """The candidates are spread over a history of 3,000 events."""
     end = np.linspace(0, 3000, 60).astype(np.int64)
     seen = Seen(np.arange(3000), np.array([0, 3000]), np.maximum(end - window, 0), end, moves=True)
     pieces = cut(np.array([0, 60]), seen, np.ones(60, np.bool_), 8, 8)
     assert pieces.cosines.sum() <= 60 * 8 * 2 * max(window, 32)
 
 
-def test_every_candidate_that_sees_something_is_in_exactly_one_piece() -> None:
+def test_every_candidate_with_a_visible_event_is_in_exactly_one_piece() -> None:
     rng = np.random.default_rng(6)
-    asked, events = rng.integers(0, 300, 40), rng.integers(0, 90, 40)
-    indptr, last = offsets(asked), np.cumsum(events)
-    seen_by = np.concatenate([np.sort(rng.integers(0, n + 1, c)) for n, c in zip(events, asked, strict=True)])
-    first = np.repeat(last - events, asked)
+    counts, events = rng.integers(0, 300, 40), rng.integers(0, 90, 40)
+    indptr, last = offsets(counts), np.cumsum(events)
+    seen_by = np.concatenate([np.sort(rng.integers(0, n + 1, c)) for n, c in zip(events, counts, strict=True)])
+    first = np.repeat(last - events, counts)
     seen = Seen(np.arange(events.sum()), offsets(events), np.maximum(first, first + seen_by - 20), first + seen_by)
-    wanted = rng.random(len(seen_by)) < 0.9
-    later = np.concatenate([np.arange(n) >= n // 2 for n in asked])  # of each user, as those with a long history
+    selected = rng.random(len(seen_by)) < 0.9
+    later = np.concatenate(
+        [np.arange(n) >= n // 2 for n in counts]
+    )  # the second half of each user, as if it had a long history
     batches = []
-    for chosen, most, shape in ((wanted & ~later, 64, None), (wanted & later, 8, 8)):
+    for chosen, most, shape in ((selected & ~later, 64, None), (selected & later, 8, 8)):
         pieces = cut(indptr, seen, chosen, most, shape)
         assert ((pieces.last - pieces.first) <= most).all()
         assert (pieces.events % pieces.block == 0).all()
         batches += [Batch(part, seen, chosen) for part in pieces.batches(pieces.cosines, 2000)]
     rows = np.concatenate([batch.q for batch in batches])
-    assert sorted(rows) == np.flatnonzero(wanted & (seen_by > 0)).tolist()
+    assert sorted(rows) == np.flatnonzero(selected & (seen_by > 0)).tolist()
     for batch in batches:
         events_of, padding = batch.events()
         for row, q in enumerate(batch.q):

@@ -1,4 +1,4 @@
-"""The sample world: the committed files are what the generator makes, and the features find the planted taste."""
+"""The sample: the committed files match the generator, and the features rank by the planted taste."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from extembed_cli.jobs.sample import make_world, write_sample
 COMMITTED = ROOT / "sample_data"
 
 
-def test_the_committed_files_are_what_the_generator_makes(tmp_path: Path) -> None:
+def test_the_committed_files_match_the_generator(tmp_path: Path) -> None:
     write_sample(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     committed = sorted(p.name for p in COMMITTED.iterdir() if not p.name.startswith("features.parquet"))
@@ -27,7 +27,7 @@ def test_the_committed_files_are_what_the_generator_makes(tmp_path: Path) -> Non
             assert pq.read_table(tmp_path / name).equals(pq.read_table(COMMITTED / name)), name
 
 
-def test_they_are_small() -> None:
+def test_the_committed_files_are_small() -> None:
     inputs = [path for path in COMMITTED.glob("*.parquet") if path.name != "features.parquet"]
     assert sum(path.stat().st_size for path in inputs) < 3_000_000
 
@@ -50,14 +50,14 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(area / (positives * (len(labels) - positives)))
 
 
-def test_the_features_find_the_planted_taste(tmp_path: Path) -> None:
+def test_the_features_rank_by_the_planted_taste(tmp_path: Path) -> None:
     write_sample(tmp_path)
-    made = run_spec(tmp_path / "spec.toml")
-    labels = made["label"].to_numpy()
-    found = {
-        name: auc(made[name].fill_null(0).to_numpy(), labels)
+    features = run_spec(tmp_path / "spec.toml")
+    labels = features["label"].to_numpy()
+    aucs = {
+        name: auc(features[name].fill_null(0).to_numpy(), labels)
         for name in ("text__liked__cos_share_ge_030__hl7d", "text__disliked__cos_share_ge_030__hl7d", "liked__count")
     }
-    assert found["text__liked__cos_share_ge_030__hl7d"] > 0.6
-    assert found["text__disliked__cos_share_ge_030__hl7d"] < 0.42
-    assert 0.45 < found["liked__count"] < 0.55
+    assert aucs["text__liked__cos_share_ge_030__hl7d"] > 0.6
+    assert aucs["text__disliked__cos_share_ge_030__hl7d"] < 0.42
+    assert 0.45 < aucs["liked__count"] < 0.55

@@ -1,4 +1,4 @@
-"""Cosines are those of float64, whatever stands beside them."""
+"""Cosines agree with float64, and other pieces of a batch change no bit of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from helpers.units import unit
 from extembed_cli.kernels.cosines import block_cosines, clipped, exact_cosines
 from extembed_cli.kernels.decay import BLOCK
 
-COSINE = 4e-7  # float32 products of unit vectors
+COSINE = 4e-7  # of float32 products of unit vectors
 
 
 @pytest.mark.parametrize("dim", [1, 3, 64, 128, 129, 384, 1536])
@@ -30,12 +30,12 @@ def test_cosines_are_those_of_float64(dim: int) -> None:
 def test_more_events_and_other_pieces_change_no_bit_of_a_cosine(candidates: int) -> None:
     rng = np.random.default_rng(3)
     q, v = unit(rng, 2, candidates, 200), unit(rng, 2, 30, BLOCK, 200)
-    found = []
+    results = []
     for pieces, blocks in ((2, 30), (2, 4), (1, 4)):
         out = np.empty((pieces, candidates, blocks, BLOCK), np.float32)
         block_cosines(q[:pieces], v[:pieces, :blocks], out)
-        found.append(out[:1, :, :4].tobytes())
-    assert found[0] == found[1] == found[2]
+        results.append(out[:1, :, :4].tobytes())
+    assert results[0] == results[1] == results[2]
 
 
 def test_clipping() -> None:

@@ -1,4 +1,4 @@
-"""Decayed sums are those of a loop, and no later event changes a bit of them."""
+"""Decayed sums agree with a loop, and no later event changes a bit of them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LENGTHS = [1, 2, 7, 8, 9, 33, 64, 130, 700]
 
 
 def blocked(pieces: list[np.ndarray], fill: Callable[[np.ndarray], object]) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of pieces, each padded to whole blocks: (n, BLOCK); and how many blocks each has."""
+    """Pad each piece to whole blocks. Return (n, BLOCK) numbers, and the number of blocks of each piece."""
     blocks = np.array([-(-len(piece) // BLOCK) for piece in pieces])
     rows = [np.append(p, np.full(b * BLOCK - len(p), fill(p))) for p, b in zip(pieces, blocks, strict=True)]
     return np.concatenate(rows).reshape(-1, BLOCK), blocks
 
 
 def totals(times: list[np.ndarray], weights: list[np.ndarray]) -> list[np.ndarray]:
-    """`decayed_totals` by piece."""
+    """Return `decayed_totals` of each piece."""
     t, blocks = blocked(times, lambda piece: piece[-1])
-    made = decayed_totals(blocked(weights, lambda piece: 0)[0], t, blocks).ravel()
-    return [made[at : at + len(piece)] for at, piece in zip(offsets(blocks * BLOCK), times, strict=False)]
+    sums = decayed_totals(blocked(weights, lambda piece: 0)[0], t, blocks).ravel()
+    return [sums[at : at + len(piece)] for at, piece in zip(offsets(blocks * BLOCK), times, strict=False)]
 
 
 def slow_totals(times: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -34,12 +34,12 @@ def slow_totals(times: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e5])
 def test_decayed_totals_are_those_of_a_loop(scale: float) -> None:
-    """Whatever the half-life: without decay, and with gaps of 100,000 half-lives."""
+    """This holds without decay, and with gaps of 100,000 half-lives."""
     rng = np.random.default_rng(4)
     times = [np.sort(rng.random(n)) * scale for n in LENGTHS]
     weights = [rng.uniform(0.1, 9, n) for n in LENGTHS]
-    for made, t, w in zip(totals(times, weights), times, weights, strict=True):
-        np.testing.assert_allclose(made, slow_totals(t, w), rtol=1e-12)
+    for actual, t, w in zip(totals(times, weights), times, weights, strict=True):
+        np.testing.assert_allclose(actual, slow_totals(t, w), rtol=1e-12)
 
 
 def test_no_later_event_and_no_other_piece_changes_a_bit_of_a_total() -> None:
@@ -55,7 +55,7 @@ def test_no_later_event_and_no_other_piece_changes_a_bit_of_a_total() -> None:
 @pytest.mark.parametrize("span", [0.0, 3.0, 1e4])
 @pytest.mark.parametrize("block", [16, 32, 64])
 def test_visible_sums_are_those_of_a_loop(block: int, span: float) -> None:
-    """Windows and all; what is hidden may weigh more than float32 can hold."""
+    """This holds with windows, and if hidden events weigh more than float32 can hold."""
     rng = np.random.default_rng(6)
     k, n, candidates, dim = 3, 4, 5, 7
     values = unit(rng, k * n * block, dim).reshape(k, n, block, dim)
@@ -63,12 +63,12 @@ def test_visible_sums_are_those_of_a_loop(block: int, span: float) -> None:
     end = rng.integers(1, n * block + 1, (k, candidates))
     start = rng.integers(0, end)
     reference = np.take_along_axis(heights, end - 1, axis=1) + 3
-    made = visible_sums(values, heights, reference, start, end)
+    sums = visible_sums(values, heights, reference, start, end)
     for piece, candidate in np.ndindex(k, candidates):
         seen = slice(start[piece, candidate], end[piece, candidate])
         weights = np.exp2(heights[piece, seen] - reference[piece, candidate])
         expected = weights @ values[piece].reshape(-1, dim)[seen].astype(float)
-        np.testing.assert_allclose(made[piece, candidate], expected, atol=1e-6 * weights.sum())
+        np.testing.assert_allclose(sums[piece, candidate], expected, atol=1e-6 * weights.sum())
 
 
 def test_no_hidden_event_changes_a_bit_of_a_sum() -> None:
@@ -88,12 +88,12 @@ def test_whole_weights_of_any_history_fit_62_bits_and_keep_its_old_events() -> N
     for length in (1, 511, 512, 8_191, 8_192, 2**20 - 1, 2**20, 2**30):
         bits = whole_bits(np.array([length]))
         whole = whole_weights(None, np.array([0.0, 40.0]), np.repeat(bits, 2))
-        assert int(whole[0]) * length < 2**62  # Python's integers do not wrap around
+        assert int(whole[0]) * length < 2**62  # Python integers do not wrap around
         assert whole[1] > 0 or length > 2**21
     rng = np.random.default_rng(7)
     weights, ages = rng.random(50), rng.random(50) * 9
-    made = whole_weights(weights, ages, np.full(50, 53)) / 2.0**53
-    np.testing.assert_allclose(made, weights * 2.0**-ages, rtol=0, atol=2.0**-53)
+    scaled = whole_weights(weights, ages, np.full(50, 53)) / 2.0**53
+    np.testing.assert_allclose(scaled, weights * 2.0**-ages, rtol=0, atol=2.0**-53)
 
 
 def test_events_of_days_keep_their_ties() -> None:

@@ -1,4 +1,4 @@
-"""The solvers of the dual fit on hard systems: both forms, every prefix, Newton's steps, no batch mates in the bits."""
+"""The solvers of the dual fit on ill-conditioned systems: both forms, every prefix, Newton, and equal bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from extembed_cli.kernels.ridge import Dual, Form, Primal, Running, kernels, sol
 
 
 def systems(B: int, H: int, d: int, seed: int = 0, spread: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows with repeats, confidences over `spread` orders of magnitude with some zeros, targets."""
+    """Return rows with repeats, confidences over `spread` orders of magnitude with some zeros, and targets."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((B, H, d))
     rows[:, H // 2 :] = rows[:, : H - H // 2]
@@ -45,27 +45,27 @@ def test_both_forms_solve_the_normal_equations(B: int, H: int, d: int, spread: f
 def test_newton_reaches_the_gradient_on_separable_and_lopsided_data(
     H: int, d: int, spread: float, stretch: float
 ) -> None:
-    """Long rows stand for a small regularization."""
+    """Long rows have the effect of a small regularization."""
     rows, c, y = systems(5, H, d, spread=spread)
     rows /= stretch
     positive = (y > 0).astype(float)
     positive[0] = 1
-    found = []
+    solutions = []
     for form in forms(rows):
         solved = solve_logistic(form, c, positive, np.ones(5))
         u = form.vectors(solved.unknowns)
         share = 1 / (1 + np.exp(-np.einsum("bhd,bd->bh", rows, u)))
         gradient = u - np.einsum("bhd,bh->bd", rows, c * (positive - share))
-        # Computed again from u, it is no better than the rounding of its largest terms.
+        # Computed from u, the gradient is only as exact as the rounding of its largest terms.
         rounding = 1e-10 * (c * np.linalg.norm(rows, axis=2)).sum(axis=1)
         assert (np.linalg.norm(gradient, axis=1) <= np.maximum(1e-6, rounding)).all()
         assert (solved.error <= np.maximum(1e-6, rounding)).all()
-        found.append(u)
-    np.testing.assert_allclose(*found, atol=1e-6)
+        solutions.append(u)
+    np.testing.assert_allclose(*solutions, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["squared", "logistic"])
-def test_batch_mates_change_no_bit(loss: str) -> None:
+def test_other_systems_of_a_batch_change_no_bit(loss: str) -> None:
     rows, c, y = systems(6, 9, 12, spread=2.0)
     positive, scale = (y > 0).astype(float), np.ones(6)
     for whole, alone in zip(forms(rows), forms(rows[2:3]), strict=True):
@@ -114,22 +114,22 @@ def test_later_events_change_no_bit_of_earlier_prefixes(cut: int) -> None:
 
 
 @pytest.mark.parametrize("strength", [0.01, 1.0, 100.0])
-def test_one_factor_serves_as_of_times_between_which_all_decays_alike(strength: float) -> None:
-    """Against systems of their own with confidences that have decayed by up to a thousandth."""
+def test_one_factor_serves_as_of_times_with_uniform_decay(strength: float) -> None:
+    """Each as-of time is compared with a system of its own. Confidences decay by up to a thousandth."""
     H, d = 3 * BLOCK, 20
     rows, c, y = systems(2, H, d, spread=1.0)
     rows *= np.sqrt(strength)
     x = np.random.default_rng(5).standard_normal((2, H, d))
     ends = np.tile(np.arange(1, H + 1), (2, 1))
     growth = np.tile(np.linspace(0, MOST_DECAY, H), (2, 1))
-    found = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), c, y, ends, growth)
-    variance = np.einsum("bcd,bcd->bc", x, x) - found.explained
+    result = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), c, y, ends, growth)
+    variance = np.einsum("bcd,bcd->bc", x, x) - result.explained
     for n in (1, 7, BLOCK, BLOCK + 1, H):
         form, at = Dual.of(rows[:, :n]), x[:, n - 1 : n]
         solved = solve_squared(form, c[:, :n] / (1 + growth[:, n - 1 : n]), y[:, :n])
         exact = np.einsum("bcd,bd->bc", at, form.vectors(solved.unknowns))[:, 0]
         sd = np.sqrt(np.einsum("bcd,bcd->bc", at, at)[:, 0])
-        assert (np.abs(found.score[:, n - 1] - exact) <= 1e-8 * sd * np.sqrt(H)).all()
+        assert (np.abs(result.score[:, n - 1] - exact) <= 1e-8 * sd * np.sqrt(H)).all()
         exact = np.stack(form.variances(solved.weights, list(at)))[:, 0]
         np.testing.assert_allclose(variance[:, n - 1], exact, rtol=1e-7)
 
@@ -137,7 +137,7 @@ def test_one_factor_serves_as_of_times_between_which_all_decays_alike(strength: 
 @pytest.mark.parametrize(("d", "stretch"), [(3, 1.0), (50, 1.0), (50, 0.03)])
 @pytest.mark.parametrize("spread", [0.0, 3.0])
 def test_newton_steps_that_share_a_factor_reach_the_same_fits(d: int, stretch: float, spread: float) -> None:
-    """Each prefix with confidences that have decayed by up to a half, against a system of its own."""
+    """Each prefix is compared with a system of its own. Confidences decay by up to a half."""
     H, A = 3 * BLOCK, 7
     rows, c, y = systems(2, H, d, spread=spread)
     rows /= stretch
@@ -148,27 +148,27 @@ def test_newton_steps_that_share_a_factor_reach_the_same_fits(d: int, stretch: f
     inside = np.arange(H) < ends.reshape(-1, 1)
     confidences = np.repeat(c, A, axis=0) * np.tile(decay, 2)[:, None] * inside
     x = [np.random.default_rng(4).standard_normal((2, d))] * (2 * A)
-    made = solve_logistic(form, confidences, positive, np.ones(2 * A))
-    vectors, variances = form.vectors(made.unknowns), form.variances(made.weights, x)
+    result = solve_logistic(form, confidences, positive, np.ones(2 * A))
+    vectors, variances = form.vectors(result.unknowns), form.variances(result.weights, x)
     for system, n in enumerate(ends.ravel()):
         alone = Dual.of(rows[system // A, None, :n])
         solved = solve_logistic(alone, confidences[None, system, :n], positive[None, system, :n], np.ones(1))
         rounding = 1e-10 * (c[system // A] * np.linalg.norm(rows[system // A], axis=1)).sum()
-        assert made.error[system] <= max(1e-6, rounding)
+        assert result.error[system] <= max(1e-6, rounding)
         np.testing.assert_allclose(vectors[system], alone.vectors(solved.unknowns)[0], atol=1e-6)
         np.testing.assert_allclose(variances[system], alone.variances(solved.weights, x[:1])[0], rtol=1e-5)
 
 
-def test_what_no_gradient_step_solves_is_solved_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systems_that_do_not_converge_on_a_shared_factor_are_solved_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, c, y = systems(1, BLOCK, 4)
     ends = np.array([[5, BLOCK]])
     confidences = np.repeat(c, 2, axis=0) * (np.arange(BLOCK) < ends.T)
     positive = np.repeat((y > 0).astype(float), 2, axis=0)
     expected = solve_logistic(PrefixForm.of(rows, c, ends), confidences, positive, np.ones(2))
     monkeypatch.setattr(prefix_form, "_STEPS", 1)
-    found = solve_logistic(PrefixForm.of(rows, c, ends), confidences, positive, np.ones(2))
-    assert found.error.max() <= 1e-8
-    np.testing.assert_allclose(found.unknowns, expected.unknowns, atol=1e-8)
+    result = solve_logistic(PrefixForm.of(rows, c, ends), confidences, positive, np.ones(2))
+    assert result.error.max() <= 1e-8
+    np.testing.assert_allclose(result.unknowns, expected.unknowns, atol=1e-8)
 
 
 @pytest.mark.parametrize("cut", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK])
@@ -197,10 +197,10 @@ def test_later_events_and_other_prefixes_change_no_bit_of_a_logistic_fit(cut: in
 
 def test_kernels_in_blocks_are_products_and_later_events_change_no_bit() -> None:
     rows = np.random.default_rng(6).standard_normal((3, 4 * BLOCK, 50))
-    found = kernels(rows, BLOCK)
-    np.testing.assert_allclose(found, rows @ rows.transpose(0, 2, 1), atol=1e-12)
+    result = kernels(rows, BLOCK)
+    np.testing.assert_allclose(result, rows @ rows.transpose(0, 2, 1), atol=1e-12)
     for length in (BLOCK, 3 * BLOCK):
-        assert kernels(rows[:, :length], BLOCK).tobytes() == found[:, :length, :length].tobytes()
+        assert kernels(rows[:, :length], BLOCK).tobytes() == result[:, :length, :length].tobytes()
 
 
 def test_padding_changes_no_solution() -> None:
@@ -220,7 +220,7 @@ def test_padding_changes_no_solution() -> None:
 
 @pytest.mark.parametrize("gap", [0.0, 0.1, 300.0])
 def test_running_sums_are_those_of_all_events(gap: float) -> None:
-    """Times in half-lives; 300 of them leave nothing of what was."""
+    """Times are in half-lives. After 300 of them nothing is left of earlier events."""
     rng = np.random.default_rng(7)
     rows, weights, targets = rng.standard_normal((40, 6)), rng.uniform(0.1, 5, 40), rng.standard_normal(40)
     times = np.cumsum(rng.random(40)) * gap

@@ -1,4 +1,4 @@
-"""No kernel writes into its inputs: a job runs as before with all of them read-only."""
+"""No kernel writes into its inputs: a job with read-only inputs gives the same output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics where no library has an answer: one class, and ties inside a request."""
+"""Metrics in cases that libraries do not define: a single class, and ties within a request."""
 
 from __future__ import annotations
 

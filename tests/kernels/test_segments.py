@@ -1,4 +1,4 @@
-"""Ranges and segments: searches and sums over many short arrays, against loops."""
+"""Ranges and segments: searches and sums over many short arrays agree with loops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from extembed_cli.kernels.segments import LADDER, first_reaching, offsets, padde
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_first_at_or_after_is_a_count(seed: int) -> None:
+def test_first_at_or_after_counts_earlier_times(seed: int) -> None:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 6, 20)
     indptr = np.r_[0, np.cumsum(lengths)]
@@ -24,11 +24,11 @@ def test_first_at_or_after_is_a_count(seed: int) -> None:
 
 
 def test_first_at_or_after_over_a_span_that_no_int64_key_can_hold() -> None:
-    # Users times microseconds of 8,000 years overflow: the search has to go in slices of users.
+    # Users times microseconds of 8,000 years overflow, so the search has to go through slices of users.
     users = np.arange(200_000)
     times = np.stack([users * 1_000_000 - 6 * 10**16, np.full(len(users), 2 * 10**17)], axis=1).ravel()
-    found = first_at_or_after(np.arange(0, 2 * len(users) + 1, 2), times, users, np.zeros(len(users), np.int64))
-    assert (found - 2 * users).tolist() == [1] * len(users)
+    result = first_at_or_after(np.arange(0, 2 * len(users) + 1, 2), times, users, np.zeros(len(users), np.int64))
+    assert (result - 2 * users).tolist() == [1] * len(users)
 
 
 def test_segments_of_any_length_one_after_another() -> None:
@@ -50,15 +50,15 @@ def test_runs_begin_where_any_key_changes() -> None:
 def test_bisection_of_all_segments_at_once() -> None:
     rng = np.random.default_rng(1)
     counts = np.array([1, 0, 2, 3, 8, 9, 31])
-    first = offsets(counts + 2)[:-1] + 1  # something else lies between them
+    first = offsets(counts + 2)[:-1] + 1  # there are other values between the segments
     values = np.full(int((counts + 2).sum()), 99)
     for f, n in zip(first, counts, strict=True):
         values[f : f + n] = np.sort(rng.integers(0, 10, n))
     limits = np.array([[0], [4], [10]])
-    made = first_reaching(lambda at: values[at] >= limits, first, counts, len(limits))
-    for s, i in np.ndindex(made.shape):
+    result = first_reaching(lambda at: values[at] >= limits, first, counts, len(limits))
+    for s, i in np.ndindex(result.shape):
         segment = values[first[i] : first[i] + counts[i]]
-        assert made[s, i] == first[i] + int((segment < limits[s]).sum())
+        assert result[s, i] == first[i] + int((segment < limits[s]).sum())
 
 
 def test_the_ladder_is_increasing_and_never_pads_much() -> None:

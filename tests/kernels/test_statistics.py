@@ -1,4 +1,4 @@
-"""Percentiles, shares and deviations of cosines, against numpy and exact arithmetic."""
+"""Percentiles, shares and deviations of cosines agree with numpy and exact arithmetic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from extembed_cli.kernels.statistics import Ranked, cumulate, deviations, rank, 
 
 
 class Rows:
-    """Random cosines of rows, each a segment somewhere in a larger array, with weights by place of event."""
+    """Random cosines of rows. Each row is a segment of a larger array, and each place of an event has a weight."""
 
     def __init__(self, counts: list[int], seed: int, values: np.ndarray | None = None) -> None:
         rng = np.random.default_rng(seed)
@@ -45,16 +45,16 @@ def test_a_sort_of_rows_of_any_length() -> None:
 def test_percentiles_are_numpys_inverted_cdf() -> None:
     rows = Rows([1, 5, 700, 2, 17, 64, 130], 9)
     percentiles = [1, 10, 37, 50, 90, 99]
-    made = weighted_percentiles(rows.ranked, rows.cumulative, percentiles)
+    result = weighted_percentiles(rows.ranked, rows.cumulative, percentiles)
     for r, (cosines, weights) in enumerate(rows):
         exact = np.quantile(
             cosines.astype(np.float64), np.array(percentiles) / 100, weights=weights / 2.0**53, method="inverted_cdf"
         )
-        assert [float(p[r]) for p in made] == exact.tolist()
+        assert [float(p[r]) for p in result] == exact.tolist()
 
 
 def test_sums_beyond_64_bits_wrap_around_without_harm() -> None:
-    """Rows of 500 events of 2^53 each: a batch of them is far beyond 2^63."""
+    """A row has 500 events of weight 2^53 each, so the sum of a batch is far beyond 2^63."""
     rows = Rows([500] * 40, 10)
     rows.weights[:] = 2**53 - 1
     cumulative = cumulate(rows.ranked, rows.weights, np.zeros(40, np.int64))
@@ -68,8 +68,8 @@ def test_a_percentile_at_a_tie_is_the_lower_value() -> None:
     for weight in (2**53, 2**49 // 10, 2**53 // 3):
         ranked = rank(values, np.array([0]), np.array([0]), np.array([10]))
         cumulative = cumulate(ranked, np.full(10, weight), np.array([0]))
-        made = weighted_percentiles(ranked, cumulative, [10, 30, 50, 70, 71])
-        assert [round(float(p[0]), 1) for p in made] == [0.1, 0.3, 0.5, 0.7, 0.8]
+        result = weighted_percentiles(ranked, cumulative, [10, 30, 50, 70, 71])
+        assert [round(float(p[0]), 1) for p in result] == [0.1, 0.3, 0.5, 0.7, 0.8]
 
 
 def test_each_row_has_weights_of_its_own() -> None:
@@ -90,7 +90,7 @@ def shares(ranked: Ranked, cumulative: object, thresholds: list[float], exact: o
 
 
 def ranked_value(ranked: Ranked, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The float32 cosines themselves, as if they were exact."""
+    """Return the float32 cosines, in place of the exact ones."""
     out = []
     for row, place in zip(rows, places, strict=True):
         at = np.arange(ranked.start[row], ranked.start[row] + ranked.counts[row])
@@ -104,17 +104,17 @@ def test_shares_at_ties_zeros_and_signs() -> None:
     ranked = rank(values, np.array([0]), np.array([0]), np.array([10]))
     cumulative = cumulate(ranked, weights, np.array([0]))
     thresholds = [-1.0, -0.25, 0.0, 0.25, 1.0]
-    for t, made in zip(thresholds, shares(ranked, cumulative, thresholds), strict=True):
-        np.testing.assert_allclose(made[0], weights[values >= t].sum() / weights.sum(), rtol=1e-7)
+    for t, result in zip(thresholds, shares(ranked, cumulative, thresholds), strict=True):
+        np.testing.assert_allclose(result[0], weights[values >= t].sum() / weights.sum(), rtol=1e-7)
 
 
 def test_shares_of_random_rows() -> None:
     rows = Rows([1, 5, 700, 2, 17, 64, 130], 12)
     thresholds = [-0.99, -0.4, 0.0, 0.4, 0.99]
-    for t, made in zip(thresholds, shares(rows.ranked, rows.cumulative, thresholds), strict=True):
+    for t, result in zip(thresholds, shares(rows.ranked, rows.cumulative, thresholds), strict=True):
         for r, (cosines, weights) in enumerate(rows):
             exact = float(weights[cosines >= np.float32(t)].sum()) / float(weights.sum())
-            assert made[r] == pytest.approx(exact, abs=1e-7)
+            assert result[r] == pytest.approx(exact, abs=1e-7)
 
 
 @pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.5, 1.0])
@@ -125,19 +125,19 @@ def test_thresholds_are_decided_as_in_exact_arithmetic(threshold: float) -> None
     raw_q[..., 0], raw_v[..., 0] = 1, 1
     q, v = ((raw / np.linalg.norm(raw, axis=-1, keepdims=True)).astype(np.float32) for raw in (raw_q, raw_v))
     dots, squares = raw_q @ raw_v.T, (raw_q**2).sum(-1)[:, None] * (raw_v**2).sum(-1)
-    # cos >= t without rounding: compare signed squares of integers
+    # cos >= t without rounding: signed squares of integers are compared
     exact = np.sign(dots) * dots**2 * 4 >= np.sign(threshold) * round(4 * threshold**2) * squares
     cosines = (q @ v.T).astype(np.float32)
     ranked = rank(cosines.ravel(), np.arange(0, 300, 30), np.zeros(10, np.int64), np.full(10, 30))
     cumulative = cumulate(ranked, np.ones(30, np.int64), np.zeros(10, np.int64))
     before = ranked.keys.copy()
-    made = shares(ranked, cumulative, [threshold], lambda rows, places: exact_cosines(q[rows], v[places]))[0]
-    assert made.tolist() == exact.mean(axis=1).astype(np.float32).tolist()
-    assert (ranked.keys == before).all()  # no other column is touched by a threshold
+    result = shares(ranked, cumulative, [threshold], lambda rows, places: exact_cosines(q[rows], v[places]))[0]
+    assert result.tolist() == exact.mean(axis=1).astype(np.float32).tolist()
+    assert (ranked.keys == before).all()  # a threshold changes no other column
 
 
 def exact_variance(cosines: np.ndarray, weights: np.ndarray) -> Fraction:
-    """By the definition, in fractions."""
+    """Return the variance by its definition, in fractions."""
     c, w = ([Fraction(float(value)) for value in values] for values in (cosines, weights))
     mean = sum(wi * ci for wi, ci in zip(w, c, strict=True)) / sum(w)
     return sum((wi * (ci - mean) ** 2 for wi, ci in zip(w, c, strict=True)), Fraction(0)) / sum(w)
@@ -146,19 +146,19 @@ def exact_variance(cosines: np.ndarray, weights: np.ndarray) -> Fraction:
 @pytest.mark.parametrize("width", [1.0, 1e-4, 1e-6])
 @pytest.mark.parametrize("oldest", [0, 60, 2000])
 def test_deviations_do_not_cancel(width: float, oldest: int) -> None:
-    """Cosines close to each other, and old events that weigh next to nothing or, at 2^-2000, nothing."""
+    """The cosines are close to each other, and old events weigh almost nothing or, at 2^-2000, nothing."""
     rng = np.random.default_rng(14)
     counts = np.array([1, 2, 700, 17, 64, 1])
     cosines = (0.9 + width * rng.uniform(-0.1, 0.1, counts.sum())).astype(np.float32)
     weights = np.exp2(-rng.uniform(0, oldest, counts.sum()))
     weights[offsets(counts)[1:] - 1] = 1
-    made = deviations(cosines, weights, counts)
-    assert made.dtype == np.float32
-    assert made[0] == made[-1] == 0
+    result = deviations(cosines, weights, counts)
+    assert result.dtype == np.float32
+    assert result[0] == result[-1] == 0
     for r, low in enumerate(offsets(counts)[:-1]):
         at = slice(low, low + counts[r])
-        # The square root of what is exact: relative to the value itself, however small
-        assert made[r] == pytest.approx(float(exact_variance(cosines[at], weights[at])) ** 0.5, rel=1e-6)
+        # relative to the value itself, even if it is small
+        assert result[r] == pytest.approx(float(exact_variance(cosines[at], weights[at])) ** 0.5, rel=1e-6)
 
 
 def test_equal_cosines_do_not_deviate() -> None:
@@ -168,7 +168,7 @@ def test_equal_cosines_do_not_deviate() -> None:
     assert deviations(cosines, rng.uniform(0, 1, len(cosines)), counts).tolist() == [0, 0, 0]
 
 
-def test_a_deviation_depends_on_its_own_row_alone() -> None:
+def test_a_deviation_depends_only_on_its_own_row() -> None:
     rng = np.random.default_rng(16)
     counts = np.array([5, 1, 9000, 64, 130, 20000, 7, 129])
     cosines, weights = rng.uniform(-1, 1, counts.sum()).astype(np.float32), rng.uniform(0, 1, counts.sum())

@@ -1,4 +1,4 @@
-"""The events that a model reads: the newest visible ones, against a loop."""
+"""The events that a model reads are the newest visible ones, as in a loop."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from extembed_cli.neural.events import build_examples
 from extembed_cli.spec.loading import build_spec
 
 
-def test_the_newest_visible_events_are_read_whatever_windows_hide() -> None:
-    """Against a loop: of the events that any history shows, the newest so many, in order, and where each is shown."""
+def test_a_model_reads_the_newest_visible_events() -> None:
+    """It reads the newest events of all histories in order, with the histories that each is in, as a loop does."""
     rng = np.random.default_rng(0)
     spec = build_spec(
         {
@@ -31,13 +31,13 @@ def test_the_newest_visible_events_are_read_whatever_windows_hide() -> None:
     values = {spec.membership(name): flags for name, flags in members.items()}
     indptr = np.searchsorted(owner, np.arange(users + 1))
     history = History(indptr, times, np.arange(400, dtype=np.int32), values)
-    asked_of = np.repeat(np.arange(users), 15)
-    asked_at = np.sort(rng.integers(0, 110, (users, 15)), axis=1).ravel() * second
-    candidates = Candidates(np.arange(users + 1) * 15, np.arange(180), asked_at, np.zeros(180, np.int32))
+    user_of = np.repeat(np.arange(users), 15)
+    as_of = np.sort(rng.integers(0, 110, (users, 15)), axis=1).ravel() * second
+    candidates = Candidates(np.arange(users + 1) * 15, np.arange(180), as_of, np.zeros(180, np.int32))
     for most in (1, 4, 50):
-        seen = build_examples(spec, ["a", "b", "c"], most, history, candidates)
-        found = seen.padded(np.arange(180), max(1, int(seen.lengths.max())))
-        for q, (user, moment) in enumerate(zip(asked_of, asked_at, strict=True)):
+        examples = build_examples(spec, ["a", "b", "c"], most, history, candidates)
+        padded = examples.padded(np.arange(180), max(1, int(examples.lengths.max())))
+        for q, (user, moment) in enumerate(zip(user_of, as_of, strict=True)):
             mine = np.flatnonzero((owner == user) & (times < moment - 2 * second))
             shown = {
                 "a": mine[members["a"][mine] & (times[mine] >= moment - 30 * second)],
@@ -45,8 +45,8 @@ def test_the_newest_visible_events_are_read_whatever_windows_hide() -> None:
                 "c": mine[members["c"][mine]],
             }
             expected = np.unique(np.concatenate(list(shown.values())))[-most:]
-            assert seen.lengths[q] == len(expected)
-            assert found.events[q, : len(expected)].tolist() == expected.tolist()
-            assert not found.members[q, len(expected) :].any()
+            assert examples.lengths[q] == len(expected)
+            assert padded.events[q, : len(expected)].tolist() == expected.tolist()
+            assert not padded.members[q, len(expected) :].any()
             for place, name in enumerate(shown):
-                assert found.members[q, : len(expected), place].tolist() == np.isin(expected, shown[name]).tolist()
+                assert padded.members[q, : len(expected), place].tolist() == np.isin(expected, shown[name]).tolist()

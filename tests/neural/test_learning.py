@@ -1,4 +1,4 @@
-"""What each encoder can learn, and how its batches are drawn."""
+"""The effects that each encoder can learn, and the batches of a training."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from extembed_cli.neural.training.trainer import Trainer
 
 
 def order_world(rng: np.random.Generator, n: int, clusters: int = 6) -> tuple[Dataset, NDArray[np.float32]]:
-    """A candidate is liked where it is of the cluster of the newest event; the others are of clusters seen before."""
+    """Return data: a candidate is liked if it has the cluster of the newest event; others have that of an older one."""
     length = 8
     of_item = np.arange(60) % clusters
     vectors = np.eye(clusters, dtype=np.float32)[of_item] + 0.1 * rng.standard_normal((60, clusters)).astype(np.float32)
     events = rng.integers(0, 60, (n, length)).astype(np.int32)
     liked = rng.random(n) < 0.5
-    wanted = np.where(liked, of_item[events[:, -1]], of_item[events[np.arange(n), rng.integers(0, length - 1, n)]])
-    candidates = (wanted + clusters * rng.integers(0, 60 // clusters, n)).astype(np.int32)
+    cluster = np.where(liked, of_item[events[:, -1]], of_item[events[np.arange(n), rng.integers(0, length - 1, n)]])
+    candidates = (cluster + clusters * rng.integers(0, 60 // clusters, n)).astype(np.int32)
     labels = (of_item[candidates] == of_item[events[:, -1]]).astype(np.float32)
     times = np.full(n, 10**12)
     ages = 60_000_000 * np.arange(length, 0, -1)
     end = length * np.arange(1, n + 1)
-    seen = Examples(
+    examples = Examples(
         rows=np.arange(n),
         times=times,
         items=candidates,
@@ -43,11 +43,11 @@ def order_world(rng: np.random.Generator, n: int, clusters: int = 6) -> tuple[Da
         event_times=(times[:, None] - ages).ravel(),
     )
     cut = n * 3 // 4
-    return Dataset(seen, labels, np.arange(n), np.arange(cut), np.arange(cut, n)), vectors
+    return Dataset(examples, labels, np.arange(n), np.arange(cut), np.arange(cut, n)), vectors
 
 
 def learned(encoder: str, rows: int = 6000) -> float:
-    """AUC of an encoder on the world where the last event matters."""
+    """Return the AUC of an encoder on data where the newest event decides."""
     data, vectors = order_world(np.random.default_rng(3), rows)
     torch.manual_seed(0)
     model = Model(Architecture(encoder=encoder, widths=(6,), histories=1, dim=16, dropout=0.0))
@@ -56,13 +56,13 @@ def learned(encoder: str, rows: int = 6000) -> float:
 
 
 def fitted(model: Model, data: Dataset, vectors: NDArray[np.float32], lr: float) -> Trainer:
-    """After twelve epochs on items that all have a vector."""
+    """Train a model for twelve epochs on items that all have a vector."""
 
     def of(nums: NDArray[np.int64]) -> Items:
         known = torch.ones((len(nums), 1), dtype=torch.bool)
         return Items(torch.from_numpy(vectors[nums]), known, torch.zeros(len(nums), dtype=torch.long))
 
-    torch.set_num_threads(1)  # as a training has it
+    torch.set_num_threads(1)  # as in a training
     how = TrainingSettings(label="label", epochs=12, lr=lr, patience=12)
     trainer = Trainer(model, data, how, of, len(vectors))
     while not trainer.finished:
@@ -80,7 +80,7 @@ def test_means_over_weeks_do_not_see_the_order() -> None:
 
 
 def test_a_half_life_is_learned() -> None:
-    """Of candidates of a cluster that the user saw long ago or of one just seen, half-lives of 12 days decide."""
+    """The labels depend on the share of the candidate's cluster, with a half-life of 12 days."""
     rng = np.random.default_rng(8)
     n, length, clusters, day = 4000, 10, 4, 86_400_000_000
     of_item = np.arange(40) % clusters
@@ -92,12 +92,12 @@ def test_a_half_life_is_learned() -> None:
     share = (weights * (of_item[events] == of_item[candidates][:, None])).sum(1) / weights.sum(1)
     labels = (rng.random(n) < 1 / (1 + np.exp(-12 * (share - 0.25)))).astype(np.float32)
     end, times = length * np.arange(1, n + 1), np.full(n, 10**15)
-    seen = Examples(
+    examples = Examples(
         rows=np.arange(n), times=times, items=candidates, starts=(end - length)[:, None], ends=end[:, None],
         max_events=length, lengths=np.full(n, length), history_events=[np.arange(n * length)],
         event_items=events.ravel(), event_times=(times[:, None] - ages).ravel(),
     )  # fmt: skip
-    data = Dataset(seen, labels, np.arange(n), np.arange(n * 3 // 4), np.arange(n * 3 // 4, n))
+    data = Dataset(examples, labels, np.arange(n), np.arange(n * 3 // 4), np.arange(n * 3 // 4, n))
 
     torch.manual_seed(0)
     model = Model(Architecture(encoder="mean", widths=(clusters,), histories=1, dim=8, half_lives=1, dropout=0.0))
@@ -106,7 +106,7 @@ def test_a_half_life_is_learned() -> None:
     assert 8 < days < 18
 
 
-def test_batches_are_whole_requests_where_they_have_to_be() -> None:
+def test_batches_can_be_whole_requests() -> None:
     data, _ = order_world(np.random.default_rng(4), 400)
     data = replace(data, groups=np.repeat(np.arange(80), 5))
     batches = data.batches(0, 0, 32, whole_groups=True)

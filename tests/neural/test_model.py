@@ -1,4 +1,4 @@
-"""The model by itself: shapes, gradients, and what must have no influence."""
+"""The model: shapes, gradients, and invariance to padding and other rows of a batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from extembed_cli.neural.training.whitening import whitening
 ENCODERS = ("mean", "gru", "attention", "transformer")
 B, L, H, V, N = 6, 9, 2, 12, 20
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
-torch.set_num_threads(1)  # as trainings and runs have it
+torch.set_num_threads(1)  # as in trainings and runs
 
 
 def architecture(encoder: str, **more: object) -> Architecture:
@@ -35,7 +35,7 @@ def items(rng: np.random.Generator) -> Items:
 
 
 def rows(rng: np.random.Generator) -> Rows:
-    """Some with many events, one with a single one."""
+    """Return rows with 1 to L events."""
     count = np.array([L, L - 1, 5, 3, 2, 1])
     members = (rng.random((B, L, H)) < 0.6) | (np.arange(H) == 0)
     members &= (np.arange(L) < count[:, None])[:, :, None]
@@ -48,9 +48,9 @@ def rows(rng: np.random.Generator) -> Rows:
     )
 
 
-def scores(model: Model, of: Items, asked: Rows) -> torch.Tensor:
+def scores(model: Model, of: Items, batch: Rows) -> torch.Tensor:
     with torch.inference_mode():
-        return model(model.adapter(of), asked)
+        return model(model.adapter(of), batch)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -58,85 +58,92 @@ def test_every_parameter_has_a_gradient(encoder: str) -> None:
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     model = Model(architecture(encoder, layers=2, recency_mask_share=0.0))
-    of, asked = items(rng), rows(rng)
+    of, batch = items(rng), rows(rng)
     noise = torch.Generator().manual_seed(0)
-    logits = model(model.adapter(of, noise), asked, noise)
+    logits = model(model.adapter(of, noise), batch, noise)
     assert logits.shape == (B,)
     logits.square().sum().backward()
-    found = {name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None}
-    without = {name for name, _ in model.named_parameters() if name not in found or not found[name].isfinite().all()}
+    gradients = {name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None}
+    without = {
+        name for name, _ in model.named_parameters() if name not in gradients or not gradients[name].isfinite().all()
+    }
     assert not without
-    blind = {name for name, gradient in found.items() if not gradient.abs().sum() > 0}
-    assert blind <= {"encoder.unit.2.bias"}  # a softmax does not see what is added to all
+    blind = {name for name, gradient in gradients.items() if not gradient.abs().sum() > 0}
+    assert blind <= {"encoder.unit.2.bias"}  # a softmax does not change if a constant is added to all
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @given(seed=st.integers(0, 10**6))
-def test_what_stands_in_the_padding_has_no_influence(encoder: str, seed: int) -> None:
+def test_padding_has_no_influence(encoder: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    model, of, asked = Model(architecture(encoder)), items(rng), rows(rng)
-    padding = ~asked.visible
+    model, of, batch = Model(architecture(encoder)), items(rng), rows(rng)
+    padding = ~batch.visible
     other = replace(
-        asked,
-        events=torch.where(padding, torch.from_numpy(rng.integers(0, N, (B, L))), asked.events),
-        ages=torch.where(padding, torch.from_numpy(rng.random((B, L)) * 1e7), asked.ages),
+        batch,
+        events=torch.where(padding, torch.from_numpy(rng.integers(0, N, (B, L))), batch.events),
+        ages=torch.where(padding, torch.from_numpy(rng.random((B, L)) * 1e7), batch.ages),
     )
-    assert torch.equal(scores(model, of, asked), scores(model, of, other))
+    assert torch.equal(scores(model, of, batch), scores(model, of, other))
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("length", [1, 7, 40])
-def test_a_score_does_not_depend_on_who_shares_the_batch(encoder: str, length: int) -> None:
-    """The same bits, wherever in a batch of the fixed shape a candidate stands, and beside whom."""
+def test_a_score_does_not_depend_on_the_batch(encoder: str, length: int) -> None:
+    """A score has the same bits at any place in a batch, and with any other candidates."""
     rng = np.random.default_rng(1)
     torch.manual_seed(1)
     model, of = Model(architecture(encoder)), items(rng)
     n = 300
-    asked = Rows(
+    candidates = Rows(
         torch.from_numpy(rng.integers(0, N, n)),
         torch.from_numpy(rng.integers(0, N, (n, length))),
         torch.ones((n, length, H), dtype=torch.bool),
         torch.from_numpy(rng.random((n, length)) * 1e7),
     )
     lengths = np.full(n, length)
-    found = np.full((3, n), np.nan, np.float32)
+    results = np.full((3, n), np.nan, np.float32)
     for place, order in enumerate((np.arange(n), rng.permutation(n), rng.permutation(n)[: n // 3])):
         for chosen, _ in fixed_batches(order, lengths):
-            part = Rows(asked.candidates[chosen], asked.events[chosen], asked.members[chosen], asked.ages[chosen])
-            found[place, chosen] = scores(model, of, part).numpy()
-    assert (found[0] == found[1]).all()
-    both = ~np.isnan(found[2])
-    assert (found[0, both] == found[2, both]).all()
+            part = Rows(
+                candidates.candidates[chosen],
+                candidates.events[chosen],
+                candidates.members[chosen],
+                candidates.ages[chosen],
+            )
+            results[place, chosen] = scores(model, of, part).numpy()
+    assert (results[0] == results[1]).all()
+    both = ~np.isnan(results[2])
+    assert (results[0, both] == results[2, both]).all()
 
 
-def test_a_long_absence_does_not_take_the_weights_away() -> None:
+def test_means_survive_a_long_absence() -> None:
     model = Model(Architecture(encoder="mean", widths=(4,), histories=1, dim=4, half_lives=1))
-    model.encoder.log2_half_life.data.fill_(0.0)  # a second
-    asked = Rows(
+    model.encoder.log2_half_life.data.fill_(0.0)  # one second
+    batch = Rows(
         torch.zeros(1, dtype=torch.long),
         torch.zeros((1, 2), dtype=torch.long),
         torch.ones((1, 2, 1), dtype=torch.bool),
         torch.tensor([[3e8 + 1, 3e8]], dtype=torch.float64),
     )
     with torch.inference_mode():
-        means, total = model.encoder.means(torch.eye(4)[None, :2], asked)
+        means, total = model.encoder.means(torch.eye(4)[None, :2], batch)
     np.testing.assert_allclose(means[0, 0, 0].numpy(), [1 / 3, 2 / 3, 0, 0], atol=1e-6)
     assert total[0, 0, 0] == 1.5
 
 
-def test_softmax_is_inside_requests() -> None:
+def test_the_softmax_is_over_each_request() -> None:
     logits = torch.tensor([1.0, 2.0, 3.0, 0.5, -1.0, 7.0])
     labels = torch.tensor([0.0, 1.0, 1.0, 2.0, 0.0, 0.0])
     groups = torch.tensor([5, 5, 5, 9, 9, 2])
     first = -torch.log_softmax(logits[:3], 0)[1:].mean()
     second = -torch.log_softmax(logits[3:5], 0)[0]
     total, count = softmax_loss(logits, labels, groups)
-    assert count == 2  # the third has nothing that was wanted
+    assert count == 2  # the third request has no positive
     assert total.item() == pytest.approx((first + second).item(), rel=1e-6)
 
 
-def test_what_is_dropped_is_a_share_and_the_rest_is_scaled_up() -> None:
+def test_dropout_drops_a_share_and_scales_up_the_rest() -> None:
     x = torch.ones(400, 300)
     assert dropped(x, 0.3, None) is x
     kept = dropped(x, 0.3, torch.Generator().manual_seed(0))
@@ -146,35 +153,35 @@ def test_what_is_dropped_is_a_share_and_the_rest_is_scaled_up() -> None:
     assert not torch.equal(kept, dropped(x, 0.3, torch.Generator().manual_seed(1)))
 
 
-def test_the_recency_mask_hides_the_newest_and_only_in_training() -> None:
+def test_the_recency_mask_hides_the_newest_events_only_in_training() -> None:
     rng = np.random.default_rng(5)
-    of, asked = items(rng), rows(rng)
-    asked = replace(asked, ages=torch.linspace(9, 1, L).expand(B, L).double() * 3600)
+    of, batch = items(rng), rows(rng)
+    batch = replace(batch, ages=torch.linspace(9, 1, L).expand(B, L).double() * 3600)
     masked = Model(architecture("transformer", dropout=0.0, recency_mask_share=1.0, recency_mask_s=1e9))
     noise = torch.Generator().manual_seed(1)
     masked.adapter.id_dropout = 0.0
-    in_training, scored = masked(masked.adapter(of, noise), asked, noise), masked(masked.adapter(of), asked)
+    in_training, scored = masked(masked.adapter(of, noise), batch, noise), masked(masked.adapter(of), batch)
     assert not torch.allclose(in_training, scored, atol=1e-4)
     share, _ = torch.rand(2, B, 1, generator=torch.Generator().manual_seed(1).set_state(after_ids(of)))
-    older = asked.members & (asked.ages >= share * 1e9)[:, :, None]
-    assert torch.allclose(in_training, masked(masked.adapter(of), replace(asked, members=older)), atol=1e-5)
+    older = batch.members & (batch.ages >= share * 1e9)[:, :, None]
+    assert torch.allclose(in_training, masked(masked.adapter(of), replace(batch, members=older)), atol=1e-5)
 
 
 def after_ids(of: Items) -> torch.Tensor:
-    """The state of a generator of seed 1 once it was asked which ids are hidden."""
+    """Return the state of a generator of seed 1 after it has drawn which ids to hide."""
     noise = torch.Generator().manual_seed(1)
     torch.rand(len(of.buckets), 1, generator=noise)
     return noise.get_state()
 
 
-def test_ids_are_hidden_in_part_of_the_training() -> None:
+def test_ids_are_hidden_for_some_items_in_training() -> None:
     rng = np.random.default_rng(6)
     of, model = items(rng), Model(architecture("mean", id_dropout=0.5))
     torch.nn.init.normal_(model.adapter.ids.weight)
     with_ids = model.adapter(of)
     without = with_ids - model.adapter.ids(of.buckets)
-    made = model.adapter(of, torch.Generator().manual_seed(0))
-    hidden, shown = (made - without).abs().amax(1) < 1e-6, (made - with_ids).abs().amax(1) < 1e-6
+    vectors = model.adapter(of, torch.Generator().manual_seed(0))
+    hidden, shown = (vectors - without).abs().amax(1) < 1e-6, (vectors - with_ids).abs().amax(1) < 1e-6
     assert (hidden ^ shown).all()
     assert hidden.any()
     assert shown.any()

@@ -1,4 +1,4 @@
-"""Models that do not fit the inputs, trainings that cannot be, and folders that hold other things are refused."""
+"""Models that do not fit the inputs, impossible trainings, and folders with other files are refused."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ REFUSED: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_model_that_does_not_fit_is_told(trained_copy: Path, case: str) -> None:
-    change, code, told = REFUSED[case]
+def test_a_model_that_does_not_fit_is_refused(trained_copy: Path, case: str) -> None:
+    change, code, parts = REFUSED[case]
     change(trained_copy)
-    extembed("run", trained_copy / "spec.toml", "-q").failed(code, *told)
+    extembed("run", trained_copy / "spec.toml", "-q").failed(code, *parts)
     assert not (trained_copy / "features.parquet").exists()
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "told"),
+    ("args", "code", "part"),
     [
         (("--encoder", "lstm"), 2, "'lstm' is not one of"),
         (("--loss", "hinge"), 2, "'hinge' is not one of"),
@@ -120,8 +120,8 @@ def test_a_model_that_does_not_fit_is_told(trained_copy: Path, case: str) -> Non
         (("--device", "meta"), 2, "trained on cpu or cuda"),
     ],
 )
-def test_what_cannot_be_trained_is_told(trained_copy: Path, args: tuple[str, ...], code: int, told: str) -> None:
-    train(trained_copy, *args, model="new").failed(code, told)
+def test_impossible_trainings_are_refused(trained_copy: Path, args: tuple[str, ...], code: int, part: str) -> None:
+    train(trained_copy, *args, model="new").failed(code, part)
     assert not (trained_copy / "new").exists()
 
 
@@ -161,7 +161,7 @@ def test_a_spec_of_vectors_alone_is_checked_too(trained_copy: Path) -> None:
 
 
 def test_the_extra_is_named_where_it_is_missing(trained_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "torch", None)  # imports fail as if it were not installed
     needs = "extembed: error: neural models need torch: pip install 'extembed[neural]'\n"
     assert extembed("run", trained_copy / "spec.toml").failed(2).err == needs
     assert train(trained_copy, model="new").failed(2).err == needs

@@ -1,4 +1,4 @@
-"""A training that is stopped goes on to the same weights, and one that is finished does not begin again."""
+"""A stopped training resumes to the same weights, and a finished one is not repeated."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from helpers.faults import Fault, drive
 from helpers.neural import LEARNED, train, train_command, until, weights
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(trained_copy: Path) -> None:
+def test_a_stopped_training_resumes_to_the_same_weights(trained_copy: Path) -> None:
     arguments = ("--epochs", "3", "--encoder", "mean")
     train(trained_copy, *arguments, model="unbroken").ok()
     # An epoch has 17 steps, so that the signal comes in the second one.
     stop = Fault("extembed_cli.neural.training.trainer:Trainer._step", "after", 25, do="SIGINT")
     command = train_command(trained_copy, *arguments, "-v", model="broken")
     with drive(*(part for part in command if part != "-q"), faults=(stop,)) as run:
-        told = run.end().failed(130).err
-    assert "--resume continues from here" in told
+        log = run.end().failed(130).err
+    assert "--resume continues from here" in log
     left = {path.name for path in (trained_copy / "broken").iterdir()}
     assert left == {"checkpoint.safetensors"}
     train(trained_copy, *arguments, "--resume", "--lr", "0.01", model="broken").failed(2, "lr 0.001 before, 0.01 now")
@@ -36,7 +36,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(trained_copy: Path) -> N
     assert "checkpoint.safetensors" not in {path.name for path in (trained_copy / "broken").iterdir()}
 
 
-def test_what_is_finished_is_not_trained_again(trained_copy: Path) -> None:
+def test_a_finished_training_is_not_repeated(trained_copy: Path) -> None:
     def resumed(*args: str) -> Ran:
         return train(trained_copy, "--resume", "--until", until(trained_copy), *LEARNED, *args)
 
@@ -48,7 +48,7 @@ def test_what_is_finished_is_not_trained_again(trained_copy: Path) -> None:
     assert len(resumed("--epochs", "1", "--json").ok().json["epochs"]) == 1
 
 
-def test_a_damaged_checkpoint_is_told(trained_copy: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(trained_copy: Path) -> None:
     (trained_copy / "new").mkdir()
     (trained_copy / "new" / "checkpoint.safetensors").write_bytes(b"torn")
     train(trained_copy, "--resume", model="new").failed(

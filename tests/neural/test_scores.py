@@ -1,4 +1,4 @@
-"""`[[neural]]` in a run: the scores, what they do not depend on, and the vectors behind them."""
+"""`[[neural]]` in a run: the scores, their invariance, and the vectors of users and items."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from extembed_cli.system.progress import Watch
 
 
 def test_the_score_stands_beside_the_other_features(trained: Path) -> None:
-    found = pl.read_parquet(trained / "features.parquet")
-    assert found.columns[-1] == "neural_score"
-    assert found["neural_score"].dtype == pl.Float32
+    output = pl.read_parquet(trained / "features.parquet")
+    assert output.columns[-1] == "neural_score"
+    assert output["neural_score"].dtype == pl.Float32
     about = json.loads(pq.read_schema(trained / "features.parquet").metadata[b"extembed"])
     column = about["columns"][-1]
     assert column["technique"] == "neural"
@@ -42,7 +42,7 @@ def test_the_score_stands_beside_the_other_features(trained: Path) -> None:
     report = json.loads((trained / "features.parquet.run.json").read_text())
     assert report["seconds_by_technique"]["neural"] > 0
     assert any("not newer than what a neural model was trained on" in message for message in report["warnings"])
-    later = found.filter(pl.col("timestamp") >= pl.lit(until(trained)).str.to_datetime())
+    later = output.filter(pl.col("timestamp") >= pl.lit(until(trained)).str.to_datetime())
     known = later.filter(pl.col("neural_score").is_not_null())
     ranks = known["neural_score"].rank()
     positive = known["label"] == 1
@@ -54,12 +54,12 @@ def test_rows_without_events_or_item_have_no_score(trained_copy: Path) -> None:
     rows = pl.read_parquet(trained_copy / "candidates.parquet")
     with_null = rows.with_columns(item_id=pl.when(pl.int_range(pl.len()) % 7 == 0).then(None).otherwise("item_id"))
     with_null.write_parquet(trained_copy / "candidates.parquet")
-    found = scored(trained_copy)
-    seen = (found["liked__count"] + found["disliked__count"]) > 0
-    assert (found["neural_score"].is_not_null() == (seen & found["item_id"].is_not_null())).all()
+    output = scored(trained_copy)
+    seen = (output["liked__count"] + output["disliked__count"]) > 0
+    assert (output["neural_score"].is_not_null() == (seen & output["item_id"].is_not_null())).all()
 
 
-def test_evaluate_leaves_out_what_the_model_has_seen(trained: Path, tmp_path: Path) -> None:
+def test_evaluate_leaves_out_rows_that_the_model_has_seen(trained: Path, tmp_path: Path) -> None:
     done = extembed(
         "evaluate", trained / "features.parquet", "--label", "label", "--baseline", "popularity", "--seeds", "1",
         "--resamples", "100", "-o", tmp_path / "report", "--json",
@@ -99,8 +99,8 @@ def test_scores_are_the_same_on_any_workers_and_memory(trained: Path, tmp_path: 
     assert alone.read_bytes() == (tmp_path / "cut.parquet").read_bytes() == (trained / "features.parquet").read_bytes()
 
 
-def test_the_future_changes_no_byte(trained_copy: Path) -> None:
-    """Other items and other likes at or after the as-of times, down to the very microsecond, leave scores alone."""
+def test_later_events_change_no_byte(trained_copy: Path) -> None:
+    """Other items and likes at or after the as-of time, even at the same microsecond, do not change a score."""
     before = scored(trained_copy)
     log = pl.read_parquet(trained_copy / "interactions.parquet")
     middle = log["timestamp"].sort()[len(log) // 2]
@@ -115,15 +115,15 @@ def test_the_future_changes_no_byte(trained_copy: Path) -> None:
     assert not before.filter(~past)["neural_score"].equals(after.filter(~past)["neural_score"], null_equal=True)
 
 
-def test_a_table_that_grew_is_the_same(trained_copy: Path) -> None:
+def test_a_table_that_grew_is_accepted(trained_copy: Path) -> None:
     table = pl.read_parquet(trained_copy / "text.parquet")
     more = table.with_columns(item_id=pl.col("item_id") + 10_000, embedding=table["embedding"].shuffle(seed=1))
     pl.concat([more, table]).write_parquet(trained_copy / "text.parquet")
     extembed("run", trained_copy / "spec.toml", "-q").ok()
 
 
-def test_the_mean_of_unchanged_vectors_is_that_of_the_first_technique(trained_copy: Path) -> None:
-    """With an adapter that changes nothing, beside the columns that `run` writes."""
+def test_the_mean_of_unadapted_vectors_gives_cos_to_mean(trained_copy: Path) -> None:
+    """With an adapter that changes nothing, it is compared with the column that `run` writes."""
     write_spec(trained_copy, '[[aggregate]]\nhalf_lives = ["7d"]\n')
     table = scored(trained_copy)
     spec = load_spec(trained_copy / "spec.toml")
@@ -150,7 +150,7 @@ def test_the_mean_of_unchanged_vectors_is_that_of_the_first_technique(trained_co
         assert np.isfinite(expected).sum() > 4_000
 
 
-def test_a_user_times_an_item_is_the_score(trained_copy: Path) -> None:
+def test_user_vector_times_item_vector_is_the_score(trained_copy: Path) -> None:
     train(trained_copy, "--encoder", "gru", "--epochs", "1").ok()
     write_spec(trained_copy, GROUP, 'user_vectors = "users.parquet"\nitem_vectors = "items.parquet"\n')
     newest = pl.read_parquet(trained_copy / "interactions.parquet")["timestamp"].max()
@@ -158,10 +158,10 @@ def test_a_user_times_an_item_is_the_score(trained_copy: Path) -> None:
         timestamp=pl.lit(newest).cast(pl.Datetime("us")) + pl.duration(microseconds=1)
     )
     rows.write_parquet(trained_copy / "candidates.parquet")
-    found = scored(trained_copy)
+    output = scored(trained_copy)
     users, items = pl.read_parquet(trained_copy / "users.parquet"), pl.read_parquet(trained_copy / "items.parquet")
     assert len(items) == 600
-    joined = found.join(users, on="user_id", how="left", maintain_order="left").join(
+    joined = output.join(users, on="user_id", how="left", maintain_order="left").join(
         items, on="item_id", how="left", suffix="_item", maintain_order="left"
     )
     product = (joined["embedding"].to_numpy() * joined["embedding_item"].to_numpy()).sum(1) + joined["bias"].to_numpy()

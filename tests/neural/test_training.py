@@ -1,4 +1,4 @@
-"""`extembed neural train`: what a model is learned from, its folder, and the same bytes on any workers and shards."""
+"""`extembed neural train`: its training rows, its folder, and the same bytes for any workers and shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
 
-def test_the_folder_has_what_a_model_is(trained: Path) -> None:
+def test_the_folder_has_all_files_of_a_model(trained: Path) -> None:
     assert {path.name for path in (trained / "model").iterdir()} == {
         "config.json", "metrics.json", "model.safetensors", "training.html",
     }  # fmt: skip
@@ -49,7 +49,7 @@ def test_one_seed_makes_one_model_on_any_workers(trained_copy: Path, encoder: st
 
 
 def test_shards_make_the_same_model(trained_copy: Path) -> None:
-    """Batches are drawn from all candidates, whichever shard they are in."""
+    """Batches are drawn from all candidates of all shards."""
     spec, settings = load_spec(trained_copy / "spec.toml"), TrainingSettings(label="label", epochs=1, max_events=20)
     for name, cut in {"whole": Layout(), "cut": Layout(shards=5, mapped=True)}.items():
         how = RunOptions(workers=1, layout=cut)
@@ -69,7 +69,7 @@ def test_requests_can_be_ranked_against_each_other(trained_copy: Path) -> None:
     assert 0.5 < report["valid_auc"] <= 1
 
 
-def test_what_comes_after_the_training_end_is_not_learned_from(trained_copy: Path) -> None:
+def test_rows_after_the_training_end_are_not_learned_from(trained_copy: Path) -> None:
     train(trained_copy, "--until", until(trained_copy), model="first").ok()
     rows = pl.read_parquet(trained_copy / "candidates.parquet")
     late = pl.col("timestamp") >= pl.lit(until(trained_copy)).str.to_datetime()
@@ -80,19 +80,19 @@ def test_what_comes_after_the_training_end_is_not_learned_from(trained_copy: Pat
     assert weights(trained_copy, "first") == weights(trained_copy, "second")
 
 
-def test_a_spec_to_learn_from_needs_no_group(trained_copy: Path) -> None:
+def test_training_needs_no_group_in_the_spec(trained_copy: Path) -> None:
     write_spec(trained_copy)
     train(trained_copy, "--epochs", "1", model="new").ok()
     extembed("run", trained_copy / "spec.toml").failed(2, "nothing to compute")
 
 
-def test_a_leak_in_the_inputs_is_told(trained_copy: Path) -> None:
+def test_a_leak_in_the_inputs_warns(trained_copy: Path) -> None:
     loud = ("neural", "train", trained_copy / "spec.toml", "--label", "label", *QUICK[:-1], "--epochs", "1", "--model")
     rows = pl.read_parquet(trained_copy / "candidates.parquet")
     rows.with_columns(pl.col("timestamp") + pl.duration(seconds=1)).write_parquet(trained_copy / "candidates.parquet")
-    told = extembed(*loud, trained_copy / "first").ok().err
-    assert "5,000 of 5,000 candidates are in their own visible history" in told
-    assert "no candidate is newer than the training candidates" in told
+    stderr = extembed(*loud, trained_copy / "first").ok().err
+    assert "5,000 of 5,000 candidates are in their own visible history" in stderr
+    assert "no candidate is newer than the training candidates" in stderr
     log = pl.read_parquet(trained_copy / "interactions.parquet")
     log.with_columns(pl.col("timestamp").cast(pl.Date)).write_parquet(trained_copy / "interactions.parquet")
     assert (

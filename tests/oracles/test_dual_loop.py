@@ -1,4 +1,4 @@
-"""Dual scores, standard deviations and user vectors against float64 normal equations, through files and the program."""
+"""Dual scores and standard deviations of a whole run agree with float64 normal equations."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LOGISTIC = {
 @pytest.mark.parametrize("dim", [soak(1), 8, soak(19), 48])
 @pytest.mark.parametrize("name", FITS)
 def test_squared_loss(world: World, name: str, dim: int) -> None:
-    """Histories have 1 to 30 events: shorter than, equal to and longer than the vectors."""
+    """Histories have 1 to 30 events: fewer than, as many as and more than the dimensions."""
     with_dim(world, dim)
     keys, fit = FITS[name]
     check(world, keys, fit, tolerance=1e-4 if name == "weak" else TOLERANCE)
@@ -71,16 +71,19 @@ def test_logistic_loss(world: World, name: str, dim: int) -> None:
 @pytest.mark.parametrize("size", [1, 2, soak(5), 16])
 @pytest.mark.parametrize("dim", [soak(4), 16, 20])
 def test_as_many_systems_as_events(world: World, size: int, dim: int) -> None:
-    """A batch of n systems of n events each, where numpy would take right sides in two dimensions for a matrix."""
+    """In a batch of n systems of n events numpy would read two-dimensional right sides as one matrix."""
     rng = np.random.default_rng(size)
     users = np.repeat(np.arange(size), size)
     ratings = rng.integers(1, 6, len(users))
     items = rng.integers(0, 35, len(users))
     times = timestamps(START + np.arange(len(users)) * DAY)
     world.write("interactions", {"user_id": users, "item_id": items, "timestamp": times, "rating": ratings})
-    asked = np.repeat(np.arange(size), 3)
-    late = timestamps(np.full(len(asked), START + 1000 * DAY))
-    world.write("candidates", {"user_id": asked, "item_id": rng.integers(0, 35, len(asked)), "timestamp": late})
+    candidate_users = np.repeat(np.arange(size), 3)
+    late = timestamps(np.full(len(candidate_users), START + 1000 * DAY))
+    world.write(
+        "candidates",
+        {"user_id": candidate_users, "item_id": rng.integers(0, 35, len(candidate_users)), "timestamp": late},
+    )
     with_dim(world, dim)
     check(world, 'target = "rating - 3"', ReferenceFit(target=RATING))
     check(world, 'target = "rating - 3"\nloss = "logistic"', ReferenceFit(target=RATING, loss="logistic"))
@@ -150,13 +153,13 @@ def test_null_users_times_and_items(world: World) -> None:
     for row, column in ((0, "user_id"), (1, "timestamp"), (2, "item_id")):
         table[column][row] = None
     world.write("candidates", table)
-    made = check(world, "", ReferenceFit())
-    assert made["text__all__dual_score"][:3].to_list() == [None, None, None]
+    output = check(world, "", ReferenceFit())
+    assert output["text__all__dual_score"][:3].to_list() == [None, None, None]
 
 
 @pytest.fixture
 def long_world(world: World) -> World:
-    """Users with 31, 255, 256, 257, 700 and 5,000 events, one second or none apart; 30 dimensions, 400 items."""
+    """Provides users with 31, 255, 256, 257, 700 and 5,000 events about a second apart; 400 items, 30 dimensions."""
     rng = np.random.default_rng(3)
     lengths = [31, 255, 256, 257, 700, 5000]
     users = np.repeat(np.arange(len(lengths)), lengths)
@@ -170,12 +173,16 @@ def long_world(world: World) -> World:
             "rating": rng.integers(1, 6, len(users)),
         },
     )
-    asked = np.concatenate([np.full(25, user) for user in range(len(lengths))])
-    when = START + rng.integers(-2, np.array(lengths)[asked] + 2) * 1_000_000
-    when[asked == 4] = START + np.array([*range(250, 275)]) * 1_000_000
+    candidate_users = np.concatenate([np.full(25, user) for user in range(len(lengths))])
+    when = START + rng.integers(-2, np.array(lengths)[candidate_users] + 2) * 1_000_000
+    when[candidate_users == 4] = START + np.array([*range(250, 275)]) * 1_000_000
     world.write(
         "candidates",
-        {"user_id": asked, "item_id": rng.integers(0, 410, len(asked)), "timestamp": timestamps(when)},
+        {
+            "user_id": candidate_users,
+            "item_id": rng.integers(0, 410, len(candidate_users)),
+            "timestamp": timestamps(when),
+        },
     )
     world.write("text", {"item_id": np.arange(400), "embedding": vectors(rng.standard_normal((400, 30)))})
     return world
@@ -198,13 +205,13 @@ def test_long_histories(long_world: World, keys: str, fit: ReferenceFit) -> None
 def test_long_histories_of_long_vectors(long_world: World) -> None:
     rng = np.random.default_rng(4)
     long_world.write("text", {"item_id": np.arange(400), "embedding": vectors(rng.standard_normal((400, 300)))})
-    long_world.write("candidates", long_world.table("candidates").take(np.arange(0, 100, 5)))  # the loop takes its time
+    long_world.write("candidates", long_world.table("candidates").take(np.arange(0, 100, 5)))  # the loop is slow
     check(long_world, 'target = "rating - 3"', ReferenceFit(target=RATING), tolerance=3e-5)
 
 
 def test_a_history_much_older_than_its_half_life(world: World) -> None:
-    """Confidences of 2^-5000 are 0: the fit sees nothing of them, and no number overflows."""
+    """Confidences of 2^-5000 are 0. The fit ignores these events, and nothing overflows."""
     late = timestamps(np.full(300, START + 3000 * DAY))
     world.write("candidates", {**world.table("candidates").to_pydict(), "timestamp": late})
-    made = check(world, 'half_life = "12h"', ReferenceFit(half_life="12h"))
-    assert made["text__all__dual_score"].drop_nulls().abs().max() == 0
+    output = check(world, 'half_life = "12h"', ReferenceFit(half_life="12h"))
+    assert output["text__all__dual_score"].drop_nulls().abs().max() == 0

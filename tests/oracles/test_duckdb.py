@@ -1,4 +1,4 @@
-"""Another technology as oracle: the point-in-time join and the unsorted statistics in DuckDB's SQL."""
+"""The point-in-time join and the statistics without sorting agree with SQL in DuckDB."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from seen group by row order by row
 def test_joins_counts_and_means_agree_with_sql(world: World, lognormal: bool) -> None:
     if lognormal:
         write_lognormal(world, 60, 50, 600, dim=24, candidates=20)
-    made = run_spec(
+    output = run_spec(
         world.spec(
             """lag = "1h"
 [histories.all]
@@ -59,7 +59,7 @@ thresholds = [0.3]
     for history, where in (("all", "true"), ("liked", "e.rating >= 4")):
         expected = pl.from_arrow(duckdb.sql(QUERY.format(where=where, **files)).arrow())
         assert isinstance(expected, pl.DataFrame)
-        seen = made.filter(pl.col(f"{history}__count") > 0)
+        seen = output.filter(pl.col(f"{history}__count") > 0)
         assert seen["row"].to_list() == expected["row"].to_list()
         for column, statistic in {
             f"{history}__count": "count",
@@ -70,10 +70,12 @@ thresholds = [0.3]
             f"text__{history}__cos_max": "cos_max",
             f"text__{history}__cos_mean__hl7d": "cos_mean",
         }.items():
-            got, wanted = seen[column].cast(pl.Float64), expected[statistic].cast(pl.Float64)
-            assert got.is_null().to_list() == wanted.is_null().to_list(), column
-            np.testing.assert_allclose(got.to_numpy(), wanted.to_numpy(), rtol=1e-5, atol=ABSOLUTE, err_msg=column)
+            actual, reference = seen[column].cast(pl.Float64), expected[statistic].cast(pl.Float64)
+            assert actual.is_null().to_list() == reference.is_null().to_list(), column
+            np.testing.assert_allclose(
+                actual.to_numpy(), reference.to_numpy(), rtol=1e-5, atol=ABSOLUTE, err_msg=column
+            )
         share = seen[f"text__{history}__cos_share_ge_030__hl7d"]
-        wanted = expected["cos_share"].fill_null(0).to_numpy()
+        reference = expected["cos_share"].fill_null(0).to_numpy()
         mask = share.is_not_null().to_numpy()
-        np.testing.assert_allclose(share.drop_nulls().to_numpy(), wanted[mask], atol=ABSOLUTE)
+        np.testing.assert_allclose(share.drop_nulls().to_numpy(), reference[mask], atol=ABSOLUTE)

@@ -1,4 +1,4 @@
-"""Dual fits against other people's solvers: `implicit`'s exact one, scikit-learn's Ridge and LogisticRegression."""
+"""Dual fits agree with the exact solver of `implicit`, and Ridge and LogisticRegression of scikit-learn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOUR = 3_600_000_000
 
 
 def write(world: World, dim: int, users: int = 40, items: int = 60, longest: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """A log in which nobody repeats an item, whole unit vectors; the log's users and items."""
+    """Write a log without repeated items, and unit vectors. Return the users and items of the log."""
     rng = np.random.default_rng(dim)
     counts = rng.integers(1, longest, users)
     user = np.repeat(np.arange(users), counts)
@@ -52,8 +52,8 @@ def unit(world: World) -> np.ndarray:
 
 @pytest.mark.parametrize("alpha", [1.5, 3.0, 40.0])
 @pytest.mark.parametrize("dim", [8, 64])
-def test_implicit_exact(world: World, dim: int, alpha: float) -> None:
-    """Confidence α on what was seen and 1 on all else: weight α - 1, target α / (α - 1), unobserved weight 1."""
+def test_user_vectors_agree_with_exact_implicit(world: World, dim: int, alpha: float) -> None:
+    """Confidence α for events and 1 for all other items is weight α - 1, target α / (α - 1), unobserved weight 1."""
     user, item = write(world, dim)
     text = f"""interactions = "interactions.parquet"\nweight = "{alpha - 1}"\n[embeddings.text]\npath = "text.parquet"
 [[dual]]\ntarget = "{alpha / (alpha - 1)!r}"\nunobserved_weight = 1\nregularization = 0.7\nuser_vectors = "u.parquet"
@@ -71,13 +71,13 @@ def test_implicit_exact(world: World, dim: int, alpha: float) -> None:
 
 @pytest.mark.parametrize("dim", [5, 80])
 @pytest.mark.parametrize("strength", [0.1, 4.0])
-def test_ridge(world: World, dim: int, strength: float) -> None:
+def test_scores_agree_with_ridge(world: World, dim: int, strength: float) -> None:
     write(world, dim)
     keys = f'target = "rating - 3"\nregularization = {strength}'
-    made = run_spec(world.spec(f'weight = "rating / 4.0"\n[[dual]]\n{keys}'))
+    output = run_spec(world.spec(f'weight = "rating / 4.0"\n[[dual]]\n{keys}'))
     x = unit(world)
     log = pl.read_parquet(world.folder / "interactions.parquet")
-    for row in made.iter_rows(named=True):
+    for row in output.iter_rows(named=True):
         mine = log.filter(pl.col("user_id") == row["user_id"])
         model = Ridge(alpha=strength, fit_intercept=False, solver="cholesky")
         model.fit(x[mine["item_id"].to_numpy()], mine["rating"].to_numpy() - 3.0, mine["rating"].to_numpy() / 4)
@@ -86,14 +86,14 @@ def test_ridge(world: World, dim: int, strength: float) -> None:
 
 @pytest.mark.parametrize("dim", [5, 80])
 @pytest.mark.parametrize("strength", [0.1, 4.0])
-def test_logistic_regression(world: World, dim: int, strength: float) -> None:
+def test_scores_agree_with_logistic_regression(world: World, dim: int, strength: float) -> None:
     write(world, dim)
     keys = f'loss = "logistic"\ntarget = "rating - 3"\nregularization = {strength}'
-    made = run_spec(world.spec(f'weight = "rating / 4.0"\n[[dual]]\n{keys}'))
+    output = run_spec(world.spec(f'weight = "rating / 4.0"\n[[dual]]\n{keys}'))
     x = unit(world)
     log = pl.read_parquet(world.folder / "interactions.parquet")
     compared = 0
-    for row in made.iter_rows(named=True):
+    for row in output.iter_rows(named=True):
         mine = log.filter(pl.col("user_id") == row["user_id"])
         liked = mine["rating"].to_numpy() > 3
         if liked.all() or not liked.any():

@@ -1,4 +1,4 @@
-"""The file of user vectors against normal equations in float64: the formula, and the moment that vectors are of."""
+"""The file of user vectors agrees with normal equations in float64: the formula and the as-of time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers.aggregate_loop import micros
 from helpers.dual_loop import LIKED, RATING, raw_vectors, with_dim
 from helpers.reference import ReferenceHistory
 from helpers.reference_dual import ReferenceFit, item_vectors
-from helpers.user_vectors import HOUR, TEXT, TOLERANCE, check, made, matrix, newest
+from helpers.user_vectors import HOUR, TEXT, TOLERANCE, check, compute_user_vectors, matrix, newest
 
 FITS = {
     "defaults": ("", ReferenceFit()),
@@ -42,17 +42,17 @@ FITS = {
 def test_vectors_score_as_normal_equations_do(world: World, name: str, dim: int) -> None:
     with_dim(world, dim)
     keys, fit = FITS[name]
-    check(world, made(world, keys), fit)
+    check(world, compute_user_vectors(world, keys), fit)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("center", [True, False])
-def test_items_are_those_of_the_table_after_normalize_and_center(world: World, normalize: bool, center: bool) -> None:
+def test_vectors_score_items_after_normalize_and_center(world: World, normalize: bool, center: bool) -> None:
     with_dim(world, 12)
     options = {"normalize": normalize, "center": center}
     tables = TEXT + "\n".join(f"{key} = {str(value).lower()}" for key, value in options.items())
     for keys, fit in (FITS["defaults"], FITS["everything"]):
-        check(world, made(world, keys, tables=tables), fit, table=options, tolerance=3e-5)
+        check(world, compute_user_vectors(world, keys, tables=tables), fit, table=options, tolerance=3e-5)
 
 
 def test_a_vector_scores_as_the_column_of_candidates_at_its_moment(world: World) -> None:
@@ -69,7 +69,7 @@ def test_a_vector_scores_as_the_column_of_candidates_at_its_moment(world: World)
 
 
 def test_the_moment_is_just_after_the_newest_event(world: World) -> None:
-    made(world)
+    compute_user_vectors(world)
     about = json.loads(pq.read_schema(world.folder / "users.parquet").metadata[b"extembed"])
     assert about["as_of_us"] == newest(world) + 1
 
@@ -77,51 +77,61 @@ def test_the_moment_is_just_after_the_newest_event(world: World) -> None:
 def test_the_newest_event_is_seen_though_its_time_is_finer_than_a_microsecond(world: World) -> None:
     finer = pa.array(np.array([5, 5_999]), pa.timestamp("ns"))
     world.write("interactions", {"user_id": [1, 2], "item_id": [3, 4], "timestamp": finer})
-    users = made(world)
+    users = compute_user_vectors(world)
     assert users["user_id"].to_pylist() == [1, 2]
 
 
 @pytest.mark.parametrize("given", ["2023-12-20 06:00", "2023-12-20T07:00:00+01:00", "2023-11-20"])
 def test_as_of(world: World, given: str) -> None:
     moment = {"2023-11-20": "2023-11-20T00:00"}.get(given, "2023-12-20T06:00")
-    check(world, made(world, top=f'as_of = "{given}"'), ReferenceFit(), as_of=micros(moment))
+    check(world, compute_user_vectors(world, top=f'as_of = "{given}"'), ReferenceFit(), as_of=micros(moment))
 
 
 def test_as_of_sees_no_event_at_its_moment(world: World) -> None:
     world.write(
         "interactions", {"user_id": [1, 2], "item_id": [3, 3], "timestamp": timestamps([9 * HOUR, 9 * HOUR - 1])}
     )
-    assert made(world, top='as_of = "1970-01-01T09:00"')["user_id"].to_pylist() == [2]
+    assert compute_user_vectors(world, top='as_of = "1970-01-01T09:00"')["user_id"].to_pylist() == [2]
 
 
 def test_as_of_step_floors_the_moment(world: World) -> None:
     for top, moment in (("", newest(world) + 1), ('as_of = "2023-12-20 06:00"\n', micros("2023-12-20T06:00"))):
         floored = moment // (24 * HOUR) * 24 * HOUR
-        check(world, made(world, top=f'{top}as_of_step = "1d"'), ReferenceFit(), as_of=floored)
+        check(world, compute_user_vectors(world, top=f'{top}as_of_step = "1d"'), ReferenceFit(), as_of=floored)
 
 
 def test_lag(world: World) -> None:
-    check(world, made(world, top='lag = "10d"'), ReferenceFit(), lag="10d")
-    check(world, made(world, 'half_life = "3d"', top='lag = "10d"'), ReferenceFit(half_life="3d"), lag="10d")
+    check(world, compute_user_vectors(world, top='lag = "10d"'), ReferenceFit(), lag="10d")
+    check(
+        world,
+        compute_user_vectors(world, 'half_life = "3d"', top='lag = "10d"'),
+        ReferenceFit(half_life="3d"),
+        lag="10d",
+    )
 
 
 def test_refit_every_floors_the_moment_too(world: World) -> None:
     fit = ReferenceFit(half_life="4d", refit_every="7d")
-    check(world, made(world, 'refit_every = "7d"\nhalf_life = "4d"'), fit)
+    check(world, compute_user_vectors(world, 'refit_every = "7d"\nhalf_life = "4d"'), fit)
 
 
 @pytest.mark.parametrize("rules", [{"window": "20d"}, {"max_events": 4}, {"window": "30d", "max_events": 3}])
 def test_window_and_newest_events(world: World, rules: dict[str, Any]) -> None:
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in rules.items())
-    check(world, made(world, top=f"[histories.all]\n{lines}"), ReferenceFit(), history=ReferenceHistory(**rules))
+    check(
+        world,
+        compute_user_vectors(world, top=f"[histories.all]\n{lines}"),
+        ReferenceFit(),
+        history=ReferenceHistory(**rules),
+    )
 
 
 def test_named_history(world: World) -> None:
-    users = made(world, top='[histories.liked]\nwhere = "rating >= 4"\nmax_events = 5')
+    users = compute_user_vectors(world, top='[histories.liked]\nwhere = "rating >= 4"\nmax_events = 5')
     check(world, users, ReferenceFit(), history=ReferenceHistory(LIKED.where, max_events=5))
 
 
 def test_weight(world: World) -> None:
     weigh = lambda row: row["rating"] / 2 if row["rating"] != 3 else 0.0  # noqa: E731
     top = 'weight = "CASE WHEN rating = 3 THEN 0.0 ELSE rating / 2.0 END"'
-    check(world, made(world, top=top), ReferenceFit(), weight=weigh)
+    check(world, compute_user_vectors(world, top=top), ReferenceFit(), weight=weigh)

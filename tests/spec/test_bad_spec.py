@@ -1,4 +1,4 @@
-"""What is wrong with a spec, its expressions or its output is told by key, all at once, before anything is written."""
+"""Problems of a spec, its expressions or its output are reported together, by key, before anything is written."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ GROUP = "[[aggregate]]\n"
         ("[[agregate]]\n", "agregate", "aggregate"),
     ],
 )
-def test_a_key_that_is_not_known(world: World, text: str, key: str, near: str) -> None:
-    told = f"did you mean `{near}`?" if near else "known: item, embedding"
-    refused(world, world.spec(text), USAGE, f"spec.toml: `{key}` is not a known key; {told}")
+def test_an_unknown_key_suggests_a_known_one(world: World, text: str, key: str, near: str) -> None:
+    hint = f"did you mean `{near}`?" if near else "known: item, embedding"
+    refused(world, world.spec(text), USAGE, f"spec.toml: `{key}` is not a known key; {hint}")
 
 
-def test_keys_that_are_not_known_are_told_together(world: World) -> None:
+def test_unknown_keys_are_reported_together(world: World) -> None:
     text = 'lagg = "1d"\n[histories.a]\nwhen = "rating"\n' + GROUP + "percentile = [0]\nthresholds = [0.333]\n"
     keys = ("`lagg`", "`histories.a.when`", "`aggregate.0.percentile`", "aggregate.0.thresholds.0: 0.333")
     refused(world, world.spec(text), USAGE, *keys, shell=True)
@@ -73,7 +73,7 @@ def test_keys_that_are_not_known_are_told_together(world: World) -> None:
         ('[histories.all]\nwhere = "rating > 3"\n', ("histories.all: ", "every interaction", "use another name")),
     ],
 )
-def test_a_value_that_is_not_possible(world: World, text: str, parts: tuple[str, ...]) -> None:
+def test_invalid_values_are_refused(world: World, text: str, parts: tuple[str, ...]) -> None:
     if "[histories" not in text:
         text = text.replace(GROUP, "[histories.liked]\n" + GROUP, 1)
     refused(world, world.spec(text), USAGE, "spec.toml", *parts)
@@ -94,9 +94,7 @@ def test_a_value_that_is_not_possible(world: World, text: str, parts: tuple[str,
         ('aggregate = [{half_lives = ["7"]}]\n', "aggregate.0.half_lives.0", "a duration"),
     ],
 )
-def test_a_value_of_a_wrong_kind_is_told_once_and_in_words_of_toml(
-    world: World, text: str, key: str, kind: str
-) -> None:
+def test_a_value_of_a_wrong_kind_is_reported_once_in_toml_terms(world: World, text: str, key: str, kind: str) -> None:
     lines = {
         "interactions": 'interactions = "interactions.parquet"\n',
         "candidates": 'candidates = "candidates.parquet"\n',
@@ -112,19 +110,19 @@ def test_a_value_of_a_wrong_kind_is_told_once_and_in_words_of_toml(
     assert len(message.splitlines()) == 1
 
 
-def test_unknown_names_are_told_together(world: World) -> None:
+def test_unknown_names_are_reported_together(world: World) -> None:
     text = '[histories.liked]\n[[aggregate]]\nembeddings = ["txt"]\nhistories = ["likd", "all"]\n'
     refused(world, world.spec(text + '[[aggregate]]\nhistories = ["lked"]\n'), USAGE, "`txt`", "`likd`", "`lked`")
 
 
-def test_nothing_to_compute(world: World) -> None:
+def test_a_spec_with_nothing_to_compute_is_refused(world: World) -> None:
     spec = world.spec()
     spec.write_text(spec.read_text().partition("[[aggregate]]")[0])
     refused(world, spec, USAGE, "spec.toml: nothing to compute", "[[aggregate]]")
 
 
 @pytest.mark.parametrize("key", ["interactions", "candidates", "embeddings"])
-def test_a_spec_without_an_input(world: World, key: str) -> None:
+def test_a_spec_without_an_input_is_refused(world: World, key: str) -> None:
     spec = world.spec()
     line = f"{key} = .*\n" if key != "embeddings" else "\\[embeddings.text\\]\npath.*\n"
     spec.write_text(re.sub(line, "", spec.read_text()))
@@ -132,17 +130,17 @@ def test_a_spec_without_an_input(world: World, key: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['lag = "1d', "lag 1d", "= 3", "lag.a = 1\nlag = 2"])
-def test_a_file_that_is_not_toml(world: World, text: str) -> None:
+def test_a_file_that_is_not_toml_is_refused(world: World, text: str) -> None:
     refused(world, world.spec(f"{text}\n"), USAGE, "spec.toml: not valid TOML: ", "line ")
 
 
-def test_a_file_that_is_not_text(world: World) -> None:
+def test_a_file_that_is_not_text_is_refused(world: World) -> None:
     spec = world.spec()
     spec.write_bytes(b"\xff\xfe" + spec.read_bytes())
     refused(world, spec, USAGE, "spec.toml: cannot be read as a spec")
 
 
-def test_no_spec_file(world: World) -> None:
+def test_a_missing_spec_file_is_reported(world: World) -> None:
     parts = ("missing.toml: no such spec file", "`extembed sample DIR`")
     refused(world, world.folder / "missing.toml", USAGE, *parts, shell=True)
 
@@ -164,18 +162,18 @@ def test_no_spec_file(world: World) -> None:
     ],
 )
 @pytest.mark.parametrize("key", ["weight", "histories.liked.where"])
-def test_expressions_that_cannot_be_meant(world: World, key: str, text: str, parts: tuple[str, ...]) -> None:
+def test_invalid_expressions_are_refused(world: World, key: str, text: str, parts: tuple[str, ...]) -> None:
     before, mark, last = key.rpartition(".")
     spec = world.spec(f"[{before}]\n{last} = {json.dumps(text)}\n" if mark else f"{key} = {json.dumps(text)}\n")
     refused(world, spec, USAGE, f"{key} = {text!r}: ", *parts)
 
 
-def test_an_expression_of_a_type_that_is_no_truth_value(world: World) -> None:
+def test_a_where_that_is_not_boolean_is_refused(world: World) -> None:
     spec = world.spec('[histories.liked]\nwhere = "timestamp"\n')
     refused(world, spec, USAGE, "histories.liked.where = 'timestamp': ", "cannot become Boolean", "compare it")
 
 
-def test_two_wrong_expressions_are_told_together(world: World) -> None:
+def test_invalid_expressions_are_reported_together(world: World) -> None:
     spec = world.spec('weight = "wait"\n[histories.a]\nwhere = "ratng > 1"\n[histories.b]\nwhere = "rating +"\n')
     refused(world, spec, USAGE, "weight = ", "histories.a.where = ", "histories.b.where = ", shell=True)
 
@@ -183,30 +181,30 @@ def test_two_wrong_expressions_are_told_together(world: World) -> None:
 # --- the output --------------------------------------------------------------------------------------
 
 
-def test_an_output_file_that_is_a_directory(world: World) -> None:
-    (world.folder / "made.parquet").mkdir()
+def test_an_output_file_that_is_a_directory_is_refused(world: World) -> None:
+    (world.folder / "features.parquet").mkdir()
     spec = world.spec()
-    spec.write_text(spec.read_text().replace("out.parquet", "made.parquet"))
-    refused(world, spec, USAGE, "made.parquet: is a directory", "one file")
+    spec.write_text(spec.read_text().replace("out.parquet", "features.parquet"))
+    refused(world, spec, USAGE, "features.parquet: is a directory", "one file")
 
 
-def test_an_output_directory_that_holds_other_things(world: World) -> None:
-    (world.folder / "made").mkdir()
-    (world.folder / "made" / "thesis.txt").write_text("the only copy")
+def test_an_output_directory_with_other_files_is_refused(world: World) -> None:
+    (world.folder / "features").mkdir()
+    (world.folder / "features" / "thesis.txt").write_text("the only copy")
     spec = world.spec()
-    spec.write_text(spec.read_text().replace("out.parquet", "made"))
-    refused(world, spec, USAGE, "made: this directory holds something else", "name a new one", shell=True)
+    spec.write_text(spec.read_text().replace("out.parquet", "features"))
+    refused(world, spec, USAGE, "features: this directory holds something else", "name a new one", shell=True)
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_an_output_that_is_an_input(world: World, name: str) -> None:
-    """A run would replace the user's data with features of it."""
+def test_an_output_that_is_an_input_is_refused(world: World, name: str) -> None:
+    """A run would replace the user's data with its features."""
     spec = world.spec()
     spec.write_text(spec.read_text().replace("out.parquet", f"{name}.parquet"))
     refused(world, spec, USAGE, f"{name}.parquet: the output would overwrite", name, "name another")
 
 
-def test_no_output_at_all(world: World) -> None:
+def test_a_spec_without_an_output_is_refused(world: World) -> None:
     spec = world.spec()
     spec.write_text(re.sub("output.*\n", "", spec.read_text()))
     refused(world, spec, USAGE, "no output", "`output`", "-o OUT")

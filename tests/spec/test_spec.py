@@ -62,7 +62,7 @@ def test_specs_are_frozen() -> None:
         build_spec(MINIMAL, "test").lag = "1d"  # type: ignore[misc]
 
 
-def test_paths_start_at_the_folder_of_the_spec_and_those_of_overrides_here(
+def test_spec_paths_start_at_the_spec_and_override_paths_at_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "specs").mkdir()
@@ -96,7 +96,7 @@ def test_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["lag", "=1", "aggregate.7.name=x", "aggregate.x.name=y", "lag.a=1", "a..b=1"])
-def test_overrides_that_cannot_be_meant(tmp_path: Path, override: str) -> None:
+def test_invalid_overrides_are_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(SpecError, match="--set"):
         load_spec(write(tmp_path, {**MINIMAL, "lag": "3h"}), [override])
 
@@ -147,7 +147,7 @@ def test_the_published_schema_is_that_of_the_spec() -> None:
     published = json.loads((ROOT / "docs" / "reference" / "spec.schema.json").read_text())
     published.pop("$schema")
     assert published == spec_type().model_json_schema()
-    # Every key of the contract is there with a description for the editor.
+    # Every key has a description, which an editor shows.
     assert all("description" in p for p in published["properties"].values())
 
 

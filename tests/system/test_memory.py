@@ -1,4 +1,4 @@
-"""`--memory` is kept: the peak of anonymous memory of runs over logs that are larger, looked at from outside."""
+"""Runs over larger logs keep to `--memory`: their peak of anonymous memory is measured from outside."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ LARGE = [AGGREGATE, DUAL, LOGISTIC]
 
 
 def write(folder: Path, users: np.ndarray, candidates: np.ndarray, dim: int, items: int = 20_000) -> None:
-    """One event for each of `users`, one candidate for each of `candidates`."""
+    """Write one event for each of `users`, and one candidate for each of `candidates`."""
     rng = np.random.default_rng(0)
     ids = {"user_id": users, "item_id": rng.integers(0, items, len(users)), "rating": rng.integers(1, 6, len(users))}
     pq.write_table(
         pa.table({**ids, "timestamp": timestamps(START + rng.integers(0, YEAR, len(users)))}),
         folder / "interactions.parquet",
     )
-    asked = {"user_id": candidates, "item_id": rng.integers(0, items, len(candidates))}
+    columns = {"user_id": candidates, "item_id": rng.integers(0, items, len(candidates))}
     times = timestamps(START + rng.integers(YEAR // 2, YEAR, len(candidates)))
-    pq.write_table(pa.table({**asked, "timestamp": times}), folder / "candidates.parquet")
+    pq.write_table(pa.table({**columns, "timestamp": times}), folder / "candidates.parquet")
     table = {"item_id": np.arange(items), "embedding": vectors(rng.standard_normal((items, dim)))}
     pq.write_table(pa.table(table), folder / "items.parquet")
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """3 M events and 300,000 candidates of 100,000 users."""
+    """Provides 3 M events and 300,000 candidates of 100,000 users."""
     folder = tmp_path_factory.mktemp("large")
     rng = np.random.default_rng(1)
     write(folder, rng.integers(0, 100_000, 3_000_000), rng.integers(0, 100_000, 300_000), dim=32)
@@ -53,7 +53,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(folder: Path, command: list[str], memory: int, *more: str) -> tuple[Cost, dict[str, object]]:
-    """What a run took, and its report."""
+    """Run a command and return its cost and its report."""
     inputs = ["-i", str(folder / "interactions.parquet"), "-c", str(folder / "candidates.parquet")]
     inputs += ["-e", f"text={folder / 'items.parquet'}", "-o", str(folder / "out.parquet"), "--workers", "2"]
     cost = measure([sys.executable, "-m", "extembed_cli", *command, *inputs, "-q", "--memory", f"{memory}MiB", *more])
@@ -62,8 +62,8 @@ def run(folder: Path, command: list[str], memory: int, *more: str) -> tuple[Cost
 
 @pytest.mark.soak
 @pytest.mark.parametrize("command", LARGE, ids=["aggregate", "dual", "logistic"])
-def test_a_log_larger_than_memory(large: Path, command: list[str]) -> None:
-    """With less memory it takes less, and the bytes are the same."""
+def test_a_log_larger_than_memory_keeps_to_memory(large: Path, command: list[str]) -> None:
+    """With less memory a run uses less, and the bytes are the same."""
     digests = set()
     for memory in (250, 4000):
         cost, report = run(large, command, memory)
@@ -74,8 +74,8 @@ def test_a_log_larger_than_memory(large: Path, command: list[str]) -> None:
 
 
 @pytest.mark.soak
-def test_vectors_larger_than_memory(tmp_path: Path) -> None:
-    """300,000 vectors of 256 dimensions are 293 MiB, and once more as rotated ones."""
+def test_vectors_larger_than_memory_keep_to_memory(tmp_path: Path) -> None:
+    """300,000 vectors of 256 dimensions are 293 MiB, and as much again for the rotated vectors."""
     rng = np.random.default_rng(2)
     write(tmp_path, rng.integers(0, 2000, 200_000), rng.integers(0, 2000, 20_000), dim=256, items=300_000)
     digests = set()
@@ -89,34 +89,34 @@ def test_vectors_larger_than_memory(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("command", [AGGREGATE, DUAL], ids=["aggregate", "dual"])
-def test_a_user_with_a_million_events(tmp_path: Path, command: list[str]) -> None:
-    """Among 2,000 ordinary users."""
+def test_a_user_with_a_million_events_keeps_to_memory(tmp_path: Path, command: list[str]) -> None:
+    """There are also 2,000 ordinary users."""
     rng = np.random.default_rng(3)
     users = np.concatenate([np.zeros(1_000_000, np.int64), rng.integers(1, 2000, 100_000)])
     candidates = np.concatenate([np.zeros(60, np.int64), rng.integers(1, 2000, 20_000)])
     write(tmp_path, users, candidates, dim=64)
     cost, report = run(tmp_path, command, 800)
     assert cost.anonymous_mib <= 800 * SLACK, str(cost)
-    made = pq.read_table(tmp_path / "out.parquet")
-    column = next(name for name in made.column_names if name.endswith(("dual_score", "cos_mean__hl30d")))
-    assert made[column].null_count < 100
+    output = pq.read_table(tmp_path / "out.parquet")
+    column = next(name for name in output.column_names if name.endswith(("dual_score", "cos_mean__hl30d")))
+    assert output[column].null_count < 100
     assert report["rows_out"] == len(candidates)
 
 
 @pytest.mark.soak
-def test_a_mean_that_cancels_fits_into_memory(tmp_path: Path) -> None:
-    """Random vectors: the mean of 200,000 events is so short that it is summed again in float64."""
+def test_a_mean_that_cancels_keeps_to_memory(tmp_path: Path) -> None:
+    """The mean of 200,000 random vectors is so short that it is summed again in float64."""
     write(tmp_path, np.zeros(200_000, np.int64), np.zeros(24, np.int64), dim=256)
     cost, _ = run(tmp_path, ["aggregate", "--half-life", "none"], 400)
     assert cost.anonymous_mib <= 400 * SLACK, str(cost)
 
 
 @pytest.mark.soak
-def test_a_training_on_a_log_larger_than_memory(large: Path) -> None:
-    """With less memory it takes less, and the weights are the same."""
-    asked = pq.read_table(large / "candidates.parquet")
-    label = pa.array(np.random.default_rng(4).integers(0, 2, len(asked)))
-    pq.write_table(asked.append_column("label", label), large / "labelled.parquet")
+def test_a_training_on_a_log_larger_than_memory_keeps_to_memory(large: Path) -> None:
+    """With less memory a training uses less, and the weights are the same."""
+    candidates = pq.read_table(large / "candidates.parquet")
+    label = pa.array(np.random.default_rng(4).integers(0, 2, len(candidates)))
+    pq.write_table(candidates.append_column("label", label), large / "labelled.parquet")
     (large / "spec.toml").write_text(
         'interactions = "interactions.parquet"\ncandidates = "labelled.parquet"\n'
         '[embeddings.text]\npath = "items.parquet"\n[histories.liked]\nwhere = "rating >= 4"\n'
@@ -134,8 +134,8 @@ def test_a_training_on_a_log_larger_than_memory(large: Path) -> None:
     assert weights[0] == weights[1]
 
 
-def test_short_histories_of_many_users(tmp_path: Path) -> None:
-    """One event and two candidates at times of their own: pieces of the smallest shape."""
+def test_short_histories_of_many_users_keep_to_memory(tmp_path: Path) -> None:
+    """Each user has one event and two candidates at different times, which gives pieces of the smallest shape."""
     users = np.arange(100_000)
     write(tmp_path, users, np.repeat(users, 2), dim=128)
     cost, _ = run(tmp_path, AGGREGATE, 300)
