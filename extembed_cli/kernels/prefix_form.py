@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from extembed_cli.arrays import Bools, Doubles, Ints
 from extembed_cli.kernels.prefixes import BLOCK, inverse_factor, kernel_blocks, times_factor, times_transposed
-from extembed_cli.kernels.ridge import Dual
+from extembed_cli.kernels.ridge import DualForm
 
 _RELATIVE = 1e-3  # part of a residual that may be left to Newton's next step
 _STEPS = 50  # after these, a system is solved on its own
@@ -91,7 +91,7 @@ class PrefixForm:
         unsolved = np.flatnonzero(active.ravel()[self.chosen])
         for system, b, h in zip(unsolved, *self._history_and_length(unsolved), strict=True):
             at = np.s_[system : system + 1, :h]
-            correction[at] = Dual.of(self.rows[b, None, :h]).correction(weights[at], unknowns[at], g[at])
+            correction[at] = DualForm.of(self.rows[b, None, :h]).correction(weights[at], unknowns[at], g[at])
         return correction
 
     def fitted(self, unknowns: Doubles) -> Doubles:
@@ -113,7 +113,7 @@ class PrefixForm:
     def variances(self, weights: Doubles, candidates: list[Doubles]) -> list[Doubles]:
         variances = []
         for b, h, w, x in zip(*self._history_and_length(np.arange(len(weights))), weights, candidates, strict=True):
-            variances += Dual.of(self.rows[b, None, :h]).variances(w[None, :h], [x])
+            variances += DualForm.of(self.rows[b, None, :h]).variances(w[None, :h], [x])
         return variances
 
     def take(self, chosen: NDArray[np.intp]) -> PrefixForm:

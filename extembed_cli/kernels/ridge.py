@@ -12,7 +12,7 @@ A Newton step with curvatures W and g = -loss'(f) adds to u (squared loss: one s
 Neither matrix has an eigenvalue below 1, whatever the weights: an event so old that it weighs 0 does no harm. The dual
 form is algorithm 3.1 of Rasmussen and Williams, Gaussian Processes for Machine Learning (2006). Shapes: B systems of H
 events and d dimensions, C candidates; everything is float64, and no system's bits depend on the others.
-In the primal form the decayed sums of one user are a recursion (`Running`).
+In the primal form the decayed sums of one user are a recursion (`RunningSums`).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Form(Protocol):
 
 
 @dataclass(frozen=True)
-class Dual:
+class DualForm:
     """Systems with one unknown per event. Padding has rows of 0 in the kernel, and its unknowns stay 0."""
 
     kernel: Doubles
@@ -76,7 +76,7 @@ class Dual:
     """Z (h, d) of each system, without padding"""
 
     @classmethod
-    def of(cls, rows: Doubles) -> Dual:
+    def of(cls, rows: Doubles) -> DualForm:
         """Return systems of one length: rows (B, H, d)."""
         return cls(kernels(rows, rows.shape[1]), list(rows))
 
@@ -112,8 +112,8 @@ class Dual:
             variances.append(np.maximum(np.einsum("cd,cd->c", x, x) - explained, 0))
         return variances
 
-    def take(self, chosen: NDArray[np.intp]) -> Dual:
-        return Dual(self.kernel[chosen], [self.rows[i] for i in chosen])
+    def take(self, chosen: NDArray[np.intp]) -> DualForm:
+        return DualForm(self.kernel[chosen], [self.rows[i] for i in chosen])
 
     def _matrix(self, root: Doubles) -> Doubles:
         matrix = self.kernel * root[:, None, :]
@@ -137,7 +137,7 @@ def kernels(rows: Doubles, block: int) -> Doubles:
 
 
 @dataclass(frozen=True)
-class Primal:
+class PrimalForm:
     """Systems with one unknown per dimension. Events are gathered in blocks, more than once for a long history."""
 
     gather: Callable[[slice], Doubles]
@@ -146,7 +146,7 @@ class Primal:
     size: int
 
     @classmethod
-    def of(cls, gather: Callable[[slice], Doubles], events: int, dim: int) -> Primal:
+    def of(cls, gather: Callable[[slice], Doubles], events: int, dim: int) -> PrimalForm:
         if events <= _EVENTS:
             rows = gather(slice(0, events))
             return cls(lambda at: rows[:, at], events, dim)
@@ -172,8 +172,8 @@ class Primal:
         pairs = zip(candidates, self._matrix(weights), strict=True)
         return [np.einsum("cd,dc->c", x, np.linalg.solve(matrix, x.T)) for x, matrix in pairs]
 
-    def take(self, chosen: NDArray[np.intp]) -> Primal:
-        return Primal(lambda at: self.gather(at)[chosen], self.events, self.size)
+    def take(self, chosen: NDArray[np.intp]) -> PrimalForm:
+        return PrimalForm(lambda at: self.gather(at)[chosen], self.events, self.size)
 
     def _matrix(self, weights: Doubles) -> Doubles:
         total: Doubles | float = 0.0
@@ -197,7 +197,7 @@ class Primal:
             yield at, self.gather(at)
 
 
-class Running:
+class RunningSums:
     """The primal form of a long history at one moment after another: sums of decayed events, as a recursion.
 
         A(t2) = 2^(-(t2 - t1) / half_life) A(t1) + the events in between,    M = I + A

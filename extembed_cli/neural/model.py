@@ -45,7 +45,7 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ExampleBatch:
     """B candidates and their L events, as indices into some items."""
 
     candidates: Tensor
@@ -58,7 +58,7 @@ class Rows:
     """(B, L) float64: seconds from the event to the as-of time"""
 
     @classmethod
-    def of(cls, rows: PaddedRows) -> Rows:
+    def of(cls, rows: PaddedRows) -> ExampleBatch:
         """Return arrays as tensors."""
         candidates, events = rows.candidates.astype(np.int64), rows.events.astype(np.int64)
         return cls(*map(torch.from_numpy, (candidates, events, rows.members, rows.ages)))
@@ -68,15 +68,15 @@ class Rows:
         """(B, L) bool"""
         return self.members.any(2)
 
-    def at(self, indices: Tensor) -> Rows:
+    def at(self, indices: Tensor) -> ExampleBatch:
         """Return the rows with indices into other items: (B L + B), of the events, then of the candidates."""
         events = indices[: self.events.numel()].view_as(self.events)
-        return Rows(indices[self.events.numel() :], events, self.members, self.ages)
+        return ExampleBatch(indices[self.events.numel() :], events, self.members, self.ages)
 
-    def to(self, device: str) -> Rows:
+    def to(self, device: str) -> ExampleBatch:
         """Return a copy on a device."""
         parts = (self.candidates, self.events, self.members, self.ages)
-        return Rows(*(part.to(device) for part in parts))
+        return ExampleBatch(*(part.to(device) for part in parts))
 
 
 def dropped(x: Tensor, share: float, noise: Generator | None) -> Tensor:
@@ -143,7 +143,7 @@ class Events(nn.Module):
         self.age = nn.Embedding(AGE_BUCKETS, a.dim)
         nn.init.normal_(self.age.weight, std=0.02)
 
-    def forward(self, x: Tensor, rows: Rows) -> Tensor:  # x (B, L, D)
+    def forward(self, x: Tensor, rows: ExampleBatch) -> Tensor:  # x (B, L, D)
         members = rows.members.to(x.dtype)  # (B, L, H)
         bucket = (2 * torch.log2(1 + rows.ages)).long().clamp(0, AGE_BUCKETS - 1)  # (B, L): half octaves of seconds
         e: Tensor = x * (members @ self.gain) + members @ self.shift + self.age(bucket)  # (B, L, D)
@@ -158,7 +158,7 @@ class DecayedMean(nn.Module):
         self.log2_half_life = nn.Parameter(torch.linspace(17, 25, a.half_lives).repeat(a.histories, 1))  # s: 1.5 d, 1 y
         self.mix = nn.Linear(a.histories * a.half_lives * (a.dim + 1), a.dim)
 
-    def means(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    def means(self, x: Tensor, rows: ExampleBatch) -> tuple[Tensor, Tensor]:
         """Return means (B, H, K, D) of items x (B, L, D), zero for an empty history, and sums of weights (B, H, K)."""
         members = rows.members.transpose(1, 2)  # (B, H, L)
         ages = rows.ages[:, None].masked_fill(~members, math.inf)  # (B, H, L)
@@ -169,7 +169,7 @@ class DecayedMean(nn.Module):
         total = weights.sum(3)  # (B, H, K)
         return torch.einsum("bhkl,bld->bhkd", weights / total[..., None].clamp_min(1e-30), x), total
 
-    def forward(self, x: Tensor, rows: Rows, _c: Tensor | None, _noise: Generator | None) -> Tensor:
+    def forward(self, x: Tensor, rows: ExampleBatch, _c: Tensor | None, _noise: Generator | None) -> Tensor:
         means, total = self.means(x, rows)  # (B, H, K, D), (B, H, K)
         state: Tensor = self.mix(torch.cat([means.flatten(1), total.log1p().flatten(1)], 1))  # (B, D)
         return state
@@ -183,7 +183,7 @@ class Recurrent(nn.Module):
         self.events = Events(a)
         self.gru = nn.GRU(a.dim, a.dim, batch_first=True)
 
-    def forward(self, x: Tensor, rows: Rows, _c: Tensor | None, _noise: Generator | None) -> Tensor:
+    def forward(self, x: Tensor, rows: ExampleBatch, _c: Tensor | None, _noise: Generator | None) -> Tensor:
         states, _ = self.gru(self.events(x, rows))  # (B, L, D): padding comes after the events
         last = rows.visible.sum(1).clamp_min(1) - 1  # (B)
         state: Tensor = states[torch.arange(len(last)), last]  # (B, D)
@@ -198,7 +198,7 @@ class Attention(nn.Module):
         self.events = Events(a)
         self.unit = nn.Sequential(nn.Linear(3 * a.dim, a.dim // 2), nn.GELU(), nn.Linear(a.dim // 2, a.heads))
 
-    def forward(self, x: Tensor, rows: Rows, c: Tensor, _noise: Generator | None) -> Tensor:  # c (B, D)
+    def forward(self, x: Tensor, rows: ExampleBatch, c: Tensor, _noise: Generator | None) -> Tensor:  # c (B, D)
         e = self.events(x, rows)  # (B, L, D)
         candidate = c[:, None].expand_as(e)  # (B, L, D)
         logits = self.unit(torch.cat([e, candidate, e * candidate], 2))  # (B, L, heads)
@@ -242,7 +242,7 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(a.dim)
         self.recency_mask_s, self.recency_mask_share = a.recency_mask_s, a.recency_mask_share
 
-    def forward(self, x: Tensor, rows: Rows, c: Tensor | None, noise: Generator | None) -> Tensor:
+    def forward(self, x: Tensor, rows: ExampleBatch, c: Tensor | None, noise: Generator | None) -> Tensor:
         e, seen = self.events(x, rows), rows.visible  # (B, L, D), (B, L)
         if noise is not None:  # hide the newest events in some rows, to learn interests and not the last click
             share, draw = torch.rand(2, len(e), 1, device=e.device, generator=noise)  # (B, 1) each
@@ -272,7 +272,7 @@ class Model(nn.Module):
         else:
             self.of_item, self.of_user = nn.Linear(a.dim, 1, bias=False), nn.Linear(a.dim, 1)
 
-    def forward(self, adapted: Tensor, rows: Rows, noise: Generator | None = None) -> Tensor:
+    def forward(self, adapted: Tensor, rows: ExampleBatch, noise: Generator | None = None) -> Tensor:
         """Return logits (B); adapted (N, D): the items that the indices of `rows` refer to."""
         c = adapted[rows.candidates]  # (B, D)
         if not self.a.reads_candidate:
@@ -282,7 +282,9 @@ class Model(nn.Module):
         logit: Tensor = (u * c).sum(1) * self.scale + self.score(dropped(compared, self.a.dropout, noise))[:, 0]  # (B)
         return logit
 
-    def state(self, adapted: Tensor, rows: Rows, c: Tensor | None = None, noise: Generator | None = None) -> Tensor:
+    def state(
+        self, adapted: Tensor, rows: ExampleBatch, c: Tensor | None = None, noise: Generator | None = None
+    ) -> Tensor:
         """Return the states (B, D) of users, given the candidates c (B, D) if the encoder reads them."""
         x = dropped(adapted[rows.events], self.a.dropout, noise)  # (B, L, D)
         u: Tensor = self.encoder(x, rows, c, noise)

@@ -8,7 +8,7 @@ import pytest
 from extembed_cli.kernels import prefix_form
 from extembed_cli.kernels.prefix_form import PrefixForm
 from extembed_cli.kernels.prefixes import BLOCK, MOST_DECAY, solve_prefixes
-from extembed_cli.kernels.ridge import Dual, Form, Primal, Running, kernels, solve_logistic, solve_squared
+from extembed_cli.kernels.ridge import DualForm, Form, PrimalForm, RunningSums, kernels, solve_logistic, solve_squared
 
 
 def systems(B: int, H: int, d: int, seed: int = 0, spread: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -21,7 +21,7 @@ def systems(B: int, H: int, d: int, seed: int = 0, spread: float = 0.0) -> tuple
 
 
 def forms(rows: np.ndarray) -> list[Form]:
-    return [Dual.of(rows), Primal.of(lambda at: rows[:, at], rows.shape[1], rows.shape[2])]
+    return [DualForm.of(rows), PrimalForm.of(lambda at: rows[:, at], rows.shape[1], rows.shape[2])]
 
 
 @pytest.mark.parametrize(("B", "H", "d"), [(1, 1, 1), (3, 5, 20), (7, 7, 7), (4, 30, 6)])
@@ -90,7 +90,7 @@ def test_every_prefix_is_the_fit_on_it(d: int) -> None:
     score, explained, residual = prefixes(rows, c, y, x, ends)
     assert residual.max() < 1e-12
     for n in range(1, H + 1):
-        form = Dual.of(rows[:, :n])
+        form = DualForm.of(rows[:, :n])
         solved = solve_squared(form, c[:, :n], y[:, :n])
         at = x[:, n - 1 : n]
         np.testing.assert_allclose(score[:, n - 1], (at[:, 0] * form.vectors(solved.unknowns)).sum(1), atol=1e-9)
@@ -125,7 +125,7 @@ def test_one_factor_serves_as_of_times_with_uniform_decay(strength: float) -> No
     result = solve_prefixes(rows, rows.transpose(0, 2, 1), x.transpose(0, 2, 1), c, y, ends, growth)
     variance = np.einsum("bcd,bcd->bc", x, x) - result.explained
     for n in (1, 7, BLOCK, BLOCK + 1, H):
-        form, at = Dual.of(rows[:, :n]), x[:, n - 1 : n]
+        form, at = DualForm.of(rows[:, :n]), x[:, n - 1 : n]
         solved = solve_squared(form, c[:, :n] / (1 + growth[:, n - 1 : n]), y[:, :n])
         exact = np.einsum("bcd,bd->bc", at, form.vectors(solved.unknowns))[:, 0]
         sd = np.sqrt(np.einsum("bcd,bcd->bc", at, at)[:, 0])
@@ -151,7 +151,7 @@ def test_newton_steps_that_share_a_factor_reach_the_same_fits(d: int, stretch: f
     result = solve_logistic(form, confidences, positive, np.ones(2 * A))
     vectors, variances = form.vectors(result.unknowns), form.variances(result.weights, x)
     for system, n in enumerate(ends.ravel()):
-        alone = Dual.of(rows[system // A, None, :n])
+        alone = DualForm.of(rows[system // A, None, :n])
         solved = solve_logistic(alone, confidences[None, system, :n], positive[None, system, :n], np.ones(1))
         rounding = 1e-10 * (c[system // A] * np.linalg.norm(rows[system // A], axis=1)).sum()
         assert result.error[system] <= max(1e-6, rounding)
@@ -205,10 +205,10 @@ def test_kernels_in_blocks_are_products_and_later_events_change_no_bit() -> None
 
 def test_padding_changes_no_solution() -> None:
     rows, c, y = systems(4, 12, 30)
-    plain = Dual.of(rows)
+    plain = DualForm.of(rows)
     kernel = np.zeros((4, 16, 16))
     kernel[:, :12, :12] = plain.kernel
-    more = Dual(kernel, list(rows))
+    more = DualForm(kernel, list(rows))
     c_more, y_more = (np.pad(values, ((0, 0), (0, 4))) for values in (c, y))
     one, other = solve_squared(plain, c, y), solve_squared(more, c_more, y_more)
     np.testing.assert_allclose(more.vectors(other.unknowns), plain.vectors(one.unknowns), atol=1e-12)
@@ -224,7 +224,7 @@ def test_running_sums_are_those_of_all_events(gap: float) -> None:
     rng = np.random.default_rng(7)
     rows, weights, targets = rng.standard_normal((40, 6)), rng.uniform(0.1, 5, 40), rng.standard_normal(40)
     times = np.cumsum(rng.random(40)) * gap
-    running = Running(6)
+    running = RunningSums(6)
     for low in (0, 16):
         at = slice(low, low + 16)
         running.add(rows[at], weights[at], targets[at], times[at])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from extembed_cli.neural.config import Architecture, TrainingSettings
 from extembed_cli.neural.events import Examples
-from extembed_cli.neural.model import Items, Model, Rows
+from extembed_cli.neural.model import ExampleBatch, Items, Model
 from extembed_cli.neural.training.dataset import Dataset
 from extembed_cli.neural.training.trainer import Trainer
 
@@ -115,4 +115,4 @@ def test_batches_can_be_whole_requests() -> None:
         assert all((data.groups[batch] == group).sum() == 5 for group in np.unique(data.groups[batch]))
     again = data.batches(0, 0, 32, whole_groups=True)
     assert all((a == b).all() for a, b in zip(batches, again, strict=True))
-    assert Rows.of(data.examples.padded(batches[0], 8)).visible.all()
+    assert ExampleBatch.of(data.examples.padded(batches[0], 8)).visible.all()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extembed_cli.neural.config import Architecture
 from extembed_cli.neural.events import fixed_batches
-from extembed_cli.neural.model import Items, Model, Rows, dropped
+from extembed_cli.neural.model import ExampleBatch, Items, Model, dropped
 from extembed_cli.neural.training.trainer import softmax_loss
 from extembed_cli.neural.training.whitening import whitening
 
@@ -34,13 +34,13 @@ def items(rng: np.random.Generator) -> Items:
     )
 
 
-def rows(rng: np.random.Generator) -> Rows:
+def rows(rng: np.random.Generator) -> ExampleBatch:
     """Return rows with 1 to L events."""
     count = np.array([L, L - 1, 5, 3, 2, 1])
     members = (rng.random((B, L, H)) < 0.6) | (np.arange(H) == 0)
     members &= (np.arange(L) < count[:, None])[:, :, None]
     ages = -np.sort(-rng.integers(1, 10**8, (B, L)).astype(np.float64))
-    return Rows(
+    return ExampleBatch(
         torch.from_numpy(rng.integers(0, N, B)),
         torch.from_numpy(rng.integers(0, N, (B, L))),
         torch.from_numpy(members),
@@ -48,7 +48,7 @@ def rows(rng: np.random.Generator) -> Rows:
     )
 
 
-def scores(model: Model, of: Items, batch: Rows) -> torch.Tensor:
+def scores(model: Model, of: Items, batch: ExampleBatch) -> torch.Tensor:
     with torch.inference_mode():
         return model(model.adapter(of), batch)
 
@@ -95,7 +95,7 @@ def test_a_score_does_not_depend_on_the_batch(encoder: str, length: int) -> None
     torch.manual_seed(1)
     model, of = Model(architecture(encoder)), items(rng)
     n = 300
-    candidates = Rows(
+    candidates = ExampleBatch(
         torch.from_numpy(rng.integers(0, N, n)),
         torch.from_numpy(rng.integers(0, N, (n, length))),
         torch.ones((n, length, H), dtype=torch.bool),
@@ -105,7 +105,7 @@ def test_a_score_does_not_depend_on_the_batch(encoder: str, length: int) -> None
     results = np.full((3, n), np.nan, np.float32)
     for place, order in enumerate((np.arange(n), rng.permutation(n), rng.permutation(n)[: n // 3])):
         for chosen, _ in fixed_batches(order, lengths):
-            part = Rows(
+            part = ExampleBatch(
                 candidates.candidates[chosen],
                 candidates.events[chosen],
                 candidates.members[chosen],
@@ -120,7 +120,7 @@ def test_a_score_does_not_depend_on_the_batch(encoder: str, length: int) -> None
 def test_means_survive_a_long_absence() -> None:
     model = Model(Architecture(encoder="mean", widths=(4,), histories=1, dim=4, half_lives=1))
     model.encoder.log2_half_life.data.fill_(0.0)  # one second
-    batch = Rows(
+    batch = ExampleBatch(
         torch.zeros(1, dtype=torch.long),
         torch.zeros((1, 2), dtype=torch.long),
         torch.ones((1, 2, 1), dtype=torch.bool),

@@ -24,7 +24,7 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.neural.config import Architecture
 from extembed_cli.neural.events import build_examples
 from extembed_cli.neural.items import adapted_items, item_block
-from extembed_cli.neural.model import Model, Rows
+from extembed_cli.neural.model import ExampleBatch, Model
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
@@ -139,7 +139,7 @@ def test_the_mean_of_unadapted_vectors_gives_cos_to_mean(trained_copy: Path) -> 
     )
     shard = loaded.shard(spec, 0)
     seen = build_examples(spec, ["liked", "disliked"], 1000, shard.history, shard.candidates)
-    rows = Rows.of(seen.padded(np.arange(len(seen.rows)), int(seen.lengths.max())))
+    rows = ExampleBatch.of(seen.padded(np.arange(len(seen.rows)), int(seen.lengths.max())))
     with torch.inference_mode():
         means, total = model.encoder.means(adapted[rows.events], rows)
         cosines = functional.cosine_similarity(means[:, :, 0], adapted[rows.candidates][:, None], dim=2)

@@ -14,10 +14,10 @@ from extembed_cli.kernels.prefix_form import PrefixForm
 from extembed_cli.kernels.prefixes import BLOCK, Past, solve_prefixes
 from extembed_cli.kernels.ridge import (
     GRADIENT,
-    Dual,
+    DualForm,
     Form,
-    Primal,
-    Running,
+    PrimalForm,
+    RunningSums,
     kernels,
     solve_logistic,
     solve_squared,
@@ -58,7 +58,7 @@ def solve_group(shard: DualShard, group: SystemGroup) -> Solves:
                 rows[b, first : first + h]
                 for b, first, h in zip(owner[chosen], begin[chosen], some.length, strict=True)
             ]
-            solves.add(_solve(shard, Dual(matrices, views), some, H, scale))
+            solves.add(_solve(shard, DualForm(matrices, views), some, H, scale))
             solves.dual += len(chosen)
     return solves
 
@@ -86,7 +86,7 @@ def solve_primal(shard: DualShard, systems: Systems) -> Solves:
     """Solve one system of many events, which are read in blocks."""
     length = int(systems.length[0])
     scale = 1 / np.sqrt(shard.prepared.prior(length))
-    form = Primal.of(
+    form = PrimalForm.of(
         lambda at: shard.rows(shard.slots[systems.low[0] + np.arange(length)[at]], scale)[None], length, shard.dim
     )
     solves = _solve(shard, form, systems, length, scale)
@@ -123,7 +123,7 @@ def _solve(shard: DualShard, form: Form, systems: Systems, H: int, scale: Double
 def solve_running(shard: DualShard, systems: Systems) -> Solves:
     """Solve the systems of one user with a long history, one as-of time after another."""
     scale = 1 / np.sqrt(shard.prepared.prior(0))
-    begin, solves, running = int(systems.low[0]), Solves(primal=len(systems.first)), Running(shard.dim)
+    begin, solves, running = int(systems.low[0]), Solves(primal=len(systems.first)), RunningSums(shard.dim)
     unit = shard.half_life_us or np.inf
     origin = shard.times[begin]
 

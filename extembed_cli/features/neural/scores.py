@@ -22,7 +22,7 @@ from extembed_cli.neural import folder, probes
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.neural.events import BATCH_EVENTS, Examples, build_examples, fixed_batches
 from extembed_cli.neural.items import adapted_items, id_buckets, item_block, model_vectors
-from extembed_cli.neural.model import Model, Rows
+from extembed_cli.neural.model import ExampleBatch, Model
 from extembed_cli.neural.weights import load_model, read_weights
 from extembed_cli.spec.durations import time_us
 from extembed_cli.spec.groups import NeuralGroup
@@ -131,7 +131,7 @@ class NeuralShard:
 
     def _candidates(self, chosen: Ints, length: int) -> int:
         with torch.inference_mode():
-            rows = Rows.of(self.seen.padded(chosen, length))
+            rows = ExampleBatch.of(self.seen.padded(chosen, length))
             self.score[chosen] = self.scorer.model(self.scorer.adapted, rows).numpy()
         return len(np.unique(chosen))
 
@@ -156,6 +156,6 @@ class NeuralShard:
 def user_vectors(scorer: Scorer, seen: Examples, chosen: Ints, length: int) -> tuple[Floats, Floats]:
     """Return the vectors (B, D) and biases (B) of some candidates' users: score = vector · adapted item + bias."""
     with torch.inference_mode():
-        states = scorer.model.state(scorer.adapted, Rows.of(seen.padded(chosen, length)))
+        states = scorer.model.state(scorer.adapted, ExampleBatch.of(seen.padded(chosen, length)))
         vectors, bias = scorer.model.user_vectors(states)
     return vectors.numpy(), bias.numpy()

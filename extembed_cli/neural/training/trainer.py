@@ -19,7 +19,7 @@ from extembed_cli.kernels import metrics
 from extembed_cli.neural.config import TrainingSettings
 from extembed_cli.neural.events import fixed_batches
 from extembed_cli.neural.items import adapted_items
-from extembed_cli.neural.model import Items, Model, Rows
+from extembed_cli.neural.model import ExampleBatch, Items, Model
 from extembed_cli.neural.training.dataset import Dataset
 from extembed_cli.system.threads import Mapping
 
@@ -154,7 +154,7 @@ class Trainer:
         rows = self.data.examples.padded(chosen, int(self.data.examples.lengths[chosen].max()))
         items, indices = np.unique(np.append(rows.events.ravel(), rows.candidates), return_inverse=True)
         adapted = self.model.adapter(self.items(items.astype(np.int64)).to(device), noise)
-        logits = self.model(adapted, Rows.of(rows).at(torch.from_numpy(indices)).to(device), noise)
+        logits = self.model(adapted, ExampleBatch.of(rows).at(torch.from_numpy(indices)).to(device), noise)
         labels = torch.from_numpy(self.data.labels[chosen]).to(device)
         loss, count = self._loss(logits, labels, self.data.groups[chosen])
         return loss.item(), count, torch.autograd.grad(loss, self.parameters, materialize_grads=True)
@@ -173,7 +173,7 @@ class Trainer:
         adapted = adapted_items(self.model, self.items, self.all_items, self.mapped)
 
         def score(batch: tuple[Ints, int]) -> None:
-            rows = Rows.of(data.examples.padded(*batch)).to(self.settings.device)
+            rows = ExampleBatch.of(data.examples.padded(*batch)).to(self.settings.device)
             with torch.inference_mode():
                 scores[batch[0]] = self.model(adapted, rows).cpu().numpy()
 
