@@ -62,10 +62,10 @@ def _plan(plan: dict[str, Any]) -> str:
     for name, table in inputs["embeddings"].items():
         coverage = coverage_text(table["coverage"])
         lines.append(f"embeddings    {name}: {table['rows']:,} rows; vectors for {coverage}")
-    if inputs["candidates"]["rows"] or not plan["user_vectors"]:
+    if inputs["candidates"]["rows"] or not plan["user_vectors"] + plan["item_vectors"]:
         lines.append(f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows")
     lines += [
-        *(f"user vectors  {path}" for path in plan["user_vectors"]),
+        *(f"{kind.replace('_', ' ')}  {path}" for kind in ("user_vectors", "item_vectors") for path in plan[kind]),
         *([f"columns       {len(plan['columns'])} features"] if plan["columns"] else []),
         *(f"              {name}" for name in plan["columns"]),
         *([f"work          {work}"] if work else []),

@@ -122,6 +122,8 @@ class Coverage:
             if not self.candidates:
                 return warnings
             warnings += self._candidate_warnings(spec)
+        elif not spec.needs_all_users:
+            return []  # nothing but item vectors, for which no event is read
         if not self.events:
             return warnings or ["no interaction can be used: every history is empty"]
         if loaded.events.newest is not None and loaded.events.newest < _YEAR_US:

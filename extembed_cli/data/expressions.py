@@ -1,4 +1,4 @@
-"""`where` and `weight`: a column's name, or a row-wise polars SQL expression.
+"""`where`, `weight` and `target`: a column's name, or a row-wise polars SQL expression.
 
 An expression is row-wise if all parts of polars' serialised form are on a list of operations that read one row only:
 anything else (an aggregate, a window, a function that polars adds later) would make a feature depend on rows

@@ -12,6 +12,8 @@ from numpy.typing import DTypeLike
 
 from extembed_cli.arrays import Values
 
+_BLOCK = 2**22  # bytes of zeros written at a time
+
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike, at: Path | None) -> Values:
     """Return an array of zeros, in memory or in a mapped file.
@@ -29,7 +31,8 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike, at: Path | None) -> Values:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:  # macOS
-            file.write(bytes(size))
+            for low in range(0, size, _BLOCK):
+                file.write(bytes(min(_BLOCK, size - low)))
             file.flush()
         return np.asarray(np.memmap(file if nameless else at, dtype, "r+", shape=shape))
 
@@ -39,6 +42,12 @@ class ArrayFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def of(self, name: str) -> ArrayFolder:
+        """Return a folder in this one, for names of its own."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return ArrayFolder(folder)
 
     def put(self, name: str, array: Values) -> dict[str, Any]:
         """Keep an array under a name; return what `get` needs. A file that holds the array already is linked."""

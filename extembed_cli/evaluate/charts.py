@@ -21,7 +21,16 @@ from extembed_cli.evaluate.tables import (
     lengths_table,
 )
 
-_COLOURS = ["#8a8f98", "#b07d2b", "#2f7de1", "#d1495b", "#2a9d78"]  # readable on white and on near black
+_COLOURS = [
+    "#8a8f98",
+    "#b07d2b",
+    "#2f7de1",
+    "#d1495b",
+    "#2a9d78",
+    "#8e5bd6",
+    "#c2571a",
+    "#3a9bb5",
+]  # readable on white and on near black
 _POSITIVE, _NEGATIVE, _PERMUTED = "#2f7de1", "#d9822b", "#8a8f98"
 _MAX_FEATURES, _MAX_SPOKEN_ROWS = 20, 6
 # Shortens a long label in the middle: names differ mostly at the end.

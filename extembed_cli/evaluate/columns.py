@@ -14,6 +14,7 @@ from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_
 from extembed_cli.evaluate.column_types import is_learnable
 from extembed_cli.features import registry
 from extembed_cli.spec.durations import time_us
+from extembed_cli.spec.groups import Group
 
 BASELINE = "baseline"
 COUNTERS = "counters"
@@ -99,7 +100,10 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
         steps[step] = [name for name, column in features.items() if column["technique"] == step]
     with problems.collect():
         if not any(steps[step] for step in feature_steps()):
-            raise DataError(f"{path}: has no feature columns; add [[aggregate]] or [[dual]] to its spec and run again")
+            raise DataError(
+                f"{path}: has no feature columns; add a group, such as "
+                f"[[{next(iter(Group.known))}]], to its spec and run again"
+            )
     problems.raise_any()
     trained_until = {
         step: max(

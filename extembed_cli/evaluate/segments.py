@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,13 @@ BUCKETS: dict[str, tuple[int, float]] = {
 """Name -> smallest and largest number of visible events."""
 
 
+# The count of a history, and that of a group with a name, which is not a decayed count.
+_COUNT, _NAMED = (
+    re.compile(r"[^_](?:_?[^_])*__count"),
+    re.compile(r"[^_](?:_?[^_])*__(?:_?[^_])+_count(?<!decayed_count)"),
+)
+
+
 @dataclass(frozen=True)
 class Bucket:
     """The test rows with a similar number of visible events."""
@@ -41,7 +49,7 @@ def count_columns(names: Sequence[str]) -> list[str]:
     total = f"{ALL}__count"
     if total in names:
         return [total]
-    return [name for name in names if name.endswith("__count") and name.count("__") == 1]
+    return [name for name in names if _COUNT.fullmatch(name)] or [name for name in names if _NAMED.fullmatch(name)]
 
 
 def by_length(test: Rows, counters: Sequence[str], judge: Judge, steps: Sequence[Step]) -> list[Bucket]:

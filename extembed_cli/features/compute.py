@@ -5,7 +5,8 @@ compute_shard(spec, shared, history, candidates, vectors_as_of) -> ShardFeatures
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from extembed_cli.arrays import Floats, Values
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.prepare import Shared
+from extembed_cli.features.registry import technique_of_step
 from extembed_cli.features.technique.protocol import ShardWork, Task
 from extembed_cli.histories.csr import Candidates, History, every_user
 from extembed_cli.histories.visibility import in_own_history, visible_end
@@ -61,10 +63,14 @@ def compute_shard(
         repeats = in_own_history(history, candidates, end)
         return Tally()
 
+    results: dict[str, dict[Hashable, Values]] = {technique: {} for technique in shared.states}
+
     def tasks() -> Iterator[Task]:
         yield count_repeats
-        for state in shared.states.values():
-            yield from state.tasks(work)
+        for technique, state in shared.states.items():
+            own = copy(work)  # a statistic is known by its technique, so that equal ones of two do not meet
+            own.values = results[technique]
+            yield from state.tasks(own)
 
     passes = max(1, sum(state.passes for state in shared.states.values()))
     tally = Tally()
@@ -75,5 +81,8 @@ def compute_shard(
     # A product gives equal rows bits of their own: candidates that are the same have the values of the first.
     first = run_starts(candidates.users, candidates.times, candidates.items)
     alike = np.repeat(first, np.diff(np.append(first, len(candidates.rows))))
-    values = {c.name: work.values[c.statistic][alike].astype(_DTYPES[c.dtype], copy=False) for c in shared.columns}
-    return ShardFeatures(values, work.vectors, repeats, work.flagged, tally)
+    columns = {}
+    for column in shared.columns:
+        values = results[technique_of_step(column.technique).group.technique][column.statistic]
+        columns[column.name] = values[alike].astype(_DTYPES[column.dtype], copy=False)
+    return ShardFeatures(columns, work.vectors, repeats, work.flagged, tally)

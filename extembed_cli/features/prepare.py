@@ -66,7 +66,7 @@ class Shared:
                 name: {"items": totals.items, "gramian": arrays.put(f"{name}.gramian", totals.gramian)}
                 for name, totals in self.totals.items()
             },
-            "states": {technique: state.save(arrays) for technique, state in self.states.items()},
+            "states": {technique: state.save(arrays.of(technique)) for technique, state in self.states.items()},
         }
         (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
         # A technique may read files of its own to define its columns; a process that opens the state may lack them.
@@ -86,7 +86,11 @@ class Shared:
         columns: list[Column] = pickle.loads((folder / _COLUMNS).read_bytes())
         states = {
             technique.group.technique: technique.open(
-                spec, _statistics(technique, columns), prepared, arrays, about["states"][technique.group.technique]
+                spec,
+                _statistics(technique, columns),
+                prepared,
+                arrays.of(technique.group.technique),
+                about["states"][technique.group.technique],
             )
             for technique in techniques_of(spec)
         }

@@ -28,7 +28,7 @@ def output_columns(spec: Spec) -> list[Column]:
     for technique in techniques_of(spec):
         for column in technique.columns(spec):
             known = by_name.setdefault(column.name, column)
-            if known.statistic != column.statistic:
+            if (known.technique, known.statistic) != (column.technique, column.statistic):
                 raise SpecError(f"two groups define the column `{column.name}` differently; give one of them a `name`")
     return list(by_name.values())
 

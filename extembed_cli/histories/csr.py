@@ -33,7 +33,7 @@ class History:
         return None if self.weight is None else self.values[self.weight]
 
     def in_order_of(self, used: Collection[Expression]) -> History:
-        """Return the events with the values of these expressions only, and with ties in the order of these values.
+        """Return the events with ties in the order of the values of these expressions, which are the ones to read.
 
         Events tie in time, item and weight. A column of these expressions then has the same bytes whatever other
         expressions the spec has.

@@ -104,10 +104,12 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
     ids = sum(table.rows for table in inputs.embeddings.values())
     written = min(ROW_GROUP, inputs.candidates.rows) if inputs.candidates and spec.output is not None else 0
     needs = [technique.memory(spec, ids) for technique in techniques_of(spec)]
+    models = sum(need.state for need in needs)
     return {
         "libraries": _BYTES_FOR_LIBRARIES + sum(need.libraries for need in needs),
         f"batches of {counted(workers, 'worker')}": workers * (_BYTES_OF_A_BATCH + sum(need.batch for need in needs)),
-        "item ids": ids * _BYTES_PER_ID + sum(need.state for need in needs),
+        "item ids": ids * _BYTES_PER_ID,
+        **({"models": models} if models else {}),
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }
 

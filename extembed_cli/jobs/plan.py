@@ -14,6 +14,7 @@ from extembed_cli.histories.visibility import visible_end
 from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
+from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 
@@ -31,6 +32,12 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     return {**_plan(spec, loaded, coverage, shard, layout, options.workers), "warnings": watch.warnings}
 
 
+def _written(spec: Spec) -> dict[str, list[str]]:
+    """Return the files of vectors that groups write, by the key that names them."""
+    keys = dict.fromkeys(key for kind in Group.known.values() for key in kind.written_keys)
+    return {key: [path for g in spec.groups.values() if (path := g.written().get(key))] for key in keys}
+
+
 def _plan(spec: Spec, loaded: Loaded, coverage: Coverage, shard: Shard, layout: Layout, workers: int) -> dict[str, Any]:
     """Return the plan, extrapolated from one shard of the loaded inputs."""
     estimates, shards = _estimates(spec, loaded, shard), loaded.partition.shards
@@ -40,7 +47,7 @@ def _plan(spec: Spec, loaded: Loaded, coverage: Coverage, shard: Shard, layout: 
     return {
         "inputs": coverage.report(spec, loaded),
         "output": spec.output,
-        "user_vectors": [path for group in spec.groups.values() if (path := group.written().get("user_vectors"))],
+        **_written(spec),
         "columns": [column.name for column in output_columns(spec)],
         "rows_out": loaded.candidates.rows,
         "shards": layout.shards,

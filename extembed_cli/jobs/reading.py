@@ -56,8 +56,8 @@ def load(
     vectors are read even if another input has problems, so that their problems are raised too.
     """
     kept = scratch if layout.shards > 1 else None
-    all_users = any(group.writes_user_vectors for group in opened.spec.groups.values())
-    partition = Partition(layout.shards, kept.folder if kept else None, watch, all_users=all_users)
+    folder = kept.folder if kept else None
+    partition = Partition(layout.shards, folder, watch, all_users=opened.spec.needs_all_users)
     watch.expect(sum(table.rows for table in opened.logs))
     with watch.timing("read") as cost:
         loaded = read_inputs(

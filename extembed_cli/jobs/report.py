@@ -37,8 +37,8 @@ def computed(job: Job, loaded: Loaded, results: Results, costs: dict[str, Cost],
 def closing(spec: Spec, report: dict[str, Any]) -> str:
     """Return the summary, which is the last line of the log."""
     tables = report["inputs"]["embeddings"]
-    coverages = (f"{name} has vectors for {coverage_text(table['coverage'])}" for name, table in tables.items())
-    parts = [", ".join(coverages)]
+    shares = {name: table["coverage"] for name, table in tables.items() if set(table["coverage"].values()) != {None}}
+    parts = [", ".join(f"{name} has vectors for {coverage_text(share)}" for name, share in shares.items())]
     for technique in techniques_of(spec):
         parts += technique.closing(report)
     output = report["output"]
@@ -46,7 +46,7 @@ def closing(spec: Spec, report: dict[str, Any]) -> str:
         parts.append(f"{report['candidates_in_own_history']:,} candidates in their own history")
     parts.append(f"at most {report['peak_memory_bytes'] / 2**20:,.0f} MiB resident")
     written = f"{output}: {report['rows_out']:,} rows, {report['columns']} features" if output else "done"
-    return f"{written} in {report['seconds']:.1f} s; {'; '.join(parts)}"
+    return f"{written} in {report['seconds']:.1f} s; {'; '.join(part for part in parts if part)}"
 
 
 def coverage_text(share: dict[str, float | None]) -> str:

@@ -193,6 +193,11 @@ class Spec(Frozen):
         """Return the names of the embedding tables that a group uses, each once."""
         return tuple(dict.fromkeys(group.embeddings or tuple(self.embeddings)))
 
+    @property
+    def needs_all_users(self) -> bool:
+        """Whether users without a candidate are needed too."""
+        return any(group.writes_user_vectors for group in self.groups.values())
+
     # --- inputs and outputs ---
 
     @property
@@ -255,6 +260,10 @@ class Spec(Frozen):
 
     # --- meaning ---
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the data: the class with the groups of all techniques exists only at run time."""
+        return _restored, (self.model_dump(exclude_unset=True),)
+
     def meaning(self) -> dict[str, Any]:
         """Return the computation as plain data, without output, paths and run options."""
         data: dict[str, Any] = self.model_dump(
@@ -290,6 +299,10 @@ class Expression(NamedTuple):
 def spec_type() -> type[Spec]:
     """Return the class of specs with a list of groups for every technique. TOML files are checked against it."""
     return _spec_type(tuple(Group.known.values()))
+
+
+def _restored(data: dict[str, Any]) -> Spec:
+    return spec_type().model_validate(data, context={FOR_TRAINING: True})
 
 
 @cache

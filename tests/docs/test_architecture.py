@@ -69,10 +69,13 @@ def test_saved_state_gives_the_result_of_the_same_process(world: World) -> None:
             exec(lines, names)
         there = names["result"]
         assert isinstance(there, base.ShardResult)
-        compared.append(here.tally.counts == there.tally.counts)
+        for name, values in here.features.columns.items():
+            assert there.features.columns[name].tobytes() == values.tobytes()
+        assert [part.vectors.tobytes() for part in there.vectors] == [part.vectors.tobytes() for part in here.vectors]
+        compared.append((len(here.features.columns), len(here.vectors), here.tally.counts == there.tally.counts))
         return there
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base.Job, "compute", compute)
-        run_spec(world.spec("[[dual]]\n"))
-    assert compared == [True]
+        run_spec(world.spec('[[dual]]\nunobserved_weight = 0.1\nuser_vectors = "users.parquet"\n'))
+    assert compared == [(1, 1, True)]

@@ -12,6 +12,7 @@ from helpers.evaluation import ONCE, altered, judged, rung, written
 
 from extembed_cli.errors import DataError
 from extembed_cli.evaluate.schema import Report
+from extembed_cli.evaluate.segments import count_columns
 
 pytestmark = pytest.mark.usefixtures("short_rankers")
 
@@ -52,6 +53,20 @@ def test_gains_by_length_of_history_cover_the_test_rows(features_report: Report)
     assert {each.events for each in features_report.by_history_length} <= {"0", "1–5", "6–20", "21–100", "> 100"}
     long = next(each for each in features_report.by_history_length if each.events == "21–100")
     assert long.gains["aggregate"] > 0
+
+
+@pytest.mark.parametrize(
+    ("names", "counts"),
+    [
+        (["liked__count", "all__count", "all__x_count"], ["all__count"]),
+        (["liked__count", "liked__age_last_s", "liked__decayed_count", "liked__x_count"], ["liked__count"]),
+        (["liked__x_count", "liked__x_decayed_count", "text__liked__x_vector_count"], ["liked__x_count"]),
+        (["my_history__my_group_count", "a__b__vector_count"], ["my_history__my_group_count"]),
+        (["popularity"], []),
+    ],
+)
+def test_the_counters_that_give_the_length_of_a_history(names: list[str], counts: list[str]) -> None:
+    assert count_columns(names) == counts
 
 
 def test_distributions_are_of_the_cosines_that_rank_best(features: Path, features_report: Report) -> None:

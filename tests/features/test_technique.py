@@ -93,6 +93,44 @@ from extembed_cli.__main__ import main
 main()
 """
 
+WITH_A_FIFTH = """
+import numpy as np
+from extembed_cli.features import constant, registry
+from extembed_cli.spec.groups import Group
+
+
+class OppositeGroup(Group):
+    technique = "opposite"
+    value: float
+
+
+class Opposite(constant.Constant):
+    group = OppositeGroup
+    steps = ("opposite",)
+
+    def columns(self, spec):
+        for group in spec.of(OppositeGroup):
+            yield constant.Column(f"{group.name}__opposite", "Float32", "opposite", "", group.value)
+
+    def prepare(self, spec, statistics, prepared):
+        return OppositeState(list(statistics))
+
+
+class OppositeState(constant.ConstantState):
+    def tasks(self, work):
+        def fill(value):
+            work.values[value] = np.full(len(work.candidates.rows), -value)
+            return constant.Tally()
+
+        return (lambda value=value: fill(value) for value in self.values)
+
+
+registry.TECHNIQUES.append(Opposite())
+from extembed_cli.__main__ import main
+
+main()
+"""
+
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -143,6 +181,14 @@ def test_the_other_commands_know_a_fourth_technique(world: World, package: Path)
     wrong = world.spec('[[constant]]\nname = "x"\nvalue = 1.0\nvaleu = 2.0\n')
     extembed(package, "run", wrong).failed(2, "constant.0.valeu", "did you mean `value`?")
     extembed(ROOT, "run", spec).failed(2, "`constant` is not a known key")
+
+
+def test_equal_statistics_of_two_techniques_do_not_meet(world: World, package: Path) -> None:
+    groups = '[[constant]]\nname = "half"\nvalue = 0.5\n[[opposite]]\nname = "half"\nvalue = 0.5\n'
+    extembed(package, "run", world.spec(groups), "-q", program=WITH_A_FIFTH).ok()
+    features = world.output()
+    assert features["half__value"].to_list() == [0.5] * 300
+    assert features["half__opposite"].to_list() == [-0.5] * 300
 
 
 def test_every_technique_has_its_group() -> None:

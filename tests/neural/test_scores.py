@@ -178,3 +178,12 @@ def test_training_can_write_the_vectors_itself(trained_copy: Path) -> None:
     shutil.rmtree(trained_copy / "model")
     train(trained_copy, "--epochs", "1").ok()
     extembed("run", trained_copy / "spec.toml", "-q").failed(2, "reads the candidate", "--encoder mean, gru")
+
+
+def test_item_vectors_alone_need_no_events(trained_copy: Path) -> None:
+    done = train(trained_copy, "--encoder", "mean", "--epochs", "1", "--item-vectors", str(trained_copy / "iv.parquet"))
+    assert "warning" not in done.ok().err
+    items = pl.read_parquet(trained_copy / "iv.parquet")
+    assert len(items) == len(pl.read_parquet(trained_copy / "text.parquet"))
+    write_spec(trained_copy, GROUP + 'item_vectors = "iv.parquet"\n')
+    assert "item vectors  " in extembed("run", trained_copy / "spec.toml", "--dry-run").ok().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import tomllib
 from pathlib import Path
 
@@ -155,3 +156,20 @@ def test_the_metadata_of_a_spec_has_no_paths() -> None:
     spec = build_spec(FULL, "test")
     assert "parquet" not in json.dumps(spec.meaning())
     assert spec.meaning()["aggregate"][0]["half_lives"] == ["7d", "none"]
+
+
+def test_a_spec_survives_pickling() -> None:
+    """It is sent to other processes."""
+    data = {
+        "interactions": "i.parquet",
+        "candidates": "c.parquet",
+        "output": "o.parquet",
+        "embeddings": {"text": {"path": "t.parquet", "center": True}},
+        "histories": {"liked": {"where": "rating >= 4"}},
+        "aggregate": [{"half_lives": ["7d", "none"]}],
+        "dual": [{"target": "rating - 3", "histories": ["liked"]}],
+    }
+    spec = build_spec(data, "data")
+    again = pickle.loads(pickle.dumps(spec))
+    assert again == spec
+    assert type(again) is type(spec)

@@ -124,7 +124,7 @@ class ShardWork:
     end: Ints
     """(Q) place of the first event that a candidate may not see any more"""
     values: dict[Hashable, Values] = field(default_factory=dict)
-    """Results: (Q) of each statistic, NaN where it is undefined"""
+    """Results: (Q) of each statistic of the technique, NaN where it is undefined"""
     vectors: dict[str, Floats] = field(default_factory=dict)
     """Results: (U, dim) of each file of user vectors, NaN where there is none"""
     flagged: dict[str, set[int]] = field(default_factory=dict)
