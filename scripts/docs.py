@@ -50,8 +50,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def column_reference() -> str:
     """Return a table of all columns of a spec with meaning and type."""
     rows = []
-    for name, definition in {**COUNTERS, **TABLE_COUNTERS, **COSINES}.items():
-        label = "TTT" if name == "cos_share_ge" else "PP"
+    for definition in {**COUNTERS, **TABLE_COUNTERS, **COSINES}.values():
+        label = "TTT" if definition.by == "threshold" else "PP"
         column = definition.column.format(h="{history}", e="{embedding}", n="", a="{" + label + "}", d="__hl{H}")
         meaning = definition.meaning.format(
             h="history", e="embedding", a=label[0] if label == "TTT" else "PP", d="decay H"
@@ -215,7 +215,7 @@ KEYS = {
     "stages.STAGE.rows": "Rows that went through it: events, candidates, vectors, cosines or systems.",
     "stages.STAGE.bytes": "Bytes read, written or gathered.",
     "stages.STAGE.rows_per_second": "Rows divided by seconds; null where the seconds are 0.",
-    "seconds_by_technique": "Seconds of `counters`, `aggregate`, `dual` and `neural`, per worker.",
+    "seconds_by_technique": "Seconds of each step of the ladder, such as `counters` and `aggregate`, per worker.",
     "peak_memory_bytes": "Largest resident memory, [pages of mapped files included](../limits.md#memory).",
     "warnings": "The warnings of the run.",
     "summary": "The last line of the log.",

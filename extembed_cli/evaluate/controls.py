@@ -90,8 +90,8 @@ def own_history(file: FeatureFile) -> Iterator[Control]:
     text = f"{count:,} of {rows:,} candidates are in their own visible history"
     if count:
         text += (
-            ". That is normal if the log repeats items (exposures, listening). If the candidates are events of the "
-            "log, their features see their own label"
+            ". Some are normal in a log that repeats items (exposures, listening). If it is nearly all of them, each "
+            "row sees its own event: check timestamps, time_unit and lag"
         )
     yield Control(
         control="own history",

@@ -109,7 +109,7 @@ def _explain(problem: Any, where: str) -> list[str]:
     # Union members appear in `loc` as type names such as `tuple[str, ...]`, which are not the user's keys.
     loc = [part for part in problem["loc"] if not (isinstance(part, str) and ("[" in part or part == "str"))]
     key = ".".join(str(part) for part in loc)
-    if where == "flags":
+    if where == "flags" and problem["type"] != "extra_forbidden":
         key = next((_FLAGS[str(part)] for part in reversed(loc) if part in _FLAGS), key)
     if problem["type"] == "extra_forbidden":
         return [f"`{key}` is not a known key{did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"]

@@ -115,7 +115,7 @@ def bytes_of_columns(
         columns = {name: bytes_of(table[name]) for name in table.column_names if "__" in name}
         for path in Path(folder).glob("*-users.parquet"):
             vectors = pq.read_table(path)
-            columns[path.name] = tuple(b for name in vectors.column_names for b in bytes_of(vectors[name].flatten()))
+            columns[path.name] = tuple(repr(vectors[name].to_pylist()).encode() for name in vectors.column_names)
     return columns
 
 
