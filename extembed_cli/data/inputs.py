@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from extembed_cli.arrays import Bools
 from extembed_cli.data import ipc
@@ -71,16 +72,17 @@ class Loaded:
     vectors_as_of: int
     """The as-of time of user vectors (us)."""
 
-    def shard(self, spec: Spec, index: int) -> Shard:
-        """Return one shard of users, its rows ordered by user."""
+    def tables(self, spec: Spec, index: int) -> tuple[pa.Table, pa.Table]:
+        """Return the events and the candidates of one shard of users, in any order."""
         events, candidates = (self.partition.table(kind, index) for kind in ("events", "candidates"))
-        return encode(
+        return (
             ipc.to_arrow(no_events(spec)) if events is None else events,
             ipc.to_arrow(no_candidates()) if candidates is None else candidates,
-            self.vocabulary,
-            spec.event_weight,
-            all_users=self.partition.all_users,
         )
+
+    def shard(self, spec: Spec, index: int) -> Shard:
+        """Return one shard of users, its rows ordered by user."""
+        return encode(*self.tables(spec, index), self.vocabulary, spec.event_weight, all_users=spec.needs_all_users)
 
     def items_in(self, table: str) -> Bools:
         """(items + 1) Whether an embedding table has a row for each item; False for a null item."""

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.shard_results import FeaturePart, ShardResult, Tally, VectorPart
@@ -53,11 +54,21 @@ class Job:
         )
 
 
+@dataclass(frozen=True)
+class ShardInput:
+    """The input of one shard, read right before its computation."""
+
+    tables: Callable[[], tuple[pa.Table, pa.Table]]
+    """Returns its events and candidates, as `encode` takes them, to be sent elsewhere"""
+    encode: Callable[[], Shard]
+    """Encodes them here"""
+
+
 class Engine(Protocol):
     """Runs shards in any order and anywhere, and yields their results in the order of the shards."""
 
-    def run(self, job: Job, shards: Iterable[Callable[[], Shard]], progress: Progress) -> Iterator[ShardResult]:
-        """Yield the results of shards; each function encodes one shard and is called right before its computation."""
+    def run(self, job: Job, shards: Iterable[ShardInput], progress: Progress) -> Iterator[ShardResult]:
+        """Yield the results of shards."""
 
 
 @dataclass

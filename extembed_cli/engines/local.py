@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.shard_results import ShardResult
-from extembed_cli.engines.base import Job, Progress
-from extembed_cli.histories.csr import Shard
+from extembed_cli.engines.base import Job, Progress, ShardInput
 from extembed_cli.system.memory import give_back
 from extembed_cli.system.threads import Mapping
 
@@ -21,14 +20,14 @@ class LocalEngine:
     scratch: Scratch | None = None
     """Folder of finished results, from which a killed run is resumed; None = results are in memory"""
 
-    def run(self, job: Job, shards: Iterable[Callable[[], Shard]], progress: Progress) -> Iterator[ShardResult]:
+    def run(self, job: Job, shards: Iterable[ShardInput], progress: Progress) -> Iterator[ShardResult]:
         """Yield the results of shards; a shard that a killed run finished is loaded, not computed."""
-        for index, encode in enumerate(shards):
+        for index, shard in enumerate(shards):
             result = None if self.scratch is None else ShardResult.load(self.scratch, index)
             if result is not None:
                 progress(float(len(result.features.rows)))
             else:
-                result = job.compute(encode(), self.mapped, progress)
+                result = job.compute(shard.encode(), self.mapped, progress)
                 if self.scratch is not None:
                     result = result.save(self.scratch, index)
                     give_back()

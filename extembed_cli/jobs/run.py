@@ -23,7 +23,7 @@ from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.inputs import Inputs, Loaded
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
 from extembed_cli.data.vector_cache import VectorCache
-from extembed_cli.engines.base import Engine, Job, Results
+from extembed_cli.engines.base import Engine, Job, Results, ShardInput
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, prepare
@@ -38,11 +38,19 @@ from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.memory import give_back
 from extembed_cli.system.progress import Watch
-from extembed_cli.system.threads import threads
+from extembed_cli.system.threads import Mapping, threads
 
 
-def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
-    """Compute features and vectors, commit all files together, and return the run report."""
+def run_job(
+    spec: Spec,
+    options: RunOptions,
+    watch: Watch,
+    start_engine: Callable[[Mapping, Scratch | None], Engine] = LocalEngine,
+) -> dict[str, Any]:
+    """Compute features and vectors, commit all files together, and return the run report.
+
+    An engine gets a `map` over threads, and the folder for finished shards where there are several.
+    """
     if spec.output is None and spec.candidates is not None:
         raise SpecError("no output: set `output` in the spec, or give -o OUT")
     outputs = [Path(path) for path in spec.outputs]
@@ -63,7 +71,7 @@ def run_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         mapped = stack.enter_context(threads(options.workers))
         loaded = load(opened, watch, layout, opened_scratch, cache)
         check_longest(spec, loaded, options.workers, options.memory)
-        engine = LocalEngine(mapped, opened_scratch if layout.shards > 1 else None)
+        engine = start_engine(mapped, opened_scratch if layout.shards > 1 else None)
         folder = opened_scratch.folder / "shared" if opened_scratch and layout.mapped else None
 
         def prepared() -> Shared:
@@ -148,9 +156,9 @@ def _compute(
     watch.expect(candidates)
     with watch.timing("compute") as cost:
         cost.add(rows=candidates)
-        encoders = (partial(encoded, index) for index in range(shards))
+        inputs = (ShardInput(partial(loaded.tables, spec, i), partial(encoded, i)) for i in range(shards))
         job = Job(spec, shared, loaded.vectors_as_of)
-        results = Results.of(engine.run(job, encoders, lambda rows: watch.moved(rows, rows * seconds_per_candidate)))
+        results = Results.of(engine.run(job, inputs, lambda rows: watch.moved(rows, rows * seconds_per_candidate)))
     if only is None:
         watch.warn_of(results.coverage.mismatches(spec, loaded))
     watch.warn_of(result_warnings(job, results))

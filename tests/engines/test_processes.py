@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +18,17 @@ from extembed_cli.data import ipc
 from extembed_cli.data.encode import encode
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.shard_results import ShardResult
-from extembed_cli.engines.base import Job, Progress, Results
-from extembed_cli.engines.local import LocalEngine
+from extembed_cli.engines.base import Job, Progress, ShardInput
 from extembed_cli.features.prepare import Shared, prepare
-from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import load, open_all
+from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
 WORKER = """
+import pickle
 import sys
 from pathlib import Path
 from extembed_cli.data import ipc
@@ -33,10 +36,9 @@ from extembed_cli.data.encode import encode
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.engines.base import Job
 from extembed_cli.features.prepare import Shared
-from extembed_cli.spec.loading import load_spec
 
 folder, index, as_of = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-spec = load_spec(Path(sys.argv[4]))
+spec = pickle.loads((folder / "spec.pickle").read_bytes())
 shared = Shared.open(spec, folder / "shared")
 events, candidates = (ipc.map_table(folder / f"{name}-{index}.arrow") for name in ("events", "candidates"))
 shard = encode(events, candidates, shared.vocabulary, spec.event_weight, all_users=True)
@@ -66,61 +68,43 @@ half_life = "30d"
 
 @dataclass
 class ProcessEngine:
-    """An engine that starts a process for each shard and passes the rows, with their ids, as Arrow files."""
+    """Starts a process for each shard. They share nothing but files."""
 
     folder: Path
-    spec: Path
-    tables: list[tuple[pa.Table, pa.Table]]
 
-    def run(self, job: Job, shards: Iterable[Callable[[], Shard]], progress: Progress) -> Iterator[ShardResult]:
+    def run(self, job: Job, shards: Iterable[ShardInput], progress: Progress) -> Iterator[ShardResult]:
         job.shared.save(self.folder / "shared")
+        (self.folder / "spec.pickle").write_bytes(pickle.dumps(job.spec))
         scratch = Scratch(self.folder, {})
-        for index, (events, candidates) in enumerate(self.tables):
-            ipc.write_table(self.folder / f"events-{index}.arrow", events)
-            ipc.write_table(self.folder / f"candidates-{index}.arrow", candidates)
-            arguments = [str(self.folder), str(index), str(job.vectors_as_of), str(self.spec)]
+        for index, shard in enumerate(shards):
+            for name, table in zip(("events", "candidates"), shard.tables(), strict=True):
+                ipc.write_table(self.folder / f"{name}-{index}.arrow", table)
+            arguments = [str(self.folder), str(index), str(job.vectors_as_of)]
             subprocess.run([sys.executable, "-c", WORKER, *arguments], check=True)
             result = ShardResult.load(scratch, index)
             assert result is not None
             yield result
 
 
-def test_processes_give_the_same_results(world: World) -> None:
+def test_processes_write_the_bytes_of_the_local_engine(world: World) -> None:
     path = world.spec(GROUPS)
-    spec = load_spec(path)
-    loaded = load(open_all(spec, Watch()), Watch(), Layout())
-    shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
-    job = Job(spec, shared, loaded.vectors_as_of)
-    local = Results.of(LocalEngine(map).run(job, [lambda: loaded.shard(spec, 0)], lambda rows: None))
-
-    events, candidates = (loaded.partition.table(kind, 0) for kind in ("events", "candidates"))
-    assert events is not None
-    assert candidates is not None
-    tables = []
-    for part in range(3):
-        parts = []
-        for table in (events, candidates):
-            numbers = table["item_number"].to_numpy(zero_copy_only=False)
-            ids = loaded.vocabulary.ids.to_numpy()[loaded.vocabulary.ranks[numbers.astype(np.int64)]]
-            with_ids = table.drop(["item_number"]).append_column("item", pa.array(ids))
-            parts.append(with_ids.filter(pa.array(np.asarray(table["user"]) % 3 == part)))
-        tables.append((parts[0], parts[1]))
+    run_job(load_spec(path), RunOptions(workers=2), Watch())
+    files = [world.folder / name for name in ("out.parquet", "users.parquet")]
+    local = [file.read_bytes() for file in files]
+    report = json.loads((world.folder / "out.parquet.run.json").read_text())
     folder = world.folder / "engine"
     folder.mkdir()
-    others = Results.of(ProcessEngine(folder, path, tables).run(job, [], lambda rows: None))
-
-    assert len(others.features) == 3
-    for name in local.features[0].columns:
-        whole = local.features[0].columns[name]
-        for part in others.features:
-            assert part.columns[name].tobytes() == whole[part.rows].tobytes(), name
-    vectors = {user: row for p in others.vectors[0] for user, row in zip(p.users, p.vectors, strict=True)}
-    [users] = local.vectors[0]
-    assert sorted(vectors) == users.users.to_list()
-    assert all(np.array_equal(vectors[user], row) for user, row in zip(users.users, users.vectors, strict=True))
-    assert others.repeats == local.repeats
-    assert others.tally.counts == local.tally.counts
-    assert others.coverage == local.coverage
+    run_job(
+        load_spec(path),
+        RunOptions(workers=2, layout=Layout(shards=3)),
+        Watch(),
+        lambda mapped, scratch: ProcessEngine(folder),
+    )
+    assert [file.read_bytes() for file in files] == local
+    other = json.loads((world.folder / "out.parquet.run.json").read_text())
+    assert other["shards"] == 3
+    for key in ("inputs", "cosines", "dual", "candidates_in_own_history"):
+        assert other[key] == report[key]
 
 
 def test_ids_and_numbers_of_items_encode_alike(world: World) -> None:
