@@ -16,7 +16,8 @@ from helpers.neural import GROUP, scored, train, until, write_spec
 from torch import nn
 from torch.nn import functional
 
-from extembed_cli.features.prepare import prepare
+from extembed_cli.engines.base import Job
+from extembed_cli.features.prepare import Shared, prepare
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import load, open_all
@@ -178,6 +179,18 @@ def test_training_can_write_the_vectors_itself(trained_copy: Path) -> None:
     shutil.rmtree(trained_copy / "model")
     train(trained_copy, "--epochs", "1").ok()
     extembed("run", trained_copy / "spec.toml", "-q").failed(2, "reads the candidate", "--encoder mean, gru")
+
+
+def test_a_saved_state_needs_no_model_folder(trained_copy: Path, tmp_path: Path) -> None:
+    spec = load_spec(trained_copy / "spec.toml")
+    loaded = load(open_all(spec, Watch()), Watch(), Layout())
+    shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
+    shared.save(tmp_path / "shared")
+    shutil.rmtree(trained_copy / "model")
+    opened = Shared.open(spec, tmp_path / "shared")
+    assert opened.columns == shared.columns
+    here, there = (Job(spec, each, 0).compute(loaded.shard(spec, 0)).features.columns for each in (shared, opened))
+    assert here["neural_score"].tobytes() == there["neural_score"].tobytes()
 
 
 def test_item_vectors_alone_need_no_events(trained_copy: Path) -> None:
