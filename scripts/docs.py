@@ -21,8 +21,10 @@ from pydantic import BaseModel
 from extembed_cli.cli.main import INTERNAL_ERROR, app
 from extembed_cli.errors import ExtembedError
 from extembed_cli.evaluate.schema import Report
-from extembed_cli.features.aggregate.statistics import COSINES, COUNTERS, TABLE_COUNTERS
+from extembed_cli.features.aggregate.statistics import COSINES, TABLE_COUNTERS
+from extembed_cli.features.counters.statistics import COUNTERS
 from extembed_cli.features.registry import output_columns
+from extembed_cli.features.technique.definitions import Definition
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.defaults import REGULARIZATION
@@ -50,12 +52,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def column_reference() -> str:
     """Return a table of all columns of a spec with meaning and type."""
     rows = []
-    for definition in {**COUNTERS, **TABLE_COUNTERS, **COSINES}.values():
-        label = "TTT" if definition.by == "threshold" else "PP"
+    tables: list[dict[str, Definition[Any, Any]]] = [COUNTERS, TABLE_COUNTERS, COSINES]
+    for definition in (entry for definitions in tables for entry in definitions.values()):
+        label = "" if definition.arguments is None else definition.arguments.label
         column = definition.column.format(h="{history}", e="{embedding}", n="", a="{" + label + "}", d="__hl{H}")
-        meaning = definition.meaning.format(
-            h="history", e="embedding", a=label[0] if label == "TTT" else "PP", d="decay H"
-        )
+        meaning = definition.meaning.format(h="history", e="embedding", a=label, d="decay H", y="target")
         rows.append([f"`{column}`", meaning, definition.dtype])
     for loss in ("squared", "logistic"):
         for name, meaning, dtype in _dual_columns(loss):

@@ -179,8 +179,8 @@ class World:
         extembed("run", self.spec(text), *args).ok()
         return self.output()
 
-    def output(self) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / "out.parquet")
+    def output(self, name: str = "out.parquet") -> pl.DataFrame:
+        return pl.read_parquet(self.folder / name)
 
 
 @pytest.fixture

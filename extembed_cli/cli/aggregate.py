@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import WHAT, CandidatePaths, InputFlags, Output, RunFlags, ShowFlags, option
+from extembed_cli.cli.options import (
+    WHAT,
+    CandidatePaths,
+    InputFlags,
+    Output,
+    ResidualFlags,
+    RunFlags,
+    ShowFlags,
+    option,
+)
 from extembed_cli.cli.run import execute
 
 
@@ -37,6 +47,35 @@ def aggregate(
         list[float] | None,
         option("--threshold", metavar="-1..1", help="Share of cosines at or above this. Repeatable.", panel=WHAT),
     ] = None,
+    target: Annotated[
+        str | None,
+        option(
+            "--target",
+            metavar="EXPR",
+            help="What an event says, such as `rating`: a column or a row-wise SQL expression. Adds its means over "
+            "similar events.",
+            panel=WHAT,
+        ),
+    ] = None,
+    residual: ResidualFlags,
+    temperatures: Annotated[
+        list[float] | None,
+        option(
+            "--temperature",
+            metavar="TAU",
+            help="Width of the kernel exp((c - 1) / TAU) of similar events. Repeatable.  [default: 0.03, 0.1, 0.3]",
+            panel=WHAT,
+        ),
+    ] = None,
+    top: Annotated[
+        list[int] | None,
+        option(
+            "--top",
+            metavar="K",
+            help="Mean cosine, and mean target, of the K most similar events. Repeatable.",
+            panel=WHAT,
+        ),
+    ] = None,
     sd: Annotated[bool, option("--sd", help="Also write the standard deviation of the cosines.", panel=WHAT)] = False,
     how: RunFlags,
     show: ShowFlags,
@@ -46,10 +85,13 @@ def aggregate(
     They compare each candidate with the items of the user's decayed histories.
 
     Example:  extembed aggregate -i events.parquet -c candidates.parquet -e text=item_text.parquet -o features.parquet
-    --history liked='rating >= 4' --half-life 30d --percentile 90 --threshold 0.5
+    --history rated='rating > 0' --half-life 30d --percentile 90 --target rating --residual item
     """
     from extembed_cli.jobs.specs import spec_from_flags
 
-    group: dict[str, Any] = {"half_lives": half_lives, "percentiles": percentiles, "thresholds": thresholds, "sd": sd}
+    group: dict[str, Any] = {
+        **{"half_lives": half_lives, "percentiles": percentiles, "thresholds": thresholds, "sd": sd},
+        **{"target": target, "temperatures": temperatures, "top": top, **asdict(residual)},
+    }
     data = {**inputs.data(candidates, output), "aggregate": [group]}
     execute(spec_from_flags(data, how.overrides or ()), how, show)

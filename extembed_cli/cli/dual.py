@@ -12,6 +12,7 @@ from extembed_cli.cli.options import (
     InputFlags,
     OptionalCandidatePaths,
     Output,
+    ResidualFlags,
     RunFlags,
     ShowFlags,
     option,
@@ -99,6 +100,7 @@ def dual(
     inputs: InputFlags,
     output: Output = None,
     fit: FitFlags,
+    residual: ResidualFlags,
     half_life: Annotated[
         list[str] | None,
         option(
@@ -125,6 +127,6 @@ def dual(
             f"--half-life {' --half-life '.join(half_life)}: a fit has one half-life; for more, write several "
             "[[dual]] groups in a spec"
         )
-    group = {**asdict(fit), "half_life": half_life[0] if half_life else None}
+    group = {**asdict(fit), **asdict(residual), "half_life": half_life[0] if half_life else None}
     data = {**inputs.data(candidates, output), "dual": [group]}
     execute(spec_from_flags(data, how.overrides or ()), how, show)

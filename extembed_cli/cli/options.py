@@ -140,6 +140,39 @@ class InputFlags:
         }
 
 
+@dataclass(kw_only=True)
+class ResidualFlags:
+    """The keys of a residual target as flags."""
+
+    residual: Annotated[
+        str | None,
+        option(
+            "--residual",
+            metavar="item|user|item+user",
+            help="Take the mean of earlier events of the same item or user off the target.",
+            panel=WHAT,
+        ),
+    ] = None
+    prior_events: Annotated[
+        float | None,
+        option(
+            "--prior-events",
+            metavar="N",
+            help="Events with the mean of all earlier ones that are added to those of the item or user.  [default: 5]",
+            panel=WHAT,
+        ),
+    ] = None
+    residual_half_life: Annotated[
+        str | None,
+        option(
+            "--residual-half-life",
+            metavar="DURATION",
+            help="Age at which an event has half its weight in that mean.  [default: none]",
+            panel=WHAT,
+        ),
+    ] = None
+
+
 def _named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
     """Return the values of `NAME=VALUE` flags by name."""
     values: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -184,12 +184,13 @@ def load_vectors(
     table: Table,
     table_ids: TableIds,
     vocabulary: pl.Series | None,
+    kinds: Sequence[tuple[bool, Path | None]],
     mapped: Mapping = map,
-    at: Path | None = None,
-) -> TableVectors:
-    """Return the table's unit vectors of the items in the vocabulary (None = of all its items).
+) -> list[TableVectors]:
+    """Return the table's unit vectors of the items in the vocabulary (None = of all its items), from one read.
 
-    `at` is the path of a mapped file for them, or a folder for an unnamed one; None = in memory.
+    kinds  for each result whether the vectors are centred, and the path of a mapped file for them, or a folder for an
+           unnamed one; None = in memory
     """
     options = spec.embeddings[name]
     ids = table_ids.ids
@@ -201,16 +202,23 @@ def load_vectors(
     slot_of_row = np.where(table_ids.kept, _places_of(ids, places, -1), -1)
 
     raw, has_vector, bad = _fill(
-        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, at
+        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, kinds[0][1]
     )
-    norms, vanished = _normalize(raw, has_vector, options, mapped)
-    if len(vanished) and options.bad_vectors == "error":
-        problem = "equal to the table's mean, so zero once centred"
-        raise _bad_vectors(table, len(vanished), places[vanished[:5]], problem)
-    report = dict(table_ids.report, dim=raw.shape[1])
-    if bad or len(vanished):
-        report["bad_vectors"] = bad + len(vanished)
-    return TableVectors(places, raw, norms, report)
+    matrices = [raw]
+    for _, at in kinds[1:]:
+        matrices.append(zeros(raw.shape, np.float32, at))
+        matrices[-1][...] = raw
+    results = []
+    for (center, _), matrix in zip(kinds, matrices, strict=True):
+        norms, vanished = _normalize(matrix, has_vector, center, mapped)
+        if len(vanished) and options.bad_vectors == "error":
+            problem = "equal to the table's mean, so zero once centred"
+            raise _bad_vectors(table, len(vanished), places[vanished[:5]], problem)
+        report = dict(table_ids.report, dim=raw.shape[1])
+        if bad or len(vanished):
+            report["bad_vectors"] = bad + len(vanished)
+        results.append(TableVectors(places, matrix, norms, report))
+    return results
 
 
 def _places_of(ids: pl.Series, places: pl.Series, missing: int) -> Ints:
@@ -260,17 +268,15 @@ def _fill(
     return raw, has_vector, len(bad)
 
 
-def _normalize(
-    raw: Floats, has_vector: Bools, options: EmbeddingSpec, mapped: Mapping
-) -> tuple[Doubles, NDArray[np.intp]]:
+def _normalize(raw: Floats, has_vector: Bools, center: bool, mapped: Mapping) -> tuple[Doubles, NDArray[np.intp]]:
     """Centre (if set) and divide by the norm, in place, in float64.
 
-    Return the norms, 0 = no vector, and the slots of vectors that are zero once centred; `has_vector` loses these.
+    Return the norms, 0 = no vector, and the slots of vectors that are zero once centred.
     """
     norms = np.zeros(len(raw))
     blocks = [slice(low, min(low + _SUM_ROWS, len(has_vector))) for low in range(0, len(has_vector), _SUM_ROWS)]
     mean = np.zeros(raw.shape[1])
-    if options.center and has_vector.any():
+    if center and has_vector.any():
         for total in mapped(lambda at: raw[at].sum(axis=0, dtype=np.float64), blocks):
             mean += total  # slots without a vector hold zeros
         mean /= np.count_nonzero(has_vector)
@@ -278,7 +284,7 @@ def _normalize(
 
     def divide(at: slice) -> None:
         vectors = raw[at].astype(np.float64)
-        if options.center:
+        if center:
             vectors -= mean
         lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
         norms[at] = np.where(has_vector[at] & (lengths > shortest), lengths, 0)
@@ -287,9 +293,7 @@ def _normalize(
 
     for _ in mapped(divide, blocks):
         pass
-    vanished = np.flatnonzero(has_vector & (norms[:-1] == 0))
-    has_vector[vanished] = False
-    return norms, vanished
+    return norms, np.flatnonzero(has_vector & (norms[:-1] == 0))
 
 
 def _bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) -> DataError:

@@ -11,36 +11,41 @@ import pyarrow as pa
 from extembed_cli.arrays import Ints, Values
 from extembed_cli.data import ipc
 from extembed_cli.data.ids import same_type
+from extembed_cli.data.ordering import by_owner_and_time
+from extembed_cli.data.residuals import values_of_target
 from extembed_cli.data.vocabulary import Vocabulary
 from extembed_cli.histories.csr import Candidates, History, Shard
-from extembed_cli.spec.model import Expression
+from extembed_cli.spec.model import Spec
 
 
-def encode(
-    events: pa.Table, candidates: pa.Table, vocabulary: Vocabulary, weight: Expression | None, *, all_users: bool
-) -> Shard:
+def encode(spec: Spec, events: pa.Table, candidates: pa.Table, vocabulary: Vocabulary) -> Shard:
     """Return the shard of these events and candidates, given in any order: users with a candidate only, or all users.
 
-    events      `user`, `time` (us), `item` (ids) or `item_number` (of the vocabulary), and a column of each expression
-    candidates  the same without expressions, and `row`
+    events      `user`, `time` (us), `item` (ids) or `item_number` (of the vocabulary), and the columns of
+                `with_item_residuals`
+    candidates  `user`, `time`, `item` or `item_number`, and `row`
     """
     frames = [ipc.from_arrow(events), ipc.from_arrow(candidates)]
     event_users, candidate_users = same_type(*(frame["user"] for frame in frames))
-    owners = pl.concat([candidate_users, event_users]) if all_users else candidate_users
+    owners = pl.concat([candidate_users, event_users]) if spec.needs_all_users else candidate_users
     users = pl.DataFrame({"user": owners.unique().sort()}).with_row_index("user_num")
     frames = [frame.with_columns(ids) for frame, ids in zip(frames, (event_users, candidate_users), strict=True)]
+    weight = spec.event_weight
     first = None if weight is None else weight.column
     with ThreadPoolExecutor(len(frames)) as pool:
         ordered = pool.map(lambda frame: _in_order(frame, users, vocabulary, first), frames)
         event_rows, candidate_rows = ordered
-    expressions = [Expression.of_column(name) for name in event_rows.columns if ":" in name]
+    flags_and_weight = [e for e in spec.expressions if e.dtype == "Boolean" or e == weight]
+    values = {expression: _values(event_rows[expression.column]) for expression in flags_and_weight}
+    user_nums = event_rows["user_num"].to_numpy()
+    values |= {target: values_of_target(target, event_rows, user_nums) for target in spec.targets}
     return Shard(
         users["user"],
         History(
             indptr=_indptr(event_rows["user_num"], len(users)),
             times=event_rows["time"].to_numpy(),
             items=event_rows["item"].to_numpy(),
-            values={expression: _values(event_rows[expression.column]) for expression in expressions},
+            values=values,
             weight=weight,
         ),
         Candidates(
@@ -59,29 +64,12 @@ def _in_order(frame: pl.DataFrame, users: pl.DataFrame, vocabulary: Vocabulary, 
         frame = frame.filter(pl.col("user_num").is_not_null())
     nums = pl.Series("item", vocabulary.nums(frame))
     frame = frame.drop("item", "item_number", strict=False).with_columns(nums)
-    order, ties = _by_user_and_time(frame["user_num"].to_numpy(), frame["time"].to_numpy())
+    order, ties = by_owner_and_time(frame["user_num"].to_numpy(), frame["time"].to_numpy())
     if len(ties):
         rest = sorted(set(frame.columns) - {"user_num", "time", "item"}, key=lambda name: (name != weight, name))
         tied = frame[order[ties]].with_columns(place=order[ties]).sort(["user_num", "time", "item", *rest])
         order[ties] = tied["place"].to_numpy()
     return frame[order]
-
-
-def _by_user_and_time(users: Values, times: Ints) -> tuple[Ints, Ints]:
-    """Return the order of rows by user and time (one sort of 64-bit keys), and the places of tied rows in it.
-
-    A key that cannot hold both drops the last bits of the time; then more rows tie.
-    """
-    if not len(times):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    since = (times - times.min()).view(np.uint64)
-    bits = int(since.max()).bit_length()
-    dropped = max(0, bits + int(users.max()).bit_length() - 64)
-    keys = (users.astype(np.uint64) << np.uint64(bits - dropped)) | (since >> np.uint64(dropped))
-    order = pl.Series(keys).arg_sort().to_numpy().astype(np.int64)
-    in_order = keys[order]
-    same = in_order[1:] == in_order[:-1]
-    return order, np.flatnonzero(np.append(same, False) | np.append(False, same))
 
 
 def _values(column: pl.Series) -> Values:

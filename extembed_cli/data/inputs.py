@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from extembed_cli.arrays import Bools
@@ -19,6 +20,7 @@ from extembed_cli.data.ids import check_id_kinds, same_type
 from extembed_cli.data.interactions import EventCounts, check_interactions, no_events, read_interactions
 from extembed_cli.data.parquet import Table, open_table
 from extembed_cli.data.partition import Partition
+from extembed_cli.data.residuals import with_item_residuals
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.data.vocabulary import Vocabulary
@@ -82,7 +84,7 @@ class Loaded:
 
     def shard(self, spec: Spec, index: int) -> Shard:
         """Return one shard of users, its rows ordered by user."""
-        return encode(*self.tables(spec, index), self.vocabulary, spec.event_weight, all_users=spec.needs_all_users)
+        return encode(spec, *self.tables(spec, index), self.vocabulary)
 
     def items_in(self, table: str) -> Bools:
         """(items + 1) Whether an embedding table has a row for each item; False for a null item."""
@@ -183,7 +185,9 @@ def read_inputs(
     if problems.errors and vectors:
         for name, table_ids in ids.items():
             with problems.collect():
-                load_vectors(spec, name, opened.embeddings[name], table_ids, None)
+                load_vectors(
+                    spec, name, opened.embeddings[name], table_ids, None, [(spec.embeddings[name].center, None)]
+                )
     problems.raise_any()
     if any(group.reads_all_items for group in spec.groups.values()):
         for table_ids in ids.values():
@@ -208,6 +212,12 @@ def _read_logs(
     progress: Callable[[int], None],
 ) -> None:
     spec, problems = opened.spec, opened.problems
+
+    def usable(table: Table) -> Iterator[pl.DataFrame]:
+        for frame in read_interactions(spec, table, rows):
+            yield events.usable_events(spec, frame)
+            progress(len(frame))
+
     if opened.candidates is not None:
         with problems.collect(), partition.adding("candidates") as add:
             for frame in read_candidates(spec, opened.candidates, rows):
@@ -215,9 +225,8 @@ def _read_logs(
                 progress(len(frame))
     if opened.interactions is not None:
         with problems.collect(), partition.adding("events") as add:
-            for frame in read_interactions(spec, opened.interactions, rows):
-                add(events.usable_events(spec, frame))
-                progress(len(frame))
+            for frame in with_item_residuals(spec, usable(opened.interactions), partition.folder, partition.shards):
+                add(frame)
 
 
 def vectors_as_of(spec: Spec, events: EventCounts) -> int:

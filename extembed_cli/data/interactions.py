@@ -12,9 +12,11 @@ import pyarrow as pa
 from extembed_cli.data.expressions import columns_of, compile_expression
 from extembed_cli.data.ids import as_ids
 from extembed_cli.data.parquet import Part, Table
+from extembed_cli.data.residuals import event_columns, mean_columns
 from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
-from extembed_cli.spec.model import Expression, Spec
+from extembed_cli.spec.expressions import Expression
+from extembed_cli.spec.model import Spec
 
 _LARGEST = 1e30  # sums of weights are written as float32
 _SMALLEST_WEIGHT = 1e-200  # except 0: relative to the largest weight it is still a number
@@ -49,7 +51,7 @@ class EventCounts:
             if before > len(events):
                 self.dropped[reason] = self.dropped.get(reason, 0) + before - len(events)
         self.usable += len(events)
-        for target in spec.targets:
+        for target in {target.of(None) for target in spec.targets}:
             nulls = events[target.column].null_count()
             self.null_targets[target.text] = self.null_targets.get(target.text, 0) + nulls
         if len(events):
@@ -88,7 +90,8 @@ def read_interactions(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFr
 def no_events(spec: Spec) -> pl.DataFrame:
     """Return an empty frame of events."""
     dtypes: dict[str, pl.DataType] = {"user": pl.Null(), "item_number": pl.Int32(), "time": pl.Int64()}
-    return pl.DataFrame(schema={**dtypes, **{e.column: _DTYPES[e.dtype] for e in spec.expressions}})
+    columns = {e.column: _DTYPES[e.dtype] for e in event_columns(spec)}
+    return pl.DataFrame(schema={**dtypes, **columns, **dict.fromkeys(mean_columns(spec), pl.Float64())})
 
 
 def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.DataFrame]:

@@ -6,7 +6,6 @@ a user land in the same shard.
 
 from __future__ import annotations
 
-import resource
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +17,9 @@ import polars as pl
 import pyarrow as pa
 
 from extembed_cli.data import ipc
+from extembed_cli.data.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.ids import hashes, same_type
 from extembed_cli.data.vocabulary import Numbering
-from extembed_cli.errors import InputError, ResourceError
 from extembed_cli.system.progress import Watch
 
 Kind = Literal["candidates", "events"]
@@ -29,7 +28,6 @@ Kind = Literal["candidates", "events"]
 _SLOTS = 2**22
 _VOCABULARY = "vocabulary.arrow"
 _BUCKETS = 2**16  # of users, for counting their events
-_OTHER_FILES = 100
 
 
 class Partition:
@@ -57,7 +55,7 @@ class Partition:
     @contextmanager
     def adding(self, kind: Kind) -> Iterator[Callable[[pl.DataFrame], None]]:
         """Yield a function that adds a frame to the shards of its users."""
-        streams = None if self.folder is None else _Streams(self.folder, kind, self.shards)
+        streams = None if self.folder is None else FrameStreams(self.folder, kind, self.shards)
 
         def add(frame: pl.DataFrame) -> None:
             with self.watch.timing("shard") as cost:
@@ -80,10 +78,7 @@ class Partition:
                 frame = frame if self.shards == 1 else frame.filter(pl.Series(shard == 0))
                 self._frames[kind].append(self._numbered(frame))
                 return
-            ordered = self._numbered(frame)[np.argsort(shard, kind="stable")]
-            cuts = np.concatenate([[0], np.cumsum(np.bincount(shard, minlength=self.shards))])
-            for index in np.flatnonzero(np.diff(cuts)).tolist():
-                streams.write(index, ordered[cuts[index] : cuts[index + 1]])
+            streams.write_by(shard, self._numbered(frame))
 
         try:
             yield add
@@ -121,8 +116,7 @@ class Partition:
         if self.folder is None:
             frames = self._frames[kind] if shard == 0 else []
         else:
-            paths = sorted(self.folder.glob(f"{kind}-{shard:04d}-*.arrow"))
-            frames = [_read(path) for path in paths]
+            frames = read_frames(self.folder, kind, shard)
         if not frames:
             return None
         users = same_type(*(frame["user"] for frame in frames))
@@ -130,55 +124,3 @@ class Partition:
 
     def _numbered(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(self.numbering.numbers(frame["item"]).alias("item_number")).drop("item")
-
-
-def _read(path: Path) -> pl.DataFrame:
-    try:
-        return ipc.from_arrow(pa.ipc.open_stream(pa.memory_map(str(path))).read_all())
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: this scratch file is damaged ({error}). Run again with --fresh") from error
-
-
-def _allow_open_files(number: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < number:
-        if hard != resource.RLIM_INFINITY and hard < number:
-            raise ResourceError(
-                f"the job needs {number:,} open files for its shards, and the system allows {hard:,}. Raise --memory, "
-                "or the limit (ulimit -n)"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
-
-
-class _Streams:
-    """One uncompressed Arrow IPC stream for each shard of a kind; a new stream where the type of ids changes."""
-
-    def __init__(self, folder: Path, kind: Kind, shards: int) -> None:
-        self.folder, self.kind = folder, kind
-        _allow_open_files(shards + _OTHER_FILES)
-        for leftover in folder.glob(f"{kind}-*.arrow"):  # of a run that was killed while it wrote them
-            leftover.unlink()
-        self.writers: dict[int, tuple[pa.ipc.RecordBatchStreamWriter, pa.OSFile]] = {}
-        self.schemas: dict[int, list[pa.Schema]] = defaultdict(list)
-        self.bytes = 0
-
-    def write(self, shard: int, frame: pl.DataFrame) -> None:
-        table = ipc.to_arrow(frame)
-        if not self.schemas[shard] or self.schemas[shard][-1] != table.schema:
-            self._close(shard)
-            self.schemas[shard].append(table.schema)
-            name = f"{self.kind}-{shard:04d}-{len(self.schemas[shard]):04d}.arrow"
-            sink = pa.OSFile(str(self.folder / name), "wb")
-            self.writers[shard] = (pa.ipc.new_stream(sink, table.schema), sink)
-        self.writers[shard][0].write_table(table)
-
-    def close(self) -> None:
-        for shard in list(self.writers):
-            self._close(shard)
-
-    def _close(self, shard: int) -> None:
-        if shard in self.writers:
-            writer, sink = self.writers.pop(shard)
-            writer.close()
-            self.bytes += sink.tell()
-            sink.close()

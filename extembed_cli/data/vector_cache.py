@@ -41,10 +41,12 @@ _IDS, _VECTORS, _ABOUT = "ids.arrow", "vectors.f32", "about.json"
 class VectorCache:
     """The tables of one job in a cache folder."""
 
-    def __init__(self, folder: Path, spec: Spec, tables: dict[str, Table]) -> None:
+    def __init__(self, folder: Path, spec: Spec, tables: dict[str, Table], centers: dict[str, list[bool]]) -> None:
         self.folder = folder
         self.spec = spec
         self.tables = tables
+        self.centers = centers
+        """For each table whether its matrices are centred."""
         make_folder(folder, "matrices", "--cache")
         for leftover in folder.glob(".new-*"):  # of a killed run; no table takes a day to read
             with suppress(FileNotFoundError):  # or of a run that has just finished
@@ -52,7 +54,11 @@ class VectorCache:
                     shutil.rmtree(leftover, ignore_errors=True)
         self.digests = {name: self._digest(table) for name, table in tables.items()}
         """The digest of each table's content, as in the run report."""
-        self._cached = {name: entry for name in tables if (entry := self._open(name)) is not None}
+        self._cached = {
+            name: [entry for entry in entries if entry is not None]
+            for name in tables
+            if None not in (entries := [self._open(name, center) for center in centers[name]])
+        }
 
     @property
     def hits(self) -> list[str]:
@@ -61,42 +67,52 @@ class VectorCache:
 
     def ids(self, name: str) -> TableIds | None:
         """Return the ids of a cached table, or None."""
-        entry = self._cached.get(name)
-        return None if entry is None else TableIds(entry.ids, np.ones(len(entry.ids), np.bool_), entry.report)
+        entries = self._cached.get(name)
+        if entries is None:
+            return None
+        return TableIds(entries[0].ids, np.ones(len(entries[0].ids), np.bool_), entries[0].report)
 
-    def vectors(self, name: str, ids: TableIds, mapped: Mapping) -> TableVectors:
-        """Return all vectors of a table; add them to the cache if they are not in it."""
+    def vectors(self, name: str, ids: TableIds, mapped: Mapping) -> list[TableVectors]:
+        """Return all vectors of each matrix of a table; add them to the cache if they are not in it."""
         if name in self._cached:
             return self._cached[name]
-        building = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+        centers = self.centers[name]
+        buildings = [Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder)) for _ in centers]
         try:
-            vectors = load_vectors(self.spec, name, self.tables[name], ids, None, mapped, building / _VECTORS)
-            _complete(building, vectors)
-            building.chmod(0o755)
-            entry = self.folder / self._key(name)
-            if self._open(name) is None:  # not there, or damaged
-                shutil.rmtree(entry, ignore_errors=True)
-            with suppress(OSError):  # another run was faster
-                building.rename(entry)
-                mapped_file = np.memmap(entry / _VECTORS, np.float32, "r", shape=vectors.vectors.shape)
-                vectors = replace(vectors, vectors=np.asarray(mapped_file))
+            kinds = [(center, folder / _VECTORS) for center, folder in zip(centers, buildings, strict=True)]
+            matrices = load_vectors(self.spec, name, self.tables[name], ids, None, kinds, mapped)
+            results = [self._kept(name, *each) for each in zip(centers, buildings, matrices, strict=True)]
         finally:
-            shutil.rmtree(building, ignore_errors=True)
+            for building in buildings:
+                shutil.rmtree(building, ignore_errors=True)
         note = self._note(self.tables[name])
         known = _read(note)
         if known is not None:
-            entries = {*known["entries"], self._key(name)}
+            entries = {*known["entries"], *(self._key(name, center) for center in centers)}
             _write(note, {**known, "entries": sorted(entries)})
+        return results
+
+    def _kept(self, name: str, center: bool, building: Path, vectors: TableVectors) -> TableVectors:
+        """Give a finished entry its name; return its vectors mapped from there."""
+        _complete(building, vectors)
+        building.chmod(0o755)
+        entry = self.folder / self._key(name, center)
+        if self._open(name, center) is None:  # not there, or damaged
+            shutil.rmtree(entry, ignore_errors=True)
+        with suppress(OSError):  # another run was faster
+            building.rename(entry)
+            mapped_file = np.memmap(entry / _VECTORS, np.float32, "r", shape=vectors.vectors.shape)
+            vectors = replace(vectors, vectors=np.asarray(mapped_file))
         return vectors
 
-    def _key(self, name: str) -> str:
-        options = self.spec.embeddings[name].model_dump(include={"center", "bad_vectors", "duplicates"})
+    def _key(self, name: str, center: bool) -> str:
+        options = self.spec.embeddings[name].model_dump(include={"bad_vectors", "duplicates"}) | {"center": center}
         columns = [self.spec.embedding_column(name, role) for role in ("item", "embedding")]
         parts = [self.digests[name], options, columns, extembed_cli.__version__, np.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _open(self, name: str) -> TableVectors | None:
-        folder = self.folder / self._key(name)
+    def _open(self, name: str, center: bool) -> TableVectors | None:
+        folder = self.folder / self._key(name, center)
         about = _read(folder / _ABOUT)
         if about is None or about.get("checksums") != _checksums(folder):
             return None

@@ -26,7 +26,7 @@ from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import Prepared, State, TableTotals, Technique, VectorFile
 from extembed_cli.kernels.gramian import gramian_of_block
-from extembed_cli.spec.model import Spec
+from extembed_cli.spec.model import Matrix, Spec
 from extembed_cli.system import threads
 
 _ABOUT, _IDS, _COLUMNS = "shared.json", "vocabulary.arrow", "columns.pickle"
@@ -38,16 +38,21 @@ class Shared:
 
     columns: list[Column]
     vocabulary: Vocabulary
-    embeddings: dict[str, EmbeddingMatrix]
-    totals: dict[str, TableTotals]
-    """Of the tables whose Gramian a technique needs"""
+    embeddings: dict[Matrix, EmbeddingMatrix]
+    totals: dict[Matrix, TableTotals]
+    """Of those whose Gramian a technique needs"""
     states: dict[str, State]
     """By the technique's key in a spec"""
 
     @property
     def with_vector(self) -> dict[str, Bools]:
         """By table: (items + 1) whether an item has a vector, False for a null one."""
-        return {name: matrix.with_vector for name, matrix in self.embeddings.items()}
+        return {table: vectors.with_vector for table, vectors in self.by_table.items()}
+
+    @property
+    def by_table(self) -> dict[str, EmbeddingMatrix]:
+        """The vectors by table: those that are read first, where a table is read centred and not centred."""
+        return {matrix.table: vectors for matrix, vectors in reversed(self.embeddings.items())}
 
     @cached_property
     def vector_files(self) -> Mapping[str, VectorFile]:
@@ -61,11 +66,11 @@ class Shared:
         ipc.write_table(folder / _IDS, ipc.to_arrow(self.vocabulary.ids.to_frame("id")))
         about = {
             "ranks": arrays.put("ranks", self.vocabulary.ranks),
-            "embeddings": {name: matrix.save(arrays, name) for name, matrix in self.embeddings.items()},
-            "totals": {
-                name: {"items": totals.items, "gramian": arrays.put(f"{name}.gramian", totals.gramian)}
-                for name, totals in self.totals.items()
-            },
+            "embeddings": [[*matrix, vectors.save(arrays, matrix.name)] for matrix, vectors in self.embeddings.items()],
+            "totals": [
+                [*matrix, totals.items, arrays.put(f"{matrix.name}.gramian", totals.gramian)]
+                for matrix, totals in self.totals.items()
+            ],
             "states": {technique: state.save(arrays.of(technique)) for technique, state in self.states.items()},
         }
         (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
@@ -78,9 +83,12 @@ class Shared:
         arrays = ArrayFolder(folder)
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         ids = ipc.from_arrow(ipc.map_table(folder / _IDS))["id"]
-        embeddings = {name: EmbeddingMatrix.open(arrays, kept) for name, kept in about["embeddings"].items()}
+        embeddings = {
+            Matrix(table, center): EmbeddingMatrix.open(arrays, kept) for table, center, kept in about["embeddings"]
+        }
         totals = {
-            name: TableTotals(kept["items"], arrays.get(kept["gramian"])) for name, kept in about["totals"].items()
+            Matrix(table, center): TableTotals(items, arrays.get(kept))
+            for table, center, items, kept in about["totals"]
         }
         prepared = Prepared(embeddings, totals, Vocabulary(ids, arrays.get(about["ranks"])))
         columns: list[Column] = pickle.loads((folder / _COLUMNS).read_bytes())
@@ -130,25 +138,37 @@ def prepare(
     return Shared.open(spec, folder)
 
 
+def matrices_of(spec: Spec) -> dict[str, list[Matrix]]:
+    """Return by table the vectors that techniques read; as the table says where none does."""
+    used = dict.fromkeys(matrix for technique in techniques_of(spec) for matrix in technique.matrices(spec))
+    tables = {name: [matrix for matrix in used if matrix.table == name] for name in spec.embeddings}
+    return {name: matrices or [spec.matrix(name)] for name, matrices in tables.items()}
+
+
 def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared, cache: VectorCache | None) -> None:
-    """Load the vectors of a table, and its Gramian where a technique needs it."""
+    """Load the vectors of a table, centred or not, from one read; and their Gramians where a technique needs them."""
     techniques, mapped, vocabulary = techniques_of(spec), prepared.mapped, prepared.vocabulary
-    path = prepared.folder and prepared.folder / f"{name}.vectors"
-    summed = any(technique.needs_gramian(spec, name) for technique in techniques)
+    matrices = matrices_of(spec)[name]
+    summed = {m for m in matrices if any(technique.needs_gramian(spec, m) for technique in techniques)}
     # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
-    whole = summed or spec.embeddings[name].center
+    whole = bool(summed) or any(matrix.center for matrix in matrices)
+    folder = prepared.folder
+    paths = {matrix: folder and folder / f"{matrix.name}.vectors" for matrix in matrices}
     if cache is not None:
-        matrix = cache.vectors(name, ids, mapped).of(vocabulary.ids)
+        tables = cache.vectors(name, ids, mapped)
     elif whole:
-        matrix = load_vectors(spec, name, table, ids, None, mapped, prepared.folder).of(vocabulary.ids)
+        tables = load_vectors(spec, name, table, ids, None, [(matrix.center, folder) for matrix in matrices], mapped)
     else:
-        matrix = load_vectors(spec, name, table, ids, vocabulary.ids, mapped, path).of(vocabulary.ids)
-    if summed:
-        total = gramian(matrix, mapped, normalized=spec.embeddings[name].normalize)
-        prepared.totals[name] = TableTotals(int(np.count_nonzero(matrix.norms)), total)
-    if cache is None or any(technique.copies(spec, name) for technique in techniques):
-        matrix = matrix.of_used_items(path)
-    prepared.embeddings[name] = matrix
+        kinds = [(matrix.center, path) for matrix, path in paths.items()]
+        tables = load_vectors(spec, name, table, ids, vocabulary.ids, kinds, mapped)
+    for matrix, vectors in zip(matrices, tables, strict=True):
+        loaded = vectors.of(vocabulary.ids)
+        if matrix in summed:
+            total = gramian(loaded, mapped, normalized=spec.embeddings[name].normalize)
+            prepared.totals[matrix] = TableTotals(int(np.count_nonzero(loaded.norms)), total)
+        if cache is None or any(technique.copies(spec, matrix) for technique in techniques):
+            loaded = loaded.of_used_items(paths[matrix])
+        prepared.embeddings[matrix] = loaded
 
 
 def _statistics(technique: Technique, columns: Sequence[Column]) -> list[Hashable]:

@@ -6,13 +6,14 @@ from typing import Any
 
 from extembed_cli.errors import SpecError
 from extembed_cli.features.aggregate.technique import Aggregate
+from extembed_cli.features.counters.technique import Counters
 from extembed_cli.features.dual.technique import Dual
 from extembed_cli.features.neural.technique import Neural
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import Technique
 from extembed_cli.spec.model import Spec
 
-TECHNIQUES: list[Technique] = [Aggregate(), Dual(), Neural()]
+TECHNIQUES: list[Technique] = [Counters(), Aggregate(), Dual(), Neural()]
 
 
 def techniques_of(spec: Spec) -> list[Technique]:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles, Ints, Nums, Values
-from extembed_cli.spec.model import Expression
+from extembed_cli.spec.expressions import Expression
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class History:
         tied, run = self._ties
         if not len(tied):
             return self
-        keys = [self.values[expression][tied] for expression in sorted(used)]
+        keys = [self.values[expression][tied] for expression in sorted(used, key=lambda expression: expression.column)]
         order = tied[np.lexsort([*reversed(keys), run])]
         values = {} if self.weight is None else {self.weight: self.values[self.weight]}
         for expression in used:

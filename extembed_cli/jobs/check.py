@@ -24,7 +24,7 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
             for _ in candidate_rows(loaded.inputs.candidates):
                 pass  # a run reads the other columns only when it writes the output; a torn page is found here
     return {
-        "inputs": coverage.report(spec, loaded, shared.embeddings),
+        "inputs": coverage.report(spec, loaded, shared.by_table),
         "columns": len(shared.columns),
         "warnings": watch.warnings,
     }

@@ -9,6 +9,7 @@ from extembed_cli.data.feature_file import ROW_GROUP
 from extembed_cli.data.ids import id_kind
 from extembed_cli.data.inputs import Inputs, Loaded
 from extembed_cli.errors import ResourceError, counted
+from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.spec.model import Spec
 
@@ -127,7 +128,8 @@ def _text_bytes(spec: Spec, inputs: Inputs) -> int:
 
 def _event_bytes(spec: Spec, inputs: Inputs) -> int:
     """Return the bytes of an event while its shard is computed."""
-    return _BYTES_PER_EVENT + _text_bytes(spec, inputs) + _BYTES_PER_EXPRESSION * len(spec.expressions)
+    values = {*spec.expressions, *spec.targets}
+    return _BYTES_PER_EVENT + _text_bytes(spec, inputs) + _BYTES_PER_EXPRESSION * len(values)
 
 
 def _row_bytes_of_all(spec: Spec, inputs: Inputs) -> int:
@@ -142,10 +144,12 @@ def _row_bytes_of_all(spec: Spec, inputs: Inputs) -> int:
 def _matrix_bytes(spec: Spec, inputs: Inputs, cached: bool = False) -> int:
     """Return the largest possible bytes of all vectors: as unit vectors, and in the coordinates of each technique."""
     total = 0
-    for name, table in inputs.embeddings.items():
-        copies = sum(technique.copies(spec, name) for technique in techniques_of(spec))
+    for name, matrices in matrices_of(spec).items():
+        table = inputs.embeddings[name]
         size = 4 * table.rows * first_dim(table, spec.embedding_column(name, "embedding"))
-        total += size * (bool(copies) + copies + (not cached))
+        for matrix in matrices:
+            copies = sum(technique.copies(spec, matrix) for technique in techniques_of(spec))
+            total += size * (bool(copies) + copies + (not cached))
     return total
 
 

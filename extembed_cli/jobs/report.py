@@ -20,7 +20,7 @@ def computed(job: Job, loaded: Loaded, results: Results, costs: dict[str, Cost],
     """
     spec, tally = job.spec, results.tally
     report = {
-        "inputs": results.coverage.report(spec, loaded, job.shared.embeddings),
+        "inputs": results.coverage.report(spec, loaded, job.shared.by_table),
         "candidates_in_own_history": results.repeats,
     }
     for technique in registry.TECHNIQUES:

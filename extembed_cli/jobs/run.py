@@ -26,7 +26,7 @@ from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.engines.base import Engine, Job, Results, ShardInput
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError
-from extembed_cli.features.prepare import Shared, prepare
+from extembed_cli.features.prepare import Shared, matrices_of, prepare
 from extembed_cli.features.registry import technique_digests, techniques_of
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
@@ -63,7 +63,7 @@ def run_job(
         models = technique_digests(spec)
         seconds = _seconds_per_candidate(spec, inputs)
         watch.total(_seconds(inputs, seconds))
-        cache = VectorCache(options.cache, spec, inputs.embeddings) if options.cache else None
+        cache = _cache(spec, options, inputs)
         digests = stack.enter_context(digesting(inputs, cache.digests if cache else {}))
         layout = options.layout or layout_of(spec, inputs, options.workers, options.memory, cached=cache is not None)
         opened_scratch = stack.enter_context(_scratch(spec, options, layout, digests, models, watch))
@@ -109,6 +109,13 @@ def run_job(
             stage.json(outputs[0].with_name(outputs[0].name + ".run.json"), report)
             stage.commit()
     return report
+
+
+def _cache(spec: Spec, options: RunOptions, inputs: Inputs) -> VectorCache | None:
+    if options.cache is None:
+        return None
+    centers = {name: [matrix.center for matrix in matrices] for name, matrices in matrices_of(spec).items()}
+    return VectorCache(options.cache, spec, inputs.embeddings, centers)
 
 
 def _seconds_per_candidate(spec: Spec, inputs: Inputs) -> float:

@@ -122,7 +122,7 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
             data,
             {**rows, **left_out},
             time_text(until),
-            {name: shared.embeddings[name] for name in spec.embeddings},
+            {name: shared.by_table[name] for name in spec.embeddings},
             {name: table.rows for name, table in inputs.embeddings.items()},
             loaded.vocabulary.ids,
             digests.result(),

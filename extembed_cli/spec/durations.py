@@ -40,9 +40,9 @@ def time_text(us: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
 
 
-def threshold_label(threshold: float) -> str:
+def hundredths_label(number: float) -> str:
     """Return `030` for 0.30, `m020` for -0.20."""
-    hundredths = round(threshold * 100)
+    hundredths = round(number * 100)
     return f"m{-hundredths:03d}" if hundredths < 0 else f"{hundredths:03d}"
 
 

@@ -7,7 +7,18 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
-from extembed_cli.spec.types import Frozen, HalfLife, Name, NotNegative, Percentile, PositiveDuration, Threshold
+from extembed_cli.spec.expressions import Expression, Residual, ResidualBy
+from extembed_cli.spec.types import (
+    Frozen,
+    HalfLife,
+    Name,
+    NotNegative,
+    Percentile,
+    PositiveDuration,
+    Temperature,
+    Threshold,
+    Top,
+)
 
 
 class Group(Frozen):
@@ -43,15 +54,16 @@ class Group(Frozen):
         """Whether the group needs all items of the embedding tables, not only those of events and candidates."""
         return False
 
-    def expressions(self) -> dict[str, str]:
-        """Return the SQL expressions over the interactions whose values are numbers, by key."""
+    def expressions(self) -> dict[str, Expression]:
+        """Return the expressions over the interactions whose values are numbers, by key."""
         return {}
 
     def meaning(self) -> dict[str, Any]:
         """Return the group as plain data without its paths."""
         data: dict[str, Any] = self.model_dump(mode="json", exclude_none=True, exclude=set(self.path_keys))
-        later = {key: type(self).model_fields[key].default for key in self.later_keys}
-        return {key: value for key, value in data.items() if key not in later or value != later[key]}
+        fields = type(self).model_fields
+        unset = {key for key in self.later_keys if getattr(self, key) == fields[key].default}
+        return {key: value for key, value in data.items() if key not in unset}
 
     def written(self) -> dict[str, str]:
         """Return the paths of the files that a run writes, by key."""
@@ -59,36 +71,93 @@ class Group(Frozen):
         return {key: path for key, path in paths.items() if path is not None}
 
 
-class TableGroup(Group):
-    """A group that chooses embedding tables and histories."""
+class HistoryGroup(Group):
+    """A group that chooses histories."""
 
-    embeddings: tuple[str, ...] | None = None
-    """Names of embedding tables; every table unless set."""
     histories: tuple[str, ...] | None = None
     """Names of histories; the named ones unless set, or `all` if there are none."""
 
 
-class AggregateGroup(TableGroup):
-    """Technique 1: cosines between a candidate and the user's history."""
+class TableGroup(HistoryGroup):
+    """A group that chooses embedding tables and histories."""
 
-    technique = "aggregate"
-    later_keys = ("sd",)
+    embeddings: tuple[str, ...] | None = None
+    """Names of embedding tables; every table unless set."""
+    center: Annotated[bool, Field(strict=True)] | None = None
+    """Whether vectors are centred for this group; as the table says unless set."""
+
+
+class TargetGroup(Group):
+    """A group that reads what an event says."""
+
+    target: str | None = None
+    """What an event says: a column or a row-wise SQL expression, such as `rating`."""
+    residual: ResidualBy | None = None
+    """Take the mean of earlier events off the target: those of the same `item`, of the same `user`, or `item+user`."""
+    prior_events: NotNegative = 5.0
+    """Events with the mean of all earlier ones that are added to those of the item or user of a residual."""
+    residual_half_life: HalfLife = "none"
+    """Age at which an earlier event weighs half as much in the mean of a residual; `none` = no decay."""
+
+    @model_validator(mode="after")
+    def _target_of_residual(self) -> TargetGroup:
+        if self.residual is not None and self.target is None:
+            raise ValueError('residual: needs a `target`, such as target = "rating"')
+        keys = ("prior_events", "residual_half_life")
+        unused = [key for key in keys if getattr(self, key) != TargetGroup.model_fields[key].default]
+        if unused and self.residual is None:
+            raise ValueError(f'{unused[0]}: is of a residual; set residual = "item" too, or leave it out')
+        return self
+
+    @property
+    def target_expression(self) -> Expression | None:
+        """The target over the interactions, a residual or not."""
+        if self.target is None:
+            return None
+        by = self.residual
+        residual = None if by is None else Residual(by, self.prior_events, self.residual_half_life)
+        return Expression(self.target, "Float64", residual)
+
+    def expressions(self) -> dict[str, Expression]:
+        return {} if self.target_expression is None else {"target": self.target_expression}
+
+
+_TARGET_KEYS = tuple(TargetGroup.model_fields.keys() - Group.model_fields.keys())
+
+
+class CountersGroup(HistoryGroup, TargetGroup):
+    """Counters of a user's histories, which need no embeddings: how many events, how old, what they say."""
+
+    technique = "counters"
 
     half_lives: Annotated[tuple[HalfLife, ...], Field(min_length=1)] = ("30d",)
     """Ages at which a weight has halved, such as `7d`; `none` = no decay."""
+
+
+class AggregateGroup(CountersGroup, TableGroup):
+    """Technique 1: cosines between a candidate and the user's history, and the counters of the history."""
+
+    technique = "aggregate"
+    later_keys = ("sd", "center", "temperatures", "top", *_TARGET_KEYS)
+
     percentiles: tuple[Percentile, ...] = (10, 50, 90)
     """Decay-weighted percentiles of the cosines, 1 to 99."""
     thresholds: tuple[Threshold, ...] = ()
     """Decay-weighted share of cosines at or above these, multiples of 0.01 from -1 to 1."""
     sd: Annotated[bool, Field(strict=True)] = False
     """Also write the decay-weighted standard deviation of the cosines."""
+    temperatures: tuple[Temperature, ...] = (0.03, 0.1, 0.3)
+    """τ of the kernel exp((c − 1) / τ), multiples of 0.01: means of the `target` over similar events."""
+    top: tuple[Top, ...] = ()
+    """Mean cosine, and mean `target`, of this many most similar events, such as `[1, 5, 20]`."""
 
 
-class DualGroup(TableGroup):
+class DualGroup(TableGroup, TargetGroup):
     """Technique 2: a linear model per user over the fixed item vectors, and its score of the candidate."""
 
     technique = "dual"
     path_keys = written_keys = ("user_vectors",)
+    later_keys = ("center", "residual", "prior_events", "residual_half_life")
 
     name: Name | None = None
     """Goes into the column names: `dual_NAME_score`."""
@@ -121,9 +190,6 @@ class DualGroup(TableGroup):
                 "unique fit. Set regularization above 0"
             )
         return self
-
-    def expressions(self) -> dict[str, str]:
-        return {} if self.target is None else {"target": self.target}
 
 
 class NeuralGroup(Group):

@@ -15,7 +15,8 @@ from pydantic import Field, ValidationInfo, create_model, model_validator
 
 from extembed_cli.errors import did_you_mean
 from extembed_cli.spec.durations import duration_us
-from extembed_cli.spec.groups import Group, TableGroup
+from extembed_cli.spec.expressions import Expression
+from extembed_cli.spec.groups import Group, HistoryGroup, TableGroup
 from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
 
 ALL = "all"  # the history of every interaction; always exists
@@ -105,8 +106,8 @@ class Spec(Frozen):
     """Weight of an interaction: a column's name or a row-wise SQL expression; 1 unless set."""
     columns: Columns = Columns()
     """Your column names."""
-    embeddings: dict[Name, EmbeddingSpec] = Field(min_length=1)
-    """Embedding tables by name."""
+    embeddings: dict[Name, EmbeddingSpec] = Field(default_factory=dict)
+    """Embedding tables by name; a spec of counters alone needs none."""
     histories: dict[Name, HistorySpec] = Field(default_factory=dict)
     """Named histories; `all` (every interaction) always exists."""
 
@@ -116,10 +117,15 @@ class Spec(Frozen):
         if self.histories.get(ALL, HistorySpec()).where is not None:
             problems.append("histories.all: `all` is every interaction and takes no `where`; use another name")
         for key, group in self.groups.items():
+            if isinstance(group, HistoryGroup):
+                problems += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
             if isinstance(group, TableGroup):
                 problems += _unknown(f"{key}.embeddings", group.embeddings, self.embeddings)
-                problems += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
-        if not self.groups and not (info.context or {}).get(FOR_TRAINING):
+        for_training = (info.context or {}).get(FOR_TRAINING)
+        of_tables = dict.fromkeys(f"[[{g.technique}]]" for g in self.groups.values() if isinstance(g, TableGroup))
+        if not self.embeddings and (of_tables or for_training):
+            problems.append(f"`embeddings` is missing: {' and '.join(of_tables) or 'a model'} needs an embedding table")
+        if not self.groups and not for_training:
             listed = [f"[[{technique}]]" for technique in Group.known]
             problems.append(f"nothing to compute: add a group, {', '.join(listed[:-1])} or {listed[-1]}")
         problems += self._wrong_paths()
@@ -185,13 +191,18 @@ class Spec(Frozen):
         }
         return self.model_copy(update={**by_technique, "output": None})
 
-    def histories_of(self, group: TableGroup) -> tuple[str, ...]:
+    def histories_of(self, group: HistoryGroup) -> tuple[str, ...]:
         """Return the names of the histories that a group uses, each once."""
         return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
 
     def embeddings_of(self, group: TableGroup) -> tuple[str, ...]:
         """Return the names of the embedding tables that a group uses, each once."""
         return tuple(dict.fromkeys(group.embeddings or tuple(self.embeddings)))
+
+    def matrix(self, table: str, group: TableGroup | None = None) -> Matrix:
+        """Return the vectors of a table as a group uses them, or as the table says."""
+        center = self.embeddings[table].center if group is None or group.center is None else group.center
+        return Matrix(table, center)
 
     @property
     def needs_all_users(self) -> bool:
@@ -237,7 +248,8 @@ class Spec(Frozen):
 
     @property
     def expressions(self) -> dict[Expression, str]:
-        """Every different expression over the interactions, with the first key that has it; the weight first."""
+        """Every different expression over the columns of the interactions, with the first key that has it; the weight
+        first."""
         keys: dict[Expression, str] = {}
         if self.event_weight is not None:
             keys[self.event_weight] = "weight"
@@ -246,16 +258,16 @@ class Spec(Frozen):
             if member is not None:
                 keys.setdefault(member, f"histories.{name}.where")
         for target, key in self.targets.items():
-            keys.setdefault(target, key)
+            keys.setdefault(target.of(None), key)
         return keys
 
     @property
     def targets(self) -> dict[Expression, str]:
-        """Every different number that a group reads from an event, with the first key that has it."""
+        """Every different number that a group reads from an event, or its residual, with the first key that has it."""
         keys: dict[Expression, str] = {}
         for key, group in self.groups.items():
-            for inner, text in group.expressions().items():
-                keys.setdefault(Expression(text, "Float64"), f"{key}.{inner}")
+            for inner, expression in group.expressions().items():
+                keys.setdefault(expression, f"{key}.{inner}")
         return keys
 
     # --- meaning ---
@@ -273,27 +285,24 @@ class Spec(Frozen):
             name: {k: v for k, v in table.items() if k != "path"} for name, table in data["embeddings"].items()
         }
         for technique in Group.known:
-            if technique in data:
-                data[technique] = [group.meaning() for group in getattr(self, technique)]
+            groups = [group.meaning() for group in getattr(self, technique, ())]
+            if groups:
+                data[technique] = groups
+            else:
+                data.pop(technique, None)
         return data
 
 
-class Expression(NamedTuple):
-    """An expression over the interactions, and the type of its values."""
+class Matrix(NamedTuple):
+    """The vectors of a table as groups use them."""
 
-    text: str
-    dtype: Literal["Boolean", "Float64"]
+    table: str
+    center: bool
 
     @property
-    def column(self) -> str:
-        """The name of its column in a frame of events."""
-        return f"{self.dtype}:{self.text}"
-
-    @classmethod
-    def of_column(cls, name: str) -> Expression:
-        """Return the expression of a column."""
-        dtype, _, text = name.partition(":")
-        return cls(text, "Boolean" if dtype == "Boolean" else "Float64")
+    def name(self) -> str:
+        """A name for files and reports."""
+        return f"{self.table}{'-centred' if self.center else ''}"
 
 
 def spec_type() -> type[Spec]:

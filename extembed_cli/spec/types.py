@@ -71,8 +71,18 @@ Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
 PositiveDuration: TypeAlias = Annotated[str, AfterValidator(_check_positive_duration)]
 HalfLife: TypeAlias = Annotated[str, AfterValidator(_check_half_life)]
 Time: TypeAlias = Annotated[str, BeforeValidator(_check_time)]
+
+
+def _check_temperature(value: float) -> float:
+    if not 0.01 <= value <= 9.99 or abs(value * 100 - round(value * 100)) > 1e-9:
+        raise ValueError(f"{value} is not a multiple of 0.01 between 0.01 and 9.99")
+    return value
+
+
 Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
 Threshold: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_threshold)]
+Temperature: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_temperature)]
+Top: TypeAlias = Annotated[int, Field(ge=1, le=1000, strict=True)]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths)]

@@ -8,9 +8,12 @@ import pytest
 
 from extembed_cli.data.encode import encode
 from extembed_cli.data.vocabulary import Vocabulary
-from extembed_cli.spec.model import Expression
+from extembed_cli.spec.expressions import Expression
+from extembed_cli.spec.loading import build_spec
 
 WEIGHT = Expression("weight", "Float64")
+INPUTS = {"interactions": "i.parquet", "candidates": "c.parquet", "output": "o.parquet"}
+SPEC = build_spec({**INPUTS, "weight": "weight", "counters": [{}]}, "data")
 
 
 @pytest.mark.parametrize("span", [10, 2**40, 2**62], ids=["ties", "microseconds", "more than a key holds"])
@@ -30,7 +33,7 @@ def test_rows_are_sorted_by_user_time_item_and_weight(span: int) -> None:
     )
     candidates = events.select("user", "time", "item").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     vocabulary = Vocabulary(pl.Series(np.arange(5)), np.arange(5, dtype=np.int32))
-    shard = encode(events.to_arrow(), candidates.to_arrow(), vocabulary, WEIGHT, all_users=False)
+    shard = encode(SPEC, events.to_arrow(), candidates.to_arrow(), vocabulary)
     expected = events.sort("user", "time", "item", WEIGHT.column)
     assert shard.history.times.tolist() == expected["time"].to_list()
     assert shard.history.items.tolist() == expected["item"].to_list()

@@ -12,6 +12,7 @@ from conftest import ROOT, World, run_spec
 from pages import blocks
 
 from extembed_cli.features.aggregate import statistics
+from extembed_cli.features.technique.definitions import Definition
 
 PAGE = ROOT / "docs" / "architecture.md"
 
@@ -19,7 +20,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 def test_a_statistic_is_one_entry(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = next(block.text for block in blocks(PAGE, "python") if "cos_range" in block.text)
     cosines = dict(statistics.COSINES)
-    exec(entry, {"COSINES": cosines, "Definition": statistics.Definition})
+    exec(entry, {"COSINES": cosines, "Definition": Definition})
     monkeypatch.setitem(statistics.COSINES, "cos_range", cosines["cos_range"])
     features = run_spec(world.spec())
     lowest, highest, span = (features[f"text__all__cos_{what}"].to_numpy() for what in ("min", "max", "range"))

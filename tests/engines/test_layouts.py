@@ -44,7 +44,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pq.write_table(table.filter(pc.less(table["user_id"], 30)), folder / f"{name}.parquet")
     spec = folder / "spec.toml"
     group = '[[dual]]\nembeddings = ["image"]\nhistories = ["liked"]\nunobserved_weight = 0.01\nsd = true\n'
-    spec.write_text(spec.read_text() + group + 'user_vectors = "users.parquet"\n')
+    rated = "CASE WHEN event = 'like' THEN 1.0 WHEN event = 'dislike' THEN -1.0 END"
+    targets = f'[[aggregate]]\nname = "said"\ncenter = false\ntarget = "{rated}"\nresidual = "item+user"\ntop = [3]\n'
+    spec.write_text(spec.read_text() + group + 'user_vectors = "users.parquet"\n' + targets)
     return spec
 
 

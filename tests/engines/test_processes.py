@@ -41,7 +41,7 @@ folder, index, as_of = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 spec = pickle.loads((folder / "spec.pickle").read_bytes())
 shared = Shared.open(spec, folder / "shared")
 events, candidates = (ipc.map_table(folder / f"{name}-{index}.arrow") for name in ("events", "candidates"))
-shard = encode(events, candidates, shared.vocabulary, spec.event_weight, all_users=True)
+shard = encode(spec, events, candidates, shared.vocabulary)
 Job(spec, shared, as_of).compute(shard).save(Scratch(folder, {}), index)
 """
 
@@ -120,7 +120,7 @@ def test_ids_and_numbers_of_items_encode_alike(world: World) -> None:
         numbers = table["item_number"].to_numpy(zero_copy_only=False).astype(np.int64)
         ids = pa.array(vocabulary.ids.to_numpy()[vocabulary.ranks[numbers]])
         tables.append(table.drop(["item_number"]).append_column("item", ids).take(order.permutation(len(table))))
-    other = encode(*tables, vocabulary, spec.event_weight, all_users=True)
+    other = encode(spec, *tables, vocabulary)
     assert other.users.equals(shard.users)
     for name in ("indptr", "times", "items"):
         assert np.array_equal(getattr(other.history, name), getattr(shard.history, name))

@@ -35,12 +35,13 @@ def test_a_shift_of_all_times_changes_nothing(world: Small, shift: int) -> None:
 def test_only_ratios_of_weights_matter(world: Small, scale: float) -> None:
     one, other = world.features(), replace(world, weight_scale=scale).features()
     for name in one.columns:
-        if "decayed_count" in name:
+        if "decayed_count" in name or "kernel_weight" in name:
             np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy() * scale, rtol=1e-6)
         elif np.log2(scale).is_integer():
             same_bytes(one.select(name), other.select(name))
         elif "cos_p" not in name:  # at a tie of a percentile the rounding of a weight decides
-            np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=2e-6)
+            atol = 1e-5 if "target" in name else 2e-6  # targets differ by up to 4
+            np.testing.assert_allclose(other[name].to_numpy(), one[name].to_numpy(), atol=atol)
 
 
 @given(WORLDS)

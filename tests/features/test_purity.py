@@ -34,6 +34,15 @@ def subset(*values: Any, at_least: int = 1) -> st.SearchStrategy[list[Any]]:
     return st.lists(st.sampled_from(values), min_size=at_least, unique=True)
 
 
+def with_target(group: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Draw a group without a target, with one, or with a residual of one."""
+    target = {"target": st.sampled_from(["rating - 3", "volume", "CASE WHEN volume > 0 THEN rating END"])}
+    residual = {"residual": st.sampled_from(["item", "user", "item+user"])}
+    how = {"prior_events": st.sampled_from([1.0, 5.0]), "residual_half_life": st.sampled_from(["none", "1d"])}
+    more = st.just({}) | st.fixed_dictionaries(target) | st.fixed_dictionaries({**target, **residual}, optional=how)
+    return more.map(lambda keys: {**group, **keys})
+
+
 AGGREGATE = st.fixed_dictionaries(
     {
         "technique": st.just("aggregate"),
@@ -43,8 +52,16 @@ AGGREGATE = st.fixed_dictionaries(
         "percentiles": subset(10, 50, 90, at_least=0),
         "thresholds": subset(0.0, 0.3, 1.0, at_least=0),
         "sd": st.booleans(),
+    },
+    optional={"center": st.booleans(), "top": subset(1, 2, 5)},
+).flatmap(with_target)
+COUNTERS = st.fixed_dictionaries(
+    {
+        "technique": st.just("counters"),
+        "histories": subset("all", *HISTORIES),
+        "half_lives": subset("6h", "2d", "none"),
     }
-)
+).flatmap(with_target)
 DUAL = st.fixed_dictionaries(
     {
         "technique": st.just("dual"),
@@ -58,7 +75,12 @@ DUAL = st.fixed_dictionaries(
         "sd": st.booleans(),
         "unobserved_weight": st.sampled_from([0.0, 0.1]),
     },
-    optional={"refit_every": st.sampled_from(["12h", "2d"]), "user_vectors": st.just("users.parquet")},
+    optional={
+        "refit_every": st.sampled_from(["12h", "2d"]),
+        "user_vectors": st.just("users.parquet"),
+        "residual": st.sampled_from(["item", "user", "item+user"]),
+        "center": st.booleans(),
+    },
 )
 OF_ALL_COLUMNS = st.fixed_dictionaries({}, optional={"weight": st.just("weight"), "as_of_step": st.just("6h")})
 
@@ -93,7 +115,7 @@ def bytes_of_columns(
 
     `of_all` are keys of the spec that all columns depend on.
     """
-    tables = TABLES if everything else {name for group in groups for name in group["embeddings"]}
+    tables = TABLES if everything else {name for group in groups for name in group.get("embeddings", ())}
     histories = HISTORIES if everything else {n for g in groups for n in g["histories"]} & set(HISTORIES)
     data: dict[str, Any] = {
         **{name: str(world.folder / f"{name}.parquet") for name in ("interactions", "candidates")},
@@ -124,7 +146,7 @@ def bytes_of(column: pa.ChunkedArray) -> tuple[bytes, ...]:
 
 
 @settings(suppress_health_check=list(HealthCheck))
-@given(groups=st.lists(AGGREGATE | DUAL, min_size=1, max_size=4), of_all=OF_ALL_COLUMNS, data=st.data())
+@given(groups=st.lists(AGGREGATE | COUNTERS | DUAL, min_size=1, max_size=4), of_all=OF_ALL_COLUMNS, data=st.data())
 def test_other_columns_groups_and_tables_change_no_byte(
     world: World, groups: list[dict[str, Any]], of_all: dict[str, str], data: st.DataObject
 ) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from conftest import World, run_spec
 
-from extembed_cli.features.aggregate import statistics
+from extembed_cli.features.aggregate.statistics import COSINES, TABLE_COUNTERS
+from extembed_cli.features.counters.statistics import COUNTERS
 
 GROUPS = """
 [histories.liked]
@@ -18,6 +19,14 @@ where = "rating >= 4"
 half_lives = ["7d", "none"]
 thresholds = [0.3]
 sd = true
+top = [2]
+[[aggregate]]
+name = "rated"
+target = "rating"
+half_lives = ["7d"]
+percentiles = []
+thresholds = [0.3]
+top = [2]
 """
 NEEDS = {
     "ranked": {"order"},
@@ -26,16 +35,23 @@ NEEDS = {
     "weights": {"weights"},
     "decayed_count": {"weights"},
     "mean": {"mean"},
+    "target_means": {"weights", "target"},
+    "kernel": {"weights", "target"},
+    "mean_of_reaching": {"weights", "target"},
+    "top": {"order"},
     "cosines": set(),
     "counts": set(),
     "seen": set(),
     "age": set(),
+    "half_life": set(),
+    "arguments": set(),
+    "y": {"target"},
 }
-"""What an attribute of a view needs."""
+"""What an attribute of a view, or of the parameters, needs."""
 
 
 class Recorded:
-    """A view that records what is read of it."""
+    """A view, or parameters, that records what is read of it."""
 
     def __init__(self, view: Any, needed: set[str]) -> None:
         self.view, self.needed = view, needed
@@ -46,15 +62,16 @@ class Recorded:
 
 
 def recording(compute: Callable[..., Any], needed: set[str]) -> Callable[..., Any]:
-    return lambda view, *more: compute(Recorded(view, needed), *more)
+    return lambda view, parameters: compute(Recorded(view, needed), Recorded(parameters, needed))
 
 
 def test_entries_declare_what_they_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     read: dict[str, set[str]] = {}
-    for table in (statistics.COUNTERS, statistics.TABLE_COUNTERS, statistics.COSINES):
+    tables: list[dict[str, Any]] = [COUNTERS, TABLE_COUNTERS, COSINES]
+    for table in tables:
         for name, entry in list(table.items()):
             compute = recording(entry.compute, read.setdefault(name, set()))
             monkeypatch.setitem(table, name, replace(entry, compute=compute))
     run_spec(world.spec(GROUPS))
-    entries = {**statistics.COUNTERS, **statistics.TABLE_COUNTERS, **statistics.COSINES}
+    entries = {name: entry for table in tables for name, entry in table.items()}
     assert {name: set(entry.needs) for name, entry in entries.items()} == read

@@ -139,7 +139,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "extembed_cli", folder / "extembed_cli")
     (folder / "extembed_cli" / "features" / "constant.py").write_text(CONSTANT)
     path = folder / "extembed_cli" / "features" / "registry.py"
-    listed = "TECHNIQUES: list[Technique] = [Aggregate(), Dual(), Neural()]"
+    listed = "TECHNIQUES: list[Technique] = [Counters(), Aggregate(), Dual(), Neural()]"
     text = path.read_text()
     assert text.count(listed) == 1
     added = f"from extembed_cli.features.constant import Constant\n\n{listed[:-1]}, Constant()]"

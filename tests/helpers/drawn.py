@@ -36,6 +36,25 @@ half_lives = ["6h", "none"]
 percentiles = [10, 50, 90]
 thresholds = [0.0, 0.3]
 sd = true
+[[aggregate]]
+name = "rated"
+histories = ["all", "liked", "recent"]
+half_lives = ["6h", "none"]
+percentiles = []
+thresholds = [0.3]
+target = "rating"
+residual = "item+user"
+residual_half_life = "20h"
+top = [2]
+[[aggregate]]
+name = "user"
+histories = ["recent"]
+half_lives = ["6h"]
+percentiles = []
+target = "CASE WHEN rating <> 3 THEN rating END"
+residual = "user"
+temperatures = [0.1]
+center = false
 """
 
 

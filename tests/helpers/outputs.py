@@ -27,4 +27,4 @@ def ran(spec_path: Path, workers: int, cut: Layout) -> Ran:
 def same(one: Ran, other: Ran) -> None:
     for path, data in one[0].items():
         assert data == other[0][path], path
-    assert one[1] == other[1]
+    assert one[1] == other[1], [(k, one[1][k], other[1][k]) for k in one[1] if one[1][k] != other[1][k]]

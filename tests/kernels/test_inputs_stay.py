@@ -26,6 +26,15 @@ histories = ["all", "recent"]
 half_lives = ["7d", "none"]
 thresholds = [0.0, 0.3, 1.0]
 sd = true
+top = [3]
+[[aggregate]]
+name = "rated"
+histories = ["all"]
+target = "rating"
+residual = "item+user"
+residual_half_life = "30d"
+thresholds = [0.3]
+top = [3]
 [[dual]]
 histories = ["all"]
 target = "rating - 3"

@@ -136,7 +136,7 @@ def test_the_mean_of_unadapted_vectors_gives_cos_to_mean(trained_copy: Path) -> 
     model.encoder.log2_half_life.data.fill_(np.log2(7 * 86_400))
     buckets = np.zeros(len(loaded.vocabulary.ids) + 1, np.int64)
     adapted = adapted_items(
-        model, lambda nums: item_block([(shared.embeddings["text"], True)], buckets, nums), len(buckets)
+        model, lambda nums: item_block([(shared.by_table["text"], True)], buckets, nums), len(buckets)
     )
     shard = loaded.shard(spec, 0)
     seen = build_examples(spec, ["liked", "disliked"], 1000, shard.history, shard.candidates)

@@ -87,7 +87,7 @@ def test_invalid_values_are_refused(world: World, text: str, parts: tuple[str, .
         ("columns = 3\n", "columns", "a table"),
         ("aggregate = 3\n", "aggregate", "a list"),
         ("aggregate = [3]\n", "aggregate.0", "a table"),
-        ("embeddings = {}\n", "embeddings", "at least one"),
+        ("embeddings = {}\n", "embeddings", "is missing"),
         ("embeddings.text = 3\n", "embeddings.text", "a table"),
         ("embeddings.text.path = 3\n", "embeddings.text.path", "a list"),
         ('aggregate = [{half_lives = "7d"}]\n', "aggregate.0.half_lives", "a list"),

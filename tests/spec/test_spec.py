@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from extembed_cli.errors import SpecError
 from extembed_cli.features.registry import output_columns
-from extembed_cli.spec.durations import duration_us, threshold_label, time_us
+from extembed_cli.spec.durations import duration_us, hundredths_label, time_us
 from extembed_cli.spec.loading import build_spec, load_spec
 from extembed_cli.spec.model import spec_type
 
@@ -131,8 +131,8 @@ def test_columns_of_a_spec() -> None:
 @pytest.mark.parametrize(
     ("value", "label"), [(0.3, "030"), (-0.2, "m020"), (1, "100"), (0, "000"), (-0.0, "000"), (0.07, "007")]
 )
-def test_threshold_labels(value: float, label: str) -> None:
-    assert threshold_label(value) == label
+def test_hundredths_labels(value: float, label: str) -> None:
+    assert hundredths_label(value) == label
 
 
 def test_durations_and_times() -> None:

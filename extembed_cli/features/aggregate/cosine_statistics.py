@@ -13,12 +13,14 @@ from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.aggregate.cosine_view import CosineView, Mean
-from extembed_cli.features.aggregate.event_lists import EventList
-from extembed_cli.features.aggregate.statistics import COSINES, Statistic
+from extembed_cli.features.aggregate.statistics import COSINES
+from extembed_cli.features.technique.definitions import Parameters, Statistic
 from extembed_cli.histories.batches import Batch, Pieces, Slice, cut
+from extembed_cli.histories.event_lists import EventList
 from extembed_cli.kernels.cosines import block_cosines, exact_cosines
 from extembed_cli.kernels.decay import visible_sums
 from extembed_cli.kernels.segments import offsets, spread
+from extembed_cli.spec.expressions import Expression
 from extembed_cli.system.progress import Cost
 
 PAIRS = 2**18  # visible pairs of a batch: enough to hide Python's overhead, few enough for the processor's cache
@@ -91,11 +93,11 @@ class CosineStatistics:
         """(Q) whether the candidate's item has a vector"""
         self.values: dict[Hashable, Values] = {s: np.full(len(self.slots), np.nan, np.float32) for s in statistics}
         """(Q) each, NaN where undefined"""
-        self.columns: dict[tuple[str, str | None], list[Statistic]] = {}
+        self.columns: dict[tuple[str, str | None, Expression | None], list[Statistic]] = {}
         """Those that differ in their argument alone, together"""
         for statistic in statistics:
-            self.columns.setdefault((statistic.name, statistic.half_life), []).append(statistic)
-        of_means = [half_life for name, half_life in self.columns if "mean" in COSINES[name].needs]
+            self.columns.setdefault((statistic.name, statistic.half_life, statistic.target), []).append(statistic)
+        of_means = [half_life for name, half_life, _ in self.columns if "mean" in COSINES[name].needs]
         self.half_lives = list(dict.fromkeys(half_life for half_life in of_means if half_life is not None))
         """Those of decayed means"""
 
@@ -192,9 +194,9 @@ class CosineStatistics:
 
     def _fill(self, rows: CosineView) -> None:
         """Compute every statistic of some rows."""
-        for (name, half_life), statistics in self.columns.items():
+        for (name, half_life, target), statistics in self.columns.items():
             arguments = [s.argument for s in statistics if s.argument is not None]
-            values = COSINES[name].compute(rows, half_life or "none", arguments)
+            values = COSINES[name].compute(rows, Parameters(half_life or "none", target, arguments))
             for statistic, column in zip(statistics, values, strict=True):
                 self.values[statistic][rows.candidates] = column
 

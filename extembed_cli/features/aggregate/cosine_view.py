@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extembed_cli.arrays import Doubles, Floats, Ints
-from extembed_cli.features.aggregate.event_lists import EventList
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints
 from extembed_cli.histories.batches import Batch
+from extembed_cli.histories.event_lists import EventList
 from extembed_cli.kernels.cosines import clipped
 from extembed_cli.kernels.decay import REFERENCE_STEP, whole_bits, whole_weights
 from extembed_cli.kernels.segments import offsets, ragged, run_starts, spread
 from extembed_cli.kernels.statistics import Cumulative, Ranked, Reaching, cumulate, rank, reaching
+from extembed_cli.kernels.targets import log_weighted_mean, relative_logs, top
+from extembed_cli.spec.expressions import Expression
 
 
 class Mean(NamedTuple):
@@ -24,6 +26,32 @@ class Mean(NamedTuple):
     """(R) q · m"""
     length: Doubles
     """(R) |m|"""
+
+
+class RowTargets(NamedTuple):
+    """What the events say that R candidates see, one row after another."""
+
+    values: Floats
+    """(n) relative to the reference; 0 where an event says nothing"""
+    known: Bools
+    """(n)"""
+    reference: Doubles
+    """(R)"""
+
+
+class KernelMean(NamedTuple):
+    """The mean of what similar events say, (R) each; NaN where none says anything."""
+
+    mean: Doubles
+    weight: Doubles
+    """Σ w k(c), as of the candidate"""
+
+
+class TopMean(NamedTuple):
+    """The means of the most similar events, (R) each; NaN where there is none."""
+
+    cosine: Doubles
+    target: Doubles
 
 
 class CosineView:
@@ -49,6 +77,9 @@ class CosineView:
         self._cosines, self._first, self._means, self._exact = cosines, first, means, exact
         self._cumulative: dict[str, Cumulative] = {}
         self._reaching: dict[tuple[float, ...], list[Reaching]] = {}
+        self._targets: dict[Expression, RowTargets] = {}
+        self._logs: dict[tuple[str, Expression], tuple[Floats, Doubles]] = {}
+        self._kernels: dict[tuple[str, Expression, float], KernelMean] = {}
 
     @cached_property
     def ranked(self) -> Ranked:
@@ -89,6 +120,79 @@ class CosineView:
                 self.ranked, thresholds, lambda row, place: self._exact(self.candidates[row], place + shift[row])
             )
         return self._reaching[key]
+
+    # --- targets ----------------------------------------------------------------------------------------
+
+    def kernel(self, half_life: str, target: Expression, temperature: float) -> KernelMean:
+        """Return the mean target with weights w k(c), k(c) = exp((c − 1) / temperature), and Σ w k(c)."""
+        key = half_life, target, temperature
+        if key not in self._kernels:
+            targets, (logs, highest) = self.targets(target), self._target_logs(half_life, target)
+            steepness = 1 / (temperature * np.log(2))
+            mean, log_total = log_weighted_mean(
+                logs + self.cosines * np.float32(steepness), targets.values, self.counts
+            )
+            absolute = self.events.absolute_logs(half_life, self.candidates) + highest - steepness
+            weight = np.where(np.isnan(mean), np.nan, np.exp2(log_total + absolute))
+            self._kernels[key] = KernelMean(mean + targets.reference, weight)
+        return self._kernels[key]
+
+    def mean_of_reaching(self, half_life: str, target: Expression, reaching: Reaching) -> Doubles:
+        """Return (R) the mean target of the events whose cosines reach a threshold; NaN where none does."""
+        targets, begin = self.targets(target), offsets(self.counts)[:-1]
+        row = np.repeat(np.arange(len(self.counts)), self.ranked.start + self.ranked.counts - reaching.first)
+        sure = ragged(reaching.first, self.ranked.start + self.ranked.counts - reaching.first)
+        rows, keys = np.append(row, reaching.rows), np.append(sure, reaching.near)
+        reached = np.zeros(len(targets.known), np.bool_)
+        reached[begin[rows] + self.ranked.places(keys) - self.batch.place[self.at][rows]] = True
+        reached &= targets.known
+        chosen = np.flatnonzero(reached)
+        counts = np.add.reduceat(reached, begin, dtype=np.int64)
+        some = counts > 0
+        out = np.full(len(counts), np.nan)
+        if len(chosen):
+            logs = self._heights(half_life)[0][chosen]
+            out[some] = log_weighted_mean(logs, targets.values[chosen].astype(np.float64), counts[some]).mean
+        return out + targets.reference
+
+    def top(self, number: float, target: Expression | None) -> TopMean:
+        """Return the mean cosine and target of the most similar events that have a target, if one is named."""
+        known = None
+        if target is not None:
+            targets, shift = self.targets(target), offsets(self.counts)[:-1] - self.batch.place[self.at]
+            at = ragged(self.ranked.start, self.ranked.counts)
+            event = self.ranked.places(at) + spread(shift, self.counts)
+            values = np.zeros(len(self.ranked.keys), np.float32)
+            values[at] = targets.values[event]
+            if not targets.known.all():
+                known = np.zeros(len(self.ranked.keys), np.bool_)
+                known[at] = targets.known[event]
+        chosen = top(self.ranked, int(number), known)
+        cosine = chosen.mean(self.ranked.values(chosen.positions))
+        if target is None:
+            return TopMean(cosine, np.full(len(cosine), np.nan))
+        return TopMean(cosine, chosen.mean(values[chosen.positions]) + targets.reference)
+
+    def targets(self, target: Expression) -> RowTargets:
+        """Return what the events say."""
+        if target not in self._targets:
+            relative, reference = self.events.targets(target)
+            end = self.events.seen.end[self.candidates]
+            values = relative.take(ragged(end - self.counts, self.counts))
+            known = ~np.isnan(values)
+            values[~known] = 0
+            owners = self.events.candidates.users[self.candidates]
+            self._targets[target] = RowTargets(values, known, reference[owners])
+        return self._targets[target]
+
+    def _target_logs(self, half_life: str, target: Expression) -> tuple[Floats, Doubles]:
+        """Return log2 of the weights of the events that say something, relative to (R) the largest of each row."""
+        key = half_life, target
+        if key not in self._logs:
+            self._logs[key] = relative_logs(self._heights(half_life)[0], self.targets(target).known, self.counts)
+        return self._logs[key]
+
+    # --- weights ----------------------------------------------------------------------------------------
 
     def _heights(self, half_life: str) -> tuple[Doubles, Doubles]:
         """Return log2 of the weights of all events, one row after another, and (R) the largest of each row."""

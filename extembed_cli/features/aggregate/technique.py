@@ -12,9 +12,9 @@ import numpy as np
 
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.aggregate.cosine_statistics import PAIRS, CosineStatistics
-from extembed_cli.features.aggregate.event_lists import EventList
-from extembed_cli.features.aggregate.statistics import COSINES, COUNTERS, TABLE_COUNTERS, Statistic, columns
+from extembed_cli.features.aggregate.statistics import COSINES, TABLE_COUNTERS
 from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.technique.definitions import Parameters, Statistic, columns_of
 from extembed_cli.features.technique.protocol import (
     Estimate,
     Memory,
@@ -25,9 +25,9 @@ from extembed_cli.features.technique.protocol import (
     Technique,
 )
 from extembed_cli.histories.batches import Pieces
-from extembed_cli.histories.visibility import Seen
+from extembed_cli.histories.event_lists import EventList
 from extembed_cli.spec.groups import AggregateGroup
-from extembed_cli.spec.model import Spec
+from extembed_cli.spec.model import Matrix, Spec
 
 # Measured on 2 cores, see docs/decisions/.
 _SECONDS_PER_COSINE, _SECONDS_PER_WEIGHTED_COSINE = 20e-9, 20e-9
@@ -36,14 +36,18 @@ _BYTES_PER_PAIR = 100
 
 
 class Aggregate(Technique):
-    """Counters of a history, and statistics of the cosines with it."""
+    """Statistics of the cosines with a history."""
 
     group = AggregateGroup
-    steps = ("counters", "aggregate")
+    steps = ("aggregate",)
 
     def columns(self, spec: Spec) -> Iterator[Column]:
         for group in spec.of(AggregateGroup):
-            yield from columns(spec, group)
+            for table in spec.embeddings_of(group):
+                for history in spec.histories_of(group):
+                    matrix = spec.matrix(table, group)
+                    for definitions in (TABLE_COUNTERS, COSINES):
+                        yield from columns_of(definitions, group, "aggregate", history, matrix)
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> AggregateState:
         return AggregateState([s for s in statistics if isinstance(s, Statistic)])
@@ -64,13 +68,15 @@ class Aggregate(Technique):
 
     def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
         """Return the estimated cost, as if every item had a vector."""
-        cosines = {s for c in self.columns(spec) if isinstance(s := c.statistic, Statistic) and s.embedding is not None}
-        pairs = {name: int(work.seen(name).count.sum()) for name in {s.history for s in cosines}}
-        tables = {(s.history, s.embedding) for s in cosines}
-        weighted = {(s.history, s.embedding, s.half_life) for s in cosines if s.half_life is not None}
+        statistics = {s for c in self.columns(spec) if isinstance(s := c.statistic, Statistic)}
+        pairs = {name: int(work.seen(name).count.sum()) for name in {s.history for s in statistics}}
+        tables = {(s.history, s.matrix) for s in statistics}
+        weighted = {(s.history, s.matrix, s.half_life) for s in statistics if s.half_life is not None}
+        kernels = {(s.history, s.matrix, s.half_life, s.argument) for s in statistics if s.name == "target_kernel_mean"}
         count = sum(pairs[name] for name, _ in tables)
         seconds = count * _SECONDS_PER_COSINE
-        seconds += sum(pairs[name] for name, _, _ in weighted) * _SECONDS_PER_WEIGHTED_COSINE
+        weighings = sum(pairs[key[0]] for key in weighted) + sum(pairs[key[0]] for key in kernels)
+        seconds += weighings * _SECONDS_PER_WEIGHTED_COSINE
         return Estimate(seconds, {"cosines": count})
 
     def report(self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -93,37 +99,27 @@ class AggregateState(State):
         return 1
 
     def tasks(self, work: ShardWork) -> Iterator[Task]:
-        """Compute the statistics of each list of events: those of a history, or those of it with a vector in a table.
+        """Yield the tasks of each list of events, those of a history with a vector in a table.
 
-        Where every event has one, both are the same list, with the same weights.
+        Statistics with a target are of the same list where its ties are in the same order.
         """
-        parts = dict.fromkeys((s.history, s.embedding) for s in self.statistics)
-        seen = {name: work.seen(name) for name in {name for name, _ in parts}}
-        has_vector = {
-            table: work.embeddings[table].with_vector[work.history.items] for _, table in parts if table is not None
-        }
-        passes = sum(table is not None for _, table in parts)
-        lists: dict[int, tuple[Seen, list[tuple[str, str | None]]]] = {}
-        for name, table in parts:
-            part = seen[name] if table is None else seen[name].only(has_vector[table])
-            lists.setdefault(id(part), (part, []))[1].append((name, table))
-        for part, of_list in lists.values():
-            events = EventList(work.history, work.candidates, part)
-            chosen = [s for s in self.statistics if (s.history, s.embedding) in of_list]
-            yield partial(_count, [s for s in chosen if s.name not in COSINES], events, work)
-            for table in (table for _, table in of_list if table is not None):
-                of_table = [s for s in chosen if s.embedding == table and s.name in COSINES]
-                statistics = CosineStatistics(of_table, work.embeddings[table], events)
-                work.values.update(statistics.values)
-                yield from (partial(_compute, statistics, batch, passes) for batch in statistics.batches())
+        lists: dict[tuple[int, Matrix], tuple[EventList, list[Statistic]]] = {}
+        for statistic in self.statistics:
+            matrix = statistic.matrix
+            assert matrix is not None
+            events = work.event_list(statistic.history, statistic.target, matrix)
+            lists.setdefault((id(events), matrix), (events, []))[1].append(statistic)
+        for (_, matrix), (events, chosen) in lists.items():
+            yield partial(_count, [s for s in chosen if s.name in TABLE_COUNTERS], events, work)
+            statistics = CosineStatistics([s for s in chosen if s.name in COSINES], work.embeddings[matrix], events)
+            work.values.update(statistics.values)
+            yield from (partial(_compute, statistics, batch, len(lists)) for batch in statistics.batches())
 
 
 def _count(statistics: list[Statistic], events: EventList, work: ShardWork) -> Tally:
-    began = time.perf_counter()
     for statistic in statistics:
-        definition = {**COUNTERS, **TABLE_COUNTERS}[statistic.name]
-        [work.values[statistic]] = definition.compute(events, statistic.half_life or "none", [])
-    return Tally(seconds={"counters": time.perf_counter() - began})
+        [work.values[statistic]] = TABLE_COUNTERS[statistic.name].compute(events, Parameters("none", None, []))
+    return Tally()
 
 
 def _compute(statistics: CosineStatistics, batch: Pieces, passes: int) -> Tally:

@@ -12,8 +12,9 @@ from extembed_cli.features.dual.bases import Basis
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.histories.csr import Candidates
 from extembed_cli.spec.durations import duration_us
+from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.groups import DualGroup
-from extembed_cli.spec.model import Expression, Spec
+from extembed_cli.spec.model import Matrix, Spec
 
 # Eigenvalues this far below the largest are as small as the rounding of float32 vectors, which would decide the fit.
 _SINGULAR = 1e-6
@@ -23,10 +24,10 @@ _SINGULAR = 1e-6
 class Fit:
     """One fit, apart from the names of its columns: equal fits are computed once."""
 
-    embedding: str
+    matrix: Matrix
     history: str
     half_life: str
-    target: str | None
+    target: Expression | None
     regularization: float
     unobserved_weight: float
     scaling: float
@@ -40,19 +41,19 @@ class Fit:
         return self.unobserved_weight > 0
 
     @property
-    def basis(self) -> tuple[str, bool, bool]:
-        """The coordinates of its vectors: the table, whether they are rotated, and whether they have a bias."""
-        return self.embedding, self.is_rotated, self.bias
+    def embedding(self) -> str:
+        """The name of its table."""
+        return self.matrix.table
 
     @property
-    def target_expression(self) -> Expression | None:
-        """The target over the interactions; None = 1."""
-        return None if self.target is None else Expression(self.target, "Float64")
+    def basis(self) -> tuple[Matrix, bool, bool]:
+        """The coordinates of its vectors: the matrix, whether they are rotated, and whether they have a bias."""
+        return self.matrix, self.is_rotated, self.bias
 
     @property
     def meaning(self) -> str:
         """The meaning of its score."""
-        target = "1" if self.target is None else self.target
+        target = "1" if self.target is None else self.target.meaning
         half, loss, meant = "", "Σ c (y − u·x)²", f"y = {target}"
         if self.loss == "logistic":
             half, loss, meant = "½ ", "Σ c log(1 + exp(−s u·x))", f"s = sign of ({target})"
@@ -114,10 +115,10 @@ def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
     for embedding in spec.embeddings_of(group):
         for history in spec.histories_of(group):
             yield Fit(
-                embedding,
+                spec.matrix(embedding, group),
                 history,
                 group.half_life,
-                group.target,
+                group.target_expression,
                 group.regularization,
                 group.unobserved_weight,
                 group.scaling,

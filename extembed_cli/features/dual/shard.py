@@ -22,7 +22,7 @@ class DualShard:
 
     def __init__(self, work: ShardWork, prepared: PreparedFit, *, sd: bool = False, of_users: bool = False) -> None:
         spec, fit = work.spec, prepared.fit
-        target = fit.target_expression
+        target = fit.target
         used = (target, spec.membership(fit.history))
         history = work.history.in_order_of([expression for expression in used if expression is not None])
         candidates = fit.as_of(work.users if of_users else work.candidates)

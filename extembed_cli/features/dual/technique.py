@@ -42,7 +42,7 @@ from extembed_cli.histories.visibility import visible
 from extembed_cli.kernels.prefixes import segment_length
 from extembed_cli.kernels.ridge import longest_dual
 from extembed_cli.spec.groups import DualGroup
-from extembed_cli.spec.model import Spec
+from extembed_cli.spec.model import Matrix, Spec
 from extembed_cli.system.progress import Cost
 
 _RESIDUAL = 1e-6  # of a fit; above it the run warns
@@ -63,20 +63,20 @@ class Dual(Technique):
         for group in spec.of(DualGroup):
             yield from columns(spec, group)
 
-    def needs_gramian(self, spec: Spec, table: str) -> bool:
-        return any(fit.unobserved_weight > 0 for fit in all_fits(spec) if fit.embedding == table)
+    def needs_gramian(self, spec: Spec, matrix: Matrix) -> bool:
+        return any(fit.unobserved_weight > 0 for fit in all_fits(spec) if fit.matrix == matrix)
 
-    def copies(self, spec: Spec, table: str) -> int:
-        return len({fit.basis for fit in all_fits(spec) if fit.embedding == table})
+    def copies(self, spec: Spec, matrix: Matrix) -> int:
+        return len({fit.basis for fit in all_fits(spec) if fit.matrix == matrix})
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> DualState:
-        bases: dict[tuple[str, bool, bool], Basis] = {}
-        loaded = [fit for fit in all_fits(spec) if fit.embedding in prepared.embeddings]
+        bases: dict[tuple[Matrix, bool, bool], Basis] = {}
+        loaded = [fit for fit in all_fits(spec) if fit.matrix in prepared.embeddings]
         for fit in loaded:
             if fit.basis not in bases:
-                totals = prepared.totals[fit.embedding] if fit.is_rotated else None
+                totals = prepared.totals[fit.matrix] if fit.is_rotated else None
                 bases[fit.basis] = make_basis(
-                    prepared.embeddings[fit.embedding],
+                    prepared.embeddings[fit.matrix],
                     0 if totals is None else totals.items,
                     None if totals is None else totals.gramian,
                     normalized=spec.embeddings[fit.embedding].normalize,
@@ -87,7 +87,7 @@ class Dual(Technique):
         problems = Problems()
         for fit in loaded:
             with problems.collect():
-                PreparedFit(fit, prepared.embeddings[fit.embedding], bases[fit.basis]).check()
+                PreparedFit(fit, prepared.embeddings[fit.matrix], bases[fit.basis]).check()
         problems.raise_any()
         return _state(spec, statistics, prepared, bases)
 
@@ -95,7 +95,7 @@ class Dual(Technique):
         self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
     ) -> DualState:
         bases = {
-            fit.basis: Basis.open(arrays, about[_file_name(fit.basis)], prepared.embeddings[fit.embedding])
+            fit.basis: Basis.open(arrays, about[_file_name(fit.basis)], prepared.embeddings[fit.matrix])
             for fit in all_fits(spec)
         }
         return _state(spec, statistics, prepared, bases)
@@ -155,17 +155,15 @@ def _vector_fits(spec: Spec) -> dict[str, Fit]:
     return {group.user_vectors: next(fits(spec, group)) for group in groups if group.user_vectors is not None}
 
 
-def _file_name(basis: tuple[str, bool, bool]) -> str:
-    table, rotated, bias = basis
-    return f"{table}.basis{'-rotated' * rotated}{'-bias' * bias}"
+def _file_name(basis: tuple[Matrix, bool, bool]) -> str:
+    matrix, rotated, bias = basis
+    return f"{matrix.name}.basis{'-rotated' * rotated}{'-bias' * bias}"
 
 
 def _state(
-    spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, bases: dict[tuple[str, bool, bool], Basis]
+    spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, bases: dict[tuple[Matrix, bool, bool], Basis]
 ) -> DualState:
-    prepared_fits = {
-        fit: PreparedFit(fit, prepared.embeddings[fit.embedding], bases[fit.basis]) for fit in all_fits(spec)
-    }
+    prepared_fits = {fit: PreparedFit(fit, prepared.embeddings[fit.matrix], bases[fit.basis]) for fit in all_fits(spec)}
     estimates = [s for s in statistics if isinstance(s, FitStatistic)]
     files = {path: prepared_fits[fit] for path, fit in _vector_fits(spec).items() if fit in prepared_fits}
     return DualState(prepared_fits, estimates, files)

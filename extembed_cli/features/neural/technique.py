@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from extembed_cli.arrays import Bools
+from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.technique.columns import Column
@@ -30,7 +31,7 @@ from extembed_cli.neural import folder
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.neural.events import BATCH_EVENTS, MIN_BATCH_ROWS
 from extembed_cli.spec.groups import NeuralGroup
-from extembed_cli.spec.model import Spec
+from extembed_cli.spec.model import Matrix, Spec
 from extembed_cli.system.progress import Cost
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class Neural(Technique):
             folder.check_fits(group.model, config, spec)
             yield _column(group, config)
 
+    def matrices(self, spec: Spec) -> Iterator[Matrix]:
+        for group in spec.of(NeuralGroup):
+            yield from map(spec.matrix, sorted(_tables_of(group, spec)))
+
     def digests(self, spec: Spec) -> dict[str, Any]:
         models = {
             column.name: statistic.weights
@@ -74,15 +79,16 @@ class Neural(Technique):
         folder.need_extra()
         from extembed_cli.features.neural.scores import prepare_scorer  # noqa: PLC0415
 
+        tables = _as_tables_say(spec, prepared)
         return _state(
             spec,
             statistics,
             {
-                group.model: prepare_scorer(spec, group, prepared.embeddings, prepared.vocabulary.ids, prepared.mapped)
+                group.model: prepare_scorer(spec, group, tables, prepared.vocabulary.ids, prepared.mapped)
                 for group in spec.of(NeuralGroup)
-                if _tables_of(group, spec) <= set(prepared.embeddings)
+                if _tables_of(group, spec) <= set(tables)
             },
-            {name: matrix.with_vector[:-1] for name, matrix in prepared.embeddings.items()},
+            {name: matrix.with_vector[:-1] for name, matrix in tables.items()},
         )
 
     def open(
@@ -95,7 +101,7 @@ class Neural(Technique):
             spec,
             statistics,
             {model: Scorer.open(arrays, kept) for model, kept in about.items()},
-            {name: matrix.with_vector[:-1] for name, matrix in prepared.embeddings.items()},
+            {name: matrix.with_vector[:-1] for name, matrix in _as_tables_say(spec, prepared).items()},
         )
 
     def memory(self, spec: Spec, items: int) -> Memory:
@@ -144,6 +150,11 @@ def _column(group: NeuralGroup, config: ModelConfig) -> Column:
         statistic=Trained(group.model, config.weights_sha256),
         trained_until=config.trained_until,
     )
+
+
+def _as_tables_say(spec: Spec, prepared: Prepared) -> dict[str, EmbeddingMatrix]:
+    """Return the vectors by table that are centred as their table says."""
+    return {m.table: vectors for m, vectors in prepared.embeddings.items() if m == spec.matrix(m.table)}
 
 
 def _tables_of(group: NeuralGroup, spec: Spec) -> set[str]:

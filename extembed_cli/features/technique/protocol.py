@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.mapped_arrays import ArrayFolder
@@ -14,9 +16,11 @@ from extembed_cli.data.shard_results import Tally
 from extembed_cli.data.vocabulary import Vocabulary
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.histories.csr import Candidates, History
+from extembed_cli.histories.event_lists import EventList
 from extembed_cli.histories.visibility import Seen, visible
-from extembed_cli.spec.groups import Group
-from extembed_cli.spec.model import Spec
+from extembed_cli.spec.expressions import Expression
+from extembed_cli.spec.groups import Group, TableGroup
+from extembed_cli.spec.model import Matrix, Spec
 from extembed_cli.system import threads
 
 Task = Callable[[], Tally]
@@ -40,10 +44,10 @@ class TableTotals:
 class Prepared:
     """The embedding tables of a job, for a technique to prepare its own state from."""
 
-    embeddings: dict[str, EmbeddingMatrix]
-    """By name; a table with a problem is missing, and the job ends once all problems are known"""
-    totals: dict[str, TableTotals]
-    """Of the tables whose Gramian a technique needs"""
+    embeddings: dict[Matrix, EmbeddingMatrix]
+    """A table with a problem is missing, and the job ends once all problems are known"""
+    totals: dict[Matrix, TableTotals]
+    """Of those whose Gramian a technique needs"""
     vocabulary: Vocabulary
     mapped: threads.Mapping = map
     folder: Path | None = None
@@ -116,7 +120,7 @@ class ShardWork:
     """Some users with their events and candidates, and the results for them."""
 
     spec: Spec
-    embeddings: dict[str, EmbeddingMatrix]
+    embeddings: dict[Matrix, EmbeddingMatrix]
     history: History
     candidates: Candidates
     users: Candidates
@@ -129,6 +133,10 @@ class ShardWork:
     """Results: (U, dim) of each file of user vectors, NaN where there is none"""
     flagged: dict[str, set[int]] = field(default_factory=dict)
     """Results: users with a doubtful one, by reason"""
+    _histories: dict[tuple[str, Expression], History] = field(default_factory=dict, init=False)
+    _seen: dict[tuple[str, int], Seen] = field(default_factory=dict, init=False)
+    _selected: dict[tuple[int, Matrix | Expression | None], Seen] = field(default_factory=dict, init=False)
+    _lists: dict[int, EventList] = field(default_factory=dict, init=False)
 
     @property
     def passes_per_user(self) -> float:
@@ -136,9 +144,41 @@ class ShardWork:
         candidates = len(self.candidates.rows) if self.spec.candidates is not None else len(self.users.rows)
         return candidates / max(1, len(self.users.rows))
 
-    def seen(self, history: str) -> Seen:
-        """Return the events of a history that each candidate sees."""
-        return visible(self.spec, history, self.history, self.candidates, self.end)
+    def seen(self, history: str, target: Expression | None = None) -> Seen:
+        """Return the events of a history that each candidate sees, ties in the order of a target."""
+        events = self._in_order_of(history, target)
+        key = history, id(events)
+        if key not in self._seen:
+            self._seen[key] = visible(self.spec, history, events, self.candidates, self.end)
+        return self._seen[key]
+
+    def event_list(self, history: str, target: Expression | None = None, matrix: Matrix | None = None) -> EventList:
+        """Return the events of a history whose item has a vector in a matrix, or without one those that have a target.
+
+        Ties are in the order of the target. Where the same events count in the same order, it is the same object, whose
+        sums are there once.
+        """
+        events, seen = self._in_order_of(history, target), self.seen(history, target)
+        key = id(seen), target if matrix is None else matrix
+        if key not in self._selected:
+            if matrix is not None:
+                seen = seen.only(self.embeddings[matrix].with_vector[events.items])
+            elif target is not None:
+                seen = seen.only(~np.isnan(events.values[target]))
+            self._selected[key] = seen
+        seen = self._selected[key]
+        if id(seen) not in self._lists:
+            self._lists[id(seen)] = EventList(events, self.candidates, seen)
+        return self._lists[id(seen)]
+
+    def _in_order_of(self, history: str, target: Expression | None) -> History:
+        if target is None:
+            return self.history
+        key = history, target
+        if key not in self._histories:
+            used = (target, self.spec.membership(history))
+            self._histories[key] = self.history.in_order_of([each for each in used if each is not None])
+        return self._histories[key]
 
 
 # --- what a run costs --------------------------------------------------------------------------------
@@ -195,12 +235,18 @@ class Technique(Protocol):
 
     # --- what it reads ---
 
-    def needs_gramian(self, spec: Spec, table: str) -> bool:
-        """Whether it needs the Gramian of a table."""
+    def matrices(self, spec: Spec) -> Iterator[Matrix]:
+        """Yield the vectors that it reads."""
+        for group in spec.of(self.group):
+            if isinstance(group, TableGroup):
+                yield from (spec.matrix(table, group) for table in spec.embeddings_of(group))
+
+    def needs_gramian(self, spec: Spec, matrix: Matrix) -> bool:
+        """Whether it needs the Gramian of some vectors."""
         return False
 
-    def copies(self, spec: Spec, table: str) -> int:
-        """Return how many copies of a table's vectors it keeps, in coordinates of its own."""
+    def copies(self, spec: Spec, matrix: Matrix) -> int:
+        """Return how many copies of some vectors it keeps, in coordinates of its own."""
         return 0
 
     def digests(self, spec: Spec) -> dict[str, Any]:

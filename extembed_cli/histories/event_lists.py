@@ -1,27 +1,39 @@
-"""The events of a history that count for a statistic, their decayed weights, and what each candidate sees of them."""
+"""The events that count for a statistic, their decayed weights and targets, and what each candidate sees of them."""
 
 from __future__ import annotations
 
 from functools import cached_property
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 
-from extembed_cli.arrays import Doubles, Ints
+from extembed_cli.arrays import Doubles, Floats, Ints
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.histories.visibility import Seen
 from extembed_cli.kernels.decay import BLOCK, decayed_totals
 from extembed_cli.kernels.segments import offsets, ragged
 from extembed_cli.spec.durations import half_life_us
+from extembed_cli.spec.expressions import Expression
 
 # Where a window hides so many times the visible weight, the visible sum is not taken as a difference of sums.
 _HIDDEN = 1e6
 
 
+class Targets(NamedTuple):
+    """What the n events of a list say, relative to the first event of their user that says something."""
+
+    relative: Floats
+    """(n); NaN = null. Differences are small numbers, whose float32 sums are exact enough"""
+    reference: Doubles
+    """(U) what the user's first event says; 0 where none says anything"""
+
+
 class EventList:
-    """All n events of a history, or those whose item has a vector in a table."""
+    """All n events of a history, or some of them: those whose item has a vector in a table, or that have a target."""
 
     def __init__(self, history: History, candidates: Candidates, seen: Seen) -> None:
+        self.history = history
         self.seen = seen
         self.candidates = candidates
         self.times = history.times[seen.events]
@@ -38,7 +50,8 @@ class EventList:
             self.exponents[lengths > 0] = np.clip(np.frexp(weights[first])[1], -200, 200)
             self.weights = np.ldexp(weights, -self.exponents[self.owners])
         self._ages: dict[str, Doubles] = {}
-        self._totals: dict[str, Doubles] = {}
+        self._totals: dict[str, tuple[Doubles, Ints]] = {}
+        self._targets: dict[Expression, Targets] = {}
         self._lock = Lock()
 
     def clock(self, half_life: str) -> Doubles:
@@ -55,37 +68,80 @@ class EventList:
         clock: Doubles = self.clock(half_life)[at]
         return clock if self.weights is None else clock + self.logs[at]
 
+    def absolute_logs(self, half_life: str, candidates: Ints) -> Doubles:
+        """Return log2 of a weight as of some candidates that sees an event with height 0: (n) -> (n)."""
+        us = half_life_us(half_life)
+        users = self.candidates.users[candidates]
+        exponents: Doubles = self.exponents[users].astype(np.float64)
+        if us is None:
+            return exponents
+        return exponents - (self.candidates.times[candidates] - self.times[self.seen.indptr[users]]) / us
+
     def totals(self, half_life: str) -> Doubles:
         """(Q) the weight that each candidate sees, decayed to the newest event of it; 0 where there is none."""
+        return self._totals_of(half_life)[0]
+
+    def target_means(self, half_life: str, target: Expression) -> Doubles:
+        """(Q) Σ w y / Σ w over the events that each candidate sees, all of which have a target; NaN for none."""
+        targets = self.targets(target)
+        total, far = self._totals_of(half_life)
+        values = targets.relative.astype(np.float64)
+        weighted, _ = self._sum(half_life, values if self.weights is None else self.weights * values, far)
+        sees = total > 0
+        means = np.where(sees, weighted, np.nan) / np.where(sees, total, 1)
+        return means + targets.reference[self.candidates.users]
+
+    def _totals_of(self, half_life: str) -> tuple[Doubles, Ints]:
         with self._lock:  # several threads may be the first to need it
             if half_life not in self._totals:
-                self._totals[half_life] = self._sum_up(half_life)
+                weights = np.ones(len(self.times)) if self.weights is None else self.weights
+                self._totals[half_life] = self._sum(half_life, weights)
         return self._totals[half_life]
 
-    def _sum_up(self, half_life: str) -> Doubles:
+    def targets(self, target: Expression) -> Targets:
+        """Return what the events say."""
+        with self._lock:
+            if target not in self._targets:
+                self._targets[target] = self._relative(self.history.values[target][self.seen.events])
+        return self._targets[target]
+
+    def _relative(self, values: Doubles) -> Targets:
+        reference = np.zeros(len(self.seen.indptr) - 1)
+        known = np.flatnonzero(~np.isnan(values))
+        owners = self.owners[known]
+        first = np.flatnonzero(np.diff(owners, prepend=-1))
+        reference[owners[first]] = values[known[first]]
+        return Targets((values - reference[self.owners]).astype(np.float32), reference)
+
+    def _sum(self, half_life: str, numbers: Doubles, far: Ints | None = None) -> tuple[Doubles, Ints]:
+        """Return the sum of the numbers (n) that each candidate sees, decayed to the newest event of it: (Q).
+
+        A window's sum is the difference of two. The second result are candidates whose window hides so much that theirs
+        is summed up again: given as `far` for numbers that are not weights.
+        """
         clock, seen = self.clock(half_life), self.seen
         out = np.zeros(len(seen.start))
         if not len(clock):
-            return out
+            return out, np.zeros(0, np.int64)
         users = np.flatnonzero(np.diff(seen.indptr))
         lengths = np.diff(seen.indptr)[users]
         blocks = -(-lengths // BLOCK)
         at = ragged(BLOCK * offsets(blocks)[:-1], lengths)  # of each event, its user's in whole blocks
-        weights = np.zeros(BLOCK * int(blocks.sum()))
+        filled = np.zeros(BLOCK * int(blocks.sum()))
         padded = np.repeat(clock[seen.indptr[users + 1] - 1], BLOCK * blocks)
-        weights[at], padded[at] = 1 if self.weights is None else self.weights, clock
-        sums = decayed_totals(weights.reshape(-1, BLOCK), padded.reshape(-1, BLOCK), blocks).reshape(-1)[at]
+        filled[at], padded[at] = numbers, clock
+        sums = decayed_totals(filled.reshape(-1, BLOCK), padded.reshape(-1, BLOCK), blocks).reshape(-1)[at]
         sees = np.flatnonzero(seen.count)
         out[sees] = sums[seen.end[sees] - 1]
         hides = sees[seen.start[sees] > seen.indptr[self.candidates.users[sees]]]
         left = np.exp2(clock[seen.start[hides] - 1] - clock[seen.end[hides] - 1])
         hidden = sums[seen.start[hides] - 1] * left
         out[hides] -= hidden
-        for q in hides[hidden > _HIDDEN * out[hides]].tolist():
+        far = hides[hidden > _HIDDEN * out[hides]] if far is None else far
+        for q in far.tolist():
             visible = slice(seen.start[q], seen.end[q])
-            decay = np.exp2(clock[visible] - clock[visible.stop - 1])
-            out[q] = decay.sum() if self.weights is None else decay @ self.weights[visible]
-        return out
+            out[q] = np.exp2(clock[visible] - clock[visible.stop - 1]) @ numbers[visible]
+        return out, far
 
     def decayed_count(self, half_life: str) -> Doubles:
         """(Q) Σ w of what each candidate sees, as of its own time."""

@@ -1,0 +1,1 @@
+"""Counters of a user's histories: they need no embeddings, and embeddings are judged over them."""
