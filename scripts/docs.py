@@ -25,12 +25,22 @@ from extembed_cli.features.aggregate.statistics import COSINES, TABLE_COUNTERS
 from extembed_cli.features.counters.statistics import COUNTERS
 from extembed_cli.features.registry import output_columns
 from extembed_cli.features.technique.definitions import Definition
+from extembed_cli.features.within import MEANINGS
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.defaults import REGULARIZATION
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.loading import build_spec, load_spec
-from extembed_cli.spec.model import Columns, EmbeddingSpec, HistorySpec, LogColumns, Spec, TableColumns, spec_type
+from extembed_cli.spec.model import (
+    Columns,
+    EmbeddingSpec,
+    HistorySpec,
+    LogColumns,
+    Spec,
+    TableColumns,
+    WithinSpec,
+    spec_type,
+)
 from extembed_cli.system.progress import Watch
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +73,8 @@ def column_reference() -> str:
             condition = "" if loss == "squared" else ', `loss = "logistic"`'
             rows.append([f"`{name}`{condition}", meaning, dtype])
     rows.append(["`neural_score`", "the trained model's logit", "Float32"])
+    for kind, meaning in MEANINGS.items():
+        rows.append([f"`{{column}}__within_{kind}`", meaning.format(name="column", by="request"), "Float32"])
     return table(["column", "meaning", "type"], rows)
 
 
@@ -102,6 +114,7 @@ def spec_reference() -> str:
         "[embeddings.X]": EmbeddingSpec,
         "[embeddings.X.columns]": TableColumns,
         "[histories.X]": HistorySpec,
+        "[within]": WithinSpec,
         **{f"[[{technique}]]": group for technique, group in Group.known.items()},
     }
     blocks = []

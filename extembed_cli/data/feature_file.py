@@ -81,14 +81,15 @@ def write_features(
     output: Path,
     candidates: Table,
     columns: dict[str, str],
-    parts: Sequence[FeaturePart],
+    sources: Sequence[Sequence[FeaturePart]],
     metadata: dict[str, Any],
     progress: Callable[[int], None] = lambda rows: None,
 ) -> str:
     """Write all candidate columns and the features in candidate order; return the SHA-256 of the output.
 
-    `columns` has the features' types by name, `parts` their values. The files wait in `stage` to be committed;
-    `progress` is called with the number of rows after each batch.
+    `columns` has the features' types by name. A source has parts with the values of some of them; a row in none of its
+    parts is null. The files wait in `stage` to be committed; `progress` is called with the number of rows after each
+    batch.
     """
     features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
     kept = candidates.schema.metadata or {}
@@ -98,9 +99,12 @@ def write_features(
     def batches() -> Iterator[pa.RecordBatch]:
         row = 0
         for batch in candidate_rows(candidates):
-            known = known_in(parts, row, row + len(batch))
-            arrays = [_array(block_of(parts, name, row, row + len(batch)), known) for name in columns]
-            yield pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=schema)
+            arrays = {}
+            for parts in sources:
+                known = known_in(parts, row, row + len(batch))
+                for name in parts[0].columns:
+                    arrays[name] = _array(block_of(parts, name, row, row + len(batch)), known)
+            yield pa.RecordBatch.from_arrays([*batch.columns, *(arrays[name] for name in columns)], schema=schema)
             row += len(batch)
             progress(len(batch))
         if row != candidates.rows:

@@ -22,7 +22,7 @@ from extembed_cli.data.parquet import Table
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.data.vocabulary import Vocabulary
 from extembed_cli.errors import Problems
-from extembed_cli.features.registry import output_columns, techniques_of
+from extembed_cli.features.registry import shard_columns, techniques_of
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import Prepared, State, TableTotals, Technique, VectorFile
 from extembed_cli.kernels.gramian import gramian_of_block
@@ -125,7 +125,7 @@ def prepare(
     for name, table in tables.items():
         with problems.collect():
             _load(spec, name, table, ids[name], prepared, cache)
-    columns, states = output_columns(spec), {}
+    columns, states = shard_columns(spec), {}
     for technique in techniques_of(spec):  # of the tables that could be loaded, for all problems together
         with problems.collect():
             states[technique.group.technique] = technique.prepare(spec, _statistics(technique, columns), prepared)

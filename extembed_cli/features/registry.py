@@ -11,6 +11,7 @@ from extembed_cli.features.dual.technique import Dual
 from extembed_cli.features.neural.technique import Neural
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import Technique
+from extembed_cli.features.within import within_columns
 from extembed_cli.spec.model import Spec
 
 TECHNIQUES: list[Technique] = [Counters(), Aggregate(), Dual(), Neural()]
@@ -22,7 +23,13 @@ def techniques_of(spec: Spec) -> list[Technique]:
 
 
 def output_columns(spec: Spec) -> list[Column]:
-    """Return the feature columns of a spec in their order; columns that groups define identically come once."""
+    """Return the feature columns of a spec in their order."""
+    columns = shard_columns(spec)
+    return [*columns, *within_columns(spec, columns)]
+
+
+def shard_columns(spec: Spec) -> list[Column]:
+    """Return the columns that the groups define; columns that they define identically come once."""
     if spec.candidates is None:  # only vectors
         return []
     by_name: dict[str, Column] = {}

@@ -11,6 +11,7 @@ from extembed_cli.data.inputs import Inputs, Loaded
 from extembed_cli.errors import ResourceError, counted
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import output_columns, techniques_of
+from extembed_cli.jobs.within import BYTES_OF_REQUESTS
 from extembed_cli.spec.model import Spec
 
 # Measured on 2 cores, see docs/decisions/.
@@ -111,6 +112,7 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
         f"batches of {counted(workers, 'worker')}": workers * (_BYTES_OF_A_BATCH + sum(need.batch for need in needs)),
         "item ids": ids * _BYTES_PER_ID,
         **({"models": models} if models else {}),
+        **({"requests": inputs.candidates.rows * BYTES_OF_REQUESTS} if spec.within and inputs.candidates else {}),
         "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec))),
     }
 

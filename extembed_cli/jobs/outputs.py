@@ -14,6 +14,7 @@ from extembed_cli.data.ids import as_stored, narrowed
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.data.shard_results import Vectors
 from extembed_cli.engines.base import Job, Results
+from extembed_cli.features.within import within_columns
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
@@ -33,7 +34,8 @@ def write_outputs(
     """Stage features and vectors and return the part of the run report about them."""
     spec, shared = job.spec, job.shared
     metadata = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
-    columns = [column.about for column in shared.columns]
+    outputs = [*shared.columns, *within_columns(spec, shared.columns)]
+    columns = [column.about for column in outputs]
     digest = None
     if loaded.inputs.candidates is not None and spec.output is not None:
         output = Path(spec.output)
@@ -42,8 +44,8 @@ def write_outputs(
                 stage,
                 output,
                 loaded.inputs.candidates,
-                {c.name: c.dtype for c in shared.columns},
-                results.features,
+                {column.name: column.dtype for column in outputs},
+                [results.features, *([] if results.within is None else [[results.within]])],
                 {**metadata, "columns": columns},
                 progress=lambda rows: watch.moved(rows, rows * SECONDS_PER_WRITTEN_ROW),
             )

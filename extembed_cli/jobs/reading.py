@@ -19,6 +19,7 @@ from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.features.registry import output_columns
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.within import check_requests
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 
@@ -38,6 +39,8 @@ def open_all(spec: Spec, watch: Watch) -> Opened:
         if opened.candidates is not None:
             with opened.problems.collect():
                 check_names(opened.candidates, [column.name for column in output_columns(spec)])
+            with opened.problems.collect():
+                check_requests(spec, opened.candidates)
     return opened
 
 

@@ -27,7 +27,7 @@ from extembed_cli.engines.base import Engine, Job, Results, ShardInput
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, matrices_of, prepare
-from extembed_cli.features.registry import technique_digests, techniques_of
+from extembed_cli.features.registry import output_columns, technique_digests, techniques_of
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
@@ -35,6 +35,7 @@ from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
 from extembed_cli.jobs.reading import SECONDS_PER_ROW, digesting, load, open_all, sample_layout
 from extembed_cli.jobs.report import closing, computed
 from extembed_cli.jobs.warnings import result_warnings
+from extembed_cli.jobs.within import within_part
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.memory import give_back
 from extembed_cli.system.progress import Watch
@@ -84,6 +85,12 @@ def run_job(
             return shared
 
         job, results = _compute(spec, loaded, layout.shards, prepared, engine, watch, seconds)
+        if spec.within is not None and inputs.candidates is not None:
+            with watch.timing("within") as cost:
+                columns, candidates = output_columns(spec), inputs.candidates
+                files = opened_scratch.folder if opened_scratch else None
+                results.within = within_part(spec, columns, candidates, results.features, mapped, files)
+                cost.add(rows=candidates.rows)
         watch.expect(loaded.candidates.rows)
         with watch.timing("write") as cost:
             report = write_outputs(job, stage, loaded, results, {**digests.result(), **models}, mapped, watch)

@@ -57,7 +57,7 @@ class Ranked(NamedTuple):
 
     def first_at_least(self, cosines: Floats) -> Ints:
         """(m, R) The position of each row's first cosine at or above each of m; the row's end if there is none."""
-        least = _ordered(cosines)[:, None].astype(np.uint64) << _VALUE
+        least = ordered_bits(cosines)[:, None].astype(np.uint64) << _VALUE
         return first_reaching(lambda at: self.keys.take(at) >= least, self.start, self.counts, len(cosines))
 
 
@@ -74,7 +74,7 @@ def rank(cosines: Floats, first: Ints, places: Ints, counts: Ints) -> Ranked:
     bounds = offsets(width)
     start = np.empty_like(bounds[:-1])
     start[order] = bounds[:-1]
-    keys = _ordered(cosines.take(ragged(first[order], width), mode="clip")).astype(np.uint64)
+    keys = ordered_bits(cosines.take(ragged(first[order], width), mode="clip")).astype(np.uint64)
     keys <<= _VALUE
     keys |= ragged(places[order], width).view(np.uint64)
     keys[ragged(start + counts, widths - counts)] = _LAST
@@ -84,7 +84,7 @@ def rank(cosines: Floats, first: Ints, places: Ints, counts: Ints) -> Ranked:
     return Ranked(keys, start, counts)
 
 
-def _ordered(cosines: Floats) -> NDArray[np.uint32]:
+def ordered_bits(cosines: Floats) -> NDArray[np.uint32]:
     """Return the bits of float32 numbers, changed so that they compare as the numbers do."""
     bits = cosines.view(np.int32)
     flips = bits >> 31
@@ -94,7 +94,7 @@ def _ordered(cosines: Floats) -> NDArray[np.uint32]:
 
 
 def _cosines(ordered: NDArray[np.uint32]) -> Floats:
-    """Return the numbers whose bits `_ordered` returned."""
+    """Return the numbers whose bits `ordered_bits` returned."""
     bits = ordered.view(np.int32)
     return np.where(bits < 0, bits ^ _SIGN, ~bits).view(np.float32)
 

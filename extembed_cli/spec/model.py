@@ -84,6 +84,16 @@ class HistorySpec(Frozen):
     """Only this many of the newest visible events; all unless set."""
 
 
+class WithinSpec(Frozen):
+    """Features relative to those of the other candidates of a request."""
+
+    by: str
+    """Column of the candidates that has the request of each."""
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of features, or patterns such as `text__liked__*`: each gets its rank in the request, its difference from
+    the median, and that in standard deviations."""
+
+
 class Spec(Frozen):
     """One job: which features, from which interactions, candidates and embedding tables."""
 
@@ -110,6 +120,8 @@ class Spec(Frozen):
     """Embedding tables by name; a spec of counters alone needs none."""
     histories: dict[Name, HistorySpec] = Field(default_factory=dict)
     """Named histories; `all` (every interaction) always exists."""
+    within: WithinSpec | None = None
+    """Features relative to those of the other candidates of a request."""
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Spec:
@@ -143,6 +155,8 @@ class Spec(Frozen):
             problems.append(
                 f"`candidates` is missing: only {' and '.join(able)} groups that all have `user_vectors` can do without"
             )
+        if self.candidates is None and self.within is not None:
+            problems.append("within: without `candidates` there are no requests; leave it out")
         if self.candidates is None and self.output is not None:
             problems.append("output: without `candidates` there are no features to write; leave it out")
         for key, group in self.groups.items():

@@ -1,0 +1,65 @@
+"""The columns within a request, from the features of all shards: a request may have candidates of several users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from extembed_cli.arrays import Floats, Ints
+from extembed_cli.data.labels import read_codes
+from extembed_cli.data.mapped_arrays import zeros
+from extembed_cli.data.parquet import Table
+from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
+from extembed_cli.errors import SpecError, did_you_mean
+from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.within import WithinStatistic
+from extembed_cli.kernels.requests import Within, within_requests
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.threads import Mapping
+
+BYTES_OF_REQUESTS = 100  # for each candidate: its request, and a column of each worker with its order
+
+
+def check_requests(spec: Spec, candidates: Table) -> None:
+    """Raise if the candidates lack the column of requests."""
+    if spec.within is not None and spec.within.by not in candidates.names:
+        hint = did_you_mean(spec.within.by, candidates.names)
+        raise SpecError(f"within.by: the candidates have no column `{spec.within.by}`{hint}")
+
+
+def within_part(
+    spec: Spec,
+    columns: Sequence[Column],
+    candidates: Table,
+    parts: Sequence[FeaturePart],
+    mapped: Mapping,
+    folder: Path | None,
+) -> FeaturePart | None:
+    """Return the columns within a request of all candidates, in mapped files of a folder, if there is one."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for column in columns:
+        if isinstance(statistic := column.statistic, WithinStatistic):
+            kinds.setdefault(statistic.column, []).append((statistic.kind, column.name))
+    if spec.within is None or not kinds:
+        return None
+    rows = candidates.rows
+    requests = read_codes(candidates, "request", spec.within.by)
+    known = known_in(parts, 0, rows)
+    results: dict[str, Floats] = {name: zeros((rows,), np.float32, folder) for c in kinds.values() for _, name in c}
+
+    def compute(name: str) -> None:
+        within = _of_column(parts, name, known, requests)
+        for kind, result in kinds[name]:
+            results[result][:] = getattr(within, kind)
+
+    for _ in mapped(compute, kinds):
+        pass
+    return FeaturePart(np.arange(rows), results)
+
+
+def _of_column(parts: Sequence[FeaturePart], name: str, known: np.ndarray, requests: Ints) -> Within:
+    values = block_of(parts, name, 0, len(requests)).astype(np.float32)
+    values[~known] = np.nan
+    return within_requests(values, requests)
