@@ -42,6 +42,17 @@ class DataFlags:
             panel=_DATA,
         ),
     ] = None
+    folds: Annotated[
+        int,
+        option(
+            "--folds",
+            min=1,
+            metavar="N",
+            help="Number of models, each trained on what came before its part of the candidates' time, so that every "
+            "score is out of time; 1 = a single model of all candidates.",
+            panel=_DATA,
+        ),
+    ] = 5
     group: Annotated[
         str | None,
         option(
@@ -224,7 +235,8 @@ def train(
 
 
 def _summary(model: Path, report: dict[str, Any]) -> str:
-    trained = f"{report['parameters']:,} parameters trained on {report['rows']['train']:,} candidates"
+    several = f"{len(report['folds'])} models, the newest with " if len(report["folds"]) > 1 else ""
+    trained = f"{several}{report['parameters']:,} parameters trained on {report['rows']['train']:,} candidates"
     best = f"best is epoch {report['best_epoch']} with an AUC of {report['valid_auc']:.4f} on the early stopping rows"
     return (
         f"{model}: {report['encoder']}, {trained} until {report['trained_until']}; {best}; {report['seconds']:.1f} s\n"

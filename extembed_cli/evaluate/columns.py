@@ -55,7 +55,8 @@ class FeatureFile:
     run: dict[str, Any] | None
     """The run report beside the file, if it belongs to this file."""
     trained_until: dict[str, int | None]
-    """By step with trained columns: time of the newest row that their models were trained on; None = not known."""
+    """By step with trained columns: time of the newest row that their models were trained on; None = not known. Without
+    the columns whose values are all by models that have seen older rows only."""
     roles: Roles
     unusable: dict[str, str]
     """Types of the columns that --baseline matches but a ranker cannot learn from, by column."""
@@ -109,8 +110,9 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
         step: max(
             (time_us(features[n]["trained_until"]) for n in names if "trained_until" in features[n]), default=None
         )
-        for step, names in steps.items()
-        if step != BASELINE and names and registry.technique_of_step(step).is_trained
+        for step in feature_steps()
+        if (names := [name for name in steps[step] if not features[name].get("out_of_time")])
+        and registry.technique_of_step(step).is_trained
     }
     return FeatureFile(
         path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from extembed_cli.neural.model import Items, Model
 from extembed_cli.neural.training import writing
 from extembed_cli.neural.training.checkpoint import Checkpoint, describe_job, differences
 from extembed_cli.neural.training.dataset import histories_of
-from extembed_cli.neural.training.trainer import Trainer
+from extembed_cli.neural.training.trainer import Trained, Trainer
 from extembed_cli.neural.training.whitening import whitening
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import signals
@@ -60,7 +61,10 @@ def train_job(
             id_buckets=id_bucket_count(layers, len(inputs.vocabulary)),
             **layers.model_dump(),
         )
-        trainer = _trainer(spec, architecture, settings, inputs, mapped)
+
+        def make(fold: int) -> Trainer:
+            return _trainer(spec, architecture, settings, inputs, fold, mapped)
+
         job = describe_job(
             {
                 **settings.model_dump(exclude={"epochs", "patience"}),
@@ -76,11 +80,14 @@ def train_job(
             checkpoint = Checkpoint(output / files.CHECKPOINT, job)
             if resume and not checkpoint.path.exists() and (report := _finished(output, settings, job, watch)):
                 return report
+            done: list[Trained] = []
             if resume:
-                checkpoint.restore(trainer, watch)
-            elif checkpoint.path.exists():
-                watch.note(f"{folder}: starting over; use --resume to resume the stopped training")
-            _fit(trainer, checkpoint, watch)
+                done, trainer = checkpoint.restore(make, watch)
+            else:
+                if checkpoint.path.exists():
+                    watch.note(f"{folder}: starting over; use --resume to resume the stopped training")
+                trainer = make(0)
+            models = _fit_all(make, done, trainer, checkpoint, len(inputs.folds), watch)
             config = ModelConfig(
                 version=extembed_cli.__version__,
                 architecture=architecture,
@@ -89,13 +96,12 @@ def train_job(
                 lag=spec.lag,
                 as_of_step=spec.as_of_step,
                 settings=settings,
-                trained_until=inputs.trained_until,
-                rows=inputs.rows,
+                folds=tuple(inputs.folds),
                 spec=spec.meaning(),
                 job=job,
                 weights_sha256="",
             )
-            report = writing.stage_model(stage, output, config, trainer)
+            report = writing.stage_models(stage, output, config, models)
             stage.obsolete.append(checkpoint.path)
             stage.commit()
     return report
@@ -176,7 +182,7 @@ def _device(name: str) -> str:
 
 
 def _trainer(
-    spec: Spec, a: Architecture, settings: TrainingSettings, inputs: TrainingInputs, mapped: Mapping
+    spec: Spec, a: Architecture, settings: TrainingSettings, inputs: TrainingInputs, fold: int, mapped: Mapping
 ) -> Trainer:
     tables = [(table, spec.embeddings[name].normalize) for name, table in inputs.tables.items()]
     buckets = id_buckets(inputs.vocabulary, a.id_buckets)
@@ -189,12 +195,31 @@ def _trainer(
     if a.whiten:
         complete = np.flatnonzero(np.all([table.with_vector for table in inputs.tables.values()], axis=0))
         model.adapter.set_whitening(*whitening(items, complete))
-    return Trainer(model, inputs.data, settings, items, len(buckets), mapped)
+    return Trainer(model, inputs.datasets[fold], settings, items, len(buckets), mapped)
 
 
-def _fit(trainer: Trainer, checkpoint: Checkpoint, watch: Watch) -> None:
+def _fit_all(
+    make: Callable[[int], Trainer],
+    done: list[Trained],
+    trainer: Trainer,
+    checkpoint: Checkpoint,
+    folds: int,
+    watch: Watch,
+) -> list[Trained]:
+    """Train the models one after the other, from the one that `trainer` is in."""
+    while True:
+        _fit(done, trainer, checkpoint, watch)
+        done.append(trainer.trained)
+        if len(done) == folds:
+            return done
+        trainer = make(len(done))
+        checkpoint.save(done, trainer)
+
+
+def _fit(done: list[Trained], trainer: Trainer, checkpoint: Checkpoint, watch: Watch) -> None:
     """Train until it is finished; save a checkpoint after every epoch and on a signal to stop."""
     settings, rows = trainer.settings, len(trainer.data.train)
+    place = f"model {len(done) + 1}/{settings.folds}, " if settings.folds > 1 else ""
     watch.total(settings.epochs * rows)
     watch.moved(0, len(trainer.epochs) * rows + trainer.now.rows)
     with watch.timing("train") as cost, signals.deferred() as stopping:
@@ -202,19 +227,19 @@ def _fit(trainer: Trainer, checkpoint: Checkpoint, watch: Watch) -> None:
         def moved(count: int) -> None:
             now = trainer.now
             auc = f", AUC {trainer.epochs[-1].valid_auc:.4f}" if trainer.epochs else ""
-            watch.detail(f"epoch {now.epoch + 1}/{settings.epochs}: loss {now.loss / now.rows:.4f}{auc}")
+            watch.detail(f"{place}epoch {now.epoch + 1}/{settings.epochs}: loss {now.loss / now.rows:.4f}{auc}")
             watch.moved(count, count)
             cost.add(rows=count)
 
         while not trainer.finished and not stopping:
             watch.expect(rows)
-            done = trainer.run_epoch(moved, lambda: bool(stopping))
-            checkpoint.save(trainer)
-            if done:
+            ended = trainer.run_epoch(moved, lambda: bool(stopping))
+            checkpoint.save(done, trainer)
+            if ended:
                 epoch = trainer.epochs[-1]
                 best = ", best so far" if trainer.now.best == epoch.epoch else ""
                 watch.note(
-                    f"epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}; early stopping rows: loss "
+                    f"{place}epoch {epoch.epoch + 1}: loss {epoch.loss:.4f}; early stopping rows: loss "
                     f"{epoch.valid_loss:.4f}, AUC {epoch.valid_auc:.4f}; "
                     f"{rows / max(1e-9, epoch.seconds):,.0f} rows/s{best}"
                 )

@@ -16,7 +16,7 @@ from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.labels import read_codes, read_labels, read_times
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.scratch import Scratch, scratch, scratch_folder
-from extembed_cli.errors import Problems, SpecError, did_you_mean
+from extembed_cli.errors import DataError, Problems, SpecError, did_you_mean
 from extembed_cli.features.prepare import prepare
 from extembed_cli.histories.csr import Shard
 from extembed_cli.histories.visibility import in_own_history, visible_end
@@ -25,7 +25,7 @@ from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import digesting, load, open_all, sample_layout
 from extembed_cli.jobs.train_memory import training_layout, training_needs
 from extembed_cli.jobs.warnings import repeated_items
-from extembed_cli.neural.config import Layers, TrainingSettings
+from extembed_cli.neural.config import Fold, Layers, TrainingSettings
 from extembed_cli.neural.training.dataset import (
     Dataset,
     Labelled,
@@ -56,13 +56,12 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """The dataset of a training, and facts about its inputs."""
+    """The datasets of a training, and facts about its inputs."""
 
-    data: Dataset
-    rows: dict[str, int]
-    """Number of candidates by their use, or by the reason why they are left out"""
-    trained_until: str
-    """Time of the newest candidate of the dataset, ISO 8601 UTC"""
+    datasets: list[Dataset]
+    """For each model"""
+    folds: list[Fold]
+    """For each model what it has seen"""
     tables: dict[str, EmbeddingMatrix]
     table_rows: dict[str, int]
     vocabulary: pl.Series
@@ -80,14 +79,17 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
     assert inputs.candidates is not None
     labelled = _labelled(spec, settings, inputs.candidates, watch)
     usable, left_out = labelled.usable(None if settings.until is None else time_us(settings.until))
+    cuts = labelled.cuts(usable, settings.folds)
+    if cuts[-1] is not None:
+        usable &= labelled.times < cuts[-1]
     micro_batch = (
         max(MICRO_BATCH, labelled.largest_group(usable))
         if settings.loss == "softmax"
         else min(MICRO_BATCH, settings.batch_size)
     )
     needs = training_needs(spec, inputs, settings, training.layers, micro_batch, options.workers)
-    dataset = dataset_bytes(int(np.count_nonzero(usable)), inputs.interactions.rows, len(histories_of(spec)))
-    layout = options.layout or training_layout(spec, inputs, options.workers, options.memory, needs, dataset)
+    size = dataset_bytes(int(np.count_nonzero(usable)), inputs.interactions.rows, len(histories_of(spec)))
+    layout = options.layout or training_layout(spec, inputs, options.workers, options.memory, needs, size)
     with digesting(inputs, {}) as digests:
         opened_scratch = stack.enter_context(_scratch(training, layout))
         folder = opened_scratch.folder if opened_scratch else None
@@ -108,20 +110,30 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
 
         with watch.timing("encode"):
             events = loaded.events.usable
-            data, rows = build_dataset(spec, settings.max_events, shards(), labelled, usable, events, folder)
+            data, unseen = build_dataset(spec, settings.max_events, shards(), labelled, usable, events, folder)
         watch.warn_of(coverage.mismatches(spec, loaded))
         watch.warn_of(repeated_items(repeats, coverage.candidates))
-        check_dataset(data, labelled, {**rows, **left_out}, inside_groups=settings.group is not None)
-        until = newest_time(data, labelled)
-        if not (labelled.times > until).any():
+        datasets, folds = [data.before(cut, labelled.times) for cut in cuts], []
+        for number, dataset in enumerate(datasets, 1):
+            try:
+                check_dataset(dataset, labelled, {**unseen, **left_out}, inside_groups=settings.group is not None)
+            except DataError as error:
+                if len(datasets) == 1:
+                    raise
+                raise DataError(
+                    f"--folds {len(datasets)}, model {number}: {error} Fewer folds have more rows each"
+                ) from None
+            until = newest_time(dataset, labelled)
+            folds.append(Fold(trained_until=time_text(until), rows={**dataset.used, **unseen, **left_out}))
+        if len(folds) == 1 and not (labelled.times > until).any():
             watch.warning(
-                "no candidate is newer than the training candidates, but a ranker needs newer ones: set --until"
+                "no candidate is newer than the training candidates, but a ranker needs newer ones: set --until, or "
+                "--folds"
             )
         inputs.check_unchanged()  # all inputs are read; a log may grow during the training
         return TrainingInputs(
-            data,
-            {**rows, **left_out},
-            time_text(until),
+            datasets,
+            folds,
             {name: shared.by_table[name] for name in spec.embeddings},
             {name: table.rows for name, table in inputs.embeddings.items()},
             loaded.vocabulary.ids,

@@ -91,6 +91,9 @@ class TrainingSettings(_Part):
     """Column of the candidates that the model predicts: 0 or 1, or grades with `group`."""
     until: Time | None = None
     """Only candidates before this time, ISO 8601; null = all."""
+    folds: int = Field(default=5, ge=1, le=1000)
+    """Number of models. The time of the candidates is cut into one stretch more, and each model is trained on all that
+    is before its cut; 1 = a single model of all candidates."""
     group: str | None = None
     """Column that the candidates of one request share."""
     loss: Loss = "bce"
@@ -110,10 +113,19 @@ class TrainingSettings(_Part):
     device: str = "cpu"
 
 
-class ModelConfig(_Part):
-    """A trained model."""
+class Fold(_Part):
+    """One model of a folder."""
 
-    format: Literal[1] = 1
+    trained_until: str
+    """Time of the newest candidate of its training and early stopping rows, ISO 8601 UTC."""
+    rows: dict[str, int]
+    """Number of candidates by their use, or by the reason why they were left out."""
+
+
+class ModelConfig(_Part):
+    """Trained models of one architecture: each scores the candidates after its training and before the next one's."""
+
+    format: Literal[2] = 2
     version: str
     """Version of extembed."""
     architecture: Architecture
@@ -124,13 +136,21 @@ class ModelConfig(_Part):
     lag: str
     as_of_step: str | None
     settings: TrainingSettings
-    trained_until: str
-    """Time of the newest candidate of the training and early stopping rows, ISO 8601 UTC."""
-    rows: dict[str, int]
-    """Number of candidates by their use, or by the reason why they were left out."""
+    folds: tuple[Fold, ...] = Field(min_length=1)
+    """The models, oldest first."""
     spec: dict[str, Any]
     """The spec with the tables and histories."""
     job: dict[str, Any]
     """Everything that decides the weights: settings, and digests of larger values."""
     weights_sha256: str
-    """SHA-256 of `model.safetensors`."""
+    """SHA-256 of `model.safetensors`, which has the weights of all models."""
+
+    @property
+    def trained_until(self) -> str:
+        """Time of the newest candidate that any of the models has seen."""
+        return self.folds[-1].trained_until
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether each candidate is scored by a model whose training ended before it."""
+        return len(self.folds) > 1

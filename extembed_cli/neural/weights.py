@@ -31,17 +31,22 @@ def read_weights(folder: str, config: ModelConfig) -> bytes:
     return data
 
 
-def load_model(folder: str, config: ModelConfig) -> Model:
-    """Return the model with its weights, ready to score."""
+def load_models(folder: str, config: ModelConfig) -> list[Model]:
+    """Return the models with their weights, ready to score, oldest first."""
     path, data = Path(folder) / WEIGHTS, read_weights(folder, config)
+    models = []
     try:
         tensors = load(data)
-        with torch.random.fork_rng(devices=[]):
-            model = Model(config.architecture)
-        model.load_state_dict(tensors)
+        for fold in range(len(config.folds)):
+            with torch.random.fork_rng(devices=[]):
+                models.append(Model(config.architecture))
+            prefix = f"{fold}."
+            models[-1].load_state_dict(
+                {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+            )
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[0]}. {RESTORE_HINT}") from None
-    return model
+    return models
 
 
 def _whole(path: Path, config: ModelConfig) -> bytes | None:

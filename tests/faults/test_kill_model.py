@@ -13,7 +13,7 @@ from helpers.faults import KILLED, Fault, drive
 
 from extembed_cli.features.neural import scores
 from extembed_cli.neural.folder import CHECKPOINT, FILES, read_config
-from extembed_cli.neural.weights import load_model
+from extembed_cli.neural.weights import load_models
 
 SHORT = [("an older model", 2)]
 
@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(world: Path, model: str, seed: int, *more: str) -> list[str]:
     """Return the arguments of a one-epoch training. It renames checkpoint, config (the commit), then the rest."""
     named = ["neural", "train", world / "spec.toml", "--label", "label", "--model", world / model, "--seed", seed]
-    return [*map(str, named), *more, "--epochs", "1", "--dim", "8", "--device", "cpu", "-q"]
+    return [*map(str, named), *more, "--folds", "1", "--epochs", "1", "--dim", "8", "--device", "cpu", "-q"]
 
 
 def weights(world: Path, model: str) -> str:
@@ -59,7 +59,7 @@ def test_a_killed_training_leaves_the_old_or_the_new_model(world: Path, before: 
     if renamed >= 2 or before == "an older model":
         config = read_config(str(model))
         assert config.weights_sha256 == (new if renamed >= 2 else old)
-        load_model(str(model), config)
+        load_models(str(model), config)
         extembed("run", world / "spec.toml", "-q", "--set", f'neural.0.model="{model}"').ok()
     else:
         extembed("run", world / "spec.toml", "-q", "--set", f'neural.0.model="{model}"').failed(3, "no trained model")
@@ -72,7 +72,7 @@ def test_a_killed_training_leaves_the_old_or_the_new_model(world: Path, before: 
     assert {path.name for path in model.iterdir()} == FILES - {CHECKPOINT}
 
 
-@pytest.mark.parametrize("place", ["prepare_scorer", "load_model"])
+@pytest.mark.parametrize("place", ["prepare_scorer", "load_models"])
 def test_a_run_fails_if_its_model_is_trained_again_meanwhile(
     world: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -13,7 +13,7 @@ from helpers.evaluation import TABLES, make_features
 
 GROUP = '[[neural]]\nmodel = "model"\n'
 LEARNED = ("--epochs", "12", "--lr", "0.01", "--dim", "16")
-QUICK = ("--epochs", "2", "--max-events", "20", "--dim", "8", "--device", "cpu", "--workers", "1", "-q")
+QUICK = ("--folds", "1", "--epochs", "2", "--max-events", "20", "--dim", "8", "--device", "cpu", "--workers", "1", "-q")
 
 
 def write_spec(folder: Path, *more: str) -> Path:

@@ -64,7 +64,7 @@ def spec_with(old: str, new: str) -> Callable[[Path], None]:
 REFUSED: dict[str, tuple[Callable[[Path], None], int, tuple[str, ...]]] = {
     "no folder": (lambda f: shutil.rmtree(f / "model"), 3, ("no trained model", "neural train")),
     "config that was edited": (
-        alter("config.json", lambda c: c.update(trained_until="1970-01-01T00:00:00+00:00")),
+        alter("config.json", lambda c: c["folds"][0].update(trained_until="1970-01-01T00:00:00+00:00")),
         3,
         ("config.json: was changed",),
     ),

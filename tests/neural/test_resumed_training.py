@@ -45,7 +45,7 @@ def test_a_finished_training_is_not_repeated(trained_copy: Path) -> None:
     assert again["weights_sha256"] == before["weights_sha256"]
     assert again["seconds"] == before["seconds"]
     resumed("--lr", "0.02").failed(2, "belongs to another training (lr 0.01 before, 0.02 now)")
-    assert len(resumed("--epochs", "1", "--json").ok().json["epochs"]) == 1
+    assert len(resumed("--epochs", "1", "--json").ok().json["folds"][0]["epochs"]) == 1
 
 
 def test_a_damaged_checkpoint_is_refused(trained_copy: Path) -> None:

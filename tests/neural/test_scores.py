@@ -37,7 +37,10 @@ def test_the_score_stands_beside_the_other_features(trained: Path) -> None:
     about = json.loads(pq.read_schema(trained / "features.parquet").metadata[b"extembed"])
     column = about["columns"][-1]
     assert column["technique"] == "neural"
-    assert column["trained_until"] == json.loads((trained / "model" / "config.json").read_text())["trained_until"]
+    assert (
+        column["trained_until"]
+        == json.loads((trained / "model" / "config.json").read_text())["folds"][0]["trained_until"]
+    )
     assert str(trained) not in json.dumps(about)
     assert "models" in about["inputs"]
     report = json.loads((trained / "features.parquet.run.json").read_text())
@@ -68,7 +71,7 @@ def test_evaluate_leaves_out_rows_that_the_model_has_seen(trained: Path, tmp_pat
     report = done.json
     assert [rung["step"] for rung in report["ladder"]] == ["baseline", "counters", "aggregate", "neural"]
     rows = pl.read_parquet(trained / "features.parquet")
-    moment = json.loads((trained / "model" / "config.json").read_text())["trained_until"]
+    moment = json.loads((trained / "model" / "config.json").read_text())["folds"][0]["trained_until"]
     seen = (
         rows["timestamp"] <= pl.Series([moment]).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)[0]
     ).sum()

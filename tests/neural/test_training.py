@@ -25,15 +25,15 @@ def test_the_folder_has_all_files_of_a_model(trained: Path) -> None:
     config = json.loads((trained / "model" / "config.json").read_text())
     times = pl.read_parquet(trained / "candidates.parquet")["timestamp"]
     newest = times.filter(times < pl.Series([until(trained)]).str.to_datetime()[0]).max()
-    assert config["trained_until"] == newest.isoformat() + "+00:00"
+    assert config["folds"][0]["trained_until"] == newest.isoformat() + "+00:00"
     assert list(config["histories"]) == ["liked", "disliked"]
     assert config["tables"]["text"]["dim"] == 16
-    rows = config["rows"]
+    rows = config["folds"][0]["rows"]
     assert sum(rows.values()) == len(times)
     assert rows["from --until on"] == (times >= pl.Series([until(trained)]).str.to_datetime()[0]).sum()
     metrics = json.loads((trained / "model" / "metrics.json").read_text())
-    assert 0 < len(metrics["epochs"]) <= 12
-    assert metrics["valid_auc"] == max(epoch["valid_auc"] for epoch in metrics["epochs"])
+    assert 0 < len(metrics["folds"][0]["epochs"]) <= 12
+    assert metrics["valid_auc"] == max(epoch["valid_auc"] for epoch in metrics["folds"][0]["epochs"])
     page = (trained / "model" / "training.html").read_text()
     assert page.count("<svg") == 2
     assert "<script" not in page

@@ -20,10 +20,10 @@ from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.neural import folder, probes
 from extembed_cli.neural.config import ModelConfig
-from extembed_cli.neural.events import BATCH_EVENTS, Examples, build_examples, fixed_batches
+from extembed_cli.neural.events import BATCH_EVENTS, build_examples, fixed_batches
 from extembed_cli.neural.items import adapted_items, id_buckets, item_block, model_vectors
 from extembed_cli.neural.model import ExampleBatch, Model
-from extembed_cli.neural.weights import load_model, read_weights
+from extembed_cli.neural.weights import load_models, read_weights
 from extembed_cli.spec.durations import time_us
 from extembed_cli.spec.groups import NeuralGroup
 from extembed_cli.spec.model import Spec
@@ -34,12 +34,13 @@ from extembed_cli.system.threads import Mapping
 
 @dataclass(frozen=True)
 class Scorer:
-    """A trained model, and the items of the job in its own space."""
+    """The trained models of a folder, and the items of the job in the space of each."""
 
     config: ModelConfig
-    model: Model
-    adapted: Tensor
-    """(items + 1, D); the last stands for every item that is null"""
+    models: list[Model]
+    """Oldest first"""
+    adapted: list[Tensor]
+    """(items + 1, D) for each model; the last stands for every item that is null"""
     with_bias: ClassVar[bool] = True
 
     @property
@@ -49,8 +50,15 @@ class Scorer:
 
     @property
     def trained_until_us(self) -> int:
-        """Time of the newest candidate that it was trained on (us)."""
+        """Time of the newest candidate that the newest model was trained on (us)."""
         return time_us(self.config.trained_until)
+
+    def model_at(self, times: Ints) -> Ints:
+        """Return for each time the newest model whose training ended before it, or -1; a single one is for all."""
+        if not self.config.is_out_of_time:
+            return np.zeros(len(times), np.int64)
+        ends = np.array([time_us(fold.trained_until) for fold in self.config.folds])
+        return np.searchsorted(ends, times, "left") - 1
 
     @property
     def meaning(self) -> str:
@@ -66,7 +74,8 @@ class Scorer:
         kept.mkdir(exist_ok=True)
         (kept / folder.CONFIG).write_text(json.dumps(folder.config_json(self.config)), encoding="utf-8")
         (kept / folder.WEIGHTS).write_bytes(read_weights(str(model), self.config))
-        return {"model": name, "adapted": arrays.put(f"{name}.adapted", self.adapted.numpy())}
+        adapted = [arrays.put(f"{name}.adapted-{fold}", items.numpy()) for fold, items in enumerate(self.adapted)]
+        return {"model": name, "adapted": adapted}
 
     @classmethod
     def open(cls, arrays: ArrayFolder, about: dict[str, Any]) -> Scorer:
@@ -74,7 +83,8 @@ class Scorer:
         model = str(arrays.folder / about["model"])
         config = folder.read_config(model)
         torch.set_num_threads(1)  # as many batches as there are workers are scored at once
-        return cls(config, load_model(model, config), torch.from_numpy(arrays.get(about["adapted"], writable=True)))
+        adapted = [torch.from_numpy(arrays.get(kept, writable=True)) for kept in about["adapted"]]
+        return cls(config, load_models(model, config), adapted)
 
 
 def prepare_scorer(
@@ -85,7 +95,7 @@ def prepare_scorer(
     folder.check_fits(group.model, config, spec)
     if group.user_vectors or group.item_vectors:
         config.architecture.check_vectors(group.model)
-    model = load_model(group.model, config)
+    models = load_models(group.model, config)
     torch.set_num_threads(1)  # as many batches as there are workers are scored at once
     for name, table in config.tables.items():
         folder.check_dim(group.model, config, name, embeddings[name].vectors.shape[1])
@@ -94,8 +104,8 @@ def prepare_scorer(
         probes.check(f"{group.model}: `{name}`", then[known], vectors[known])
     tables = [(embeddings[name], table.normalize) for name, table in config.tables.items()]
     buckets = id_buckets(vocabulary, config.architecture.id_buckets)
-    adapted = adapted_items(model, lambda nums: item_block(tables, buckets, nums), len(buckets), mapped)
-    return Scorer(config, model, adapted)
+    items = partial(item_block, tables, buckets)
+    return Scorer(config, models, [adapted_items(model, items, len(buckets), mapped) for model in models])
 
 
 # --- per slice of users ------------------------------------------------------------------------------
@@ -114,7 +124,11 @@ class NeuralShard:
         self.with_vectors = with_vectors
         self.vectors = np.full((len(candidates.rows) if with_vectors else 0, scorer.dim), np.nan, np.float32)
         """(U, D + 1) by candidate, the bias last; NaN where no event is visible."""
-        reads = self.seen.lengths > 0
+        self.model = np.full(len(candidates.rows), len(scorer.models) - 1)
+        """(Q) of each candidate; that of user vectors is the newest"""
+        if not with_vectors:
+            self.model = scorer.model_at(candidates.times)
+        reads = (self.seen.lengths > 0) & (self.model >= 0)
         if config.architecture.reads_candidate:
             self.leaders = np.flatnonzero(reads & (candidates.items >= 0))
         else:  # candidates of one user and time share a state: that of the first
@@ -126,17 +140,20 @@ class NeuralShard:
     def tasks(self) -> Iterator[Callable[[], int]]:
         """Yield pieces of work; each returns the number of candidates that it scored."""
         run = self._candidates if self.scorer.config.architecture.reads_candidate else self._requests
-        for chosen, length in fixed_batches(self.leaders, self.seen.lengths):
-            yield partial(run, chosen, length)
+        models = self.model[self.leaders]
+        for fold in np.unique(models).tolist():
+            for chosen, length in fixed_batches(self.leaders[models == fold], self.seen.lengths):
+                yield partial(run, fold, chosen, length)
 
-    def _candidates(self, chosen: Ints, length: int) -> int:
+    def _candidates(self, fold: int, chosen: Ints, length: int) -> int:
         with torch.inference_mode():
             rows = ExampleBatch.of(self.seen.padded(chosen, length))
-            self.score[chosen] = self.scorer.model(self.scorer.adapted, rows).numpy()
+            self.score[chosen] = self.scorer.models[fold](self.scorer.adapted[fold], rows).numpy()
         return len(np.unique(chosen))
 
-    def _requests(self, chosen: Ints, length: int) -> int:
-        vectors, bias = user_vectors(self.scorer, self.seen, chosen, length)
+    def _requests(self, fold: int, chosen: Ints, length: int) -> int:
+        model, adapted = self.scorer.models[fold], self.scorer.adapted[fold]
+        vectors, bias = user_vectors(model, adapted, ExampleBatch.of(self.seen.padded(chosen, length)))
         leaders, place = np.unique(chosen, return_index=True)
         if self.with_vectors:
             self.vectors[leaders] = np.concatenate([vectors[place], bias[place, None]], axis=1)
@@ -148,14 +165,13 @@ class NeuralShard:
         for low in range(0, len(mine), BATCH_EVENTS):
             at, of = mine[low : low + BATCH_EVENTS], owner[low : low + BATCH_EVENTS]
             items = self.seen.items[at]
-            score = np.einsum("nd,nd->n", vectors[of], self.scorer.adapted.numpy()[items]) + bias[of]
+            score = np.einsum("nd,nd->n", vectors[of], adapted.numpy()[items]) + bias[of]
             self.score[at] = np.where(items >= 0, score, np.float32(np.nan))
         return len(mine)
 
 
-def user_vectors(scorer: Scorer, seen: Examples, chosen: Ints, length: int) -> tuple[Floats, Floats]:
+def user_vectors(model: Model, adapted: Tensor, rows: ExampleBatch) -> tuple[Floats, Floats]:
     """Return the vectors (B, D) and biases (B) of some candidates' users: score = vector · adapted item + bias."""
     with torch.inference_mode():
-        states = scorer.model.state(scorer.adapted, ExampleBatch.of(seen.padded(chosen, length)))
-        vectors, bias = scorer.model.user_vectors(states)
+        vectors, bias = model.user_vectors(model.state(adapted, rows))
     return vectors.numpy(), bias.numpy()

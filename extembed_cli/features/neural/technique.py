@@ -108,7 +108,7 @@ class Neural(Technique):
         configs = [folder.read_config(model) for model in {group.model for group in spec.of(NeuralGroup)}]
         return Memory(
             libraries=_BYTES_FOR_TORCH,
-            state=sum(4 * items * config.architecture.dim for config in configs),
+            state=sum(4 * items * config.architecture.dim * len(config.folds) for config in configs),
             batch=max((_batch_bytes(config) for config in configs), default=0),
         )
 
@@ -145,10 +145,15 @@ def _column(group: NeuralGroup, config: ModelConfig) -> Column:
         dtype="Float32",
         technique="neural",
         meaning=f"logit of `{settings.label}` by a model (`{config.architecture.encoder}`) over the newest "
-        f"{settings.max_events} visible events of {histories} in {tables}, trained on candidates until "
-        f"{config.trained_until}",
+        f"{settings.max_events} visible events of {histories} in {tables}, trained on "
+        + (
+            f"candidates before the one that it scores ({len(config.folds)} models)"
+            if config.is_out_of_time
+            else f"candidates until {config.trained_until}"
+        ),
         statistic=Trained(group.model, config.weights_sha256),
-        trained_until=config.trained_until,
+        trained_until=None if config.is_out_of_time else config.trained_until,
+        out_of_time=config.is_out_of_time,
     )
 
 
@@ -207,7 +212,7 @@ class NeuralState(State):
                 path,
                 list(scorer.config.tables),
                 has_vector,
-                scorer.adapted.numpy()[:-1][has_vector],
+                scorer.adapted[-1].numpy()[:-1][has_vector],
                 "what a user's vector of the same model is multiplied with",
             )
 
@@ -221,8 +226,9 @@ class NeuralState(State):
         """Yield the tasks of the candidates' scores, then of the users' vectors."""
         from extembed_cli.features.neural.scores import NeuralShard  # noqa: PLC0415
 
-        if self.trained:
-            until = max(self.scorers[trained.folder].trained_until_us for trained in self.trained)
+        single = [t for t in self.trained if not self.scorers[t.folder].config.is_out_of_time]
+        if single:
+            until = max(self.scorers[trained.folder].trained_until_us for trained in single)
             count = int(np.count_nonzero(work.candidates.times <= until))
             yield lambda: Tally(counts={_NOT_NEWER: count})
         for trained in self.trained:

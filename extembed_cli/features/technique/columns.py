@@ -23,8 +23,12 @@ class Column:
     trained_until: str | None = None
     """Time of the newest row that a model behind it has seen, ISO 8601: what is measured before that is flattered."""
 
+    out_of_time: bool = False
+    """Whether each value is by a model that has seen older rows only"""
+
     @property
     def about(self) -> dict[str, Any]:
         """As the output's metadata has it."""
         known = {"name": self.name, "technique": self.technique, "dtype": self.dtype, "meaning": self.meaning}
-        return known if self.trained_until is None else {**known, "trained_until": self.trained_until}
+        more = {"trained_until": self.trained_until, "out_of_time": self.out_of_time or None}
+        return {**known, **{key: value for key, value in more.items() if value is not None}}

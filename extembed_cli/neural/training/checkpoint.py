@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from extembed_cli.errors import InputError, SpecError, listing
-from extembed_cli.neural.training.trainer import Trainer
+from extembed_cli.neural.training.trainer import Epoch, Trained, Trainer
 from extembed_cli.system.progress import Watch
 
 _CHECKSUM = "checksum"
 _SCALAR = str | int | float | bool | None
-_DIGEST = "sha256:"
+_DIGEST, _DONE = "sha256:", "done."
 
 
 class Checkpoint:
@@ -27,10 +29,13 @@ class Checkpoint:
     def __init__(self, path: Path, job: dict[str, Any]) -> None:
         self.path, self.job = path, job
 
-    def save(self, trainer: Trainer) -> None:
-        """Replace the file with the present state."""
+    def save(self, done: list[Trained], trainer: Trainer) -> None:
+        """Replace the file with the finished models and the state of the one in training."""
         tensors, rest = trainer.state()
-        rest = {"job": self.job, **rest}
+        for fold, model in enumerate(done):
+            tensors |= {f"{_DONE}{fold}.{name}": tensor for name, tensor in model.weights.items()}
+        finished = [{"epochs": [asdict(epoch) for epoch in model.epochs], "best": model.best} for model in done]
+        rest = {"job": self.job, "done": finished, **rest}
         state = json.dumps({**rest, _CHECKSUM: _checksum(tensors, rest)})
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with temporary.open("wb") as file:
@@ -39,11 +44,15 @@ class Checkpoint:
             os.fsync(file.fileno())
         temporary.replace(self.path)
 
-    def restore(self, trainer: Trainer, watch: Watch) -> None:
-        """Restore the saved state of the same job; raise if it is of another job or damaged."""
+    def restore(self, make: Callable[[int], Trainer], watch: Watch) -> tuple[list[Trained], Trainer]:
+        """Return the finished models and the trainer of the next one in their saved state.
+
+        `make` returns the trainer of a fold. Raises if the file is of another job or damaged.
+        """
+        done: list[Trained] = []
         if not self.path.exists():
             watch.note(f"{self.path.parent}: no training to resume; starting one")
-            return
+            return done, make(0)
         try:
             with safe_open(self.path, framework="pt") as opened:
                 state = json.loads(opened.metadata()["state"])
@@ -53,6 +62,11 @@ class Checkpoint:
             job = state.pop("job")
             different = differences(job, self.job)
             if not different:
+                for fold, kept in enumerate(state.pop("done")):
+                    prefix = f"{_DONE}{fold}."
+                    weights = {n.removeprefix(prefix): tensors.pop(n) for n in list(tensors) if n.startswith(prefix)}
+                    done.append(Trained(weights, [Epoch(**epoch) for epoch in kept["epochs"]], kept["best"]))
+                trainer = make(len(done))
                 trainer.restore(tensors, state)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(
@@ -67,7 +81,9 @@ class Checkpoint:
             raise SpecError(
                 f"--epochs {trainer.settings.epochs}: {len(trainer.epochs)} epochs are done already; give more"
             )
-        watch.note(f"{self.path.parent}: resuming in epoch {trainer.now.epoch + 1}, step {trainer.now.step + 1}")
+        model = f"model {len(done) + 1}, " if trainer.settings.folds > 1 else ""
+        watch.note(f"{self.path.parent}: resuming in {model}epoch {trainer.now.epoch + 1}, step {trainer.now.step + 1}")
+        return done, trainer
 
 
 def _checksum(tensors: dict[str, Tensor], rest: dict[str, Any]) -> str:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import vl_convert
 
-from extembed_cli.neural.config import ModelConfig
+from extembed_cli.neural.config import Fold, ModelConfig
 
 if TYPE_CHECKING:
-    from extembed_cli.neural.training.trainer import Epoch
+    from extembed_cli.neural.training.trainer import Epoch, Trained
 
 _COLORS = {"training": "#d9822b", "early stopping": "#2f7de1"}  # readable on white and on near black
 
@@ -29,17 +29,28 @@ table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabu
 th, td {{ text-align: right; padding: .2rem .8rem .2rem 0; }} .best {{ font-weight: 700; }}
 dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem; }} dd {{ margin: 0; }}
 </style></head><body>
-<h1>{title}</h1><dl>{facts}</dl>
+<h1>{title}</h1>{models}</body></html>
+"""
+_MODEL = """{heading}<dl>{facts}</dl>
 <h2>Loss by epoch</h2><div role="img" aria-label="{summary}">{loss}</div>
 <h2>AUC by epoch, early stopping candidates</h2><div role="img" aria-label="{summary}">{auc}</div>
 <table><thead><tr><th>epoch</th><th>loss, training</th><th>loss, early stopping</th><th>AUC</th><th>seconds</th></tr>
 </thead>
-<tbody>{rows}</tbody></table></body></html>
+<tbody>{rows}</tbody></table>
 """
 
 
-def page(config: ModelConfig, epochs: Sequence[Epoch], best: int) -> str:
-    """Return the whole page; `best` is the epoch whose weights were kept."""
+def page(config: ModelConfig, models: Sequence[Trained]) -> str:
+    """Return the whole page, with a section for each model."""
+    sections = (
+        _section(config, fold, model, f"<h1>Model {number} of {len(models)}</h1>" if len(models) > 1 else "")
+        for number, (fold, model) in enumerate(zip(config.folds, models, strict=True), 1)
+    )
+    return _PAGE.format(title=escape(f"Training: {config.architecture.encoder}"), models="".join(sections))
+
+
+def _section(config: ModelConfig, fold: Fold, model: Trained, heading: str) -> str:
+    epochs, best = model.epochs, model.best
     settings = config.settings
     losses = [{"epoch": e.epoch + 1, "of": "training", "value": e.loss} for e in epochs]
     losses += [{"epoch": e.epoch + 1, "of": "early stopping", "value": e.valid_loss} for e in epochs]
@@ -49,12 +60,12 @@ def page(config: ModelConfig, epochs: Sequence[Epoch], best: int) -> str:
     facts = {
         "encoder": config.architecture.encoder,
         "label": settings.label,
-        "trained until": config.trained_until,
-        "candidates": ", ".join(f"{count:,} {what}" for what, count in config.rows.items()),
+        "trained until": fold.trained_until,
+        "candidates": ", ".join(f"{count:,} {what}" for what, count in fold.rows.items()),
         "best": summary,
     }
-    return _PAGE.format(
-        title=escape(f"Training: {config.architecture.encoder}"),
+    return _MODEL.format(
+        heading=heading,
         facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items()),
         summary=escape(summary),
         loss=_chart(losses, "loss"),

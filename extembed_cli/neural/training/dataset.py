@@ -6,7 +6,7 @@ Batches are drawn from the candidates of all shards, so that they are the same f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,6 +51,24 @@ class Labelled:
             kept &= ~rows
         return kept, {reason: count for reason, count in counts.items() if count}
 
+    def cuts(self, usable: Bools, folds: int) -> list[int | None]:
+        """Return the times (us) before which each model is trained; None = no limit.
+
+        They cut the usable rows into `folds` + 1 stretches of equal size; rows of one time stay together.
+        """
+        if folds == 1:
+            return [None]
+        times = np.sort(self.times[usable])
+        if not len(times):
+            return [None]
+        cuts = [int(times[round(len(times) * fold / (folds + 1))]) for fold in range(1, folds + 1)]
+        if len(set(cuts)) < folds or cuts[0] == times[0]:
+            raise DataError(
+                f"--folds {folds}: the {len(times):,} candidates have too few different times to be cut into "
+                f"{folds + 1} stretches. Give fewer, or --folds 1"
+            )
+        return list(cuts)
+
     def largest_group(self, usable: Bools) -> int:
         """Return the number of candidates in the largest request."""
         return 1 if self.groups is None else int(np.bincount(self.groups[usable]).max(initial=0))
@@ -69,6 +87,16 @@ class Dataset:
     """Indices of the training candidates, in the order of the input."""
     valid: Ints
     """Indices of the early stopping candidates, in the order of the input."""
+
+    def before(self, cut: int | None, times: Ints) -> Dataset:
+        """Return the same candidates with a training on those before a time; `times` are those of the input's rows."""
+        train, valid = _split(self.examples.rows, times, cut)
+        return replace(self, train=train, valid=valid)
+
+    @property
+    def used(self) -> dict[str, int]:
+        """The number of candidates by use."""
+        return {"train": len(self.train), _STOPPING: len(self.valid)}
 
     def batches(self, seed: int, epoch: int, size: int, *, whole_groups: bool) -> list[Ints]:
         """Return the candidates of each step of an epoch, the same at every call."""
@@ -120,7 +148,7 @@ def build_dataset(
     events: int,
     folder: Path | None,
 ) -> tuple[Dataset, dict[str, int]]:
-    """Return the dataset of all shards, and the numbers of candidates by use.
+    """Return the dataset of all shards, and the number of usable candidates that are not in it, by reason.
 
     `events` is the largest possible number of events. With a folder the arrays are mapped files there.
     """
@@ -159,15 +187,20 @@ def build_dataset(
         event_items=event_items[:e],
         event_times=event_times[:e],
     )
-    train, valid = _split(examples.rows, labelled.times)
+    train, valid = _split(examples.rows, labelled.times, None)
     groups = np.arange(q) if labelled.groups is None else labelled.groups[examples.rows]
     data = Dataset(examples, labelled.labels[examples.rows].astype(np.float32), groups, train, valid)
-    return data, {"train": len(train), _STOPPING: len(valid), "that see no event or have no item": n - q}
+    return data, {"that see no event or have no item": n - q}
 
 
-def _split(rows: Ints, times: Ints) -> tuple[Ints, Ints]:
-    """Return the training and the early stopping candidates, in the order of the input; equal times stay together."""
+def _split(rows: Ints, times: Ints, cut: int | None) -> tuple[Ints, Ints]:
+    """Return the training and the early stopping candidates before a time, in the order of the input.
+
+    Equal times stay together.
+    """
     order = np.argsort(rows, kind="stable")
+    if cut is not None:
+        order = order[times[rows[order]] < cut]
     if not len(order):
         return order, order
     ordered = times[rows[order]]
@@ -176,7 +209,7 @@ def _split(rows: Ints, times: Ints) -> tuple[Ints, Ints]:
 
 
 def check_dataset(data: Dataset, labelled: Labelled, rows: dict[str, int], *, inside_groups: bool) -> None:
-    """Raise if a part has no candidates or labels of one class only; `rows` are the numbers of candidates by use."""
+    """Raise if a part has no candidates or labels of one class only; `rows` are those left out, by reason."""
     for name, part in {"training": data.train, "early stopping": data.valid}.items():
         labels = data.labels[part]
         if not len(part):
@@ -184,9 +217,7 @@ def check_dataset(data: Dataset, labelled: Labelled, rows: dict[str, int], *, in
             when = (
                 f", at times from {time_text(int(known.min()))} to {time_text(int(known.max()))}" if len(known) else ""
             )
-            left_out = "; ".join(
-                f"{count:,} {reason}" for reason, count in rows.items() if reason not in {"train", _STOPPING}
-            )
+            left_out = "; ".join(f"{count:,} {reason}" for reason, count in rows.items())
             raise DataError(
                 f"no candidates are left for {name}: there are {len(labelled.times):,}{when}"
                 f"{left_out and f' ({left_out})'}. Training needs candidates before --until, at more than one time, "
@@ -207,4 +238,4 @@ def check_dataset(data: Dataset, labelled: Labelled, rows: dict[str, int], *, in
 
 def newest_time(data: Dataset, labelled: Labelled) -> int:
     """Return the time of the newest candidate for training or early stopping, us."""
-    return int(labelled.times[data.examples.rows].max())
+    return int(labelled.times[data.examples.rows[np.append(data.train, data.valid)]].max())

@@ -59,6 +59,16 @@ class TrainingProgress:
         self.epoch, self.step, self.loss, self.rows, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A model whose training is finished."""
+
+    weights: dict[str, Tensor]
+    epochs: list[Epoch]
+    best: int
+    """The epoch whose weights are kept."""
+
+
 class Trainer:
     """A model in training, with its optimizer and progress."""
 
@@ -188,6 +198,11 @@ class Trainer:
         aucs = metrics.group_aucs(scores[chosen], labels > 0, requests)
         known = np.isfinite(aucs)
         return loss, float(np.average(aucs[known], weights=requests.sizes[known]))
+
+    @property
+    def trained(self) -> Trained:
+        """The model with its best weights."""
+        return Trained(self.best, self.epochs, self.now.best)
 
     # --- a state that can be saved ---
 

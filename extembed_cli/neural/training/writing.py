@@ -17,7 +17,7 @@ from extembed_cli.errors import InputError, SpecError, listing
 from extembed_cli.neural import folder as files
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.neural.training.curves import page
-from extembed_cli.neural.training.trainer import Trainer
+from extembed_cli.neural.training.trainer import Trained
 
 _PENDING = rf"\.{re.escape(files.WEIGHTS)}\.[0-9a-f]{{64}}\.tmp"
 
@@ -59,28 +59,37 @@ def read_finished(folder: Path) -> tuple[ModelConfig, dict[str, Any]] | None:
     return (config, {**report, "model": str(folder)}) if complete else None
 
 
-def stage_model(stage: Staged, output: Path, config: ModelConfig, trainer: Trainer) -> dict[str, Any]:
+def stage_models(stage: Staged, output: Path, config: ModelConfig, models: list[Trained]) -> dict[str, Any]:
     """Stage the files of the folder and return the training report."""
-    weights = save(trainer.best)
+    tensors = {f"{fold}.{name}": each for fold, model in enumerate(models) for name, each in model.weights.items()}
+    weights = save(tensors)
     config = config.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    best = trainer.epochs[trainer.now.best]
+    folds = [{**fold.model_dump(), **_metrics(model)} for fold, model in zip(config.folds, models, strict=True)]
+    newest = folds[-1]
     report = {
         "model": str(output),
         "version": config.version,
         "encoder": config.architecture.encoder,
-        "trained_until": config.trained_until,
-        "rows": config.rows,
-        "parameters": sum(parameter.numel() for parameter in trainer.parameters),
-        "best_epoch": best.epoch + 1,
-        "valid_loss": best.valid_loss,
-        "valid_auc": best.valid_auc,
-        "seconds": round(sum(epoch.seconds for epoch in trainer.epochs), 3),
+        **{key: newest[key] for key in ("trained_until", "rows", "best_epoch", "valid_loss", "valid_auc")},
+        "parameters": sum(tensor.numel() for tensor in models[-1].weights.values()),
+        "seconds": round(sum(epoch.seconds for model in models for epoch in model.epochs), 3),
         "weights_sha256": config.weights_sha256,
+        "folds": folds,
     }
     stage.json(output / files.CONFIG, files.config_json(config))
     pending = files.pending_weights(output, config.weights_sha256)
     stage.temporary(output / files.WEIGHTS, pending).write_bytes(weights)
-    epochs = [{**asdict(epoch), "epoch": epoch.epoch + 1} for epoch in trainer.epochs]
-    stage.json(output / files.METRICS, {**report, "model": output.name, "epochs": epochs})
-    stage.temporary(output / files.CURVES).write_text(page(config, trainer.epochs, best.epoch), encoding="utf-8")
-    return {**report, "epochs": epochs}
+    stage.json(output / files.METRICS, {**report, "model": output.name})
+    stage.temporary(output / files.CURVES).write_text(page(config, models), encoding="utf-8")
+    return report
+
+
+def _metrics(model: Trained) -> dict[str, Any]:
+    """Return the metrics of the best epoch, and of all."""
+    best = model.epochs[model.best]
+    return {
+        "best_epoch": best.epoch + 1,
+        "valid_loss": best.valid_loss,
+        "valid_auc": best.valid_auc,
+        "epochs": [{**asdict(epoch), "epoch": epoch.epoch + 1} for epoch in model.epochs],
+    }
