@@ -75,6 +75,16 @@ residual  = "{residual}"
 half_life = "{half_life}"
 """
 BOTH = KERNELS + KERNELS.replace('"res"', '"own"').replace("{residual}", "item+user")
+NEURAL = """
+[[neural]]
+model = "model"
+"""
+TRAIN = {
+    "neural, attention": [],
+    "neural, transformer": ["--encoder", "transformer"],
+    "neural, mean": ["--encoder", "mean"],
+}
+"""Flags of the training of a variant with a model of five folds"""
 VARIANTS = {
     "aggregate, dual (signs)": PLAIN + DUAL,
     "aggregate, dual (residual)": PLAIN + DUAL_OF_RESIDUALS,
@@ -85,6 +95,7 @@ VARIANTS = {
     "kernel means of residuals, dual (signs)": PLAIN + KERNELS + DUAL,
     "kernel means of residuals, dual (residual)": PLAIN + KERNELS + DUAL_OF_RESIDUALS,
     "kernel means of both residuals, dual (both)": PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS,
+    **{variant: PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS + NEURAL for variant in TRAIN},
 }
 
 
@@ -156,11 +167,20 @@ def prepare(folder: Path, out: Path, log: Log) -> None:
     labelled.rename({"relevant": "label"}).write_parquet(out / "candidates.parquet")
 
 
-def ladder(folder: Path, out: Path, log: Log, groups: str) -> dict[str, tuple[float, float | None, list[float] | None]]:
+def ladder(
+    folder: Path, out: Path, log: Log, variant: str
+) -> dict[str, tuple[float, float | None, list[float] | None]]:
     """Return for each step its AUC, and its gain with an interval."""
-    spec = (INPUTS + groups).format(**log.words).replace("item_minilm.parquet", str(folder / "item_minilm.parquet"))
+    spec = (
+        (INPUTS + VARIANTS[variant])
+        .format(**log.words)
+        .replace("item_minilm.parquet", str(folder / "item_minilm.parquet"))
+    )
     (out / "spec.toml").write_text(spec)
     command = [sys.executable, "-m", "extembed_cli"]
+    if variant in TRAIN:
+        train = ["neural", "train", "spec.toml", "--label", "label", "--model", "model", *TRAIN[variant], "-q"]
+        subprocess.run([*command, *train], cwd=out, check=True)
     subprocess.run([*command, "run", "spec.toml", "-q"], cwd=out, check=True)
     own = [flag for name in OWN for flag in ("--baseline", name)]
     evaluate = [*command, "evaluate", "features.parquet", "--label", "label", *own, "-o", "report", "--json", "-q"]
@@ -175,10 +195,10 @@ def main() -> None:
     for name, log in LOGS.items():
         prepare(folder / name, out / name, log)
         print(f"\n{name}\n\n| variant | step | AUC | gain | interval |\n|---|---|---|---|---|", flush=True)
-        for variant, groups in VARIANTS.items():
+        for variant in VARIANTS:
             if chosen and variant not in chosen:
                 continue
-            for step, (value, delta, interval) in ladder(folder / name, out / name, log, groups).items():
+            for step, (value, delta, interval) in ladder(folder / name, out / name, log, variant).items():
                 gain = "" if delta is None else f"{delta:+.4f}"
                 bounds = "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
                 print(f"| {variant} | {step} | {value:.4f} | {gain} | {bounds} |", flush=True)
