@@ -95,7 +95,7 @@ VARIANTS = {
     "kernel means of residuals, dual (signs)": PLAIN + KERNELS + DUAL,
     "kernel means of residuals, dual (residual)": PLAIN + KERNELS + DUAL_OF_RESIDUALS,
     "kernel means of both residuals, dual (both)": PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS,
-    **{variant: PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS + NEURAL for variant in TRAIN},
+    **dict.fromkeys(TRAIN, PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS + NEURAL),
 }
 
 
