@@ -29,6 +29,7 @@ from extembed_cli.neural.training.checkpoint import Checkpoint, describe_job, di
 from extembed_cli.neural.training.dataset import histories_of
 from extembed_cli.neural.training.trainer import Trained, Trainer
 from extembed_cli.neural.training.whitening import whitening
+from extembed_cli.spec.groups import NeuralGroup
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import signals
 from extembed_cli.system.progress import Watch
@@ -46,7 +47,7 @@ def train_job(
 ) -> dict[str, Any]:
     """Train a model on the tables and histories of a spec, commit its folder, and return the training report."""
     # Without groups: a [[neural]] group may need the model that is not trained yet.
-    spec = spec.with_groups()
+    spec = spec.for_training(_group_of(spec, folder))
     settings = _checked(spec, settings)
     training = Training(spec, settings, layers, Path(folder), options)
     output = training.output
@@ -58,6 +59,7 @@ def train_job(
         architecture = Architecture(
             widths=tuple(table.vectors.shape[1] for table in inputs.tables.values()),
             histories=len(histories_of(spec)),
+            values=len(inputs.values),
             id_buckets=id_bucket_count(layers, len(inputs.vocabulary)),
             **layers.model_dump(),
         )
@@ -70,6 +72,7 @@ def train_job(
                 **settings.model_dump(exclude={"epochs", "patience"}),
                 **architecture.model_dump(),
                 "spec": spec.meaning(),
+                "values": [target.column for target in spec.targets],
                 "inputs": inputs.digests,
                 "versions": [extembed_cli.__version__, torch.__version__, np.__version__],
             }
@@ -93,6 +96,7 @@ def train_job(
                 architecture=architecture,
                 tables=_trained_tables(spec, inputs),
                 histories={name: spec.history(name) for name in histories_of(spec)},
+                values=tuple(inputs.values),
                 lag=spec.lag,
                 as_of_step=spec.as_of_step,
                 settings=settings,
@@ -105,6 +109,13 @@ def train_job(
             stage.obsolete.append(checkpoint.path)
             stage.commit()
     return report
+
+
+def _group_of(spec: Spec, folder: str) -> NeuralGroup | None:
+    """Return the group of the spec that a model is for: that of its folder, or the only one."""
+    groups = spec.of(NeuralGroup)
+    of_folder = [group for group in groups if Path(group.model) == Path(folder).absolute()]
+    return next(iter(of_folder or (groups if len(groups) == 1 else ())), None)
 
 
 def _finished(output: Path, settings: TrainingSettings, job: dict[str, Any], watch: Watch) -> dict[str, Any] | None:

@@ -25,7 +25,8 @@ from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import digesting, load, open_all, sample_layout
 from extembed_cli.jobs.train_memory import training_layout, training_needs
 from extembed_cli.jobs.warnings import repeated_items
-from extembed_cli.neural.config import Fold, Layers, TrainingSettings
+from extembed_cli.neural.config import EventValue, Fold, Layers, TrainingSettings
+from extembed_cli.neural.events import Reading
 from extembed_cli.neural.training.dataset import (
     Dataset,
     Labelled,
@@ -34,6 +35,7 @@ from extembed_cli.neural.training.dataset import (
     dataset_bytes,
     histories_of,
     newest_time,
+    standardize,
 )
 from extembed_cli.neural.training.trainer import MICRO_BATCH
 from extembed_cli.spec.durations import time_text, time_us
@@ -62,6 +64,8 @@ class TrainingInputs:
     """For each model"""
     folds: list[Fold]
     """For each model what it has seen"""
+    values: list[EventValue]
+    """What the models read of an event, beside its item, histories and age"""
     tables: dict[str, EmbeddingMatrix]
     table_rows: dict[str, int]
     vocabulary: pl.Series
@@ -88,7 +92,10 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
         else min(MICRO_BATCH, settings.batch_size)
     )
     needs = training_needs(spec, inputs, settings, training.layers, micro_batch, options.workers)
-    size = dataset_bytes(int(np.count_nonzero(usable)), inputs.interactions.rows, len(histories_of(spec)))
+    unscaled = [EventValue(column=target.column, mean=0.0, sd=1.0) for target in spec.targets]
+    reading = Reading(histories_of(spec), settings.max_events, unscaled)
+    candidates, events = int(np.count_nonzero(usable)), inputs.interactions.rows
+    size = dataset_bytes(candidates, events, len(reading.histories), len(unscaled))
     layout = options.layout or training_layout(spec, inputs, options.workers, options.memory, needs, size)
     with digesting(inputs, {}) as digests:
         opened_scratch = stack.enter_context(_scratch(training, layout))
@@ -110,22 +117,15 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
 
         with watch.timing("encode"):
             events = loaded.events.usable
-            data, unseen = build_dataset(spec, settings.max_events, shards(), labelled, usable, events, folder)
+            data, unseen = build_dataset(spec, reading, shards(), labelled, usable, events, folder)
         watch.warn_of(coverage.mismatches(spec, loaded))
         watch.warn_of(repeated_items(repeats, coverage.candidates))
-        datasets, folds = [data.before(cut, labelled.times) for cut in cuts], []
-        for number, dataset in enumerate(datasets, 1):
-            try:
-                check_dataset(dataset, labelled, {**unseen, **left_out}, inside_groups=settings.group is not None)
-            except DataError as error:
-                if len(datasets) == 1:
-                    raise
-                raise DataError(
-                    f"--folds {len(datasets)}, model {number}: {error} Fewer folds have more rows each"
-                ) from None
-            until = newest_time(dataset, labelled)
-            folds.append(Fold(trained_until=time_text(until), rows={**dataset.used, **unseen, **left_out}))
-        if len(folds) == 1 and not (labelled.times > until).any():
+        first = cuts[0] if cuts[0] is not None else int(labelled.times[usable].max(initial=0)) + 1
+        values = standardize(data.examples, [target.column for target in spec.targets], first)
+        datasets = [data.before(cut, labelled.times) for cut in cuts]
+        rows = {**unseen, **left_out}
+        folds = [_fold(training, labelled, rows, datasets, number) for number in range(len(datasets))]
+        if len(folds) == 1 and not (labelled.times > time_us(folds[0].trained_until)).any():
             watch.warning(
                 "no candidate is newer than the training candidates, but a ranker needs newer ones: set --until, or "
                 "--folds"
@@ -134,11 +134,27 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
         return TrainingInputs(
             datasets,
             folds,
+            values,
             {name: shared.by_table[name] for name in spec.embeddings},
             {name: table.rows for name, table in inputs.embeddings.items()},
             loaded.vocabulary.ids,
             digests.result(),
         )
+
+
+def _fold(
+    training: Training, labelled: Labelled, left_out: dict[str, int], datasets: list[Dataset], number: int
+) -> Fold:
+    """Return what a model has seen; raise if it is not enough to learn from."""
+    dataset = datasets[number]
+    try:
+        check_dataset(dataset, labelled, left_out, inside_groups=training.settings.group is not None)
+    except DataError as error:
+        if len(datasets) == 1:
+            raise
+        where = f"--folds {len(datasets)}, model {number + 1}"
+        raise DataError(f"{where}: {error} Fewer folds have more rows each") from None
+    return Fold(trained_until=time_text(newest_time(dataset, labelled)), rows={**dataset.used, **left_out})
 
 
 def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch) -> Labelled:

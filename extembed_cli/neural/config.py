@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from extembed_cli.errors import SpecError
 from extembed_cli.spec.defaults import Encoder, Loss
+from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.model import HistorySpec
 from extembed_cli.spec.types import Time
 
@@ -69,6 +70,8 @@ class Architecture(Layers):
     histories: int
     id_buckets: int = 0
     """Number of learned vectors for hashes of item ids; 0 = none."""
+    values: int = 0
+    """Number of values of an event."""
 
 
 class TrainedTable(_Part):
@@ -82,6 +85,20 @@ class TrainedTable(_Part):
     """Projections of the vectors of a few items, by id (see `neural/probes.py`)."""
     normalize: bool
     center: bool
+
+
+class EventValue(_Part):
+    """A number of an event that the model reads, standardized as it was before the first cut of the training."""
+
+    column: str
+    """The expression over the interactions, and whether it is a residual, as `Expression.column` writes it."""
+    mean: float
+    sd: float
+
+    @property
+    def expression(self) -> Expression:
+        """The expression over the interactions."""
+        return Expression.of_column(self.column)
 
 
 class TrainingSettings(_Part):
@@ -132,6 +149,8 @@ class ModelConfig(_Part):
     tables: dict[str, TrainedTable]
     """In the order in which their vectors are concatenated."""
     histories: dict[str, HistorySpec]
+    """In the order of the model's parameters."""
+    values: tuple[EventValue, ...] = ()
     """In the order of the model's parameters."""
     lag: str
     as_of_step: str | None

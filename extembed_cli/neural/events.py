@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from extembed_cli.arrays import Bools, Doubles, Ints, Nums
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.histories.visibility import visible, visible_end
 from extembed_cli.kernels.segments import padded
+from extembed_cli.neural.config import EventValue
 from extembed_cli.spec.model import Spec
 
 BATCH_EVENTS = 8192  # events of a scored batch; its tensors then fit the processor's cache
@@ -42,6 +43,8 @@ class Examples:
     """(N)"""
     event_times: Ints
     """(N) us"""
+    event_values: Floats | None = None
+    """(N, V) standardized values, NaN for null; None = the model reads none"""
 
     def padded(self, chosen: Ints, length: int) -> PaddedRows:
         """Return the chosen candidates (B) with the events that the model reads, padded to a length."""
@@ -56,7 +59,11 @@ class Examples:
         ages[row, position] = (self.times[chosen[row]] - self.event_times[events[row, position]]) / 1e6
         items = np.repeat(self.items[chosen, None], length, axis=1)  # the padding must not depend on other candidates
         items[row, position] = self.event_items[events[row, position]]
-        return PaddedRows(self.items[chosen], items, members, ages)
+        values = None
+        if self.event_values is not None:
+            values = np.full((*shape, self.event_values.shape[1]), np.nan, np.float32)
+            values[row, position] = self.event_values[events[row, position]]
+        return PaddedRows(self.items[chosen], items, members, ages, values)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,8 @@ class PaddedRows:
     """(B, L, H) whether an event is visible in a history; False in the padding"""
     ages: Doubles
     """(B, L) seconds"""
+    values: Floats | None = None
+    """(B, L, V) NaN for null and in the padding"""
 
 
 @dataclass(frozen=True)
@@ -109,15 +118,22 @@ def newest_events(starts: Ints, ends: Ints, history_events: Sequence[Ints], max_
     return NewestEvents(events, histories, np.where(flat >= 0, rank, np.iinfo(np.int64).max), count)
 
 
-def build_examples(
-    spec: Spec, histories: Sequence[str], max_events: int, history: History, candidates: Candidates
-) -> Examples:
-    """Return the candidates of a shard with their visible events: strictly before the as-of time, lag and window kept.
+@dataclass(frozen=True)
+class Reading:
+    """What a model reads of an event."""
 
-    The model reads the newest `max_events` of the events that are in any of the histories.
-    """
+    histories: Sequence[str]
+    max_events: int
+    """The newest of the events that are in any of the histories"""
+    values: Sequence[EventValue] = ()
+
+
+def build_examples(spec: Spec, reading: Reading, history: History, candidates: Candidates) -> Examples:
+    """Return the candidates of a shard with their visible events, strictly before the as-of time."""
+    histories, max_events = reading.histories, reading.max_events
     members = [spec.membership(name) for name in histories]
-    history = history.in_order_of([expression for expression in members if expression is not None])
+    used_values = [*members, *(value.expression for value in reading.values)]
+    history = history.in_order_of([expression for expression in used_values if expression is not None])
     end = visible_end(spec, history, candidates)
     by_history = [visible(spec, name, history, candidates, end) for name in histories]
     used = np.zeros(len(history.times), np.bool_)
@@ -145,7 +161,16 @@ def build_examples(
         history_events=history_events,
         event_items=history.items[used],
         event_times=history.times[used],
+        event_values=_standardized(history, used, reading.values),
     )
+
+
+def _standardized(history: History, used: Bools, values: Sequence[EventValue]) -> Floats | None:
+    """Return the values of the used events (n, V)."""
+    if not values:
+        return None
+    columns = [(history.values[value.expression][used] - value.mean) / value.sd for value in values]
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def fixed_batches(chosen: Ints, lengths: Ints) -> Iterator[tuple[Ints, int]]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from extembed_cli.errors import InputError, Problems, SpecError, listing
 from extembed_cli.neural.config import ModelConfig
+from extembed_cli.spec.groups import NeuralGroup
 from extembed_cli.spec.model import HistorySpec, Spec
 
 CONFIG, WEIGHTS, METRICS, CURVES = "config.json", "model.safetensors", "metrics.json", "training.html"
@@ -78,9 +79,9 @@ def pending_weights(folder: Path, weights_sha256: str) -> Path:
     return folder / f".{WEIGHTS}.{weights_sha256}.tmp"
 
 
-def check_fits(folder: str, config: ModelConfig, spec: Spec) -> None:
-    """Raise if the spec lacks a table or history of the model, or defines it differently."""
-    problems = Problems()
+def check_fits(group: NeuralGroup, config: ModelConfig, spec: Spec) -> None:
+    """Raise if the spec lacks a table, history or value of the model, or defines it differently."""
+    folder, problems = group.model, Problems()
 
     def add(problem: str) -> None:
         problems.errors.append(SpecError(f"{folder}: {problem}. Use the spec of the training, or train again"))
@@ -104,6 +105,10 @@ def check_fits(folder: str, config: ModelConfig, spec: Spec) -> None:
     for key in ("lag", "as_of_step"):
         if getattr(spec, key) != getattr(config, key):
             add(f"the model was trained with {key} = {getattr(config, key)}, not {getattr(spec, key)}")
+    now, then = list(group.expressions().values()), [value.expression for value in config.values]
+    if now != then:
+        texts = (", ".join(f"`{each.meaning}`" for each in read) or "none" for read in (then, now))
+        add("the model was trained with the values {}, and its group has {}".format(*texts))
     problems.raise_any()
 
 

@@ -17,7 +17,7 @@ B rows, L events (the newest last, then padding), D dim, H histories, V length o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,12 +56,19 @@ class ExampleBatch:
     """(B, L, H) bool: whether an event is in a history; False in the padding"""
     ages: Tensor
     """(B, L) float64: seconds from the event to the as-of time"""
+    values: Tensor | None = None
+    """(B, L, 2 V) float32: standardized values, 0 for null, then whether each is known; None = the model reads none"""
 
     @classmethod
     def of(cls, rows: PaddedRows) -> ExampleBatch:
         """Return arrays as tensors."""
         candidates, events = rows.candidates.astype(np.int64), rows.events.astype(np.int64)
-        return cls(*map(torch.from_numpy, (candidates, events, rows.members, rows.ages)))
+        batch = cls(*map(torch.from_numpy, (candidates, events, rows.members, rows.ages)))
+        if rows.values is None:
+            return batch
+        known = ~np.isnan(rows.values)
+        values = np.concatenate([np.where(known, rows.values, 0), known], axis=2, dtype=np.float32)
+        return replace(batch, values=torch.from_numpy(values))
 
     @property
     def visible(self) -> Tensor:
@@ -71,12 +78,13 @@ class ExampleBatch:
     def at(self, indices: Tensor) -> ExampleBatch:
         """Return the rows with indices into other items: (B L + B), of the events, then of the candidates."""
         events = indices[: self.events.numel()].view_as(self.events)
-        return ExampleBatch(indices[self.events.numel() :], events, self.members, self.ages)
+        return replace(self, candidates=indices[self.events.numel() :], events=events)
 
     def to(self, device: str) -> ExampleBatch:
         """Return a copy on a device."""
         parts = (self.candidates, self.events, self.members, self.ages)
-        return ExampleBatch(*(part.to(device) for part in parts))
+        moved = ExampleBatch(*(part.to(device) for part in parts))
+        return replace(moved, values=None if self.values is None else self.values.to(device))
 
 
 def dropped(x: Tensor, share: float, noise: Generator | None) -> Tensor:
@@ -134,7 +142,7 @@ class Adapter(nn.Module):
 
 
 class Events(nn.Module):
-    """Combines the item, the histories and the age of each event to one vector."""
+    """Combines the item, the histories, the values and the age of each event to one vector."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -142,11 +150,19 @@ class Events(nn.Module):
         self.shift = nn.Parameter(torch.randn(a.histories, a.dim) * 0.02)
         self.age = nn.Embedding(AGE_BUCKETS, a.dim)
         nn.init.normal_(self.age.weight, std=0.02)
+        self.values = None
+        if a.values:  # they scale the item and shift the event, as histories do
+            self.values = nn.Linear(2 * a.values, 2 * a.dim, bias=False)
+            nn.init.normal_(self.values.weight, std=0.02)
 
     def forward(self, x: Tensor, rows: ExampleBatch) -> Tensor:  # x (B, L, D)
         members = rows.members.to(x.dtype)  # (B, L, H)
         bucket = (2 * torch.log2(1 + rows.ages)).long().clamp(0, AGE_BUCKETS - 1)  # (B, L): half octaves of seconds
-        e: Tensor = x * (members @ self.gain) + members @ self.shift + self.age(bucket)  # (B, L, D)
+        gain, shift = members @ self.gain, members @ self.shift  # (B, L, D) each
+        if self.values is not None:
+            more_gain, more_shift = self.values(rows.values).chunk(2, 2)  # (B, L, D) each
+            gain, shift = gain + more_gain, shift + more_shift
+        e: Tensor = x * gain + shift + self.age(bucket)  # (B, L, D)
         return e
 
 
@@ -156,10 +172,13 @@ class DecayedMean(nn.Module):
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         self.log2_half_life = nn.Parameter(torch.linspace(17, 25, a.half_lives).repeat(a.histories, 1))  # s: 1.5 d, 1 y
-        self.mix = nn.Linear(a.histories * a.half_lives * (a.dim + 1), a.dim)
+        self.mix = nn.Linear(a.histories * a.half_lives * (a.dim * (1 + a.values) + 1), a.dim)
 
     def means(self, x: Tensor, rows: ExampleBatch) -> tuple[Tensor, Tensor]:
-        """Return means (B, H, K, D) of items x (B, L, D), zero for an empty history, and sums of weights (B, H, K)."""
+        """Return means (B, H, K, D) of items x (B, L, D), zero for an empty history, and sums of weights (B, H, K).
+
+        With values the means of x times each value (B, H, K, D) follow: (B, H, K, D (1 + V)).
+        """
         members = rows.members.transpose(1, 2)  # (B, H, L)
         ages = rows.ages[:, None].masked_fill(~members, math.inf)  # (B, H, L)
         newest = ages.amin(2, keepdim=True)  # only ratios of weights count: weights of old events must not underflow
@@ -167,7 +186,11 @@ class DecayedMean(nn.Module):
         weights = torch.exp2(-age[:, :, None] / torch.exp2(self.log2_half_life)[:, :, None])  # (B, H, K, L)
         weights = weights * members[:, :, None]
         total = weights.sum(3)  # (B, H, K)
-        return torch.einsum("bhkl,bld->bhkd", weights / total[..., None].clamp_min(1e-30), x), total
+        shares = weights / total[..., None].clamp_min(1e-30)  # (B, H, K, L)
+        if rows.values is not None:
+            values, _ = rows.values.chunk(2, 2)  # (B, L, V)
+            x = torch.cat([x[:, :, None], values[..., None] * x[:, :, None]], 2).flatten(2)  # (B, L, (1 + V) D)
+        return torch.einsum("bhkl,bld->bhkd", shares, x), total
 
     def forward(self, x: Tensor, rows: ExampleBatch, _c: Tensor | None, _noise: Generator | None) -> Tensor:
         means, total = self.means(x, rows)  # (B, H, K, D), (B, H, K)

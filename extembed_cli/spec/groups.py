@@ -87,11 +87,9 @@ class TableGroup(HistoryGroup):
     """Whether vectors are centred for this group; as the table says unless set."""
 
 
-class TargetGroup(Group):
-    """A group that reads what an event says."""
+class ResidualGroup(Group):
+    """A group that can read residuals."""
 
-    target: str | None = None
-    """What an event says: a column or a row-wise SQL expression, such as `rating`."""
     residual: ResidualBy | None = None
     """Take the mean of earlier events off the target: those of the same `item`, of the same `user`, or `item+user`."""
     prior_events: NotNegative = 5.0
@@ -100,23 +98,36 @@ class TargetGroup(Group):
     """Age at which an earlier event weighs half as much in the mean of a residual; `none` = no decay."""
 
     @model_validator(mode="after")
-    def _target_of_residual(self) -> TargetGroup:
-        if self.residual is not None and self.target is None:
-            raise ValueError('residual: needs a `target`, such as target = "rating"')
+    def _keys_of_residual(self) -> ResidualGroup:
         keys = ("prior_events", "residual_half_life")
-        unused = [key for key in keys if getattr(self, key) != TargetGroup.model_fields[key].default]
+        unused = [key for key in keys if getattr(self, key) != ResidualGroup.model_fields[key].default]
         if unused and self.residual is None:
             raise ValueError(f'{unused[0]}: is of a residual; set residual = "item" too, or leave it out')
         return self
 
     @property
+    def residual_of(self) -> Residual | None:
+        """The residual of the group's values."""
+        by = self.residual
+        return None if by is None else Residual(by, self.prior_events, self.residual_half_life)
+
+
+class TargetGroup(ResidualGroup):
+    """A group that reads what an event says."""
+
+    target: str | None = None
+    """What an event says: a column or a row-wise SQL expression, such as `rating`."""
+
+    @model_validator(mode="after")
+    def _target_of_residual(self) -> TargetGroup:
+        if self.residual is not None and self.target is None:
+            raise ValueError('residual: needs a `target`, such as target = "rating"')
+        return self
+
+    @property
     def target_expression(self) -> Expression | None:
         """The target over the interactions, a residual or not."""
-        if self.target is None:
-            return None
-        by = self.residual
-        residual = None if by is None else Residual(by, self.prior_events, self.residual_half_life)
-        return Expression(self.target, "Float64", residual)
+        return None if self.target is None else Expression(self.target, "Float64", self.residual_of)
 
     def expressions(self) -> dict[str, Expression]:
         return {} if self.target_expression is None else {"target": self.target_expression}
@@ -192,22 +203,40 @@ class DualGroup(TableGroup, TargetGroup):
         return self
 
 
-class NeuralGroup(Group):
+class NeuralGroup(ResidualGroup):
     """Technique 3: the score of a model from `extembed neural train`, which has its own tables and histories."""
 
     technique = "neural"
     path_keys = ("model", "user_vectors", "item_vectors")
+    later_keys = ("values", "residual", "prior_events", "residual_half_life")
     written_keys = ("user_vectors", "item_vectors")
 
     model: str
     """Folder of the trained model."""
     name: Name | None = None
     """Goes into the column name: `neural_NAME_score`."""
+    values: tuple[str, ...] = ()
+    """Numbers that the model reads of each event: columns or row-wise SQL expressions, such as `rating`. With
+    `residual` it reads the residual of each too."""
     user_vectors: str | None = None
     """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction); only
     for a model whose state does not depend on the candidate."""
     item_vectors: str | None = None
     """Parquet file to write with the model's vectors of the items: a user's vector · an item's + bias is the score."""
+
+    @model_validator(mode="after")
+    def _values_of_residual(self) -> NeuralGroup:
+        if self.residual is not None and not self.values:
+            raise ValueError('residual: needs `values`, such as values = ["rating"]')
+        return self
+
+    def expressions(self) -> dict[str, Expression]:
+        read: dict[str, Expression] = {}
+        for place, text in enumerate(self.values):
+            read[f"values.{place}"] = Expression(text, "Float64")
+            if self.residual_of is not None:
+                read[f"values.{place} as residual"] = Expression(text, "Float64", self.residual_of)
+        return read
 
     @property
     def reads_all_items(self) -> bool:

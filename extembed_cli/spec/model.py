@@ -11,12 +11,12 @@ from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, ValidationInfo, create_model, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, create_model, model_validator
 
 from extembed_cli.errors import did_you_mean
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import Group, HistoryGroup, TableGroup
+from extembed_cli.spec.groups import Group, HistoryGroup, NeuralGroup, TableGroup
 from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
 
 ALL = "all"  # the history of every interaction; always exists
@@ -123,6 +123,9 @@ class Spec(Frozen):
     within: WithinSpec | None = None
     """Features relative to those of the other candidates of a request."""
 
+    _values: dict[Expression, str] = PrivateAttr(default_factory=dict)
+    """Numbers that a training reads from an event, with the key that has each: it runs without groups."""
+
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Spec:
         problems = []
@@ -205,6 +208,14 @@ class Spec(Frozen):
         }
         return self.model_copy(update={**by_technique, "output": None})
 
+    def for_training(self, group: NeuralGroup | None) -> Spec:
+        """Return a spec without groups, with the values that the model of a group reads."""
+        spec = self.with_groups()
+        if group is not None:
+            key = next(key for key, each in self.groups.items() if each is group)
+            spec._values = {expression: f"{key}.{inner}" for inner, expression in group.expressions().items()}
+        return spec
+
     def histories_of(self, group: HistoryGroup) -> tuple[str, ...]:
         """Return the names of the histories that a group uses, each once."""
         return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
@@ -278,7 +289,7 @@ class Spec(Frozen):
     @property
     def targets(self) -> dict[Expression, str]:
         """Every different number that a group reads from an event, or its residual, with the first key that has it."""
-        keys: dict[Expression, str] = {}
+        keys: dict[Expression, str] = dict(self._values)
         for key, group in self.groups.items():
             for inner, expression in group.expressions().items():
                 keys.setdefault(expression, f"{key}.{inner}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from extembed_cli.histories.csr import Candidates, History
-from extembed_cli.neural.events import build_examples
+from extembed_cli.neural.events import Reading, build_examples
 from extembed_cli.spec.loading import build_spec
 
 
@@ -35,7 +35,7 @@ def test_a_model_reads_the_newest_visible_events() -> None:
     as_of = np.sort(rng.integers(0, 110, (users, 15)), axis=1).ravel() * second
     candidates = Candidates(np.arange(users + 1) * 15, np.arange(180), as_of, np.zeros(180, np.int32))
     for most in (1, 4, 50):
-        examples = build_examples(spec, ["a", "b", "c"], most, history, candidates)
+        examples = build_examples(spec, Reading(["a", "b", "c"], most), history, candidates)
         padded = examples.padded(np.arange(180), max(1, int(examples.lengths.max())))
         for q, (user, moment) in enumerate(zip(user_of, as_of, strict=True)):
             mine = np.flatnonzero((owner == user) & (times < moment - 2 * second))

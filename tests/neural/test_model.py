@@ -24,7 +24,7 @@ torch.set_num_threads(1)  # as in trainings and runs
 
 
 def architecture(encoder: str, **more: object) -> Architecture:
-    return Architecture(encoder=encoder, widths=(8, 4), histories=H, dim=16, id_buckets=8, **more)
+    return Architecture(encoder=encoder, widths=(8, 4), histories=H, dim=16, id_buckets=8, values=2, **more)
 
 
 def items(rng: np.random.Generator) -> Items:
@@ -45,7 +45,14 @@ def rows(rng: np.random.Generator) -> ExampleBatch:
         torch.from_numpy(rng.integers(0, N, (B, L))),
         torch.from_numpy(members),
         torch.from_numpy(ages),
+        torch.from_numpy(values(rng, (B, L))),
     )
+
+
+def values(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return two values of each event, some of them null, then which are known."""
+    known = rng.random((*shape, 2)) < 0.8
+    return np.concatenate([known * rng.standard_normal((*shape, 2)), known], axis=2, dtype=np.float32)
 
 
 def scores(model: Model, of: Items, batch: ExampleBatch) -> torch.Tensor:
@@ -83,6 +90,7 @@ def test_padding_has_no_influence(encoder: str, seed: int) -> None:
         batch,
         events=torch.where(padding, torch.from_numpy(rng.integers(0, N, (B, L))), batch.events),
         ages=torch.where(padding, torch.from_numpy(rng.random((B, L)) * 1e7), batch.ages),
+        values=torch.where(padding[:, :, None], torch.from_numpy(values(rng, (B, L))), batch.values),
     )
     assert torch.equal(scores(model, of, batch), scores(model, of, other))
 
@@ -100,6 +108,7 @@ def test_a_score_does_not_depend_on_the_batch(encoder: str, length: int) -> None
         torch.from_numpy(rng.integers(0, N, (n, length))),
         torch.ones((n, length, H), dtype=torch.bool),
         torch.from_numpy(rng.random((n, length)) * 1e7),
+        torch.from_numpy(values(rng, (n, length))),
     )
     lengths = np.full(n, length)
     results = np.full((3, n), np.nan, np.float32)
@@ -110,6 +119,7 @@ def test_a_score_does_not_depend_on_the_batch(encoder: str, length: int) -> None
                 candidates.events[chosen],
                 candidates.members[chosen],
                 candidates.ages[chosen],
+                candidates.values[chosen],
             )
             results[place, chosen] = scores(model, of, part).numpy()
     assert (results[0] == results[1]).all()

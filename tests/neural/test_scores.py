@@ -23,7 +23,7 @@ from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import load, open_all
 from extembed_cli.jobs.run import run_job
 from extembed_cli.neural.config import Architecture
-from extembed_cli.neural.events import build_examples
+from extembed_cli.neural.events import Reading, build_examples
 from extembed_cli.neural.items import adapted_items, item_block
 from extembed_cli.neural.model import ExampleBatch, Model
 from extembed_cli.spec.loading import load_spec
@@ -142,7 +142,7 @@ def test_the_mean_of_unadapted_vectors_gives_cos_to_mean(trained_copy: Path) -> 
         model, lambda nums: item_block([(shared.by_table["text"], True)], buckets, nums), len(buckets)
     )
     shard = loaded.shard(spec, 0)
-    seen = build_examples(spec, ["liked", "disliked"], 1000, shard.history, shard.candidates)
+    seen = build_examples(spec, Reading(["liked", "disliked"], 1000), shard.history, shard.candidates)
     rows = ExampleBatch.of(seen.padded(np.arange(len(seen.rows)), int(seen.lengths.max())))
     with torch.inference_mode():
         means, total = model.encoder.means(adapted[rows.events], rows)

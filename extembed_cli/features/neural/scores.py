@@ -20,7 +20,7 @@ from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.neural import folder, probes
 from extembed_cli.neural.config import ModelConfig
-from extembed_cli.neural.events import BATCH_EVENTS, build_examples, fixed_batches
+from extembed_cli.neural.events import BATCH_EVENTS, Reading, build_examples, fixed_batches
 from extembed_cli.neural.items import adapted_items, id_buckets, item_block, model_vectors
 from extembed_cli.neural.model import ExampleBatch, Model
 from extembed_cli.neural.weights import load_models, read_weights
@@ -92,7 +92,7 @@ def prepare_scorer(
 ) -> Scorer:
     """Load a model, and adapt the items once."""
     config = folder.read_config(group.model)
-    folder.check_fits(group.model, config, spec)
+    folder.check_fits(group, config, spec)
     if group.user_vectors or group.item_vectors:
         config.architecture.check_vectors(group.model)
     models = load_models(group.model, config)
@@ -119,7 +119,8 @@ class NeuralShard:
     ) -> None:
         config = scorer.config
         self.scorer = scorer
-        self.seen = build_examples(spec, list(config.histories), config.settings.max_events, history, candidates)
+        reading = Reading(list(config.histories), config.settings.max_events, config.values)
+        self.seen = build_examples(spec, reading, history, candidates)
         self.score = np.full(len(candidates.rows), np.nan, np.float32)
         self.with_vectors = with_vectors
         self.vectors = np.full((len(candidates.rows) if with_vectors else 0, scorer.dim), np.nan, np.float32)

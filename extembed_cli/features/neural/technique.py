@@ -55,7 +55,7 @@ class Neural(Technique):
     def columns(self, spec: Spec) -> Iterator[Column]:
         for group in spec.of(NeuralGroup):
             config = folder.read_config(group.model)
-            folder.check_fits(group.model, config, spec)
+            folder.check_fits(group, config, spec)
             yield _column(group, config)
 
     def matrices(self, spec: Spec) -> Iterator[Matrix]:

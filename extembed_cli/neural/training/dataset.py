@@ -5,7 +5,7 @@ Batches are drawn from the candidates of all shards, so that they are the same f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,8 @@ from extembed_cli.data.mapped_arrays import zeros
 from extembed_cli.errors import DataError
 from extembed_cli.histories.csr import Shard
 from extembed_cli.kernels import metrics
-from extembed_cli.neural.events import Examples, build_examples
+from extembed_cli.neural.config import EventValue
+from extembed_cli.neural.events import Examples, Reading, build_examples
 from extembed_cli.spec.durations import time_text
 from extembed_cli.spec.model import ALL, Spec
 
@@ -134,14 +135,14 @@ def histories_of(spec: Spec) -> list[str]:
     return list(spec.histories) or [ALL]
 
 
-def dataset_bytes(candidates: int, events: int, histories: int) -> int:
+def dataset_bytes(candidates: int, events: int, histories: int, values: int) -> int:
     """Return the bytes of the arrays of a dataset, which can be mapped files."""
-    return candidates * (28 + 16 * histories) + events * (12 + 8 * histories)
+    return candidates * (28 + 16 * histories) + events * (12 + 8 * histories + 4 * values)
 
 
 def build_dataset(
     spec: Spec,
-    max_events: int,
+    reading: Reading,
     shards: Iterator[Shard],
     labelled: Labelled,
     usable: Bools,
@@ -152,8 +153,7 @@ def build_dataset(
 
     `events` is the largest possible number of events. With a folder the arrays are mapped files there.
     """
-    histories = histories_of(spec)
-    n, H = int(np.count_nonzero(usable)), len(histories)
+    n, H = int(np.count_nonzero(usable)), len(reading.histories)
     rows, times, lengths = (zeros((n,), np.int64, folder) for _ in range(3))
     items, starts, ends = (
         zeros((n,), np.int32, folder),
@@ -161,10 +161,11 @@ def build_dataset(
         zeros((n, H), np.int64, folder),
     )
     event_items, event_times = zeros((events,), np.int32, folder), zeros((events,), np.int64, folder)
+    event_values = zeros((events, len(reading.values)), np.float32, folder) if reading.values else None
     history_events = [zeros((events,), np.int64, folder) for _ in range(H)]
     q, e, counts = 0, 0, [0] * H  # numbers of candidates, of events, and of events of each history so far
     for shard in shards:
-        part = build_examples(spec, histories, max_events, shard.history, shard.candidates)
+        part = build_examples(spec, reading, shard.history, shard.candidates)
         kept = usable[part.rows] & (part.lengths > 0) & (part.items >= 0)
         new_rows, new_events = slice(q, q + int(np.count_nonzero(kept))), slice(e, e + len(part.event_items))
         rows[new_rows], times[new_rows], items[new_rows] = part.rows[kept], part.times[kept], part.items[kept]
@@ -174,6 +175,8 @@ def build_dataset(
             history_events[h][counts[h] : counts[h] + len(indices)] = indices + e
             counts[h] += len(indices)
         event_items[new_events], event_times[new_events] = part.event_items, part.event_times
+        if event_values is not None:
+            event_values[new_events] = part.event_values
         q, e = new_rows.stop, new_events.stop
     examples = Examples(
         rows=rows[:q],
@@ -181,16 +184,32 @@ def build_dataset(
         items=items[:q],
         starts=starts[:q],
         ends=ends[:q],
-        max_events=max_events,
+        max_events=reading.max_events,
         lengths=lengths[:q],
         history_events=[indices[:count] for indices, count in zip(history_events, counts, strict=True)],
         event_items=event_items[:e],
         event_times=event_times[:e],
+        event_values=None if event_values is None else event_values[:e],
     )
     train, valid = _split(examples.rows, labelled.times, None)
     groups = np.arange(q) if labelled.groups is None else labelled.groups[examples.rows]
     data = Dataset(examples, labelled.labels[examples.rows].astype(np.float32), groups, train, valid)
     return data, {"that see no event or have no item": n - q}
+
+
+def standardize(examples: Examples, columns: Sequence[str], before_us: int) -> list[EventValue]:
+    """Standardize the values in place by mean and deviation of the events before a time; return them for the config."""
+    results = []
+    for place, column in enumerate(columns):
+        assert examples.event_values is not None
+        values = examples.event_values[:, place]
+        known = values[(examples.event_times < before_us) & ~np.isnan(values)].astype(np.float64)
+        mean, sd = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
+        value = EventValue(column=column, mean=float(mean), sd=float(sd) if sd > 0 else 1.0)
+        values -= value.mean
+        values /= value.sd
+        results.append(value)
+    return results
 
 
 def _split(rows: Ints, times: Ints, cut: int | None) -> tuple[Ints, Ints]:
