@@ -17,6 +17,9 @@ from conftest import World, run_spec
 
 GROUPS = """
 weight = "rating"
+[within]
+by = "user_id"
+columns = ["text__all__cos_max"]
 [histories.liked]
 where = "rating >= 4"
 [histories.recent]
