@@ -2,8 +2,9 @@
 
 Items belong to topics. `text` vectors encode the topic, with noise and a large common direction, like those of text
 models; `image` vectors encode a style that matters less, and one item in twenty has none. Users like some topics and
-dislike others, and change their taste once, so that recent events say more. A request shows a user ten items, and the
-user may click, like or dislike an item a few seconds later.
+dislike others, and change their taste once, so that recent events say more. Some items are better than others, whatever
+their topic: what an event says beyond its item's quality is the taste. A request shows a user ten items, and the user may
+click, like or dislike an item a few seconds later.
 """
 
 from __future__ import annotations
@@ -52,16 +53,29 @@ where = "event = 'dislike'"
 where      = "event = 'click'"
 max_events = 200
 
+# Similarity to what the user liked, disliked and clicked.
 [[aggregate]]
 half_lives  = ["7d", "60d"]
 percentiles = [10, 50, 90]
 thresholds  = [0.3]
 
+# What the user said of similar items, beyond what others said of them.
+[[aggregate]]
+name        = "res"
+histories   = ["all"]
+half_lives  = ["7d", "60d"]
+percentiles = []
+target      = "CASE WHEN event = 'like' THEN 1.0 WHEN event = 'click' THEN 0.5 ELSE -1.0 END"
+residual    = "item"
+
+# A linear model per user; it needs no centred vectors.
 [[dual]]
 embeddings = ["text"]
+center     = false
 histories  = ["all"]
 half_life  = "60d"
-target     = "CASE WHEN event = 'dislike' THEN -1.0 ELSE 1.0 END"
+target     = "CASE WHEN event = 'like' THEN 1.0 WHEN event = 'click' THEN 0.5 ELSE -1.0 END"
+residual   = "item"
 """
 
 
@@ -84,6 +98,7 @@ def make_world(seed: int = 0) -> dict[str, pa.Table]:
     topic = rng.integers(0, TOPICS, ITEMS)
     style = rng.integers(0, STYLES, ITEMS)
     popularity = rng.gamma(2.0, 0.5, ITEMS) + 0.05
+    quality = rng.normal(0, 0.8, ITEMS)
     requests = _requests(rng)
     user, shown_at = requests["user"], requests["time"]
 
@@ -92,7 +107,7 @@ def make_world(seed: int = 0) -> dict[str, pa.Table]:
     user, shown_at = user[:, None], shown_at[:, None]
     affinity = _affinity(rng, user, topic[item], style[item], shown_at)
     noise = rng.logistic(size=item.shape)
-    liking = affinity + 0.7 * np.log(popularity[item]) + noise
+    liking = affinity + quality[item] + 0.7 * np.log(popularity[item]) + noise
     event = np.select([liking > 2.2, liking > 0.9, liking < -2.6], ["like", "click", "dislike"], "")
     reacted_at = shown_at + rng.integers(2, 90, item.shape) * 1_000_000
 
