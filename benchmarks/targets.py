@@ -1,6 +1,6 @@
 """Evaluate what feedback adds: columns with a target and residuals, on two real logs, step by step.
 
-Usage: python benchmarks/targets.py FOLDER OUT [VARIANT ...], with FOLDER/ml100k (MovieLens 100K) and FOLDER/ifdb
+Usage: python benchmarks/targets.py FOLDER OUT [LOG ...] [VARIANT ...], with FOLDER/ml100k (MovieLens 100K) and FOLDER/ifdb
 (plays of interactive fiction), each with interactions.parquet and item_minilm.parquet. Candidates are the events with
 feedback after the first tenth by time, the ranker's own columns are count and mean feedback of user and item over
 strictly earlier events. Every variant is a spec; its ladder is that of `extembed evaluate` (LightGBM, three seeds, test
@@ -79,12 +79,19 @@ NEURAL = """
 [[neural]]
 model = "model"
 """
+NEURAL_OF_VALUES = (
+    NEURAL
+    + """values   = ["{target}"]
+residual = "{residual}"
+"""
+)
+ENCODERS = ("attention", "transformer", "gru", "mean")
 TRAIN = {
-    "neural, attention": [],
-    "neural, transformer": ["--encoder", "transformer"],
-    "neural, mean": ["--encoder", "mean"],
+    f"neural, {encoder}{', values' if values else ''}": (encoder, values)
+    for values in (False, True)
+    for encoder in ENCODERS
 }
-"""Flags of the training of a variant with a model of five folds"""
+"""Encoder of a variant with five models, and whether they read what the events say"""
 VARIANTS = {
     "aggregate, dual (signs)": PLAIN + DUAL,
     "aggregate, dual (residual)": PLAIN + DUAL_OF_RESIDUALS,
@@ -95,7 +102,10 @@ VARIANTS = {
     "kernel means of residuals, dual (signs)": PLAIN + KERNELS + DUAL,
     "kernel means of residuals, dual (residual)": PLAIN + KERNELS + DUAL_OF_RESIDUALS,
     "kernel means of both residuals, dual (both)": PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS,
-    **dict.fromkeys(TRAIN, PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS + NEURAL),
+    **{
+        variant: PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS + (NEURAL_OF_VALUES if values else NEURAL)
+        for variant, (_, values) in TRAIN.items()
+    },
 }
 
 
@@ -179,8 +189,8 @@ def ladder(
     (out / "spec.toml").write_text(spec)
     command = [sys.executable, "-m", "extembed_cli"]
     if variant in TRAIN:
-        train = ["neural", "train", "spec.toml", "--label", "label", "--model", "model", *TRAIN[variant], "-q"]
-        subprocess.run([*command, *train], cwd=out, check=True)
+        train = ["neural", "train", "spec.toml", "--label", "label", "--model", "model", "-q"]
+        subprocess.run([*command, *train, "--encoder", TRAIN[variant][0]], cwd=out, check=True)
     subprocess.run([*command, "run", "spec.toml", "-q"], cwd=out, check=True)
     own = [flag for name in OWN for flag in ("--baseline", name)]
     evaluate = [*command, "evaluate", "features.parquet", "--label", "label", *own, "-o", "report", "--json", "-q"]
@@ -193,10 +203,12 @@ def ladder(
 def main() -> None:
     folder, out, chosen = Path(sys.argv[1]).absolute(), Path(sys.argv[2]), sys.argv[3:]
     for name, log in LOGS.items():
+        if LOGS.keys() & set(chosen) and name not in chosen:
+            continue
         prepare(folder / name, out / name, log)
         print(f"\n{name}\n\n| variant | step | AUC | gain | interval |\n|---|---|---|---|---|", flush=True)
         for variant in VARIANTS:
-            if chosen and variant not in chosen:
+            if VARIANTS.keys() & set(chosen) and variant not in chosen:
                 continue
             for step, (value, delta, interval) in ladder(folder / name, out / name, log, variant).items():
                 gain = "" if delta is None else f"{delta:+.4f}"
