@@ -34,9 +34,19 @@ half_lives  = ["30d", "none"]
 percentiles = [10, 50, 90]
 thresholds  = [0.3, 0.5]
 
+[[aggregate]]
+name        = "res"
+histories   = ["all"]
+center      = true
+half_lives  = ["30d", "none"]
+percentiles = []
+target      = "rating"
+residual    = "item"
+
 [[dual]]
 histories = ["all"]
-target    = "CASE WHEN rating >= 4 THEN 1.0 ELSE -1.0 END"
+target    = "rating"
+residual  = "item"
 half_life = "30d"
 """
 

@@ -1,10 +1,10 @@
 """Evaluate what feedback adds: columns with a target and residuals, on two real logs, step by step.
 
-Usage: python benchmarks/targets.py FOLDER OUT [LOG ...] [VARIANT ...], with FOLDER/ml100k (MovieLens 100K) and FOLDER/ifdb
-(plays of interactive fiction), each with interactions.parquet and item_minilm.parquet. Candidates are the events with
-feedback after the first tenth by time, the ranker's own columns are count and mean feedback of user and item over
-strictly earlier events. Every variant is a spec; its ladder is that of `extembed evaluate` (LightGBM, three seeds, test
-on the last fifth). Prints a Markdown table for each log, and keeps everything in OUT.
+Usage: python benchmarks/targets.py FOLDER OUT [LOG ...] [VARIANT ...], with the logs FOLDER/ml100k (MovieLens 100K) and
+FOLDER/ifdb (plays of interactive fiction), each with interactions.parquet and item_minilm.parquet. Candidates are the
+events with feedback after the first tenth by time, the ranker's own columns are count and mean feedback of user and
+item over strictly earlier events. Every variant is a spec; its ladder is that of `extembed evaluate` (LightGBM, three
+seeds, test on the last fifth). Prints a Markdown table for each log, and keeps everything in OUT.
 """
 
 from __future__ import annotations

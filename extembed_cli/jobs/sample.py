@@ -2,9 +2,9 @@
 
 Items belong to topics. `text` vectors encode the topic, with noise and a large common direction, like those of text
 models; `image` vectors encode a style that matters less, and one item in twenty has none. Users like some topics and
-dislike others, and change their taste once, so that recent events say more. Some items are better than others, whatever
-their topic: what an event says beyond its item's quality is the taste. A request shows a user ten items, and the user may
-click, like or dislike an item a few seconds later.
+dislike others, and change their taste once, so that recent events say more. Some items are better than others,
+whatever their topic: what an event says beyond its item's quality is the taste. A request shows a user ten items, and
+the user may click, like or dislike an item a few seconds later.
 """
 
 from __future__ import annotations
