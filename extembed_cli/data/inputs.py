@@ -225,7 +225,9 @@ def _read_logs(
                 progress(len(frame))
     if opened.interactions is not None:
         with problems.collect(), partition.adding("events") as add:
-            for frame in with_item_residuals(spec, usable(opened.interactions), partition.folder, partition.shards):
+            for frame in with_item_residuals(
+                spec, usable(opened.interactions), partition.folder, partition.shards, rows
+            ):
                 add(frame)
 
 

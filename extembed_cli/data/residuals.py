@@ -29,7 +29,6 @@ from extembed_cli.spec.expressions import Expression, Residual
 from extembed_cli.spec.model import Spec
 
 _KIND = "items"
-_WINDOW_ROWS = 2**20  # events merged at a time, in whole days
 
 
 class _Mean(NamedTuple):
@@ -79,11 +78,12 @@ def mean_columns(spec: Spec) -> list[str]:
 
 
 def with_item_residuals(
-    spec: Spec, frames: Iterable[pl.DataFrame], folder: Path | None, shards: int
+    spec: Spec, frames: Iterable[pl.DataFrame], folder: Path | None, shards: int, rows: int
 ) -> Iterator[pl.DataFrame]:
     """Yield the events with the columns of `event_columns` and `mean_columns`, in another order.
 
-    With a folder the events are in files there, in shards of items; else in memory.
+    With a folder the events are in files there, in shards of items; else in memory. About `rows` are yielded at a time,
+    in whole days.
     """
     targets = [target for target in spec.targets if target.residual is not None]
     if not targets:
@@ -91,14 +91,14 @@ def with_item_residuals(
         return
     if folder is None and shards > 1:  # a sample, whose values nobody reads: as if each frame were a log
         for frame in frames:
-            yield from with_item_residuals(spec, [frame], None, 1)
+            yield from with_item_residuals(spec, [frame], None, 1, rows)
         return
     parts = _in_memory(spec, frames) if folder is None else _in_files(spec, frames, folder, shards)
     parts = [part for part in parts if len(part)]
     kept = [expression.column for expression in event_columns(spec)] + mean_columns(spec)
     origin = min((int(part["time"][0]) for part in parts), default=0)
     means = {mean: EarlierMean(half_life_us(mean.half_life), origin) for mean in map(_mean_of, targets)}
-    for window in _windows(parts, origin):
+    for window in _windows(parts, origin, rows):
         columns: dict[str, Doubles] = {mean.column: _earlier(window, mean, means[mean]) for mean in means}
         for target, residual in ((t, t.residual) for t in map(_of_item, targets)):
             if residual is None:  # by user: computed in `encode`
@@ -170,11 +170,11 @@ def earlier_sums(owners: Values, times: Ints, values: Doubles, half_life: str) -
     return sums, weights
 
 
-def _windows(parts: list[pl.DataFrame], origin: int) -> Iterator[pl.DataFrame]:
+def _windows(parts: list[pl.DataFrame], origin: int, rows: int) -> Iterator[pl.DataFrame]:
     """Yield the events of parts, each in order of time, in windows of whole days since `origin`, in order of time."""
     days = [(part["time"].to_numpy() - origin) // DAY_US for part in parts]
     each, counts = np.unique(np.concatenate([[], *days]), return_counts=True)
-    window = np.cumsum(counts) // _WINDOW_ROWS
+    window = np.cumsum(counts) // rows
     for number in np.unique(window):
         chosen = each[window == number]
         cuts = [np.searchsorted(day, [chosen[0], chosen[-1] + 1]) for day in days]

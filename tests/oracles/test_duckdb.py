@@ -19,6 +19,7 @@ seen as (
     select c.row, c.timestamp as as_of, e.timestamp as moment,
            list_cosine_similarity(q.v, v.v) as c,
            v.v is not null as has_vector,
+           e.rating as y,
            pow(2, -(epoch_us(c.timestamp) - epoch_us(e.timestamp)) / (7 * 86400e6)) as w
     from (select *, row_number() over () - 1 as row from '{candidates}') c
     join '{interactions}' e
@@ -34,7 +35,11 @@ select row,
        min(c) as cos_min,
        max(c) as cos_max,
        sum(w * c) / sum(w) filter (has_vector) as cos_mean,
-       sum(w) filter (c >= 0.3) / sum(w) filter (has_vector) as cos_share
+       sum(w) filter (c >= 0.3) / sum(w) filter (has_vector) as cos_share,
+       sum(w * y) / sum(w) as target_mean,
+       sum(w * y) filter (c >= 0.3) / sum(w) filter (c >= 0.3) as target_share,
+       sum(w * exp((c - 1) / 0.1) * y) / sum(w * exp((c - 1) / 0.1)) as target_kernel_mean,
+       sum(w * exp((c - 1) / 0.1)) as target_kernel_weight
 from seen group by row order by row
 """
 
@@ -52,6 +57,8 @@ where = "rating >= 4"
 [[aggregate]]
 half_lives = ["7d"]
 thresholds = [0.3]
+target = "rating"
+temperatures = [0.1]
 """
         )
     ).with_row_index("row")
@@ -69,6 +76,10 @@ thresholds = [0.3]
             f"text__{history}__cos_min": "cos_min",
             f"text__{history}__cos_max": "cos_max",
             f"text__{history}__cos_mean__hl7d": "cos_mean",
+            f"{history}__target_mean__hl7d": "target_mean",
+            f"text__{history}__target_share_ge_030__hl7d": "target_share",
+            f"text__{history}__target_kernel_mean_t010__hl7d": "target_kernel_mean",
+            f"text__{history}__target_kernel_weight_t010__hl7d": "target_kernel_weight",
         }.items():
             actual, reference = seen[column].cast(pl.Float64), expected[statistic].cast(pl.Float64)
             assert actual.is_null().to_list() == reference.is_null().to_list(), column

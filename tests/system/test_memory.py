@@ -24,7 +24,8 @@ SLACK = 1.15
 AGGREGATE = ["aggregate", "--half-life", "30d", "--threshold", "0.3", "--history", "liked=rating >= 4"]
 DUAL = ["dual", "--target", "rating - 3", "--sd"]
 LOGISTIC = ["dual", "--target", "rating - 3", "--loss", "logistic"]
-LARGE = [AGGREGATE, DUAL, LOGISTIC]
+RESIDUAL = [*AGGREGATE, "--target", "rating", "--residual", "item+user", "--top", "5"]
+LARGE = [AGGREGATE, DUAL, LOGISTIC, RESIDUAL]
 
 
 def write(folder: Path, users: np.ndarray, candidates: np.ndarray, dim: int, items: int = 20_000) -> None:
@@ -61,7 +62,7 @@ def run(folder: Path, command: list[str], memory: int, *more: str) -> tuple[Cost
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("command", LARGE, ids=["aggregate", "dual", "logistic"])
+@pytest.mark.parametrize("command", LARGE, ids=["aggregate", "dual", "logistic", "residual"])
 def test_a_log_larger_than_memory_keeps_to_memory(large: Path, command: list[str]) -> None:
     """With less memory a run uses less, and the bytes are the same."""
     digests = set()
