@@ -234,11 +234,16 @@ def train(
         console.say(_summary(model, report))
 
 
+def _values(report: dict[str, Any]) -> str:
+    """Return a hint at the other keys of the group, if the model reads values."""
+    return "  # and the `values` and `residual` of the training" if report["values"] else ""
+
+
 def _summary(model: Path, report: dict[str, Any]) -> str:
     several = f"{len(report['folds'])} models, the newest with " if len(report["folds"]) > 1 else ""
     trained = f"{several}{report['parameters']:,} parameters trained on {report['rows']['train']:,} candidates"
     best = f"best is epoch {report['best_epoch']} with an AUC of {report['valid_auc']:.4f} on the early stopping rows"
     return (
         f"{model}: {report['encoder']}, {trained} until {report['trained_until']}; {best}; {report['seconds']:.1f} s\n"
-        f'To score with it, add to the spec:\n[[neural]]\nmodel = "{model.absolute()}"'
+        f'To score with it, add to the spec:\n[[neural]]\nmodel = "{model.absolute()}"{_values(report)}'
     )

@@ -135,7 +135,7 @@ class Coverage:
                 )
         for target, key in spec.targets.items():
             if not self.expressions.get(target.column, 0):
-                warnings.append(f"{key} = {target.text!r}: null for every interaction, so there is nothing to fit")
+                warnings.append(f"{key} = {target.text!r}: null for every interaction, so its columns are null")
         for name in loaded.ids:
             share = self.of_table(name)
             if 0 in share.values():

@@ -23,7 +23,7 @@ from extembed_cli.data.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.ids import hashes, same_type
 from extembed_cli.data.ordering import by_owner_time_and_value
 from extembed_cli.data.vocabulary import Numbering
-from extembed_cli.kernels.residuals import DAY_US, EarlierMean, shrunken_means, sums_before
+from extembed_cli.kernels.residuals import DAY_US, Earlier, EarlierMean, earlier_means, shrunken_means
 from extembed_cli.spec.durations import half_life_us
 from extembed_cli.spec.expressions import Expression, Residual
 from extembed_cli.spec.model import Spec
@@ -46,9 +46,10 @@ class _Mean(NamedTuple):
         """The column of the values."""
         return Expression(self.text, "Float64").column
 
-    def sums(self) -> tuple[str, str]:
-        """Return the columns of the sum and the weight of the item's earlier values."""
-        return f"sum/{self.half_life}:{self.text}", f"weight/{self.half_life}:{self.text}"
+    @property
+    def of_item(self) -> tuple[str, str]:
+        """The columns of the mean and the weight of the item's earlier values."""
+        return f"item/{self.half_life}:{self.text}", f"weight/{self.half_life}:{self.text}"
 
 
 def _mean_of(target: Expression) -> _Mean:
@@ -95,8 +96,10 @@ def with_item_residuals(
         return
     parts = _in_memory(spec, frames) if folder is None else _in_files(spec, frames, folder, shards)
     parts = [part for part in parts if len(part)]
+    if not parts:
+        return
     kept = [expression.column for expression in event_columns(spec)] + mean_columns(spec)
-    origin = min((int(part["time"][0]) for part in parts), default=0)
+    origin = min(int(part["time"][0]) for part in parts)
     means = {mean: EarlierMean(half_life_us(mean.half_life), origin) for mean in map(_mean_of, targets)}
     for window in _windows(parts, origin, rows):
         columns: dict[str, Doubles] = {mean.column: _earlier(window, mean, means[mean]) for mean in means}
@@ -104,8 +107,8 @@ def with_item_residuals(
             if residual is None:  # by user: computed in `encode`
                 continue
             mean = _Mean(target.text, residual.half_life)
-            sums, weights = (window[name].to_numpy() for name in mean.sums())
-            expected = shrunken_means(sums, weights, columns[mean.column], residual.prior_events)
+            earlier = Earlier(*(window[name].to_numpy() for name in mean.of_item))
+            expected = shrunken_means(earlier, columns[mean.column], residual.prior_events)
             columns[target.column] = window[mean.y].fill_null(np.nan).to_numpy() - expected
         yield window.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in columns.items()).select(
             "user", "item", "time", *kept
@@ -114,7 +117,7 @@ def with_item_residuals(
 
 def _in_memory(spec: Spec, frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
     listed = list(frames)
-    return [_with_item_sums(spec, listed)] if listed else []
+    return [_with_item_means(spec, listed)] if listed else []
 
 
 def _in_files(spec: Spec, frames: Iterable[pl.DataFrame], folder: Path, shards: int) -> list[pl.DataFrame]:
@@ -130,7 +133,7 @@ def _in_files(spec: Spec, frames: Iterable[pl.DataFrame], folder: Path, shards: 
         listed = read_frames(folder, _KIND, shard)
         if listed:
             path = folder / f"residuals-{shard:04d}.arrow"
-            ipc.write_table(path, ipc.to_arrow(_with_item_sums(spec, listed)))
+            ipc.write_table(path, ipc.to_arrow(_with_item_means(spec, listed)))
             parts.append(ipc.from_arrow(ipc.map_table(path)))
             path.unlink()  # the mapping keeps it
         for leftover in folder.glob(f"{_KIND}-{shard:04d}-*.arrow"):
@@ -138,8 +141,8 @@ def _in_files(spec: Spec, frames: Iterable[pl.DataFrame], folder: Path, shards: 
     return parts
 
 
-def _with_item_sums(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
-    """Return events in order of time, with the sum and weight of the earlier values of their items."""
+def _with_item_means(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return events in order of time, with the mean and weight of the earlier values of their items."""
     ids = {name: same_type(*(frame[name] for frame in frames)) for name in ("user", "item")}
     frame = pl.concat(
         each.with_columns(user.alias("user"), item.alias("item"))
@@ -151,29 +154,33 @@ def _with_item_sums(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
     columns = []
     for mean in sorted(means):
         values = frame[mean.y].fill_null(np.nan).to_numpy()
-        results = earlier_sums(numbers, times, values, mean.half_life)
-        columns += [pl.Series(name, each) for name, each in zip(mean.sums(), results, strict=True)]
+        results = _earlier_of(numbers, times, values, mean.half_life)
+        columns += [pl.Series(name, each) for name, each in zip(mean.of_item, results, strict=True)]
     return frame.with_columns(columns)
 
 
-def earlier_sums(owners: Values, times: Ints, values: Doubles, half_life: str) -> tuple[Doubles, Doubles]:
-    """Return the decayed sum and weight of the earlier values of each value's owner; NaN values do not count: (n) each.
+def _earlier_of(owners: Values, times: Ints, values: Doubles, half_life: str) -> Earlier:
+    """Return the earlier values of each value's owner; NaN values do not count and have none: (n) each.
 
     Rows are in any order, owners are numbers from 0.
     """
     known = np.flatnonzero(~np.isnan(values))
     order = known[by_owner_time_and_value(owners[known], times[known], values[known])]
     indptr = np.concatenate([[0], np.cumsum(np.bincount(owners[order]))]).astype(np.int64)
-    sums, weights = np.zeros(len(values)), np.zeros(len(values))
-    before, _ = sums_before(indptr, times[order], values[order], half_life_us(half_life))
-    sums[order], weights[order] = before
-    return sums, weights
+    results = Earlier(np.full(len(values), np.nan), np.zeros(len(values)))
+    for result, each in zip(
+        results, earlier_means(indptr, times[order], values[order], half_life_us(half_life)), strict=True
+    ):
+        result[order] = each
+    return results
 
 
 def _windows(parts: list[pl.DataFrame], origin: int, rows: int) -> Iterator[pl.DataFrame]:
     """Yield the events of parts, each in order of time, in windows of whole days since `origin`, in order of time."""
     days = [(part["time"].to_numpy() - origin) // DAY_US for part in parts]
-    each, counts = np.unique(np.concatenate([[], *days]), return_counts=True)
+    counted = [np.unique(of_part, return_counts=True) for of_part in days]
+    each, place = np.unique(np.concatenate([day for day, _ in counted]), return_inverse=True)
+    counts = np.bincount(place, np.concatenate([count for _, count in counted])).astype(np.int64)
     window = np.cumsum(counts) // rows
     for number in np.unique(window):
         chosen = each[window == number]
@@ -206,9 +213,12 @@ def values_of_target(target: Expression, events: pl.DataFrame, owners: Ints) -> 
     values = events[(target if residual is None else _of_item(target)).column].fill_null(np.nan).to_numpy()
     if residual is None or residual.by == "item":
         return values
-    sums, weights = earlier_sums(owners, events["time"].to_numpy(), values, residual.half_life)
+    earlier = _earlier_of(owners, events["time"].to_numpy(), values, residual.half_life)
     prior: Doubles | float = 0.0
     if residual.by == "user":
         prior = events[_mean_of(target).column].fill_null(np.nan).to_numpy()
-    result: Doubles = values - shrunken_means(sums, weights, prior, residual.prior_events)
+    expected = shrunken_means(earlier, prior, residual.prior_events)
+    if residual.by == "item+user":  # the first event of a user has no mean to take off
+        expected = np.where(np.isnan(expected), 0, expected)
+    result: Doubles = values - expected
     return result

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 from threading import Lock
-from typing import NamedTuple
 
 import numpy as np
 
-from extembed_cli.arrays import Doubles, Floats, Ints
+from extembed_cli.arrays import Doubles, Ints
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.histories.visibility import Seen
 from extembed_cli.kernels.decay import BLOCK, decayed_totals
@@ -18,15 +17,7 @@ from extembed_cli.spec.expressions import Expression
 
 # Where a window hides so many times the visible weight, the visible sum is not taken as a difference of sums.
 _HIDDEN = 1e6
-
-
-class Targets(NamedTuple):
-    """What the n events of a list say, relative to the first event of their user that says something."""
-
-    relative: Floats
-    """(n); NaN = null. Differences are small numbers, whose float32 sums are exact enough"""
-    reference: Doubles
-    """(U) what the user's first event says; 0 where none says anything"""
+_SMALL_TARGET = 1e-3
 
 
 class EventList:
@@ -51,7 +42,6 @@ class EventList:
             self.weights = np.ldexp(weights, -self.exponents[self.owners])
         self._ages: dict[str, Doubles] = {}
         self._totals: dict[str, tuple[Doubles, Ints]] = {}
-        self._targets: dict[Expression, Targets] = {}
         self._lock = Lock()
 
     def clock(self, half_life: str) -> Doubles:
@@ -83,13 +73,12 @@ class EventList:
 
     def target_means(self, half_life: str, target: Expression) -> Doubles:
         """(Q) Σ w y / Σ w over the events that each candidate sees, all of which have a target; NaN for none."""
-        targets = self.targets(target)
-        total, far = self._totals_of(half_life)
-        values = targets.relative.astype(np.float64)
-        weighted, _ = self._sum(half_life, values if self.weights is None else self.weights * values, far)
-        sees = total > 0
-        means = np.where(sees, weighted, np.nan) / np.where(sees, total, 1)
-        return means + targets.reference[self.candidates.users]
+        values = self.targets(target)
+        totals = self._totals_of(half_life)
+        weighted, _ = self._sum(half_life, values if self.weights is None else self.weights * values, totals)
+        sees = totals[0] > 0
+        means: Doubles = np.where(sees, weighted, np.nan) / np.where(sees, totals[0], 1)
+        return means
 
     def _totals_of(self, half_life: str) -> tuple[Doubles, Ints]:
         with self._lock:  # several threads may be the first to need it
@@ -98,26 +87,18 @@ class EventList:
                 self._totals[half_life] = self._sum(half_life, weights)
         return self._totals[half_life]
 
-    def targets(self, target: Expression) -> Targets:
-        """Return what the events say."""
-        with self._lock:
-            if target not in self._targets:
-                self._targets[target] = self._relative(self.history.values[target][self.seen.events])
-        return self._targets[target]
+    def targets(self, target: Expression) -> Doubles:
+        """(n) what the events say; NaN = nothing."""
+        values: Doubles = self.history.values[target][self.seen.events]
+        return values
 
-    def _relative(self, values: Doubles) -> Targets:
-        reference = np.zeros(len(self.seen.indptr) - 1)
-        known = np.flatnonzero(~np.isnan(values))
-        owners = self.owners[known]
-        first = np.flatnonzero(np.diff(owners, prepend=-1))
-        reference[owners[first]] = values[known[first]]
-        return Targets((values - reference[self.owners]).astype(np.float32), reference)
-
-    def _sum(self, half_life: str, numbers: Doubles, far: Ints | None = None) -> tuple[Doubles, Ints]:
+    def _sum(
+        self, half_life: str, numbers: Doubles, totals: tuple[Doubles, Ints] | None = None
+    ) -> tuple[Doubles, Ints]:
         """Return the sum of the numbers (n) that each candidate sees, decayed to the newest event of it: (Q).
 
         A window's sum is the difference of two. The second result are candidates whose window hides so much that theirs
-        is summed up again: given as `far` for numbers that are not weights.
+        is summed up again. For numbers that are not weights `totals` is the result of the weights.
         """
         clock, seen = self.clock(half_life), self.seen
         out = np.zeros(len(seen.start))
@@ -137,7 +118,11 @@ class EventList:
         left = np.exp2(clock[seen.start[hides] - 1] - clock[seen.end[hides] - 1])
         hidden = sums[seen.start[hides] - 1] * left
         out[hides] -= hidden
-        far = hides[hidden > _HIDDEN * out[hides]] if far is None else far
+        visible_size = np.abs(out[hides])
+        if totals is not None:  # targets of both signs may sum up to nothing
+            visible_size = np.maximum(visible_size, _SMALL_TARGET * totals[0][hides])
+        far = hides[np.abs(hidden) > _HIDDEN * visible_size]
+        far = far if totals is None else np.union1d(far, totals[1])
         for q in far.tolist():
             visible = slice(seen.start[q], seen.end[q])
             out[q] = np.exp2(clock[visible] - clock[visible.stop - 1]) @ numbers[visible]

@@ -6,6 +6,7 @@ from typing import Any
 
 from extembed_cli.data.feature_file import candidate_rows
 from extembed_cli.features.prepare import prepare
+from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -25,6 +26,6 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
                 pass  # a run reads the other columns only when it writes the output; a torn page is found here
     return {
         "inputs": coverage.report(spec, loaded, shared.by_table),
-        "columns": len(shared.columns),
+        "columns": len(output_columns(spec)),
         "warnings": watch.warnings,
     }

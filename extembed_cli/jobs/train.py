@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def train_job(
 ) -> dict[str, Any]:
     """Train a model on the tables and histories of a spec, commit its folder, and return the training report."""
     # Without groups: a [[neural]] group may need the model that is not trained yet.
-    spec = spec.for_training(_group_of(spec, folder))
+    spec = spec.for_training(group_of(spec, folder))
     settings = _checked(spec, settings)
     training = Training(spec, settings, layers, Path(folder), options)
     output = training.output
@@ -111,10 +112,10 @@ def train_job(
     return report
 
 
-def _group_of(spec: Spec, folder: str) -> NeuralGroup | None:
+def group_of(spec: Spec, folder: str) -> NeuralGroup | None:
     """Return the group of the spec that a model is for: that of its folder, or the only one."""
     groups = spec.of(NeuralGroup)
-    of_folder = [group for group in groups if Path(group.model) == Path(folder).absolute()]
+    of_folder = [group for group in groups if normpath(group.model) == normpath(Path(folder).absolute())]
     return next(iter(of_folder or (groups if len(groups) == 1 else ())), None)
 
 

@@ -10,6 +10,7 @@ from extembed_cli.data.feature_file import check_target
 from extembed_cli.errors import SpecError
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
+from extembed_cli.jobs.train import group_of
 from extembed_cli.neural.config import Layers
 from extembed_cli.spec.groups import NeuralGroup
 from extembed_cli.spec.model import Spec
@@ -40,9 +41,11 @@ def write_model_vectors(
     watch: Watch,
 ) -> dict[str, Any]:
     """Run a job on the same inputs that writes the vectors only; return its report."""
-    group = NeuralGroup(
-        model=str(model.absolute()),
-        user_vectors=None if user_vectors is None else str(user_vectors.absolute()),
-        item_vectors=None if item_vectors is None else str(item_vectors.absolute()),
+    group = (group_of(spec, str(model)) or NeuralGroup(model=str(model))).model_copy(
+        update={
+            "model": str(model.absolute()),
+            "user_vectors": None if user_vectors is None else str(user_vectors.absolute()),
+            "item_vectors": None if item_vectors is None else str(item_vectors.absolute()),
+        }
     )
     return run_job(spec.with_groups(group).model_copy(update={"candidates": None}), options, watch)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from extembed_cli.arrays import Floats, Ints
-from extembed_cli.data.labels import read_codes
+from extembed_cli.data.labels import NO_TIME, read_codes, read_times
 from extembed_cli.data.mapped_arrays import zeros
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
-from extembed_cli.errors import SpecError, did_you_mean
+from extembed_cli.errors import DataError, SpecError, did_you_mean
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.within import WithinStatistic
 from extembed_cli.kernels.requests import Within, within_requests
@@ -45,7 +45,12 @@ def within_part(
     if spec.within is None or not kinds:
         return None
     rows = candidates.rows
+    if not rows:
+        return FeaturePart(
+            np.zeros(0, np.int64), {name: np.zeros(0, np.float32) for c in kinds.values() for _, name in c}
+        )
     requests = read_codes(candidates, "request", spec.within.by)
+    _check_moments(spec, candidates, requests)
     known = known_in(parts, 0, rows)
     results: dict[str, Floats] = {name: zeros((rows,), np.float32, folder) for c in kinds.values() for _, name in c}
 
@@ -57,6 +62,24 @@ def within_part(
     for _ in mapped(compute, kinds):
         pass
     return FeaturePart(np.arange(rows), results)
+
+
+def _check_moments(spec: Spec, candidates: Table, requests: Ints) -> None:
+    """Raise if candidates of one request have different as-of times: the older would see what the newer see."""
+    if spec.as_of is not None or spec.within is None:
+        return
+    times = read_times(candidates, spec.column("candidates", "time"), spec.time_unit)
+    known = np.flatnonzero((requests > 0) & (times != NO_TIME))
+    number, moment = requests[known], times[known] // spec.as_of_step_us
+    oldest = np.full(int(requests.max(initial=0)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(oldest, number, moment)
+    mixed = len(np.unique(number[moment > oldest[number]]))
+    if mixed:
+        raise DataError(
+            f"within.by: {mixed:,} of {len(np.unique(number)):,} values of `{spec.within.by}` have candidates of "
+            "different as-of times, so the older would see what the newer have seen. Name the column of a request, "
+            "whose candidates share a time"
+        )
 
 
 def _of_column(parts: Sequence[FeaturePart], name: str, known: np.ndarray, requests: Ints) -> Within:

@@ -10,40 +10,51 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extembed_cli.arrays import Doubles, Ints
+from extembed_cli.arrays import Bools, Doubles, Ints
 from extembed_cli.kernels.decay import BLOCK, decayed_totals
 from extembed_cli.kernels.segments import offsets, ragged, run_starts
 
 DAY_US = 86_400_000_000  # of a window
 
 
+class Earlier(NamedTuple):
+    """The earlier values of each value: (n) each."""
+
+    mean: Doubles
+    """Their decayed mean; NaN where there is none. It has no scale, so that no age makes it vanish"""
+    weight: Doubles
+    """Σ w, decayed to the value's own time"""
+
+
 class Sums(NamedTuple):
-    """Decayed sums and weights, relative to the time of each value: (n) each."""
+    """Decayed sums and weights of values, relative to the time of the last: (n) each."""
 
     sum: Doubles
     weight: Doubles
 
-    def at(self, places: Ints | int, left: Doubles | float = 1.0) -> Sums:
-        """Return the sums at some places, of whose weights a share is left."""
-        return Sums(self.sum[places] * left, self.weight[places] * left)
 
+def earlier_means(indptr: Ints, times: Ints, values: Doubles, half_life_us: int | None) -> Earlier:
+    """Return the decayed mean and weight of the earlier values of each value's segment:
 
-def sums_before(indptr: Ints, times: Ints, values: Doubles, half_life_us: int | None) -> tuple[Sums, Sums]:
-    """Return the decayed sum and weight of the earlier values of each value's segment, and those up to each value:
-
-        sum[i] = Σ_{j: t_j < t_i} w y_j, weight[i] = Σ_{j: t_j < t_i} w, w = 2^(-(t_i - t_j) / half_life)
+        mean[i] = Σ_{j: t_j < t_i} w y_j / Σ w, weight[i] = Σ_{j: t_j < t_i} w, w = 2^(-(t_i - t_j) / half_life)
 
     Segment s has the values [indptr[s], indptr[s + 1]), ordered by time, then value. Without a half-life w = 1.
     """
     upto, clock = _totals(indptr, times, values, half_life_us)
+    previous, known = _previous(indptr, times)
     if not len(times):
-        return upto, upto
+        return Earlier(values, values)
+    mean = np.where(known, upto.sum[previous], np.nan) / upto.weight[previous]
+    return Earlier(mean, np.where(known, upto.weight[previous] * np.exp2(clock[previous] - clock), 0))
+
+
+def _previous(indptr: Ints, times: Ints) -> tuple[Ints, Bools]:
+    """Return the last earlier value in each value's segment, any where there is none, and whether there is one."""
     owners = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     first = run_starts(owners, times)
-    previous = np.repeat(first, np.diff(np.append(first, len(times)))) - 1  # the last earlier value
-    known = previous >= indptr[owners]
-    previous = np.where(known, previous, 0)
-    return upto.at(previous, np.where(known, np.exp2(clock[previous] - clock), 0)), upto
+    previous = np.repeat(first, np.diff(np.append(first, len(times)))) - 1
+    known: Bools = previous >= indptr[owners]
+    return np.where(known, previous, 0), known
 
 
 def _totals(indptr: Ints, times: Ints, values: Doubles, half_life_us: int | None) -> tuple[Sums, Doubles]:
@@ -81,18 +92,27 @@ class EarlierMean:
         self.sum, self.weight, self.time = 0.0, 0.0, 0
 
     def of(self, times: Ints, values: Doubles) -> Doubles:
-        """Return the mean of what is earlier than each value of a window, ordered by time and value; NaN for none."""
+        """Return the mean of what is earlier than each value of a window, ordered by time and value; NaN for none.
+
+        A mean is relative to the last earlier value, whose own weight is 1, so that no age makes it vanish.
+        """
         first = run_starts((times - self.origin) // DAY_US)
         indptr = np.append(first, len(times))
-        before, upto = sums_before(indptr, times, values, self.half_life_us)
+        upto, _ = _totals(indptr, times, values, self.half_life_us)
+        previous, known = _previous(indptr, times)
+        means = np.full(len(times), np.nan)
         for begin, end in zip(first.tolist(), indptr[1:].tolist(), strict=True):
-            left = self._left(times[begin:end])
-            before.sum[begin:end] += self.sum * left
-            before.weight[begin:end] += self.weight * left
-            self.sum = self.sum * float(left[-1]) + float(upto.sum[end - 1])
-            self.weight = self.weight * float(left[-1]) + float(upto.weight[end - 1])
-            self.time = int(times[end - 1])
-        return shrunken_means(before.sum, before.weight, 0.0, 0.0)
+            day = slice(begin, end)
+            left = self._left(times[day])
+            sums, weights = upto.sum[day] + self.sum * left, upto.weight[day] + self.weight * left
+            before, seen = previous[day] - begin, known[day]
+            means[day] = np.where(seen, sums[before * seen] / weights[before * seen], self._mean)
+            self.sum, self.weight, self.time = float(sums[-1]), float(weights[-1]), int(times[end - 1])
+        return means
+
+    @property
+    def _mean(self) -> float:
+        return self.sum / self.weight if self.weight > 0 else np.nan
 
     def _left(self, times: Ints) -> Doubles:
         """Return the share of a weight that is left at some times."""
@@ -101,8 +121,10 @@ class EarlierMean:
         return np.exp2((self.time - times) / self.half_life_us)
 
 
-def shrunken_means(sums: Doubles, weights: Doubles, prior: Doubles | float, prior_events: float) -> Doubles:
-    """Return (sum + k prior) / (weight + k) with k prior events; NaN where there is nothing to divide by."""
-    total = weights + prior_events
-    means: Doubles = np.where(total > 0, sums + prior_events * prior, np.nan) / np.where(total > 0, total, 1)
+def shrunken_means(earlier: Earlier, prior: Doubles | float, prior_events: float) -> Doubles:
+    """Return (weight mean + k prior) / (weight + k) with k prior events; NaN where there is nothing to divide by."""
+    if prior_events == 0:
+        return earlier.mean
+    mean = np.where(np.isnan(earlier.mean), 0, earlier.mean)
+    means: Doubles = (earlier.weight * mean + prior_events * prior) / (earlier.weight + prior_events)
     return means

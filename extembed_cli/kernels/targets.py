@@ -28,8 +28,8 @@ def log_weighted_mean(logs: Values, values: Values, counts: Ints) -> LogMean:
 
         mean = Σ 2^(log - highest) y / Σ 2^(log - highest), highest = the largest log of the row
 
-    logs (n), −inf for an event that does not count; values (n), finite; counts (R), at least 1. A sum is over one row's
-    numbers, in an order that their count alone decides, in the type of the logs.
+    logs (n), −inf for an event that does not count; values (n) float64, finite; counts (R), at least 1. A sum is over
+    one row's numbers, in an order that their count alone decides, that of the values in float64.
     """
     first = offsets(counts)[:-1]
     highest = np.maximum.reduceat(logs, first)
@@ -38,8 +38,7 @@ def log_weighted_mean(logs: Values, values: Values, counts: Ints) -> LogMean:
     weights = logs - highest.take(spread(np.arange(len(counts)), counts))
     np.exp2(weights, out=weights)
     total = np.add.reduceat(weights, first).astype(np.float64)
-    weights *= values
-    weighted = np.add.reduceat(weights, first).astype(np.float64)
+    weighted = np.add.reduceat(weights * values, first)
     total[~counted] = np.nan
     return LogMean(weighted / total, np.where(counted, highest + np.log2(np.where(counted, total, 1)), -np.inf))
 
@@ -65,6 +64,7 @@ def top(ranked: Ranked, number: int, counts_at: Bools | None = None) -> Top:
     counts_at  by position: whether an event counts; None = all do
     """
     start, counts = ranked.start, ranked.counts
+    number = min(number, int(counts.max(initial=1)))
     if counts_at is None:
         places, real = rectangle(-(start + counts), -start, number)
         return Top(-places - 1, real)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from extembed_cli.arrays import Doubles
 from extembed_cli.errors import SpecError
 from extembed_cli.spec.defaults import Encoder, Loss
 from extembed_cli.spec.expressions import Expression
@@ -99,6 +100,10 @@ class EventValue(_Part):
     def expression(self) -> Expression:
         """The expression over the interactions."""
         return Expression.of_column(self.column)
+
+    def of(self, values: Doubles) -> Doubles:
+        """Return values, standardized."""
+        return (values - self.mean) / self.sd
 
 
 class TrainingSettings(_Part):

@@ -43,7 +43,7 @@ class Examples:
     """(N)"""
     event_times: Ints
     """(N) us"""
-    event_values: Floats | None = None
+    event_values: Doubles | None = None
     """(N, V) standardized values, NaN for null; None = the model reads none"""
 
     def padded(self, chosen: Ints, length: int) -> PaddedRows:
@@ -165,12 +165,11 @@ def build_examples(spec: Spec, reading: Reading, history: History, candidates: C
     )
 
 
-def _standardized(history: History, used: Bools, values: Sequence[EventValue]) -> Floats | None:
+def _standardized(history: History, used: Bools, values: Sequence[EventValue]) -> Doubles | None:
     """Return the values of the used events (n, V)."""
     if not values:
         return None
-    columns = [(history.values[value.expression][used] - value.mean) / value.sd for value in values]
-    return np.stack(columns, axis=1).astype(np.float32)
+    return np.stack([value.of(history.values[value.expression][used]) for value in values], axis=1)
 
 
 def fixed_batches(chosen: Ints, lengths: Ints) -> Iterator[tuple[Ints, int]]:

@@ -326,8 +326,8 @@ class Matrix(NamedTuple):
 
     @property
     def name(self) -> str:
-        """A name for files and reports."""
-        return f"{self.table}{'-centred' if self.center else ''}"
+        """A name for files, which no table can have."""
+        return f"{self.table}{'.centred' if self.center else ''}"
 
 
 def spec_type() -> type[Spec]:

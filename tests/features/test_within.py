@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import World, run_spec
 from helpers.drawn import same_bytes
-from helpers.refusals import USAGE, refused
+from helpers.refusals import DATA, USAGE, refused
 
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
@@ -45,7 +45,11 @@ def requests(world: World) -> World:
     request = [None if rng.random() < 0.1 else f"r{n}" for n in rng.integers(0, 40, len(candidates))]
     users = [None if n % 17 == 0 else int(u) for n, u in enumerate(candidates["user_id"].to_pylist())]
     candidates = candidates.append_column("request", pa.array(request))
-    world.write("candidates", candidates.set_column(0, "user_id", pa.array(users, pa.int64())))
+    candidates = candidates.set_column(0, "user_id", pa.array(users, pa.int64()))
+    moments = pl.Series(candidates["timestamp"]).to_frame("time").with_columns(request=pl.Series(request))
+    first = pl.when(pl.col("request").is_null()).then("time").otherwise(pl.col("time").max().over("request"))
+    shared = moments.select(time=first)["time"].to_arrow().cast(candidates["timestamp"].type)
+    world.write("candidates", candidates.set_column(2, "timestamp", shared))
     return world
 
 
@@ -115,6 +119,18 @@ def test_requests_and_patterns_that_do_not_exist_are_refused(
     requests: World, text: str, parts: tuple[str, ...]
 ) -> None:
     refused(requests, requests.spec(f"[within]\n{text}\n[[aggregate]]\n"), USAGE, *parts)
+
+
+def test_a_column_that_mixes_moments_is_refused(requests: World) -> None:
+    spec = requests.spec('[within]\nby = "user_id"\ncolumns = ["*"]\n[[aggregate]]\n')
+    refused(requests, spec, DATA, "within.by: ", "of different as-of times", "Name the column of a request")
+    spec.write_text('as_of = "2024-02-01"\n' + spec.read_text())
+    run_spec(spec)
+
+
+def test_no_candidates_have_no_requests(requests: World) -> None:
+    requests.write("candidates", requests.table("candidates").slice(0, 0))
+    assert len(run_spec(requests.spec(SPEC))) == 0
 
 
 def test_ties_zeros_and_nulls() -> None:

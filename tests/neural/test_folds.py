@@ -102,6 +102,13 @@ def test_the_curves_and_metrics_are_of_all_models(trained_copy: Path) -> None:
     assert [f"Model {number} of {FOLDS}" in page for number in (1, 2, 3)] == [True] * FOLDS
 
 
+@pytest.mark.parametrize("rows", [2, 9])
+def test_too_few_rows_are_refused(trained_copy: Path, rows: int) -> None:
+    candidates = pl.read_parquet(trained_copy / "candidates.parquet")
+    candidates.tail(rows).write_parquet(trained_copy / "candidates.parquet")
+    train(trained_copy, "--folds", "30").failed(1, "--folds 30")
+
+
 def test_too_many_folds_are_refused(trained_copy: Path) -> None:
     train(trained_copy, "--folds", "900").failed(1, "--folds 900, model 1: ", "Fewer folds")
     rows = pl.read_parquet(trained_copy / "candidates.parquet")

@@ -109,6 +109,14 @@ def test_a_group_with_other_values_is_refused(said: Path) -> None:
     train(said, model="other").failed(2, "neural.0.values.0", "no column `sayd`")
 
 
+def test_vectors_after_the_training_are_of_the_same_values(said: Path) -> None:
+    vectors = ("--user-vectors", str(said / "u.parquet"), "--item-vectors", str(said / "i.parquet"))
+    train(said, "--encoder", "gru", "--epochs", "1", *vectors).ok()
+    users, items = pl.read_parquet(said / "u.parquet"), pl.read_parquet(said / "i.parquet")
+    assert len(users) > 50
+    assert len(items) == len(pl.read_parquet(said / "text.parquet"))
+
+
 def test_the_config_has_what_a_run_needs(said: Path) -> None:
     train(said, "--encoder", "mean", "--epochs", "1").ok()
     data = json.loads((said / "model" / "config.json").read_text())

@@ -31,12 +31,10 @@ class Mean(NamedTuple):
 class RowTargets(NamedTuple):
     """What the events say that R candidates see, one row after another."""
 
-    values: Floats
-    """(n) relative to the reference; 0 where an event says nothing"""
+    values: Doubles
+    """(n) 0 where an event says nothing"""
     known: Bools
     """(n)"""
-    reference: Doubles
-    """(R)"""
 
 
 class KernelMean(NamedTuple):
@@ -134,7 +132,7 @@ class CosineView:
             )
             absolute = self.events.absolute_logs(half_life, self.candidates) + highest - steepness
             weight = np.where(np.isnan(mean), np.nan, np.exp2(log_total + absolute))
-            self._kernels[key] = KernelMean(mean + targets.reference, weight)
+            self._kernels[key] = KernelMean(mean, weight)
         return self._kernels[key]
 
     def mean_of_reaching(self, half_life: str, target: Expression, reaching: Reaching) -> Doubles:
@@ -152,8 +150,8 @@ class CosineView:
         out = np.full(len(counts), np.nan)
         if len(chosen):
             logs = self._heights(half_life)[0][chosen]
-            out[some] = log_weighted_mean(logs, targets.values[chosen].astype(np.float64), counts[some]).mean
-        return out + targets.reference
+            out[some] = log_weighted_mean(logs, targets.values[chosen], counts[some]).mean
+        return out
 
     def top(self, number: float, target: Expression | None) -> TopMean:
         """Return the mean cosine and target of the most similar events that have a target, if one is named."""
@@ -162,7 +160,7 @@ class CosineView:
             targets, shift = self.targets(target), offsets(self.counts)[:-1] - self.batch.place[self.at]
             at = ragged(self.ranked.start, self.ranked.counts)
             event = self.ranked.places(at) + spread(shift, self.counts)
-            values = np.zeros(len(self.ranked.keys), np.float32)
+            values = np.zeros(len(self.ranked.keys))
             values[at] = targets.values[event]
             if not targets.known.all():
                 known = np.zeros(len(self.ranked.keys), np.bool_)
@@ -171,18 +169,16 @@ class CosineView:
         cosine = chosen.mean(self.ranked.values(chosen.positions))
         if target is None:
             return TopMean(cosine, np.full(len(cosine), np.nan))
-        return TopMean(cosine, chosen.mean(values[chosen.positions]) + targets.reference)
+        return TopMean(cosine, chosen.mean(values[chosen.positions]))
 
     def targets(self, target: Expression) -> RowTargets:
         """Return what the events say."""
         if target not in self._targets:
-            relative, reference = self.events.targets(target)
             end = self.events.seen.end[self.candidates]
-            values = relative.take(ragged(end - self.counts, self.counts))
+            values = self.events.targets(target).take(ragged(end - self.counts, self.counts))
             known = ~np.isnan(values)
             values[~known] = 0
-            owners = self.events.candidates.users[self.candidates]
-            self._targets[target] = RowTargets(values, known, reference[owners])
+            self._targets[target] = RowTargets(values, known)
         return self._targets[target]
 
     def _target_logs(self, half_life: str, target: Expression) -> tuple[Floats, Doubles]:

@@ -56,7 +56,8 @@ class Neural(Technique):
         for group in spec.of(NeuralGroup):
             config = folder.read_config(group.model)
             folder.check_fits(group, config, spec)
-            yield _column(group, config)
+            # With one as-of time for all rows, a row may be scored by a model that was trained on it.
+            yield _column(group, config, out_of_time=config.is_out_of_time and spec.as_of is None)
 
     def matrices(self, spec: Spec) -> Iterator[Matrix]:
         for group in spec.of(NeuralGroup):
@@ -137,7 +138,7 @@ class Trained:
     """Their SHA-256"""
 
 
-def _column(group: NeuralGroup, config: ModelConfig) -> Column:
+def _column(group: NeuralGroup, config: ModelConfig, *, out_of_time: bool) -> Column:
     histories, tables = (", ".join(f"`{name}`" for name in names) for names in (config.histories, config.tables))
     settings = config.settings
     return Column(
@@ -148,12 +149,12 @@ def _column(group: NeuralGroup, config: ModelConfig) -> Column:
         f"{settings.max_events} visible events of {histories} in {tables}, trained on "
         + (
             f"candidates before the one that it scores ({len(config.folds)} models)"
-            if config.is_out_of_time
+            if out_of_time
             else f"candidates until {config.trained_until}"
         ),
         statistic=Trained(group.model, config.weights_sha256),
-        trained_until=None if config.is_out_of_time else config.trained_until,
-        out_of_time=config.is_out_of_time,
+        trained_until=None if out_of_time else config.trained_until,
+        out_of_time=out_of_time,
     )
 
 

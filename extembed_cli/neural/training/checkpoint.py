@@ -35,7 +35,7 @@ class Checkpoint:
         for fold, model in enumerate(done):
             tensors |= {f"{_DONE}{fold}.{name}": tensor for name, tensor in model.weights.items()}
         finished = [{"epochs": [asdict(epoch) for epoch in model.epochs], "best": model.best} for model in done]
-        rest = {"job": self.job, "done": finished, **rest}
+        rest = {"job": self.job, "done": finished, "epochs_of_done": trainer.settings.epochs, **rest}
         state = json.dumps({**rest, _CHECKSUM: _checksum(tensors, rest)})
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with temporary.open("wb") as file:
@@ -67,6 +67,7 @@ class Checkpoint:
                     weights = {n.removeprefix(prefix): tensors.pop(n) for n in list(tensors) if n.startswith(prefix)}
                     done.append(Trained(weights, [Epoch(**epoch) for epoch in kept["epochs"]], kept["best"]))
                 trainer = make(len(done))
+                limit = state.pop("epochs_of_done")
                 trainer.restore(tensors, state)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(
@@ -77,6 +78,8 @@ class Checkpoint:
                 f"{self.path}: belongs to another training ({listing(different)}). Use the same options and inputs, or "
                 "train again without --resume"
             )
+        if done and limit != trainer.settings.epochs:
+            raise SpecError(f"--epochs {trainer.settings.epochs}: {len(done)} models are done with {limit}; give that")
         if len(trainer.epochs) > trainer.settings.epochs:
             raise SpecError(
                 f"--epochs {trainer.settings.epochs}: {len(trainer.epochs)} epochs are done already; give more"

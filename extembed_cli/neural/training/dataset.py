@@ -60,9 +60,7 @@ class Labelled:
         if folds == 1:
             return [None]
         times = np.sort(self.times[usable])
-        if not len(times):
-            return [None]
-        cuts = [int(times[round(len(times) * fold / (folds + 1))]) for fold in range(1, folds + 1)]
+        cuts = [int(times[len(times) * fold // (folds + 1)]) for fold in range(1, folds + 1)] if len(times) else []
         if len(set(cuts)) < folds or cuts[0] == times[0]:
             raise DataError(
                 f"--folds {folds}: the {len(times):,} candidates have too few different times to be cut into "
@@ -137,7 +135,7 @@ def histories_of(spec: Spec) -> list[str]:
 
 def dataset_bytes(candidates: int, events: int, histories: int, values: int) -> int:
     """Return the bytes of the arrays of a dataset, which can be mapped files."""
-    return candidates * (28 + 16 * histories) + events * (12 + 8 * histories + 4 * values)
+    return candidates * (28 + 16 * histories) + events * (12 + 8 * histories + 8 * values)
 
 
 def build_dataset(
@@ -161,7 +159,7 @@ def build_dataset(
         zeros((n, H), np.int64, folder),
     )
     event_items, event_times = zeros((events,), np.int32, folder), zeros((events,), np.int64, folder)
-    event_values = zeros((events, len(reading.values)), np.float32, folder) if reading.values else None
+    event_values = zeros((events, len(reading.values)), np.float64, folder) if reading.values else None
     history_events = [zeros((events,), np.int64, folder) for _ in range(H)]
     q, e, counts = 0, 0, [0] * H  # numbers of candidates, of events, and of events of each history so far
     for shard in shards:
@@ -203,11 +201,10 @@ def standardize(examples: Examples, columns: Sequence[str], before_us: int) -> l
     for place, column in enumerate(columns):
         assert examples.event_values is not None
         values = examples.event_values[:, place]
-        known = values[(examples.event_times < before_us) & ~np.isnan(values)].astype(np.float64)
+        known = np.sort(values[(examples.event_times < before_us) & ~np.isnan(values)])  # in an order of their own
         mean, sd = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
         value = EventValue(column=column, mean=float(mean), sd=float(sd) if sd > 0 else 1.0)
-        values -= value.mean
-        values /= value.sd
+        values[...] = value.of(values)
         results.append(value)
     return results
 

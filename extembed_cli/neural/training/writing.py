@@ -70,6 +70,7 @@ def stage_models(stage: Staged, output: Path, config: ModelConfig, models: list[
         "model": str(output),
         "version": config.version,
         "encoder": config.architecture.encoder,
+        "values": [value.column for value in config.values],
         **{key: newest[key] for key in ("trained_until", "rows", "best_epoch", "valid_loss", "valid_auc")},
         "parameters": sum(tensor.numel() for tensor in models[-1].weights.values()),
         "seconds": round(sum(epoch.seconds for model in models for epoch in model.epochs), 3),
