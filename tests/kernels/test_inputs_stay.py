@@ -18,7 +18,7 @@ from conftest import World, run_spec
 GROUPS = """
 weight = "rating"
 [within]
-by = "user_id"
+by = "request"
 columns = ["text__all__cos_max"]
 [histories.liked]
 where = "rating >= 4"
@@ -135,6 +135,8 @@ def test_no_kernel_writes_into_its_inputs(world: World, monkeypatch: pytest.Monk
     )  # of three users, who get long histories
     more = more.set_column(0, "user_id", pa.array(np.arange(len(more)) % 3))
     world.write("interactions", pa.concat_tables([events, more]))
+    candidates = world.table("candidates")
+    world.write("candidates", candidates.append_column("request", candidates["timestamp"].cast(pa.int64())))
     expected = run_spec(world.spec(GROUPS), workers=1)
     called: set[str] = set()
     public: set[str] = set()
