@@ -175,7 +175,10 @@ def _evaluated(raw: pl.DataFrame, expression: Expression, key: str, part: Part) 
     try:
         values = raw.lazy().with_columns(compiled.alias("value")).collect()["value"]
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{part.path}: {key} = {text!r} cannot be computed: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if "conversion from `str`" in reason:
+            reason = "it is text. Write what each means, such as CASE WHEN event = 'like' THEN 1.0 ELSE -1.0 END"
+        raise DataError(f"{part.path}: {key} = {text!r} cannot be computed: {reason}") from None
     return values
 
 

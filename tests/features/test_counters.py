@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import World, extembed, run_spec
-from helpers.refusals import USAGE, refused
+from helpers.refusals import DATA, USAGE, refused
 
 COUNTERS = """
 [histories.liked]
@@ -79,3 +80,10 @@ def test_a_name_goes_before_the_statistic(world: World) -> None:
 )
 def test_groups_that_cannot_be_computed_are_refused(world: World, group: str, parts: tuple[str, ...]) -> None:
     refused(without_embeddings(world, group), world.folder / "spec.toml", USAGE, *parts)
+
+
+def test_a_target_of_text_is_refused_with_a_hint(world: World) -> None:
+    table = world.table("interactions")
+    world.write("interactions", table.append_column("event", pa.array(["like", "dislike"] * (len(table) // 2))))
+    without_embeddings(world, '[[counters]]\ntarget = "event"\n')
+    refused(world, world.folder / "spec.toml", DATA, "counters.0.target = 'event'", "it is text", "CASE WHEN")
