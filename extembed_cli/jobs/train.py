@@ -116,6 +116,12 @@ def group_of(spec: Spec, folder: str) -> NeuralGroup | None:
     """Return the group of the spec that a model is for: that of its folder, or the only one."""
     groups = spec.of(NeuralGroup)
     of_folder = [group for group in groups if normpath(group.model) == normpath(Path(folder).absolute())]
+    if not of_folder and len(groups) > 1 and any(group.values for group in groups):
+        folders = ", ".join(group.model for group in groups)
+        raise SpecError(
+            f"--model {folder}: no [[neural]] group has this folder, so its `values` are not known. The groups have "
+            f"{folders}"
+        )
     return next(iter(of_folder or (groups if len(groups) == 1 else ())), None)
 
 

@@ -163,3 +163,10 @@ def learned(encoder: str, *, values: bool, n: int = 4000, clusters: int = 4) -> 
     )
     trainer = fitted(Model(architecture), data, vectors, lr=5e-3)
     return max(epoch.valid_auc for epoch in trainer.epochs)
+
+
+def test_a_model_of_no_group_is_refused_where_groups_have_values(said: Path) -> None:
+    write_spec(said, VALUES, '[[neural]]\nname = "b"\nmodel = "b"\n')
+    train(said, model="c").failed(2, "--model ", "no [[neural]] group has this folder", "/b")
+    train(said, "--encoder", "mean", "--epochs", "1", model="b").ok()
+    assert read_config(str(said / "b")).values == ()
