@@ -81,7 +81,7 @@ def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
     ("fault", "resumed"),
     [
         soak(Fault("extembed_cli.data.inputs:read_candidates", "after"), 0),
-        soak(Fault("extembed_cli.data.partition:_Streams.write", "after", 9), 0),
+        soak(Fault("extembed_cli.data.frame_streams:FrameStreams.write", "after", 9), 0),
         soak(Fault("extembed_cli.data.scratch:Scratch.write_json", "before", 2), 0),
         soak(Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2), 0),
         soak(Fault("extembed_cli.data.shard_results:FeaturePart.save", "after", 2), 1),

@@ -68,9 +68,9 @@ def test_no_row_is_lost_to_the_ranker(trained_copy: Path, tmp_path: Path) -> Non
     assert all(control["passed"] for control in report["controls"] if control["control"] == "training end")
 
 
-@pytest.mark.parametrize("step", [40, soak(8), soak(75)])
+@pytest.mark.parametrize("step", [40, soak(8), soak(20)])
 def test_a_stopped_training_resumes_in_its_fold(trained_copy: Path, step: int) -> None:
-    """The folds have about 9, 17 and 26 steps an epoch."""
+    """The folds have 4, 8 and 13 steps an epoch: in the third fold, at the end of the first, in the second."""
     arguments = ("--folds", str(FOLDS), "--epochs", "2", "--encoder", "mean")
     train(trained_copy, *arguments, model="unbroken").ok()
     stop = Fault("extembed_cli.neural.training.trainer:Trainer._step", "after", step, do="SIGINT")
