@@ -17,7 +17,9 @@ _BYTES_FOR_LIBRARIES = 280 * 2**20  # torch, safetensors and the libraries of th
 _FLOATS_PER_NUMBER = 25  # for each number of an event; 11 to 22 were measured
 _FLOATS_PER_VECTOR = 6  # for each number of a frozen vector of a micro-batch
 _BYTES_PER_LABEL = 70  # label, time and request of a candidate, and its index in two orders
-_COPIES = 10  # of the parameters: gradient, two of Adam, the best ones, and a checkpoint of all
+_BYTES_PER_FOLD = 8  # of a candidate: its index in the rows of a model
+_COPIES = 13  # of the parameters: gradient, two of Adam, the averaged and the best ones, and a checkpoint of all
+_COPIES_PER_FOLD = 3  # of the weights of a finished model: kept, and twice in a checkpoint
 _MIN_BUCKETS, _MAX_BUCKETS = 2**10, 2**20
 
 
@@ -36,13 +38,15 @@ def training_needs(
     width = sum(first_dim(table, spec.embedding_column(n, "embedding")) for n, table in inputs.embeddings.items())
     events = micro_batch * (settings.max_events + 1)
     floats = events * layers.dim * _FLOATS_PER_NUMBER + min(events, items) * width * _FLOATS_PER_VECTOR
+    copies = _COPIES + _COPIES_PER_FOLD * settings.folds
+    label = _BYTES_PER_LABEL + _BYTES_PER_FOLD * settings.folds
     batches = f"{micro_batch:,} candidates with {settings.max_events} events in each worker (--max-events, --dim)"
     return {
         "libraries of a training": _BYTES_FOR_LIBRARIES,
         batches: 4 * workers * floats,
-        "labels": _BYTES_PER_LABEL * (0 if inputs.candidates is None else inputs.candidates.rows),
-        "weights": 4 * (_COPIES + 2 * workers) * (12 * layers.dim**2 + width * layers.dim),
-        "vectors of items and ids": 4 * layers.dim * (items + _COPIES * id_bucket_count(layers, items)),
+        "labels": label * (0 if inputs.candidates is None else inputs.candidates.rows),
+        "weights": 4 * (copies + 2 * workers) * (12 * layers.dim**2 + width * layers.dim),
+        "vectors of items and ids": 4 * layers.dim * (items + copies * id_bucket_count(layers, items)),
     }
 
 

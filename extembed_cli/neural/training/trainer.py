@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from extembed_cli.arrays import Ints
 from extembed_cli.errors import DataError
@@ -25,6 +26,7 @@ from extembed_cli.system.threads import Mapping
 
 _DIVERGED = "Lower --lr, or set `normalize = true` if a table has very long vectors"
 _MAX_NORM = 1.0  # of the gradient
+_MAX_AVERAGE_DECAY = 0.99
 MICRO_BATCH = 64  # candidates of a step that one thread computes: a fixed number, so that workers do not change sums
 
 
@@ -93,6 +95,8 @@ class Trainer:
             [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": undecayed, "weight_decay": 0.0}],
             lr=settings.lr,
         )
+        # The weights that are kept are a decayed mean over steps (Polyak averaging): the last steps alone are noisy.
+        self.averaged = AveragedModel(self.model, avg_fn=_average)
         self.best = self._weights()
         self.epochs: list[Epoch] = []
         self.now = TrainingProgress()
@@ -136,7 +140,9 @@ class Trainer:
         return last > max(earlier, default=-math.inf)
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}
+        return {
+            name: tensor.detach().to("cpu", copy=True) for name, tensor in self.averaged.module.state_dict().items()
+        }
 
     def _step(self, batch: Ints) -> float:
         size = MICRO_BATCH if self.settings.device == "cpu" else len(batch)
@@ -152,6 +158,7 @@ class Trainer:
             parameter.grad = total / count
         torch.nn.utils.clip_grad_norm_(self.parameters, _MAX_NORM)
         self.optimizer.step()
+        self.averaged.update_parameters(self.model)
         return loss / count
 
     def _micro_batch(self, micro_batch: tuple[int, Ints]) -> tuple[float, int, tuple[Tensor, ...]]:
@@ -180,12 +187,13 @@ class Trainer:
         """Return loss and AUC of the early stopping candidates."""
         chosen, data = self.data.valid, self.data
         scores = np.empty(len(data.labels), np.float32)
-        adapted = adapted_items(self.model, self.items, self.all_items, self.mapped)
+        model = cast(Model, self.averaged.module)
+        adapted = adapted_items(model, self.items, self.all_items, self.mapped)
 
         def score(batch: tuple[Ints, int]) -> None:
             rows = ExampleBatch.of(data.examples.padded(*batch)).to(self.settings.device)
             with torch.inference_mode():
-                scores[batch[0]] = self.model(adapted, rows).cpu().numpy()
+                scores[batch[0]] = model(adapted, rows).cpu().numpy()
 
         for _ in self.mapped(score, fixed_batches(chosen, data.examples.lengths)):
             pass
@@ -209,6 +217,7 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors, which the next step changes in place, and the rest of the state."""
         tensors = {f"now.{name}": tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"averaged.{name}": tensor.detach().cpu() for name, tensor in self.averaged.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         for index, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state[parameter].items():
@@ -217,11 +226,12 @@ class Trainer:
 
     def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
         """Set the state to a saved one; errors of torch are raised if it does not fit the model."""
-        parts: dict[str, dict[str, Tensor]] = {"now": {}, "best": {}, "adam": {}}
+        parts: dict[str, dict[str, Tensor]] = {"now": {}, "averaged": {}, "best": {}, "adam": {}}
         for name, tensor in tensors.items():
             part, _, inner = name.partition(".")
             parts[part][inner] = tensor
         self.model.load_state_dict(parts["now"])
+        self.averaged.load_state_dict(parts["averaged"])
         self.best = parts["best"]
         for name, tensor in parts["adam"].items():
             index, _, inner = name.partition(".")
@@ -230,6 +240,12 @@ class Trainer:
             self.optimizer.state[parameter][inner] = value
         self.now = TrainingProgress(**rest["now"])
         self.epochs = [Epoch(**epoch) for epoch in rest["epochs"]]
+
+
+def _average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+    """Return the decayed mean after one more step; it forgets faster while there are few steps."""
+    decay = min(_MAX_AVERAGE_DECAY, float(steps) / (float(steps) + 9))
+    return averaged + (1 - decay) * (current - averaged)
 
 
 def softmax_loss(logits: Tensor, labels: Tensor, groups: Tensor) -> tuple[Tensor, int]:
