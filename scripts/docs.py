@@ -66,7 +66,9 @@ def column_reference() -> str:
     for definition in (entry for definitions in tables for entry in definitions.values()):
         label = "" if definition.arguments is None else definition.arguments.label
         column = definition.column.format(h="{history}", e="{embedding}", n="", a="{" + label + "}", d="__hl{H}")
-        meaning = definition.meaning.format(h="history", e="embedding", a=label, d="decay H", y="target")
+        meaning = definition.meaning.format(
+            h="history", e="embedding", t="`embedding`", a=label, d="decay H", y="target"
+        )
         rows.append([f"`{column}`", meaning, definition.dtype])
     for loss in ("squared", "logistic"):
         for name, meaning, dtype in _dual_columns(loss):

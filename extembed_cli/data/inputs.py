@@ -225,9 +225,11 @@ def _read_logs(
                 progress(len(frame))
     if opened.interactions is not None:
         with problems.collect(), partition.adding("events") as add:
-            for frame in with_item_residuals(
-                spec, usable(opened.interactions), partition.folder, partition.shards, rows
-            ):
+            with_residuals = with_item_residuals(
+                spec, usable(opened.interactions), partition.folder, partition.shards, rows, partition.most
+            )
+            for frame in with_residuals:
+                events.count_null_residuals(spec, frame)
                 add(frame)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from extembed_cli.data.expressions import columns_of, compile_expression
 from extembed_cli.data.ids import as_ids
 from extembed_cli.data.parquet import Part, Table
-from extembed_cli.data.residuals import event_columns, mean_columns
+from extembed_cli.data.residuals import event_columns, mean_columns, null_residuals
 from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.expressions import Expression
@@ -33,7 +33,8 @@ class EventCounts:
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows that cannot be used, by reason."""
     null_targets: dict[str, int] = field(default_factory=dict)
-    """Usable events without a target, by the target's expression."""
+    """Usable events without a target, by the target's expression. Of a residual those before which nothing is known are
+    among them."""
     oldest: int | None = None
     newest: int | None = None
     """Times of usable events (us)."""
@@ -51,15 +52,21 @@ class EventCounts:
             if before > len(events):
                 self.dropped[reason] = self.dropped.get(reason, 0) + before - len(events)
         self.usable += len(events)
-        for target in {target.of(None) for target in spec.targets}:
-            nulls = events[target.column].null_count()
-            self.null_targets[target.text] = self.null_targets.get(target.text, 0) + nulls
+        self._add_nulls({t.text: events[t.of(None).column].null_count() for t in spec.targets})
         if len(events):
             oldest: Any = events["time"].min()
             newest: Any = events["time"].max()
             self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
             self.newest = newest if self.newest is None else max(self.newest, newest)
         return events
+
+    def count_null_residuals(self, spec: Spec, events: pl.DataFrame) -> None:
+        """Count the events without a residual."""
+        self._add_nulls(null_residuals(spec, events))
+
+    def _add_nulls(self, counts: dict[str, int]) -> None:
+        for target, nulls in counts.items():
+            self.null_targets[target] = self.null_targets.get(target, 0) + nulls
 
 
 def check_interactions(spec: Spec, table: Table) -> None:

@@ -34,14 +34,17 @@ class Partition:
     """Frames with a column `user`, split into shards. Candidates are added before the events of their users.
 
     Events of other users are kept only with `all_users`. Without a folder, only the first shard is kept, in memory: it
-    has all users, or a sample of them.
+    has all users, or a sample of them. At most `most` events fit into memory at a time.
     """
 
-    def __init__(self, shards: int, folder: Path | None, watch: Watch, *, all_users: bool = False) -> None:
+    def __init__(
+        self, shards: int, folder: Path | None, watch: Watch, *, all_users: bool = False, most: int | None = None
+    ) -> None:
         self.shards = shards
         self.folder = folder
         self.watch = watch
         self.all_users = all_users
+        self.most = most
         self.numbering = Numbering()
         self._frames: dict[Kind, list[pl.DataFrame]] = defaultdict(list)
         self._with_candidates = None if all_users else np.zeros(_SLOTS, np.bool_)

@@ -23,6 +23,7 @@ from extembed_cli.data.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.ids import hashes, same_type
 from extembed_cli.data.ordering import by_owner_time_and_value
 from extembed_cli.data.vocabulary import Numbering
+from extembed_cli.errors import ResourceError
 from extembed_cli.kernels.residuals import DAY_US, Earlier, EarlierMean, earlier_means, shrunken_means
 from extembed_cli.spec.durations import half_life_us
 from extembed_cli.spec.expressions import Expression, Residual
@@ -75,16 +76,30 @@ def mean_columns(spec: Spec) -> list[str]:
     return list(dict.fromkeys(_mean_of(t).column for t in spec.targets if t.residual and t.residual.by == "user"))
 
 
+def null_residuals(spec: Spec, events: pl.DataFrame) -> dict[str, int]:
+    """Return the events of a frame without a residual, because nothing is known before them, by the target's meaning.
+
+    Residuals by user without prior events are left out: they are not known yet.
+    """
+    counts = {}
+    for target in spec.targets:
+        if target.residual is not None and (target.residual.by != "user" or target.residual.prior_events):
+            by_user = target.residual.by == "user"
+            residuals = events[_mean_of(target).column if by_user else _of_item(target).column]
+            counts[target.meaning] = residuals.null_count()
+    return counts
+
+
 # --- before the log is split by user ------------------------------------------------------------------
 
 
 def with_item_residuals(
-    spec: Spec, frames: Iterable[pl.DataFrame], folder: Path | None, shards: int, rows: int
+    spec: Spec, frames: Iterable[pl.DataFrame], folder: Path | None, shards: int, rows: int, most: int | None = None
 ) -> Iterator[pl.DataFrame]:
     """Yield the events with the columns of `event_columns` and `mean_columns`, in another order.
 
     With a folder the events are in files there, in shards of items; else in memory. About `rows` are yielded at a time,
-    in whole days.
+    in whole days. Raises if a shard of items or a day has more than `most` events.
     """
     targets = [target for target in spec.targets if target.residual is not None]
     if not targets:
@@ -94,14 +109,14 @@ def with_item_residuals(
         for frame in frames:
             yield from with_item_residuals(spec, [frame], None, 1, rows)
         return
-    parts = _in_memory(spec, frames) if folder is None else _in_files(spec, frames, folder, shards)
+    parts = _in_memory(spec, frames) if folder is None else _in_files(spec, frames, folder, shards, most)
     parts = [part for part in parts if len(part)]
     if not parts:
         return
     kept = [expression.column for expression in event_columns(spec)] + mean_columns(spec)
     origin = min(int(part["time"][0]) for part in parts)
     means = {mean: EarlierMean(half_life_us(mean.half_life), origin) for mean in map(_mean_of, targets)}
-    for window in _windows(parts, origin, rows):
+    for window in _windows(parts, origin, rows, most):
         columns: dict[str, Doubles] = {mean.column: _earlier(window, mean, means[mean]) for mean in means}
         for target, residual in ((t, t.residual) for t in map(_of_item, targets)):
             if residual is None:  # by user: computed in `encode`
@@ -120,14 +135,20 @@ def _in_memory(spec: Spec, frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]
     return [_with_item_means(spec, listed)] if listed else []
 
 
-def _in_files(spec: Spec, frames: Iterable[pl.DataFrame], folder: Path, shards: int) -> list[pl.DataFrame]:
+def _in_files(
+    spec: Spec, frames: Iterable[pl.DataFrame], folder: Path, shards: int, most: int | None
+) -> list[pl.DataFrame]:
     """Return the events of each shard of items from a mapped file."""
     streams = FrameStreams(folder, _KIND, shards)
+    counts = np.zeros(shards, np.int64)
     try:
         for frame in frames:
-            streams.write_by((hashes(frame["item"]) % shards).astype(np.int64), frame)
+            shard_of_event = (hashes(frame["item"]) % shards).astype(np.int64)
+            counts += np.bincount(shard_of_event, minlength=shards)
+            streams.write_by(shard_of_event, frame)
     finally:
         streams.close()
+    _check_size("a shard of items, one of which is popular,", int(counts.max()), most)
     parts = []
     for shard in range(shards):
         listed = read_frames(folder, _KIND, shard)
@@ -139,6 +160,14 @@ def _in_files(spec: Spec, frames: Iterable[pl.DataFrame], folder: Path, shards: 
         for leftover in folder.glob(f"{_KIND}-{shard:04d}-*.arrow"):
             leftover.unlink()
     return parts
+
+
+def _check_size(whose: str, rows: int, most: int | None) -> None:
+    if most is not None and rows > most:
+        raise ResourceError(
+            f"residuals need the {rows:,} interactions of {whose} in memory at a time, which has room for {most:,}. "
+            "Raise --memory"
+        )
 
 
 def _with_item_means(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
@@ -175,12 +204,13 @@ def _earlier_of(owners: Values, times: Ints, values: Doubles, half_life: str) ->
     return results
 
 
-def _windows(parts: list[pl.DataFrame], origin: int, rows: int) -> Iterator[pl.DataFrame]:
+def _windows(parts: list[pl.DataFrame], origin: int, rows: int, most: int | None) -> Iterator[pl.DataFrame]:
     """Yield the events of parts, each in order of time, in windows of whole days since `origin`, in order of time."""
     days = [(part["time"].to_numpy() - origin) // DAY_US for part in parts]
     counted = [np.unique(of_part, return_counts=True) for of_part in days]
     each, place = np.unique(np.concatenate([day for day, _ in counted]), return_inverse=True)
     counts = np.bincount(place, np.concatenate([count for _, count in counted])).astype(np.int64)
+    _check_size("one day", int(counts.max()), most)
     window = np.cumsum(counts) // rows
     for number in np.unique(window):
         chosen = each[window == number]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from extembed_cli.errors import SpecError, did_you_mean
+from extembed_cli.errors import SpecError
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.spec.model import Spec
 
@@ -39,7 +39,7 @@ def within_columns(spec: Spec, columns: Sequence[Column]) -> list[Column]:
     names = [column.name for column in columns]
     for place, pattern in enumerate(within.columns):
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise SpecError(f"within.columns.{place}: `{pattern}` matches no feature{did_you_mean(pattern, names)}")
+            raise SpecError(f"within.columns.{place}: `{pattern}` matches no feature; `extembed columns` lists them")
     chosen = [c for c in columns if any(fnmatchcase(c.name, pattern) for pattern in within.columns)]
     return [
         replace(

@@ -37,6 +37,8 @@ class Layout:
     """Rows of a log read at a time."""
     mapped: bool = False
     """Whether vectors are in mapped files instead of memory."""
+    most: int | None = None
+    """Most events that fit into memory at a time; None = any number."""
 
     @property
     def on_disk(self) -> bool:
@@ -80,7 +82,7 @@ def layout_of(
         return Layout(rows=reading)
     mapped = vectors > free // 3 or free - vectors - read < smallest
     room = (free if mapped else free - vectors) - read
-    return Layout(-(-rows // room), reading, mapped)
+    return Layout(-(-rows // room), reading, mapped, room // _event_bytes(spec, inputs))
 
 
 def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) -> None:

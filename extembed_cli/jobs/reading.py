@@ -60,7 +60,7 @@ def load(
     """
     kept = scratch if layout.shards > 1 else None
     folder = kept.folder if kept else None
-    partition = Partition(layout.shards, folder, watch, all_users=opened.spec.needs_all_users)
+    partition = Partition(layout.shards, folder, watch, all_users=opened.spec.needs_all_users, most=layout.most)
     watch.expect(sum(table.rows for table in opened.logs))
     with watch.timing("read") as cost:
         loaded = read_inputs(

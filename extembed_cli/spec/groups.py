@@ -162,6 +162,12 @@ class AggregateGroup(CountersGroup, TableGroup):
     top: tuple[Top, ...] = ()
     """Mean cosine, and mean `target`, of this many most similar events, such as `[1, 5, 20]`."""
 
+    @model_validator(mode="after")
+    def _temperatures_of_target(self) -> AggregateGroup:
+        if "temperatures" in self.model_fields_set and self.target is None:
+            raise ValueError('temperatures: needs a `target`, such as target = "rating"')
+        return self
+
 
 class DualGroup(TableGroup, TargetGroup):
     """Technique 2: a linear model per user over the fixed item vectors, and its score of the candidate."""

@@ -329,6 +329,11 @@ class Matrix(NamedTuple):
         """A name for files, which no table can have."""
         return f"{self.table}{'.centred' if self.center else ''}"
 
+    @property
+    def words(self) -> str:
+        """The vectors as a meaning or a message writes them."""
+        return f"`{self.table}`{' (centred)' if self.center else ''}"
+
 
 def spec_type() -> type[Spec]:
     """Return the class of specs with a list of groups for every technique. TOML files are checked against it."""

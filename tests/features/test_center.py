@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ def test_both_matrices_come_from_one_read(
         assert output[f"text__all__{dual}"].equals(alone["text__all__dual_score"], null_equal=True)
         for name in ("cos_mean__hl30d", "cos_to_mean__hl30d", "cos_max"):
             assert output[f"text__all__{prefix}{name}"].equals(alone[f"text__all__{name}"], null_equal=True)
+
+
+def test_the_meaning_of_a_column_says_that_its_vectors_are_centred(world: World) -> None:
+    columns = extembed("columns", world.spec(BOTH), "--json").ok().json["columns"]
+    meanings = {column["name"]: column["meaning"] for column in columns}
+    for name, where in (("cos_max", "`text` (centred)"), ("raw_cos_max", "`text`"), ("dual_score", "`text` (centred)")):
+        assert re.search(rf"in {re.escape(where)}(;|$)", meanings[f"text__all__{name}"])
 
 
 def test_two_groups_with_different_centring_need_a_name(world: World) -> None:

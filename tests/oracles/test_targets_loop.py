@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,10 @@ def test_columns_with_a_target(rated: World, residual: dict[str, Any], weighted:
     )
     assert {name for name in output.columns if "target" in name or "_top" in name} == set(expected)
     check(output, expected)
+    if residual:
+        report = json.loads((rated.folder / "out.parquet.run.json").read_text())
+        counts = {text: n for text, n in report["inputs"]["interactions"]["null_targets"].items() if "mean" in text}
+        assert list(counts.values()) == [sum(value is None for value in values.values())]
 
 
 def test_top_cosines_without_a_target(rated: World) -> None:

@@ -65,6 +65,7 @@ def test_unknown_keys_are_reported_together(world: World) -> None:
         (GROUP + "percentiles = [2.5]\n", ("`aggregate.0.percentiles.0`: ", "integer", "got 2.5")),
         (GROUP + "thresholds = [0.3, 0.333]\n", ("aggregate.0.thresholds.1: 0.333 is not a multiple of 0.01",)),
         (GROUP + "thresholds = [1.5]\n", ("aggregate.0.thresholds.0: 1.5", "between -1 and 1")),
+        (GROUP + "temperatures = [0.1]\n", ("aggregate.0.temperatures: needs a `target`",)),
         (GROUP + 'histories = ["likd"]\n', ("aggregate.0.histories: ", "`likd`", "did you mean")),
         (GROUP + 'histories = ["zz"]\n', ("aggregate.0.histories: ", "`zz`", "known: all, liked")),
         (GROUP + "histories = []\n", ("aggregate.0.histories: the list is empty", "leave the key out")),

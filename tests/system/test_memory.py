@@ -164,3 +164,26 @@ def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None
         5, "needs at least", "libraries", "batches of", "may use only 100 MiB", "Raise --memory or lower --workers"
     )
     assert {path.name for path in tmp_path.iterdir()} == {"interactions.parquet", "candidates.parquet", "items.parquet"}
+
+
+@pytest.mark.parametrize("many", ["item", "day"])
+def test_residuals_of_a_popular_item_or_a_busy_day_keep_to_memory(tmp_path: Path, many: str) -> None:
+    rng, n = np.random.default_rng(4), 600_000
+    items, seconds = rng.integers(0, 20_000, n), rng.integers(0, YEAR // 10**6, n)
+    often = rng.random(n) < 0.5
+    (items if many == "item" else seconds)[often] = 7
+    log = {"user_id": rng.integers(0, 50_000, n), "item_id": items, "rating": rng.integers(1, 6, n)}
+    pq.write_table(pa.table({**log, "timestamp": timestamps(START + seconds * 10**6)}), tmp_path / "log.parquet")
+    few = {"user_id": np.arange(100), "item_id": np.arange(100), "timestamp": timestamps(START + YEAR + np.arange(100))}
+    pq.write_table(pa.table(few), tmp_path / "candidates.parquet")
+    (tmp_path / "spec.toml").write_text(
+        'interactions = "log.parquet"\ncandidates = "candidates.parquet"\noutput = "out.parquet"\n'
+        '[[counters]]\ntarget = "rating"\nresidual = "item"\n'
+    )
+    command = ("run", tmp_path / "spec.toml", "--workers", "1", "--memory")
+    whose = "a shard of items" if many == "item" else "one day"
+    extembed_process(*command, "190MiB").failed(5, f"interactions of {whose}", "Raise --memory")
+    limit = 270
+    cost = measure([sys.executable, "-m", "extembed_cli", *map(str, command), f"{limit}MiB", "-q"])
+    assert cost.anonymous_mib <= limit * SLACK
+    assert json.loads((tmp_path / "out.parquet.run.json").read_text())["shards"] == 2

@@ -65,7 +65,7 @@ class Fit:
         weight = "c = weight" if self.half_life == "none" else f"c = weight · 2^(−age / {self.half_life})"
         bias = ", x with a constant 1" if self.bias else ""
         refit = f", as of the time floored to {self.refit_every}" if self.refit_every else ""
-        where = f"over `{self.history}` in `{self.embedding}`"
+        where = f"over `{self.history}` in {self.matrix.words}"
         return f"u·x of the u with least {loss} ‖u‖² {where}; {meant}, {weight}{bias}{refit}"
 
     @property

@@ -63,8 +63,8 @@ class Arguments(NamedTuple, Generic[AnyGroup]):
 class Definition(Generic[View, AnyGroup]):
     """A statistic: how its columns are called, what they mean, and how they are computed.
 
-    In `column` and `meaning` `{h}` is the history, `{e}` the embedding table, `{n}` the name of the group, `{a}` the
-    argument, `{d}` the decay and `{y}` the target.
+    In `column` and `meaning` `{h}` is the history, `{e}` the embedding table (`{t}`: with its centring), `{n}` the name
+    of the group, `{a}` the argument, `{d}` the decay and `{y}` the target.
     """
 
     column: str
@@ -96,7 +96,9 @@ def columns_of(
     matrix: Matrix | None = None,
 ) -> Iterator[Column]:
     """Yield the columns of some statistics: those that do not decay first, then all of each half-life."""
-    words = {"h": history, "e": matrix and matrix.table, "n": f"{group.name}_" if group.name else ""}
+    words = {"h": history, "n": f"{group.name}_" if group.name else ""}
+    if matrix is not None:
+        words |= {"e": matrix.table, "t": matrix.words}
     for half_life in (None, *group.half_lives):
         suffix = "" if half_life is None else half_life_suffix(half_life)
         decay = f"w = weight · 2^(−age / {half_life})" if suffix else "w = weight"
