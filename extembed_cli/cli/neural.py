@@ -47,6 +47,7 @@ class DataFlags:
         option(
             "--folds",
             min=1,
+            max=1000,
             metavar="N",
             help="Number of models, each trained on what came before its part of the candidates' time, so that every "
             "score is out of time; 1 = a single model of all candidates.",

@@ -106,9 +106,12 @@ def check_fits(group: NeuralGroup, config: ModelConfig, spec: Spec) -> None:
         if getattr(spec, key) != getattr(config, key):
             add(f"the model was trained with {key} = {getattr(config, key)}, not {getattr(spec, key)}")
     now, then = list(group.expressions().values()), [value.expression for value in config.values]
-    if now != then:
-        texts = (", ".join(f"`{each.meaning}`" for each in read) or "none" for read in (then, now))
-        add("the model was trained with the values {}, and its group has {}".format(*texts))
+    if missing := [f"`{each.meaning}`" for each in then if each not in now]:
+        add(f"the model reads {listing(missing)}, which its group does not have in `values`")
+    if added := [f"`{each.meaning}`" for each in now if each not in then]:
+        add(f"the model does not read {listing(added)}, which its group has in `values`")
+    if not missing and not added and now != then:
+        add("the model needs the `values` of its group in the order of the training")
     problems.raise_any()
 
 

@@ -17,7 +17,8 @@ from neural.test_learning import fitted
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
-from extembed_cli.neural.config import Architecture
+from extembed_cli.jobs.train import train_job
+from extembed_cli.neural.config import Architecture, Layers, TrainingSettings
 from extembed_cli.neural.events import Examples
 from extembed_cli.neural.folder import read_config
 from extembed_cli.neural.model import Model
@@ -98,11 +99,24 @@ def test_scores_do_not_depend_on_layout_or_later_events(said: Path) -> None:
     assert not scores["neural_score"].equals(after["neural_score"], null_equal=True)
 
 
+def test_weights_do_not_depend_on_the_layout(said: Path) -> None:
+    spec, settings = load_spec(said / "spec.toml"), TrainingSettings(label="label", epochs=1, max_events=20, folds=2)
+    for name, cut in {"whole": Layout(), "cut": Layout(shards=5, rows=700, mapped=True)}.items():
+        how = RunOptions(workers=1, layout=cut)
+        train_job(spec, settings, Layers(dim=8, encoder="gru"), str(said / name), how, False, Watch())
+    assert weights(said, "whole") == weights(said, "cut")
+
+
 def test_a_group_with_other_values_is_refused(said: Path) -> None:
     train(said, "--encoder", "mean", "--epochs", "1").ok()
-    for values in ("", 'values = ["said"]\n'):
+    for values, parts in (
+        ("", ("reads `said`, `(said) − mean of earlier", "which its group does not have in `values`")),
+        ('values = ["said"]\n', ("reads `(said) − mean of earlier", "`dwell * 2`", "does not have in `values`")),
+        ('values = ["dwell"]\n', ("does not read `dwell`",)),
+        ('values = ["dwell * 2", "said"]\nresidual = "item"\n', ("the `values` of its group in the order",)),
+    ):
         write_spec(said, f'[[neural]]\nmodel = "model"\n{values}')
-        extembed("run", said / "spec.toml").failed(2, "was trained with the values `said`, `(said) − mean of earlier")
+        extembed("run", said / "spec.toml").failed(2, *parts)
     write_spec(said, '[[neural]]\nmodel = "model"\nresidual = "item"\n')
     extembed("run", said / "spec.toml").failed(2, "neural.0.residual: needs `values`")
     write_spec(said, '[[neural]]\nmodel = "model"\nvalues = ["sayd"]\n')
