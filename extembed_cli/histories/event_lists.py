@@ -41,6 +41,7 @@ class EventList:
             self.exponents[lengths > 0] = np.clip(np.frexp(weights[first])[1], -200, 200)
             self.weights = np.ldexp(weights, -self.exponents[self.owners])
         self._ages: dict[str, Doubles] = {}
+        self._targets: dict[Expression, Doubles] = {}
         self._totals: dict[str, tuple[Doubles, Ints]] = {}
         self._lock = Lock()
 
@@ -89,8 +90,9 @@ class EventList:
 
     def targets(self, target: Expression) -> Doubles:
         """(n) what the events say; NaN = nothing."""
-        values: Doubles = self.history.values[target][self.seen.events]
-        return values
+        if target not in self._targets:
+            self._targets[target] = self.history.values[target][self.seen.events]
+        return self._targets[target]
 
     def _sum(
         self, half_life: str, numbers: Doubles, totals: tuple[Doubles, Ints] | None = None
@@ -109,9 +111,12 @@ class EventList:
         blocks = -(-lengths // BLOCK)
         at = ragged(BLOCK * offsets(blocks)[:-1], lengths)  # of each event, its user's in whole blocks
         filled = np.zeros(BLOCK * int(blocks.sum()))
-        padded = np.repeat(clock[seen.indptr[users + 1] - 1], BLOCK * blocks)
-        filled[at], padded[at] = numbers, clock
-        sums = decayed_totals(filled.reshape(-1, BLOCK), padded.reshape(-1, BLOCK), blocks).reshape(-1)[at]
+        filled[at], times = numbers, None
+        if half_life_us(half_life) is not None:
+            padded = np.repeat(clock[seen.indptr[users + 1] - 1], BLOCK * blocks)
+            padded[at] = clock
+            times = padded.reshape(-1, BLOCK)
+        sums = decayed_totals(filled.reshape(-1, BLOCK), times, blocks).reshape(-1)[at]
         sees = np.flatnonzero(seen.count)
         out[sees] = sums[seen.end[sees] - 1]
         hides = sees[seen.start[sees] > seen.indptr[self.candidates.users[sees]]]

@@ -16,7 +16,7 @@ BLOCK = 8  # events summed up one after another
 REFERENCE_STEP = 4
 
 
-def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
+def decayed_totals(weights: Doubles, times: Doubles | None, blocks: Ints) -> Doubles:
     """Return the decayed sum of the weights up to every event, relative to the time of that event:
 
         total[e] = Σ_{i <= e} weight[i] 2^(time[i] - time[e])
@@ -24,7 +24,7 @@ def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
     No total under- or overflows, however old the first event is.
 
     weights  (n, BLOCK)  of segments one after another, each in whole blocks; 0 in the padding
-    times    (n, BLOCK)  in half-lives, ascending within a segment; the last one again in the padding
+    times    (n, BLOCK)  in half-lives, ascending within a segment; the last one again in the padding; None = no decay
     blocks   (m)         blocks of each segment, at least one; Σ blocks = n
     returns  (n, BLOCK)
 
@@ -32,9 +32,10 @@ def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
     event and on no other segment.
     """
     out = weights.copy()
-    step = np.exp2(times[:, :-1] - times[:, 1:])
+    step = None if times is None else np.exp2(times[:, :-1] - times[:, 1:])
     for event in range(1, BLOCK):
-        out[:, event] += out[:, event - 1] * step[:, event - 1]
+        before = out[:, event - 1]
+        out[:, event] += before if step is None else before * step[:, event - 1]
     first = offsets(blocks)[:-1]
     many = np.flatnonzero(blocks > 1)
     if len(many):
@@ -42,10 +43,16 @@ def decayed_totals(weights: Doubles, times: Doubles, blocks: Ints) -> Doubles:
         above = -(-counts // BLOCK)
         source = ragged(first[many], counts)
         at = ragged(BLOCK * offsets(above)[:-1], counts)
-        sums, ends = np.zeros(BLOCK * int(above.sum())), np.repeat(times[first[many] + counts - 1, -1], BLOCK * above)
-        sums[at], ends[at] = out[source, -1], times[source, -1]
-        before = decayed_totals(sums.reshape(-1, BLOCK), ends.reshape(-1, BLOCK), above).reshape(-1)[at]
-        out[source + 1] += before[:, None] * np.exp2(np.minimum(ends[at][:, None] - times[source + 1], 0))
+        sums, ends = np.zeros(BLOCK * int(above.sum())), None
+        sums[at] = out[source, -1]
+        if times is not None:
+            ends = np.repeat(times[first[many] + counts - 1, -1], BLOCK * above)
+            ends[at] = times[source, -1]
+        earlier = decayed_totals(sums.reshape(-1, BLOCK), None if ends is None else ends.reshape(-1, BLOCK), above)
+        left = earlier.reshape(-1)[at][:, None]
+        if times is not None:
+            left = left * np.exp2(np.minimum(times[source, -1:] - times[source + 1], 0))
+        out[source + 1] += left
     return out
 
 

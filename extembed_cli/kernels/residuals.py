@@ -68,14 +68,16 @@ def _totals(indptr: Ints, times: Ints, values: Doubles, half_life_us: int | None
         return Sums(values, clock), clock
     blocks = -(-lengths // BLOCK)
     at = ragged(BLOCK * offsets(blocks)[:-1], lengths)
-    padded_clock = np.repeat(clock[begin + lengths - 1], BLOCK * blocks)
-    padded_clock[at] = clock
+    padded_times = None
+    if half_life_us is not None:
+        last = np.repeat(clock[begin + lengths - 1], BLOCK * blocks)
+        last[at] = clock
+        padded_times = last.reshape(-1, BLOCK)
 
     def summed(numbers: Doubles) -> Doubles:
-        padded = np.zeros(len(padded_clock))
+        padded = np.zeros(BLOCK * int(blocks.sum()))
         padded[at] = numbers
-        totals = decayed_totals(padded.reshape(-1, BLOCK), padded_clock.reshape(-1, BLOCK), blocks)
-        return totals.reshape(-1)[at]
+        return decayed_totals(padded.reshape(-1, BLOCK), padded_times, blocks).reshape(-1)[at]
 
     places = np.arange(1.0, len(times) + 1) - np.repeat(begin, lengths)
     return Sums(summed(values), places if half_life_us is None else summed(np.ones(len(values)))), clock

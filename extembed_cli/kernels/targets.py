@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
-from extembed_cli.kernels.segments import offsets, rectangle, spread
+from extembed_cli.kernels.segments import offsets, rectangle
 from extembed_cli.kernels.statistics import Ranked
 
 
@@ -35,7 +35,7 @@ def log_weighted_mean(logs: Values, values: Values, counts: Ints) -> LogMean:
     highest = np.maximum.reduceat(logs, first)
     counted = highest > -np.inf
     highest = np.where(counted, highest, 0)
-    weights = logs - highest.take(spread(np.arange(len(counts)), counts))
+    weights = logs - np.repeat(highest, counts)
     np.exp2(weights, out=weights)
     total = np.add.reduceat(weights, first).astype(np.float64)
     weighted = np.add.reduceat(weights * values, first)
@@ -83,5 +83,5 @@ def relative_logs(logs: Doubles, counted: Bools, counts: Ints) -> tuple[Floats, 
     logs = np.where(counted, logs, -np.inf)
     highest = np.maximum.reduceat(logs, offsets(counts)[:-1])
     base = np.where(highest > -np.inf, highest, 0)
-    logs -= base.take(spread(np.arange(len(counts)), counts))
+    logs -= np.repeat(base, counts)
     return logs.astype(np.float32), base

@@ -42,6 +42,12 @@ def test_decayed_totals_are_those_of_a_loop(scale: float) -> None:
         np.testing.assert_allclose(actual, slow_totals(t, w), rtol=1e-12)
 
 
+def test_totals_without_times_have_the_bits_of_equal_times() -> None:
+    rng = np.random.default_rng(7)
+    weights, blocks = blocked([rng.random(n) for n in LENGTHS], lambda piece: 0)
+    assert decayed_totals(weights, None, blocks).tobytes() == decayed_totals(weights, 0 * weights, blocks).tobytes()
+
+
 def test_no_later_event_and_no_other_piece_changes_a_bit_of_a_total() -> None:
     rng = np.random.default_rng(5)
     times, weights = [np.sort(rng.random(n)) * 9 for n in (700, 20)], [rng.random(n) for n in (700, 20)]

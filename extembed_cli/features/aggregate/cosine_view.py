@@ -73,6 +73,7 @@ class CosineView:
         """(R) the events that they see"""
         self.piece = batch.piece[at]
         self._cosines, self._first, self._means, self._exact = cosines, first, means, exact
+        self._known_heights: dict[str, tuple[Doubles, Doubles]] = {}
         self._cumulative: dict[str, Cumulative] = {}
         self._reaching: dict[tuple[float, ...], list[Reaching]] = {}
         self._targets: dict[Expression, RowTargets] = {}
@@ -95,8 +96,8 @@ class CosineView:
         Whole weights are for sums that must be exact: they round those of very old events to 0.
         """
         heights, highest = self._heights(half_life)
-        heights -= highest.take(spread(np.arange(len(highest)), self.counts))
-        return np.exp2(heights, out=heights)
+        relative = heights - np.repeat(highest, self.counts)
+        return np.exp2(relative, out=relative)
 
     def mean(self, half_life: str) -> Mean:
         """Return the decayed mean of the vectors."""
@@ -125,13 +126,12 @@ class CosineView:
         """Return the mean target with weights w k(c), k(c) = exp((c − 1) / temperature), and Σ w k(c)."""
         key = half_life, target, temperature
         if key not in self._kernels:
-            targets, (logs, highest) = self.targets(target), self._target_logs(half_life, target)
+            targets, (logs, absolute) = self.targets(target), self._target_logs(half_life, target)
             steepness = 1 / (temperature * np.log(2))
             mean, log_total = log_weighted_mean(
                 logs + self.cosines * np.float32(steepness), targets.values, self.counts
             )
-            absolute = self.events.absolute_logs(half_life, self.candidates) + highest - steepness
-            weight = np.where(np.isnan(mean), np.nan, np.exp2(log_total + absolute))
+            weight = np.where(np.isnan(mean), np.nan, np.exp2(log_total + absolute - steepness))
             self._kernels[key] = KernelMean(mean, weight)
         return self._kernels[key]
 
@@ -174,27 +174,36 @@ class CosineView:
     def targets(self, target: Expression) -> RowTargets:
         """Return what the events say."""
         if target not in self._targets:
-            end = self.events.seen.end[self.candidates]
-            values = self.events.targets(target).take(ragged(end - self.counts, self.counts))
+            values = self.events.targets(target).take(self._visible)
             known = ~np.isnan(values)
             values[~known] = 0
             self._targets[target] = RowTargets(values, known)
         return self._targets[target]
 
     def _target_logs(self, half_life: str, target: Expression) -> tuple[Floats, Doubles]:
-        """Return log2 of the weights of the events that say something, relative to (R) the largest of each row."""
+        """Return log2 of the weights of the events that say something, relative to the largest of each row: (n), (R).
+
+        The second result is log2 of the largest weight as of the candidate.
+        """
         key = half_life, target
         if key not in self._logs:
-            self._logs[key] = relative_logs(self._heights(half_life)[0], self.targets(target).known, self.counts)
+            logs, highest = relative_logs(self._heights(half_life)[0], self.targets(target).known, self.counts)
+            self._logs[key] = logs, highest + self.events.absolute_logs(half_life, self.candidates)
         return self._logs[key]
 
     # --- weights ----------------------------------------------------------------------------------------
 
     def _heights(self, half_life: str) -> tuple[Doubles, Doubles]:
         """Return log2 of the weights of all events, one row after another, and (R) the largest of each row."""
-        end = self.events.seen.end[self.candidates]
-        heights = self.events.heights(half_life, ragged(end - self.counts, self.counts))
-        return heights, np.maximum.reduceat(heights, offsets(self.counts)[:-1])
+        if half_life not in self._known_heights:
+            heights = self.events.heights(half_life, self._visible)
+            self._known_heights[half_life] = heights, np.maximum.reduceat(heights, offsets(self.counts)[:-1])
+        return self._known_heights[half_life]
+
+    @cached_property
+    def _visible(self) -> Ints:
+        """The places of all events that the rows see, one row after another."""
+        return ragged(self.events.seen.end[self.candidates] - self.counts, self.counts)
 
     def _whole_weights(self, half_life: str) -> tuple[Ints, Ints]:
         """Return whole weights of the events, and (R) the shift from a row's places to the places of its weights.
