@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -86,12 +87,26 @@ residual = "{residual}"
 """
 )
 ENCODERS = ("attention", "transformer", "gru", "mean")
+
+
+class Training(NamedTuple):
+    """How the model of a variant is trained."""
+
+    encoder: str
+    values: bool
+    """Whether it reads what the events say"""
+    single: bool
+    """Whether it is one model of the first 45 % of the candidates, whose rows the ranker loses; else there are five"""
+
+
 TRAIN = {
-    f"neural, {encoder}{', values' if values else ''}": (encoder, values)
+    f"neural, {encoder}{', values' if values else ''}{', one model' if single else ''}": Training(
+        encoder, values, single
+    )
+    for single in (False, True)
     for values in (False, True)
     for encoder in ENCODERS
 }
-"""Encoder of a variant with five models, and whether they read what the events say"""
 VARIANTS = {
     "aggregate, dual (signs)": PLAIN + DUAL,
     "aggregate, dual (residual)": PLAIN + DUAL_OF_RESIDUALS,
@@ -103,8 +118,8 @@ VARIANTS = {
     "kernel means of residuals, dual (residual)": PLAIN + KERNELS + DUAL_OF_RESIDUALS,
     "kernel means of both residuals, dual (both)": PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS,
     **{
-        variant: PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS + (NEURAL_OF_VALUES if values else NEURAL)
-        for variant, (_, values) in TRAIN.items()
+        variant: PLAIN + BOTH + DUAL + DUAL_OF_RESIDUALS + (NEURAL_OF_VALUES if training.values else NEURAL)
+        for variant, training in TRAIN.items()
     },
 }
 
@@ -190,7 +205,11 @@ def ladder(
     command = [sys.executable, "-m", "extembed_cli"]
     if variant in TRAIN:
         train = ["neural", "train", "spec.toml", "--label", "label", "--model", "model", "-q"]
-        subprocess.run([*command, *train, "--encoder", TRAIN[variant][0]], cwd=out, check=True)
+        train += ["--encoder", TRAIN[variant].encoder]
+        if TRAIN[variant].single:
+            times = pl.read_parquet(out / "candidates.parquet")["timestamp"].sort()
+            train += ["--folds", "1", "--until", times[int(len(times) * 0.45)].isoformat()]
+        subprocess.run([*command, *train], cwd=out, check=True)
     subprocess.run([*command, "run", "spec.toml", "-q"], cwd=out, check=True)
     own = [flag for name in OWN for flag in ("--baseline", name)]
     evaluate = [*command, "evaluate", "features.parquet", "--label", "label", *own, "-o", "report", "--json", "-q"]

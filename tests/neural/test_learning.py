@@ -55,16 +55,21 @@ def learned(encoder: str, rows: int = 6000) -> float:
     return max(epoch.valid_auc for epoch in trainer.epochs)
 
 
-def fitted(model: Model, data: Dataset, vectors: NDArray[np.float32], lr: float) -> Trainer:
-    """Train a model for twelve epochs on items that all have a vector."""
+def trainer_of(model: Model, data: Dataset, vectors: NDArray[np.float32], lr: float, epochs: int = 12) -> Trainer:
+    """Return a trainer on items that all have a vector."""
 
     def of(nums: NDArray[np.int64]) -> Items:
         known = torch.ones((len(nums), 1), dtype=torch.bool)
         return Items(torch.from_numpy(vectors[nums]), known, torch.zeros(len(nums), dtype=torch.long))
 
     torch.set_num_threads(1)  # as in a training
-    how = TrainingSettings(label="label", epochs=12, lr=lr, patience=12)
-    trainer = Trainer(model, data, how, of, len(vectors))
+    how = TrainingSettings(label="label", epochs=epochs, lr=lr, patience=12)
+    return Trainer(model, data, how, of, len(vectors))
+
+
+def fitted(model: Model, data: Dataset, vectors: NDArray[np.float32], lr: float) -> Trainer:
+    """Train a model for twelve epochs."""
+    trainer = trainer_of(model, data, vectors, lr)
     while not trainer.finished:
         trainer.run_epoch(lambda count: None, lambda: False)
     return trainer
@@ -104,6 +109,27 @@ def test_a_half_life_is_learned() -> None:
     fitted(model, data, vectors, lr=2e-2)
     days = 2 ** model.encoder.log2_half_life.item() / 86_400
     assert 8 < days < 18
+
+
+def test_the_weights_that_are_kept_are_a_decayed_mean_over_steps() -> None:
+    data, vectors = order_world(np.random.default_rng(5), 3000)
+    torch.manual_seed(0)
+    model = Model(Architecture(encoder="mean", widths=(6,), histories=1, dim=8))
+    trainer = trainer_of(model, data, vectors, lr=1e-2, epochs=1)
+    after_steps: list[np.ndarray] = []
+
+    def note(_: int) -> None:
+        after_steps.append(model.adapter.linear.weight.detach().numpy().astype(np.float64))
+
+    trainer.run_epoch(note, lambda: False)
+    mean = after_steps[0]
+    for steps, weights in enumerate(after_steps[1:], 1):
+        decay = min(0.99, steps / (steps + 9))
+        mean = decay * mean + (1 - decay) * weights
+    kept = trainer.trained.weights["adapter.linear.weight"].numpy()
+    np.testing.assert_allclose(kept, mean, rtol=1e-5, atol=1e-7)
+    assert len(after_steps) == 9
+    assert np.abs(after_steps[-1] - kept).max() > 1e-4
 
 
 def test_batches_can_be_whole_requests() -> None:
