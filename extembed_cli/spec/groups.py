@@ -164,7 +164,7 @@ class AggregateGroup(CountersGroup, TableGroup):
 
     @model_validator(mode="after")
     def _temperatures_of_target(self) -> AggregateGroup:
-        if "temperatures" in self.model_fields_set and self.target is None:
+        if self.target is None and self.temperatures != AggregateGroup.model_fields["temperatures"].default:
             raise ValueError('temperatures: needs a `target`, such as target = "rating"')
         return self
 
