@@ -13,7 +13,7 @@ from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
 from extembed_cli.cli.options import ResourceFlags, Scratch, Set, ShowFlags, SpecPath, option
 from extembed_cli.errors import SpecError
-from extembed_cli.spec.defaults import Encoder, Loss
+from extembed_cli.spec.defaults import ENCODER, Encoder, Loss
 
 if TYPE_CHECKING:
     from extembed_cli.neural.config import Layers, TrainingSettings
@@ -73,9 +73,7 @@ class DataFlags:
 class LayerFlags:
     """The options for the model."""
 
-    encoder: Annotated[Encoder, option("--encoder", help="How the model reads the history.", panel=_MODEL)] = (
-        "attention"
-    )
+    encoder: Annotated[Encoder, option("--encoder", help="How the model reads the history.", panel=_MODEL)] = ENCODER
     dim: Annotated[
         int,
         option("--dim", min=4, metavar="N", help="Length of the model's vectors: a multiple of 4.", panel=_MODEL),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from extembed_cli.arrays import Doubles
 from extembed_cli.errors import SpecError
-from extembed_cli.spec.defaults import Encoder, Loss
+from extembed_cli.spec.defaults import ENCODER, Encoder, Loss
 from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.model import HistorySpec
 from extembed_cli.spec.types import Time
@@ -23,7 +23,7 @@ class _Part(BaseModel):
 class Layers(_Part):
     """The options of a model that do not depend on the data."""
 
-    encoder: Encoder = "attention"
+    encoder: Encoder = ENCODER
     """How the history becomes a state: decayed means, a GRU, attention with the candidate, or a transformer."""
     dim: int = Field(default=32, ge=4, multiple_of=4)
     """Length of the vectors inside the model."""

@@ -6,4 +6,5 @@ REGULARIZATION = 2.0
 UNOBSERVED_WEIGHT = 0.0
 
 Encoder = Literal["mean", "gru", "attention", "transformer"]
+ENCODER: Encoder = "gru"
 Loss = Literal["bce", "softmax"]

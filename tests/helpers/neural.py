@@ -12,7 +12,7 @@ from conftest import Ran, extembed
 from helpers.evaluation import TABLES, make_features
 
 GROUP = '[[neural]]\nmodel = "model"\n'
-LEARNED = ("--epochs", "12", "--lr", "0.01", "--dim", "16")
+LEARNED = ("--encoder", "attention", "--epochs", "12", "--lr", "0.01", "--dim", "16")
 QUICK = ("--folds", "1", "--epochs", "2", "--max-events", "20", "--dim", "8", "--device", "cpu", "--workers", "1", "-q")
 
 

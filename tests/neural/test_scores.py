@@ -177,10 +177,11 @@ def test_training_can_write_the_vectors_itself(trained_copy: Path) -> None:
         trained_copy, "--encoder", "mean", "--epochs", "1", "--user-vectors", str(trained_copy / "users.parquet")
     ).ok()
     assert pl.read_parquet(trained_copy / "users.parquet").columns == ["user_id", "embedding", "bias"]
-    train(trained_copy, "--user-vectors", str(trained_copy / "users.parquet")).failed(2, "reads the candidate")
+    reads = ("--encoder", "attention", "--epochs", "1")
+    train(trained_copy, *reads, "--user-vectors", str(trained_copy / "users.parquet")).failed(2, "reads the candidate")
     write_spec(trained_copy, GROUP, 'user_vectors = "users2.parquet"\n')
     shutil.rmtree(trained_copy / "model")
-    train(trained_copy, "--epochs", "1").ok()
+    train(trained_copy, *reads).ok()
     extembed("run", trained_copy / "spec.toml", "-q").failed(2, "reads the candidate", "--encoder mean, gru")
 
 
