@@ -1,9 +1,9 @@
-"""Evaluate text vectors on MovieLens 100K: features of techniques 1 and 2, and their ladder.
+"""Evaluate text vectors on MovieLens 100K: features of all three techniques, and their ladder.
 
 Usage: python benchmarks/evaluate.py FOLDER OUT, with interactions.parquet (user_id, item_id, rating, timestamp) and
 item_minilm.parquet (item_id, embedding) in FOLDER. Candidates are all ratings except the first tenth by time, the
 label is rating >= 4, and the ranker's own columns are count and mean rating of user and item over earlier ratings.
-Writes OUT/candidates.parquet, spec.toml, features.parquet and report/.
+Writes OUT/candidates.parquet, spec.toml, model/, features.parquet and report/. Training takes minutes.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ target    = "rating"
 residual  = "item"
 half_life = "30d"
 """
+NEURAL = """
+[[neural]]
+model    = "model"
+values   = ["rating"]
+residual = "item"
+"""
 
 
 def main() -> None:
@@ -59,8 +65,10 @@ def main() -> None:
     candidates = log[len(log) // 10 :].with_columns(label=(pl.col("rating") >= 4).cast(pl.Int8))
     candidates.drop("rating").write_parquet(out / "candidates.parquet")
     vectors = (folder / "item_minilm.parquet").absolute()
-    (out / "spec.toml").write_text(SPEC.strip().replace("item_minilm.parquet", str(vectors)) + "\n")
+    (out / "spec.toml").write_text((SPEC + NEURAL).strip().replace("item_minilm.parquet", str(vectors)) + "\n")
     extembed = [sys.executable, "-m", "extembed_cli"]
+    train = [*extembed, "neural", "train", "spec.toml", "--label", "label", "--model", "model", "--resume"]
+    subprocess.run(train, cwd=out, check=True)
     subprocess.run([*extembed, "run", "spec.toml"], cwd=out, check=True)
     baseline = [
         flag for name in ("user_count", "user_mean", "item_count", "item_mean") for flag in ("--baseline", name)
