@@ -160,6 +160,16 @@ class Reaching(NamedTuple):
     rows: Ints
     """(m) their rows"""
 
+    def of(self, ranked: Ranked) -> tuple[Ints, Ints]:
+        """Return the rows and the positions of all that reach it: (n) each, in order of rows."""
+        counts = ranked.start + ranked.counts - self.first
+        rows, keys = np.repeat(np.arange(len(counts)), counts), ragged(self.first, counts)
+        if not len(self.near):
+            return rows, keys
+        rows, keys = np.append(rows, self.rows), np.append(keys, self.near)
+        order = np.argsort(rows, kind="stable")
+        return rows[order], keys[order]
+
 
 def reaching(ranked: Ranked, thresholds: Sequence[float], exact: Callable[[Ints, Ints], Doubles]) -> list[Reaching]:
     """Return the cosines that are at least each threshold, in float64.

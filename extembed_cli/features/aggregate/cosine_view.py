@@ -13,7 +13,7 @@ from extembed_cli.histories.batches import Batch
 from extembed_cli.histories.event_lists import EventList
 from extembed_cli.kernels.cosines import clipped
 from extembed_cli.kernels.decay import REFERENCE_STEP, whole_bits, whole_weights
-from extembed_cli.kernels.segments import offsets, ragged, run_starts, spread
+from extembed_cli.kernels.segments import offsets, ragged, run_starts
 from extembed_cli.kernels.statistics import Cumulative, Ranked, Reaching, cumulate, rank, reaching
 from extembed_cli.kernels.targets import log_weighted_mean, relative_logs, top
 from extembed_cli.spec.expressions import Expression
@@ -137,29 +137,25 @@ class CosineView:
 
     def mean_of_reaching(self, half_life: str, target: Expression, reaching: Reaching) -> Doubles:
         """Return (R) the mean target of the events whose cosines reach a threshold; NaN where none does."""
-        targets, begin = self.targets(target), offsets(self.counts)[:-1]
-        row = np.repeat(np.arange(len(self.counts)), self.ranked.start + self.ranked.counts - reaching.first)
-        sure = ragged(reaching.first, self.ranked.start + self.ranked.counts - reaching.first)
-        rows, keys = np.append(row, reaching.rows), np.append(sure, reaching.near)
-        reached = np.zeros(len(targets.known), np.bool_)
-        reached[begin[rows] + self.ranked.places(keys) - self.batch.place[self.at][rows]] = True
-        reached &= targets.known
-        chosen = np.flatnonzero(reached)
-        counts = np.add.reduceat(reached, begin, dtype=np.int64)
-        some = counts > 0
+        targets = self.targets(target)
+        row, keys = reaching.of(self.ranked)
+        event = self._event_of(row, keys)
+        if not targets.known.all():
+            known = targets.known[event]
+            row, event = row[known], event[known]
+        counts = np.bincount(row, minlength=len(self.counts))
         out = np.full(len(counts), np.nan)
-        if len(chosen):
-            logs = self._heights(half_life)[0][chosen]
-            out[some] = log_weighted_mean(logs, targets.values[chosen], counts[some]).mean
+        if len(row):
+            logs, some = self._heights(half_life)[0][event], counts > 0
+            out[some] = log_weighted_mean(logs, targets.values[event], counts[some]).mean
         return out
 
     def top(self, number: float, target: Expression | None) -> TopMean:
         """Return the mean cosine and target of the most similar events that have a target, if one is named."""
         known = None
         if target is not None:
-            targets, shift = self.targets(target), offsets(self.counts)[:-1] - self.batch.place[self.at]
-            at = ragged(self.ranked.start, self.ranked.counts)
-            event = self.ranked.places(at) + spread(shift, self.counts)
+            targets, at = self.targets(target), ragged(self.ranked.start, self.ranked.counts)
+            event = self._event_of(np.repeat(np.arange(len(self.counts)), self.counts), at)
             values = np.zeros(len(self.ranked.keys))
             values[at] = targets.values[event]
             if not targets.known.all():
@@ -170,6 +166,11 @@ class CosineView:
         if target is None:
             return TopMean(cosine, np.full(len(cosine), np.nan))
         return TopMean(cosine, chosen.mean(values[chosen.positions]))
+
+    def _event_of(self, row: Ints, keys: Ints) -> Ints:
+        """Return the places of the events of some keys of rows, one row after another."""
+        shift = offsets(self.counts)[:-1] - self.batch.place[self.at]
+        return self.ranked.places(keys) + shift.take(row)
 
     def targets(self, target: Expression) -> RowTargets:
         """Return what the events say."""
