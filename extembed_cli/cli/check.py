@@ -28,6 +28,7 @@ def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
     events, candidates = report["inputs"]["interactions"], report["inputs"]["candidates"]
     lines = [f"interactions: {console.used_text(events)}"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in events["dropped"].items()]
+    lines += [f"  {count:,} without target `{target}`" for target, count in events["null_targets"].items() if count]
     lines.append(f"candidates: {candidates['rows']:,} rows, {candidates['users']:,} users")
     for name, table in report["inputs"]["embeddings"].items():
         lines.append(

@@ -211,7 +211,7 @@ def train(
     settings = fit.settings(data)
     options = resources.run_options(scratch=scratch)
     need_extra("altair", "vl_convert")
-    from extembed_cli.jobs.train import train_job
+    from extembed_cli.jobs.train import group_of, train_job
     from extembed_cli.jobs.train_vectors import check_vectors, write_model_vectors
 
     check_vectors(vectors.user_vectors, vectors.item_vectors, layers, options.wait)
@@ -231,18 +231,12 @@ def train(
         console.costs(watch)
     if not show.quiet:
         console.say(_summary(model, report))
-
-
-def _values(report: dict[str, Any]) -> str:
-    """Return a hint at the other keys of the group, if the model reads values."""
-    return "  # and the `values` and `residual` of the training" if report["values"] else ""
+        if group_of(loaded, str(model)) is None:
+            console.say(f'To score with it, add to the spec:\n[[neural]]\nmodel = "{model.absolute()}"')
 
 
 def _summary(model: Path, report: dict[str, Any]) -> str:
     several = f"{len(report['folds'])} models, the newest with " if len(report["folds"]) > 1 else ""
     trained = f"{several}{report['parameters']:,} parameters trained on {report['rows']['train']:,} candidates"
     best = f"best is epoch {report['best_epoch']} with an AUC of {report['valid_auc']:.4f} on the early stopping rows"
-    return (
-        f"{model}: {report['encoder']}, {trained} until {report['trained_until']}; {best}; {report['seconds']:.1f} s\n"
-        f'To score with it, add to the spec:\n[[neural]]\nmodel = "{model.absolute()}"{_values(report)}'
-    )
+    return f"{model}: {report['encoder']}, {trained} until {report['trained_until']}; {best}; {report['seconds']:.1f} s"

@@ -37,7 +37,10 @@ def shard_columns(spec: Spec) -> list[Column]:
         for column in technique.columns(spec):
             known = by_name.setdefault(column.name, column)
             if (known.technique, known.statistic) != (column.technique, column.statistic):
-                raise SpecError(f"two groups define the column `{column.name}` differently; give one of them a `name`")
+                raise SpecError(
+                    f"two groups define the column `{column.name}` differently; give one of them a `name`. It is "
+                    f"{known.meaning} — and {column.meaning}"
+                )
     return list(by_name.values())
 
 

@@ -8,6 +8,7 @@ from extembed_cli.data.feature_file import candidate_rows
 from extembed_cli.features.prepare import prepare
 from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
+from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 
@@ -21,6 +22,7 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     _, coverage = first_shard(spec, loaded, shared.with_vector)
     watch.warn_of(coverage.mismatches(spec, loaded))
     if loaded.inputs.candidates is not None:
+        read_requests(spec, loaded.inputs.candidates)
         with watch.timing("columns"):
             for _ in candidate_rows(loaded.inputs.candidates):
                 pass  # a run reads the other columns only when it writes the output; a torn page is found here

@@ -14,6 +14,7 @@ from extembed_cli.histories.visibility import visible_end
 from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
+from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -29,6 +30,8 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     with watch.timing("encode"):
         shard, coverage = first_shard(spec, loaded, {name: loaded.items_in(name) for name in loaded.ids})
     watch.warn_of(coverage.mismatches(spec, loaded))
+    if loaded.inputs.candidates is not None:
+        read_requests(spec, loaded.inputs.candidates)
     return {**_plan(spec, loaded, coverage, shard, layout, options.workers), "warnings": watch.warnings}
 
 

@@ -43,6 +43,8 @@ from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
+_FEW_ROWS = 200  # of a model: with fewer its score is noise
+
 
 @dataclass(frozen=True)
 class Training:
@@ -125,6 +127,9 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
         datasets = [data.before(cut, labelled.times) for cut in cuts]
         rows = {**unseen, **left_out}
         folds = [_fold(training, labelled, rows, datasets, number) for number in range(len(datasets))]
+        if len(folds) > 1 and folds[0].rows["train"] < _FEW_ROWS:
+            few = f"{folds[0].rows['train']:,}"
+            watch.warning(f"the first of {len(folds)} models learns from {few} candidates only: give fewer --folds")
         if len(folds) == 1 and not (labelled.times > time_us(folds[0].trained_until)).any():
             watch.warning(
                 "no candidate is newer than the training candidates, but a ranker needs newer ones: set --until, or "

@@ -29,6 +29,15 @@ def check_requests(spec: Spec, candidates: Table) -> None:
         raise SpecError(f"within.by: the candidates have no column `{spec.within.by}`{hint}")
 
 
+def read_requests(spec: Spec, candidates: Table) -> Ints | None:
+    """Return the number of each candidate's request, 0 for null; raise if one has candidates of different times."""
+    if spec.within is None:
+        return None
+    requests = read_codes(candidates, "request", spec.within.by)
+    _check_moments(spec, candidates, requests)
+    return requests
+
+
 def within_part(
     spec: Spec,
     columns: Sequence[Column],
@@ -49,8 +58,8 @@ def within_part(
         return FeaturePart(
             np.zeros(0, np.int64), {name: np.zeros(0, np.float32) for c in kinds.values() for _, name in c}
         )
-    requests = read_codes(candidates, "request", spec.within.by)
-    _check_moments(spec, candidates, requests)
+    requests = read_requests(spec, candidates)
+    assert requests is not None
     known = known_in(parts, 0, rows)
     results: dict[str, Floats] = {name: zeros((rows,), np.float32, folder) for c in kinds.values() for _, name in c}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from extembed_cli.errors import InputError, Problems, SpecError, listing
 from extembed_cli.neural.config import ModelConfig
+from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.groups import NeuralGroup
 from extembed_cli.spec.model import HistorySpec, Spec
 
@@ -105,14 +107,31 @@ def check_fits(group: NeuralGroup, config: ModelConfig, spec: Spec) -> None:
     for key in ("lag", "as_of_step"):
         if getattr(spec, key) != getattr(config, key):
             add(f"the model was trained with {key} = {getattr(config, key)}, not {getattr(spec, key)}")
-    now, then = list(group.expressions().values()), [value.expression for value in config.values]
-    if missing := [f"`{each.meaning}`" for each in then if each not in now]:
-        add(f"the model reads {listing(missing)}, which its group does not have in `values`")
-    if added := [f"`{each.meaning}`" for each in now if each not in then]:
-        add(f"the model does not read {listing(added)}, which its group has in `values`")
-    if not missing and not added and now != then:
-        add("the model needs the `values` of its group in the order of the training")
+    for problem in _value_problems(list(group.expressions().values()), [value.expression for value in config.values]):
+        add(problem)
     problems.raise_any()
+
+
+def _value_problems(now: list[Expression], then: list[Expression]) -> Iterator[str]:
+    """Yield how the values of a group differ from those that its model was trained with."""
+    if {each.of(None) for each in now} != {each.of(None) for each in then}:
+        if missing := [f"`{each.meaning}`" for each in then if each not in now]:
+            yield f"the model reads {listing(missing)}, which its group does not have in `values`"
+        if added := [f"`{each.meaning}`" for each in now if each not in then]:
+            yield f"the model does not read {listing(added)}, which its group has in `values`"
+    elif set(now) != set(then):
+        was, has = (_residual_text(read) for read in (then, now))
+        yield f"the model was trained with {was}, and its group has {has}"
+    elif now != then:
+        yield "the model needs the `values` of its group in the order of the training"
+
+
+def _residual_text(values: list[Expression]) -> str:
+    residual = next((each.residual for each in values if each.residual is not None), None)
+    if residual is None:
+        return "no residual"
+    by, prior_events, half_life = residual
+    return f'residual = "{by}", prior_events = {prior_events:g}, residual_half_life = "{half_life}"'
 
 
 def _as_text(history: HistorySpec) -> str:

@@ -140,13 +140,14 @@ class Trained:
 
 def _column(group: NeuralGroup, config: ModelConfig, *, out_of_time: bool) -> Column:
     histories, tables = (", ".join(f"`{name}`" for name in names) for names in (config.histories, config.tables))
-    settings = config.settings
+    settings, read = config.settings, ", ".join(f"`{value.expression.meaning}`" for value in config.values)
+    values = f" with {read}" if read else ""
     return Column(
         name=f"neural_{group.name + '_' if group.name else ''}score",
         dtype="Float32",
         technique="neural",
         meaning=f"logit of `{settings.label}` by a model (`{config.architecture.encoder}`) over the newest "
-        f"{settings.max_events} visible events of {histories} in {tables}, trained on "
+        f"{settings.max_events} visible events of {histories} in {tables}{values}, trained on "
         + (
             f"candidates before the one that it scores ({len(config.folds)} models)"
             if out_of_time

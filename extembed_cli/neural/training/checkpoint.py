@@ -79,7 +79,9 @@ class Checkpoint:
                 "train again without --resume"
             )
         if done and limit != trainer.settings.epochs:
-            raise SpecError(f"--epochs {trainer.settings.epochs}: {len(done)} models are done with {limit}; give that")
+            raise SpecError(
+                f"--epochs {trainer.settings.epochs}: the models so far were trained with --epochs {limit}; use that"
+            )
         if len(trainer.epochs) > trainer.settings.epochs:
             raise SpecError(
                 f"--epochs {trainer.settings.epochs}: {len(trainer.epochs)} epochs are done already; give more"

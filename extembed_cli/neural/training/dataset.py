@@ -60,7 +60,9 @@ class Labelled:
         if folds == 1:
             return [None]
         times = np.sort(self.times[usable])
-        cuts = [int(times[len(times) * fold // (folds + 1)]) for fold in range(1, folds + 1)] if len(times) else []
+        if not len(times):
+            raise DataError(f"--folds {folds}: there is no candidate to learn from; is --until right?")
+        cuts = [int(times[len(times) * fold // (folds + 1)]) for fold in range(1, folds + 1)]
         if len(set(cuts)) < folds or cuts[0] == times[0]:
             raise DataError(
                 f"--folds {folds}: the {len(times):,} candidates have too few different times to be cut into "
