@@ -18,6 +18,7 @@ from extembed_cli.spec.model import Spec
 _BYTES_FOR_LIBRARIES = 120 * 2**20
 _BYTES_OF_A_BATCH = 2**24
 _LONG_HISTORY = 2**18  # events; a shorter history fits into any batch
+_FEW_EVENTS = 2**16  # of a shard, which fit into any memory
 _BYTES_PER_EVENT, _BYTES_PER_EXPRESSION = 180, 24
 _BYTES_PER_CANDIDATE, _BYTES_PER_FEATURE = 130, 10
 _BYTES_PER_TEXT_ID = 50
@@ -82,7 +83,8 @@ def layout_of(
         return Layout(rows=reading)
     mapped = vectors > free // 3 or free - vectors - read < smallest
     room = (free if mapped else free - vectors) - read
-    return Layout(-(-rows // room), reading, mapped, room // _event_bytes(spec, inputs))
+    most = max(_FEW_EVENTS, 5 * room // (4 * _event_bytes(spec, inputs)))  # shards are not of equal size
+    return Layout(-(-rows // room), reading, mapped, most)
 
 
 def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) -> None:
