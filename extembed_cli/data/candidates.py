@@ -71,4 +71,6 @@ def read_candidates(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFram
 
 def no_candidates() -> pl.DataFrame:
     """Return an empty frame of candidates."""
-    return pl.DataFrame(schema={"user": pl.Null(), "item_number": pl.Int32(), "time": pl.Int64(), "row": pl.Int64()})
+    return pl.DataFrame(
+        schema={"owner": pl.Null(), "partner_number": pl.Int32(), "time": pl.Int64(), "row": pl.Int64()}
+    )

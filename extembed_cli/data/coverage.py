@@ -49,14 +49,14 @@ class Coverage:
         return cls(
             users=_count(have_candidates),
             users_met=_count(have_candidates & have_events),
-            events=len(history.items),
-            candidates=len(candidates.items),
+            events=len(history.partners),
+            candidates=len(candidates.partners),
             expressions={
                 expression.column: _count(values if expression.dtype == "Boolean" else ~np.isnan(values))
                 for expression, values in history.values.items()
             },
-            events_covered={name: _count(having[history.items]) for name, having in with_vector.items()},
-            candidates_covered={name: _count(having[candidates.items]) for name, having in with_vector.items()},
+            events_covered={name: _count(having[history.partners]) for name, having in with_vector.items()},
+            candidates_covered={name: _count(having[candidates.partners]) for name, having in with_vector.items()},
             oldest=int(history.times.min()) if len(history.times) else None,
             latest=int(candidates.times.max()) if len(candidates.times) else None,
         )

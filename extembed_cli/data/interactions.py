@@ -96,7 +96,7 @@ def read_interactions(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFr
 
 def no_events(spec: Spec) -> pl.DataFrame:
     """Return an empty frame of events."""
-    dtypes: dict[str, pl.DataType] = {"user": pl.Null(), "item_number": pl.Int32(), "time": pl.Int64()}
+    dtypes: dict[str, pl.DataType] = {"owner": pl.Null(), "partner_number": pl.Int32(), "time": pl.Int64()}
     columns = {e.column: _DTYPES[e.dtype] for e in event_columns(spec)}
     return pl.DataFrame(schema={**dtypes, **columns, **dict.fromkeys(mean_columns(spec), pl.Float64())})
 

@@ -1,7 +1,7 @@
-"""Events and candidates by shards of users: in memory, or in files of a scratch folder if they do not fit.
+"""Events and candidates by shards of owners: in memory, or in files of a scratch folder if they do not fit.
 
-Items are numbered as they are added. A user's shard is a hash of the id: a log is split batch by batch, and all rows of
-a user land in the same shard.
+Partners are numbered as they are added. An owner's shard is a hash of the id: a log is split batch by batch, and all
+rows of an owner land in the same shard.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from extembed_cli.system.progress import Watch
 
 Kind = Literal["candidates", "events"]
 
-# Slots of the filter of users. It keeps some users without candidates (hash collisions); they join nothing later.
+# Slots of the filter of owners. It keeps some owners without candidates (hash collisions); they join nothing later.
 _SLOTS = 2**22
 _VOCABULARY = "vocabulary.arrow"
-_BUCKETS = 2**16  # of users, for counting their events
+_BUCKETS = 2**16  # of owners, for counting their events
 
 
 class Partition:
-    """Frames with a column `user`, split into shards. Candidates are added before the events of their users.
+    """Frames of users and items, split into shards of owners. Candidates are added before the events of their owners.
 
-    Events of other users are kept only with `all_users`. Without a folder, only the first shard is kept, in memory: it
-    has all users, or a sample of them. At most `most` events fit into memory at a time.
+    Events of other owners are kept only with `all_users`. Without a folder, only the first shard is kept, in memory: it
+    has all owners, or a sample of them. At most `most` events fit into memory at a time.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Partition:
 
     @property
     def longest(self) -> int:
-        """The most events of one user, or a little more, because users share buckets."""
+        """The most events of one owner, or a little more, because owners share buckets."""
         return int(self._events.max())
 
     @contextmanager
     def adding(self, kind: Kind) -> Iterator[Callable[[pl.DataFrame], None]]:
-        """Yield a function that adds a frame to the shards of its users."""
+        """Yield a function that adds a frame to the shards of its owners."""
         streams = None if self.folder is None else FrameStreams(self.folder, kind, self.shards)
 
         def add(frame: pl.DataFrame) -> None:
@@ -66,7 +66,8 @@ class Partition:
                 put(frame)
 
         def put(frame: pl.DataFrame) -> None:
-            hashed = hashes(frame["user"])
+            frame = frame.rename({"user": "owner", "item": "partner"})
+            hashed = hashes(frame["owner"])
             if self._with_candidates is not None:
                 slots = (hashed % _SLOTS).astype(np.int64)
                 if kind == "candidates":
@@ -115,15 +116,15 @@ class Partition:
         return {path.name: path.stat().st_size for path in sorted([*paths, *self.folder.glob(_VOCABULARY)])}
 
     def table(self, kind: Kind, shard: int) -> pa.Table | None:
-        """Return the rows of a shard, with users in one type; None if there are no rows."""
+        """Return the rows of a shard, with owners in one type; None if there are no rows."""
         if self.folder is None:
             frames = self._frames[kind] if shard == 0 else []
         else:
             frames = read_frames(self.folder, kind, shard)
         if not frames:
             return None
-        users = same_type(*(frame["user"] for frame in frames))
-        return ipc.to_arrow(pl.concat([f.with_columns(u.alias("user")) for f, u in zip(frames, users, strict=True)]))
+        owners = same_type(*(frame["owner"] for frame in frames))
+        return ipc.to_arrow(pl.concat([f.with_columns(u.alias("owner")) for f, u in zip(frames, owners, strict=True)]))
 
     def _numbered(self, frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.with_columns(self.numbering.numbers(frame["item"]).alias("item_number")).drop("item")
+        return frame.with_columns(self.numbering.numbers(frame["partner"]).alias("partner_number")).drop("partner")

@@ -1,4 +1,4 @@
-"""Ids of items and their nums."""
+"""Ids of partners and their nums."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from extembed_cli.data.ids import same_type
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Item ids in order: the position of an id is the item's num."""
+    """Ids of partners in order: the position of an id is the partner's num."""
 
     ids: pl.Series
     ranks: Nums
-    """The num of each item, by the number that it got while the inputs were read"""
+    """The num of each partner, by the number that it got while the inputs were read"""
 
-    def nums(self, items: pl.DataFrame) -> Nums:
-        """Return the nums of items, -1 for null: by `item_number` if the frame has it, else by the ids in `item`."""
-        if "item_number" in items.columns:
-            numbers = items["item_number"].fill_null(len(self.ranks))
+    def nums(self, rows: pl.DataFrame) -> Nums:
+        """Return the nums of partners, -1 for null: by `partner_number` if the frame has it, else by their ids."""
+        if "partner_number" in rows.columns:
+            numbers = rows["partner_number"].fill_null(len(self.ranks))
             nums: Nums = np.append(self.ranks, np.int32(-1))[numbers.to_numpy()]
             return nums
-        known, ids = same_type(self.ids, items["item"])
+        known, ids = same_type(self.ids, rows["partner"])
         table = pl.DataFrame({"id": known}).with_row_index("num")
         places = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")["num"]
         if places.null_count() > ids.null_count():
@@ -34,7 +34,7 @@ class Vocabulary:
 
 
 class Numbering:
-    """Numbers items in order of appearance, so that a log that does not fit in memory is read only once."""
+    """Numbers partners in order of appearance, so that a log that does not fit in memory is read only once."""
 
     def __init__(self, frame: pl.DataFrame | None = None) -> None:
         self.frame = pl.DataFrame(schema={"id": pl.Null(), "number": pl.Int32()}) if frame is None else frame

@@ -40,13 +40,13 @@ class Job:
         for path in self.shared.vector_files:
             rows = features.vectors[path]
             fitted = ~np.isnan(rows[:, 0])
-            vectors.append(VectorPart(shard.users.filter(pl.Series(fitted)), rows[fitted]))
+            vectors.append(VectorPart(shard.owners.filter(pl.Series(fitted)), rows[fitted]))
         return ShardResult(
             features=FeaturePart.of(shard.candidates.rows, features.columns, mapped),
             vectors=vectors,
             repeats=features.repeats,
             flagged={
-                reason: [str(user) for user in shard.users.gather(sorted(users))]
+                reason: [str(user) for user in shard.owners.gather(sorted(users))]
                 for reason, users in features.flagged.items()
             },
             tally=features.tally,

@@ -1,4 +1,4 @@
-"""The features of some users: the second of the two functions that know the maths, the same on every engine.
+"""The features of some owners: the second of the two functions that know the maths, the same on every engine.
 
 compute_shard(spec, shared, history, candidates, vectors_as_of) -> ShardFeatures
 """
@@ -16,7 +16,7 @@ from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.prepare import Shared
 from extembed_cli.features.registry import technique_of_step
 from extembed_cli.features.technique.protocol import ShardWork, Task
-from extembed_cli.histories.csr import Candidates, History, every_user
+from extembed_cli.histories.csr import Candidates, History, every_owner
 from extembed_cli.histories.visibility import in_own_history, visible_end
 from extembed_cli.kernels.segments import run_starts
 from extembed_cli.spec.model import Spec
@@ -34,9 +34,9 @@ class ShardFeatures:
     vectors: dict[str, Floats]
     """User vectors (U, D) by file, in the coordinates of their model; NaN where there is none."""
     repeats: int
-    """Candidates whose item stands in their user's visible history"""
+    """Candidates whose partner stands in their owner's visible history"""
     flagged: dict[str, set[int]]
-    """Users with a doubtful result, by reason"""
+    """Owners with a doubtful result, by reason"""
     tally: Tally
 
 
@@ -49,13 +49,13 @@ def compute_shard(
     mapped: Mapping = map,
     progress: Callable[[float], None] = lambda rows: None,
 ) -> ShardFeatures:
-    """Return all features of one slice of users, and their vectors as of one moment (us).
+    """Return all features of one slice of owners, and their vectors as of one moment (us).
 
     The results do not depend on the order in which `mapped` runs the pieces of work.
     """
     end = visible_end(spec, history, candidates, mapped)
-    work = ShardWork(spec, shared.embeddings, history, candidates, every_user(history, vectors_as_of), end)
-    rows = len(candidates.rows) if shared.columns else len(work.users.rows)
+    work = ShardWork(spec, shared.embeddings, history, candidates, every_owner(history, vectors_as_of), end)
+    rows = len(candidates.rows) if shared.columns else len(work.owners.rows)
     repeats = 0
 
     def count_repeats() -> Tally:
@@ -79,7 +79,7 @@ def compute_shard(
         tally.add(part)
     progress(rows - tally.passes / passes)  # those that see no event are in no task
     # A product gives equal rows bits of their own: candidates that are the same have the values of the first.
-    first = run_starts(candidates.users, candidates.times, candidates.items)
+    first = run_starts(candidates.owners, candidates.times, candidates.partners)
     alike = np.repeat(first, np.diff(np.append(first, len(candidates.rows))))
     columns = {}
     for column in shared.columns:

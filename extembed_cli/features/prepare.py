@@ -68,7 +68,7 @@ class Shared:
             "ranks": arrays.put("ranks", self.vocabulary.ranks),
             "embeddings": [[*matrix, vectors.save(arrays, matrix.name)] for matrix, vectors in self.embeddings.items()],
             "totals": [
-                [*matrix, totals.items, arrays.put(f"{matrix.name}.gramian", totals.gramian)]
+                [*matrix, totals.partners, arrays.put(f"{matrix.name}.gramian", totals.gramian)]
                 for matrix, totals in self.totals.items()
             ],
             "states": {technique: state.save(arrays.of(technique)) for technique, state in self.states.items()},

@@ -1,1 +1,1 @@
-"""Events and candidates by user, the events that each candidate sees, and batches of both."""
+"""Events and candidates by owner, the events that each candidate sees, and batches of both."""

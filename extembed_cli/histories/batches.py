@@ -1,7 +1,7 @@
-"""Units of computation. A piece is some candidates of a user with the events that they see.
+"""Units of computation. A piece is some candidates of an owner with the events that they see.
 
-The cut into pieces depends on a user's candidates and on the events that the first of them see, never on later events,
-which would change the last bits of a product. A batch has pieces of any users, one after another.
+The cut into pieces depends on an owner's candidates and on the events that the first of them see, never on later
+events, which would change the last bits of a product. A batch has pieces of any owners, one after another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LEAST_SPAN = 16  # windows may always move by fewer events than this within a p
 
 @dataclass(frozen=True)
 class Pieces:
-    """m pieces: candidates [first, last) of a user with the events [low, high) of a list."""
+    """m pieces: candidates [first, last) of an owner with the events [low, high) of a list."""
 
     first: Ints
     last: Ints
@@ -65,7 +65,7 @@ class Pieces:
 
 
 def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, shape: int | None = None) -> Pieces:
-    """Cut the candidates of each user, indptr (U + 1), into equal parts of at most `most`.
+    """Cut the candidates of each owner, indptr (U + 1), into equal parts of at most `most`.
 
     Only the wanted candidates (Q flags) of a part are kept; they must be consecutive. A piece has the events from the
     first that its part sees to the last that its own last candidate sees; without events there is no piece. A new piece
@@ -75,9 +75,9 @@ def cut(indptr: Ints, seen: Seen, wanted: Bools, most: int, shape: int | None = 
     """
     counts = np.diff(indptr)
     parts = -(-counts // most)
-    user = np.repeat(np.arange(len(counts)), parts)
-    part = np.arange(len(user)) - np.repeat(offsets(parts)[:-1], parts)
-    first, last = (indptr[user] + k * counts[user] // parts[user] for k in (part, part + 1))
+    owner = np.repeat(np.arange(len(counts)), parts)
+    part = np.arange(len(owner)) - np.repeat(offsets(parts)[:-1], parts)
+    first, last = (indptr[owner] + k * counts[owner] // parts[owner] for k in (part, part + 1))
     q = np.flatnonzero(wanted)
     part_of = np.repeat(np.arange(len(first)), last - first)[q]
     moved = (seen.start[q] - seen.start[first[part_of]]) // np.maximum(seen.count[first[part_of]], _LEAST_SPAN)

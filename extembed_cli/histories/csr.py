@@ -1,4 +1,4 @@
-"""Events and candidates by user (CSR), the input of every technique."""
+"""Events and candidates by owner (CSR), the input of every technique."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from extembed_cli.spec.expressions import Expression
 
 @dataclass(frozen=True)
 class History:
-    """N events of U users: those of user u at [indptr[u], indptr[u+1]), ordered by time, item, weight and values."""
+    """N events of U owners: those of owner u at [indptr[u], indptr[u+1]), ordered by time, partner, weight and values.
+
+    The owner is the user and the partner the item, or the other way round.
+    """
 
     indptr: Ints
     times: Ints
     """(N) us"""
-    items: Nums
+    partners: Nums
     """(N)"""
     values: dict[Expression, Values]
     """(N) values of each expression over the interactions: flags, or float64 with NaN for null"""
@@ -35,7 +38,7 @@ class History:
     def in_order_of(self, used: Collection[Expression]) -> History:
         """Return the events with ties in the order of the values of these expressions, which are the ones to read.
 
-        Events tie in time, item and weight. A column of these expressions then has the same bytes whatever other
+        Events tie in time, partner and weight. A column of these expressions then has the same bytes whatever other
         expressions the spec has.
         """
         tied, run = self._ties
@@ -51,9 +54,9 @@ class History:
 
     @cached_property
     def _ties(self) -> tuple[Ints, Ints]:
-        """Positions of events that tie with a neighbour in user, time, item and weight, and the number of their tie."""
+        """Places of events that tie with a neighbour in owner, time, partner and weight, and the number of each tie."""
         owners = np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
-        keys: list[Values] = [owners, self.times, self.items]
+        keys: list[Values] = [owners, self.times, self.partners]
         keys += [] if self.weights is None else [self.weights]
         same = np.logical_and.reduce([key[1:] == key[:-1] for key in keys])
         tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
@@ -62,38 +65,38 @@ class History:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Q candidates of the same users, ordered by user, as-of time and item; item -1 = null."""
+    """Q candidates of the same owners, ordered by owner, as-of time and partner; partner -1 = null."""
 
     indptr: Ints
     rows: Ints
     """(Q) the row of each candidate in the input"""
     times: Ints
     """(Q) us"""
-    items: Nums
+    partners: Nums
     """(Q)"""
 
     @cached_property
-    def users(self) -> Ints:
-        """(Q) the user num of each candidate."""
+    def owners(self) -> Ints:
+        """(Q) the owner num of each candidate."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some users with their events and candidates."""
+    """Some owners with their events and candidates."""
 
-    users: pl.Series
-    """Ids in order; the position of an id is the user's num."""
+    owners: pl.Series
+    """Ids in order; the position of an id is the owner's num."""
     history: History
     candidates: Candidates
 
 
-def every_user(history: History, time_us: int) -> Candidates:
-    """Return one candidate for each user, without an item, at one as-of time."""
-    users = len(history.indptr) - 1
+def every_owner(history: History, time_us: int) -> Candidates:
+    """Return one candidate for each owner, without a partner, at one as-of time."""
+    owners = len(history.indptr) - 1
     return Candidates(
-        indptr=np.arange(users + 1),
-        rows=np.arange(users),
-        times=np.full(users, time_us),
-        items=np.full(users, -1, np.int32),
+        indptr=np.arange(owners + 1),
+        rows=np.arange(owners),
+        times=np.full(owners, time_us),
+        partners=np.full(owners, -1, np.int32),
     )

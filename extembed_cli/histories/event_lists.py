@@ -21,20 +21,20 @@ _SMALL_TARGET = 1e-3
 
 
 class EventList:
-    """All n events of a history, or some of them: those whose item has a vector in a table, or that have a target."""
+    """All n events of a history, or some of them: those whose partner has a vector in a table, or with a target."""
 
     def __init__(self, history: History, candidates: Candidates, seen: Seen) -> None:
         self.history = history
         self.seen = seen
         self.candidates = candidates
         self.times = history.times[seen.events]
-        self.items = history.items[seen.events]
+        self.partners = history.partners[seen.events]
         lengths = np.diff(seen.indptr)
         self.owners = np.repeat(np.arange(len(lengths)), lengths)
         self.exponents = np.zeros(len(lengths), np.int64)
         """(U) the weight of an event is 2 to this power times `weights`"""
         self.weights: Doubles | None = None
-        """(n) relative to the user's first event"""
+        """(n) relative to the owner's first event"""
         if history.weights is not None:
             weights = history.weights[seen.events]
             first = seen.indptr[:-1][lengths > 0]
@@ -46,7 +46,7 @@ class EventList:
         self._lock = Lock()
 
     def clock(self, half_life: str) -> Doubles:
-        """(n) times in half-lives since the user's first event; all 0 without decay."""
+        """(n) times in half-lives since the owner's first event; all 0 without decay."""
         if half_life not in self._ages:
             us = half_life_us(half_life)
             first = self.times[self.seen.indptr[self.owners]]
@@ -55,18 +55,18 @@ class EventList:
         return self._ages[half_life]
 
     def heights(self, half_life: str, at: Ints) -> Doubles:
-        """Return log2 of the weights of the events `at`, relative to one moment of the user."""
+        """Return log2 of the weights of the events `at`, relative to one moment of the owner."""
         clock: Doubles = self.clock(half_life)[at]
         return clock if self.weights is None else clock + self.logs[at]
 
     def absolute_logs(self, half_life: str, candidates: Ints) -> Doubles:
         """Return log2 of a weight as of some candidates that sees an event with height 0: (n) -> (n)."""
         us = half_life_us(half_life)
-        users = self.candidates.users[candidates]
-        exponents: Doubles = self.exponents[users].astype(np.float64)
+        owners = self.candidates.owners[candidates]
+        exponents: Doubles = self.exponents[owners].astype(np.float64)
         if us is None:
             return exponents
-        return exponents - (self.candidates.times[candidates] - self.times[self.seen.indptr[users]]) / us
+        return exponents - (self.candidates.times[candidates] - self.times[self.seen.indptr[owners]]) / us
 
     def totals(self, half_life: str) -> Doubles:
         """(Q) the weight that each candidate sees, decayed to the newest event of it; 0 where there is none."""
@@ -106,20 +106,20 @@ class EventList:
         out = np.zeros(len(seen.start))
         if not len(clock):
             return out, np.zeros(0, np.int64)
-        users = np.flatnonzero(np.diff(seen.indptr))
-        lengths = np.diff(seen.indptr)[users]
+        owners = np.flatnonzero(np.diff(seen.indptr))
+        lengths = np.diff(seen.indptr)[owners]
         blocks = -(-lengths // BLOCK)
-        at = ragged(BLOCK * offsets(blocks)[:-1], lengths)  # of each event, its user's in whole blocks
+        at = ragged(BLOCK * offsets(blocks)[:-1], lengths)  # of each event, its owner's in whole blocks
         filled = np.zeros(BLOCK * int(blocks.sum()))
         filled[at], times = numbers, None
         if half_life_us(half_life) is not None:
-            padded = np.repeat(clock[seen.indptr[users + 1] - 1], BLOCK * blocks)
+            padded = np.repeat(clock[seen.indptr[owners + 1] - 1], BLOCK * blocks)
             padded[at] = clock
             times = padded.reshape(-1, BLOCK)
         sums = decayed_totals(filled.reshape(-1, BLOCK), times, blocks).reshape(-1)[at]
         sees = np.flatnonzero(seen.count)
         out[sees] = sums[seen.end[sees] - 1]
-        hides = sees[seen.start[sees] > seen.indptr[self.candidates.users[sees]]]
+        hides = sees[seen.start[sees] > seen.indptr[self.candidates.owners[sees]]]
         left = np.exp2(clock[seen.start[hides] - 1] - clock[seen.end[hides] - 1])
         hidden = sums[seen.start[hides] - 1] * left
         out[hides] -= hidden
@@ -135,7 +135,7 @@ class EventList:
 
     def decayed_count(self, half_life: str) -> Doubles:
         """(Q) Σ w of what each candidate sees, as of its own time."""
-        total = np.ldexp(self.totals(half_life), self.exponents[self.candidates.users])
+        total = np.ldexp(self.totals(half_life), self.exponents[self.candidates.owners])
         us = half_life_us(half_life)
         if us is None or not len(self.times):
             return total

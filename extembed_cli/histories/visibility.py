@@ -15,14 +15,14 @@ from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.threads import Mapping
 
-_PARTS = 8  # of the users, processed in parallel
+_PARTS = 8  # of the owners, processed in parallel
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A selection of a shard's events by user, and which of them each candidate sees.
+    """A selection of a shard's events by owner, and which of them each candidate sees.
 
-    Positions count the selected events only: user u has those at [indptr[u], indptr[u+1]), and candidate q sees those
+    Positions count the selected events only: owner u has those at [indptr[u], indptr[u+1]), and candidate q sees those
     at [start[q], end[q]).
     """
 
@@ -54,12 +54,12 @@ def visible(spec: Spec, name: str, history: History, candidates: Candidates, end
     `end` is the result of `visible_end` if it is known: it is the same for every history.
     """
     rules = spec.history(name)
-    users = candidates.users
+    owners = candidates.owners
     if end is None:
         end = visible_end(spec, history, candidates)
-    start = history.indptr[users]
+    start = history.indptr[owners]
     if rules.window is not None:
-        start = first_at_or_after(history.indptr, history.times, users, candidates.times - duration_us(rules.window))
+        start = first_at_or_after(history.indptr, history.times, owners, candidates.times - duration_us(rules.window))
         start = np.minimum(start, end)  # a window shorter than the lag sees nothing
     moves = rules.window is not None or rules.max_events is not None
     seen = Seen(np.arange(len(history.times)), history.indptr, start, end, moves)
@@ -72,30 +72,30 @@ def visible(spec: Spec, name: str, history: History, candidates: Candidates, end
 
 
 def visible_end(spec: Spec, history: History, candidates: Candidates, mapped: Mapping = map) -> Ints:
-    """Return the position (Q) of the user's first event that each candidate may not see yet."""
+    """Return the position (Q) of the owner's first event that each candidate may not see yet."""
     cutoffs = candidates.times - duration_us(spec.lag)
-    users = np.linspace(0, len(history.indptr) - 1, _PARTS + 1).astype(np.int64)
+    owners = np.linspace(0, len(history.indptr) - 1, _PARTS + 1).astype(np.int64)
 
-    def of_users(part: int) -> Ints:
-        low, high = users[part : part + 2]
+    def of_owners(part: int) -> Ints:
+        low, high = owners[part : part + 2]
         events = slice(*history.indptr[[low, high]])
         rows = slice(*candidates.indptr[[low, high]])
         indptr = history.indptr[low : high + 1] - history.indptr[low]
-        ends = first_at_or_after(indptr, history.times[events], candidates.users[rows] - low, cutoffs[rows])
+        ends = first_at_or_after(indptr, history.times[events], candidates.owners[rows] - low, cutoffs[rows])
         ends += history.indptr[low]
         return ends
 
-    return np.concatenate(list(mapped(of_users, range(_PARTS))))
+    return np.concatenate(list(mapped(of_owners, range(_PARTS))))
 
 
 def in_own_history(history: History, candidates: Candidates, end: Ints) -> int:
-    """Return how many candidates have their item among their user's visible events: repeats, or a leak in the log."""
-    if not len(history.items) or not len(candidates.items):
+    """Return how many candidates have their partner in their owner's visible events: repeats, or a leak in the log."""
+    if not len(history.partners) or not len(candidates.partners):
         return 0
-    n_items = int(max(history.items.max(), candidates.items.max())) + 1
+    n_partners = int(max(history.partners.max(), candidates.partners.max())) + 1
     owners = np.repeat(np.arange(len(history.indptr) - 1), np.diff(history.indptr))
-    events = pl.DataFrame({"pair": owners * n_items + history.items, "place": np.arange(len(owners))})
-    pairs = pl.DataFrame({"pair": candidates.users * n_items + candidates.items, "end": end})
-    pairs = pairs.filter(pl.Series(candidates.items >= 0))
+    events = pl.DataFrame({"pair": owners * n_partners + history.partners, "place": np.arange(len(owners))})
+    pairs = pl.DataFrame({"pair": candidates.owners * n_partners + candidates.partners, "end": end})
+    pairs = pairs.filter(pl.Series(candidates.partners >= 0))
     first = events.join(pairs, on="pair", how="semi").group_by("pair").agg(pl.col("place").min())
     return pairs.join(first, on="pair").filter(pl.col("place") < pl.col("end")).height

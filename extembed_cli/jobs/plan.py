@@ -9,7 +9,7 @@ from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.features.technique.protocol import Estimate, ShardWork
-from extembed_cli.histories.csr import Shard, every_user
+from extembed_cli.histories.csr import Shard, every_owner
 from extembed_cli.histories.visibility import visible_end
 from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.jobs.options import RunOptions
@@ -66,6 +66,6 @@ def _estimates(spec: Spec, loaded: Loaded, shard: Shard) -> list[Estimate]:
     tables = loaded.inputs.embeddings
     dims = {name: first_dim(table, spec.embedding_column(name, "embedding")) for name, table in tables.items()}
     history, candidates = shard.history, shard.candidates
-    users = every_user(history, loaded.vectors_as_of)
+    users = every_owner(history, loaded.vectors_as_of)
     work = ShardWork(spec, {}, history, candidates, users, visible_end(spec, history, candidates))
     return [technique.estimate(spec, work, dims) for technique in techniques_of(spec)]

@@ -161,7 +161,7 @@ def _compute(
     def encoded(index: int) -> Shard:
         with watch.timing("encode") as cost:
             shard, seconds = _timed(partial(loaded.shard, spec, index)) if only is None else only.result()
-            cost.add(0 if only is None else seconds, rows=len(shard.history.items) + len(shard.candidates.items))
+            cost.add(0 if only is None else seconds, rows=len(shard.history.partners) + len(shard.candidates.partners))
         if only is not None:  # warn before the computation, which takes long
             watch.warn_of(Coverage.of(shard, shared.with_vector).mismatches(spec, loaded))
         return shard

@@ -153,13 +153,13 @@ def build_examples(spec: Spec, reading: Reading, history: History, candidates: C
     return Examples(
         rows=candidates.rows,
         times=candidates.times,
-        items=candidates.items,
+        items=candidates.partners,
         starts=starts,
         ends=ends,
         max_events=max_events,
         lengths=lengths,
         history_events=history_events,
-        event_items=history.items[used],
+        event_items=history.partners[used],
         event_times=history.times[used],
         event_values=_standardized(history, used, reading.values),
     )

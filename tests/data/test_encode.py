@@ -1,4 +1,4 @@
-"""`encode` sorts events and candidates by user and time for any values of the keys."""
+"""`encode` sorts events and candidates by owner and time for any values of the keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPEC = build_spec({**INPUTS, "weight": "weight", "counters": [{}]}, "data")
 
 
 @pytest.mark.parametrize("span", [10, 2**40, 2**62], ids=["ties", "microseconds", "more than a key holds"])
-def test_rows_are_sorted_by_user_time_item_and_weight(span: int) -> None:
+def test_rows_are_sorted_by_owner_time_partner_and_weight(span: int) -> None:
     """Times with a span of 2^62 do not fit with the user into a sort key of 64 bits."""
     rng = np.random.default_rng(5)
     users, n = 300, 4000
@@ -25,19 +25,21 @@ def test_rows_are_sorted_by_user_time_item_and_weight(span: int) -> None:
     times[: n // 2] = times[n // 2 :] + rng.integers(0, 3, n // 2)  # equal, or different in the last bits
     events = pl.DataFrame(
         {
-            "user": rng.integers(0, users, n),
+            "owner": rng.integers(0, users, n),
             "time": times,
-            "item": rng.integers(0, 5, n),
+            "partner": rng.integers(0, 5, n),
             WEIGHT.column: rng.random(n),
         }
     )
-    candidates = events.select("user", "time", "item").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    candidates = (
+        events.select("owner", "time", "partner").with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
+    )
     vocabulary = Vocabulary(pl.Series(np.arange(5)), np.arange(5, dtype=np.int32))
     shard = encode(SPEC, events.to_arrow(), candidates.to_arrow(), vocabulary)
-    expected = events.sort("user", "time", "item", WEIGHT.column)
+    expected = events.sort("owner", "time", "partner", WEIGHT.column)
     assert shard.history.times.tolist() == expected["time"].to_list()
-    assert shard.history.items.tolist() == expected["item"].to_list()
+    assert shard.history.partners.tolist() == expected["partner"].to_list()
     assert shard.history.weights is not None
     assert shard.history.weights.tolist() == expected[WEIGHT.column].to_list()
-    rows = candidates.sort("user", "time", "item", "row")["row"]
+    rows = candidates.sort("owner", "time", "partner", "row")["row"]
     assert shard.candidates.rows.tolist() == rows.to_list()

@@ -164,6 +164,6 @@ def test_users_are_spread_over_shards(world: World, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Loaded, "shard", watching)
     ran(world.spec(), 1, Layout(shards=4))
-    users = [user for shard in seen for user in shard.users.to_list()]
+    users = [user for shard in seen for user in shard.owners.to_list()]
     assert len(users) == len(set(users)) == world.output()["user_id"].n_unique()
-    assert all(len(shard.users) for shard in seen)
+    assert all(len(shard.owners) for shard in seen)

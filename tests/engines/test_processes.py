@@ -107,7 +107,7 @@ def test_processes_write_the_bytes_of_the_local_engine(world: World) -> None:
         assert other[key] == report[key]
 
 
-def test_ids_and_numbers_of_items_encode_alike(world: World) -> None:
+def test_ids_and_numbers_of_partners_encode_alike(world: World) -> None:
     """Rows with ids, in any order, encode to the same arrays as rows that were numbered while reading."""
     spec = load_spec(world.spec(GROUPS))
     loaded = load(open_all(spec, Watch()), Watch(), Layout())
@@ -117,12 +117,12 @@ def test_ids_and_numbers_of_items_encode_alike(world: World) -> None:
     for kind in ("events", "candidates"):
         table = loaded.partition.table(kind, 0)
         assert table is not None
-        numbers = table["item_number"].to_numpy(zero_copy_only=False).astype(np.int64)
+        numbers = table["partner_number"].to_numpy(zero_copy_only=False).astype(np.int64)
         ids = pa.array(vocabulary.ids.to_numpy()[vocabulary.ranks[numbers]])
-        tables.append(table.drop(["item_number"]).append_column("item", ids).take(order.permutation(len(table))))
+        tables.append(table.drop(["partner_number"]).append_column("partner", ids).take(order.permutation(len(table))))
     other = encode(spec, *tables, vocabulary)
-    assert other.users.equals(shard.users)
-    for name in ("indptr", "times", "items"):
+    assert other.owners.equals(shard.owners)
+    for name in ("indptr", "times", "partners"):
         assert np.array_equal(getattr(other.history, name), getattr(shard.history, name))
         assert np.array_equal(getattr(other.candidates, name), getattr(shard.candidates, name))
     assert other.history.values.keys() == shard.history.values.keys()

@@ -87,10 +87,10 @@ class CosineStatistics:
     def __init__(self, statistics: list[Statistic], matrix: EmbeddingMatrix, events: EventList) -> None:
         self.matrix = matrix
         self.events = events
-        self.event_slots = matrix.slots[events.items]
-        self.slots = matrix.slots[events.candidates.items]
+        self.event_slots = matrix.slots[events.partners]
+        self.slots = matrix.slots[events.candidates.partners]
         self.has_vector: Bools = self.slots != matrix.missing
-        """(Q) whether the candidate's item has a vector"""
+        """(Q) whether the candidate's partner has a vector"""
         self.values: dict[Hashable, Values] = {s: np.full(len(self.slots), np.nan, np.float32) for s in statistics}
         """(Q) each, NaN where undefined"""
         self.columns: dict[tuple[str, str | None, Expression | None], list[Statistic]] = {}
@@ -104,7 +104,7 @@ class CosineStatistics:
     def batches(self) -> Iterator[Pieces]:
         """Yield the arguments of the calls of `compute`."""
         candidates, seen = self.events.candidates, self.events.seen
-        is_long = seen.end - seen.indptr[candidates.users] > _LONG  # up to the as-of time of each candidate
+        is_long = seen.end - seen.indptr[candidates.owners] > _LONG  # up to the as-of time of each candidate
         one_shape = _FEW_CANDIDATES, _FEW_CANDIDATES
         pieces = cut(
             candidates.indptr, seen, self.has_vector & ~is_long, *(one_shape if seen.moves else (_CANDIDATES,))

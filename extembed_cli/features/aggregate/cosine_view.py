@@ -210,7 +210,7 @@ class CosineView:
         """Return whole weights of the events, and (R) the shift from a row's places to the places of its weights.
 
         Rows of a piece share weights where these can be relative to one moment: a whole number of half-lives after the
-        user's first event, so that weights that are powers of two stay so, and not long after the newest event that
+        owner's first event, so that weights that are powers of two stay so, and not long after the newest event that
         weighs anything.
         """
         events, piece = self.events, self.piece

@@ -1,1 +1,1 @@
-"""Technique 2: a linear model for each user over the fixed item vectors."""
+"""Technique 2: a linear model for each owner over the fixed partner vectors."""

@@ -20,13 +20,13 @@ class Basis:
     """Item vectors x, with a constant 1 for a bias, rotated: z = Qᵀ x with G = Σ x xᵀ = Q Λ Qᵀ."""
 
     vectors: Floats
-    """(n + 1, D): z by slot; the last row is zero and stands for every item without a vector."""
+    """(n + 1, D): z by slot; the last row is zero and stands for every partner without a vector."""
     eigenvalues: Doubles
-    """Λ (D); zeros where no fit counts the unobserved items."""
+    """Λ (D); zeros where no fit counts the unobserved partners."""
     rotation: Doubles | None
     """Q (D, D); None = not rotated."""
-    items: int
-    """Vectors in the whole table; 0 where no fit counts the unobserved items"""
+    partners: int
+    """Vectors in the whole table; 0 where no fit counts the unobserved partners"""
 
     def original(self, vectors: Floats) -> Doubles:
         """Return the rows in the coordinates of the table: (n, D) -> (n, D)."""
@@ -41,7 +41,7 @@ class Basis:
             "rotation": self.rotation,
         }
         kept = {part: arrays.put(f"{name}.{part}", values) for part, values in parts.items() if values is not None}
-        return {**kept, "items": self.items}
+        return {**kept, "partners": self.partners}
 
     @classmethod
     def open(cls, arrays: ArrayFolder, about: dict[str, Any], matrix: EmbeddingMatrix) -> Basis:
@@ -50,13 +50,13 @@ class Basis:
             vectors=arrays.get(about["vectors"]) if "vectors" in about else matrix.vectors,
             eigenvalues=arrays.get(about["eigenvalues"]),
             rotation=arrays.get(about["rotation"]) if "rotation" in about else None,
-            items=about["items"],
+            partners=about["partners"],
         )
 
 
 def make_basis(
     matrix: EmbeddingMatrix,
-    items: int,
+    partners: int,
     gramian: Doubles | None,
     *,
     normalized: bool,
@@ -70,7 +70,7 @@ def make_basis(
     """
     dim = matrix.vectors.shape[1] + bias
     if gramian is None and normalized and not bias:
-        return Basis(matrix.vectors, np.zeros(dim), None, items)
+        return Basis(matrix.vectors, np.zeros(dim), None, partners)
     values, rotation = (np.zeros(dim), None) if gramian is None else eigen(gramian[:dim, :dim])
     out = zeros((len(matrix.vectors), dim), np.float32, at)
 
@@ -80,4 +80,4 @@ def make_basis(
 
     for _ in mapped(fill, matrix.blocks):
         pass
-    return Basis(out, values, rotation, items)
+    return Basis(out, values, rotation, partners)

@@ -77,7 +77,7 @@ class Fit:
         )
 
     def as_of(self, candidates: Candidates) -> Candidates:
-        """Return the candidates as of the times at which their users are fitted."""
+        """Return the candidates as of the times at which their owners are fitted."""
         if self.refit_every is None:
             return candidates
         step = duration_us(self.refit_every)
@@ -146,7 +146,7 @@ class PreparedFit:
 
     @property
     def dim(self) -> int:
-        """Numbers of a user's vector, the bias included."""
+        """Numbers of an owner's vector, the bias included."""
         return len(self.basis.eigenvalues)
 
     @property
@@ -158,13 +158,13 @@ class PreparedFit:
         return self.fit.meaning
 
     def original(self, vectors: Floats) -> Doubles:
-        """Return the user vectors (n, D) in the coordinates of the table."""
+        """Return the owner vectors (n, D) in the coordinates of the table."""
         return self.basis.original(vectors)
 
     def prior(self, events: int) -> Doubles:
         """Return the diagonal of P = w0 Λ + λ (events + w0 N)^ν: (D)."""
         fit = self.fit
-        strength = fit.regularization * (events + fit.unobserved_weight * self.basis.items) ** fit.scaling
+        strength = fit.regularization * (events + fit.unobserved_weight * self.basis.partners) ** fit.scaling
         prior: Doubles = fit.unobserved_weight * self.basis.eigenvalues + strength
         return prior
 
@@ -179,7 +179,7 @@ class PreparedFit:
 
 
 def sees_prefixes(spec: Spec, fit: Fit) -> bool:
-    """Whether all as-of times of a user see the first events of the history, under one prior."""
+    """Whether all as-of times of an owner see the first events of the history, under one prior."""
     rules = spec.history(fit.history)
     return fit.scaling == 0 and rules.window is None and rules.max_events is None
 

@@ -14,21 +14,21 @@ from extembed_cli.kernels.segments import ragged
 from extembed_cli.spec.durations import half_life_us
 
 NOT_CONVERGED = "not_converged"
-"""Why users are flagged whose logistic fit has a gradient above 1e-6"""
+"""Why owners are flagged whose logistic fit has a gradient above 1e-6"""
 
 
 class DualShard:
-    """One fit for the candidates of a shard, or for its users (`of_users`): usable events in, scores or vectors out."""
+    """One fit for the candidates of a shard, or for its owners: usable events in, scores or vectors out."""
 
-    def __init__(self, work: ShardWork, prepared: PreparedFit, *, sd: bool = False, of_users: bool = False) -> None:
+    def __init__(self, work: ShardWork, prepared: PreparedFit, *, sd: bool = False, of_owners: bool = False) -> None:
         spec, fit = work.spec, prepared.fit
         target = fit.target
         used = (target, spec.membership(fit.history))
         history = work.history.in_order_of([expression for expression in used if expression is not None])
-        candidates = fit.as_of(work.users if of_users else work.candidates)
-        end = None if of_users or fit.refit_every is not None else work.end
+        candidates = fit.as_of(work.owners if of_owners else work.candidates)
+        end = None if of_owners or fit.refit_every is not None else work.end
         seen = visible(spec, fit.history, history, candidates, end)
-        slots = prepared.matrix.slots[history.items]
+        slots = prepared.matrix.slots[history.partners]
         usable = slots != prepared.matrix.missing
         if target is not None:
             usable = usable & ~np.isnan(history.values[target])
@@ -43,24 +43,24 @@ class DualShard:
         self.times = history.times[events]
         self.weights = np.ones(len(events)) if history.weights is None else history.weights[events]
         self.targets = np.ones(len(events)) if target is None else history.values[target][events]
-        self.candidate_slots = prepared.matrix.slots[candidates.items]
+        self.candidate_slots = prepared.matrix.slots[candidates.partners]
         self.half_life_us = half_life_us(fit.half_life)
         self.first_event = seen.indptr[:-1]
-        """(U) the first usable event of each user"""
+        """(U) the first usable event of each owner"""
         self.segment = segment_length(self.dim)
 
         rows = len(candidates.rows)
         self.score = np.full(rows, np.nan, np.float32)
         self.sd = np.full(rows if sd else 0, np.nan, np.float32)
-        self.of_users = of_users
-        self.vectors = np.full((rows if of_users else 0, self.dim), np.nan, np.float32)
+        self.of_owners = of_owners
+        self.vectors = np.full((rows if of_owners else 0, self.dim), np.nan, np.float32)
         """(U, D) in the coordinates of the basis; NaN without an event to fit"""
 
         self.prefixes, self.additive = sees_prefixes(spec, fit), is_additive(spec, fit)
         self.systems = 0
-        """Distinct pairs of user and as-of time with an event to fit, known once `tasks` has run"""
+        """Distinct pairs of owner and as-of time with an event to fit, known once `tasks` has run"""
         self.not_converged = work.flagged.setdefault(NOT_CONVERGED, set())
-        """Users with a logistic fit whose gradient is above 1e-6"""
+        """Owners with a logistic fit whose gradient is above 1e-6"""
 
     def candidate_rows(self, systems: Systems, scale: Doubles) -> list[Doubles]:
         """Return the whitened vectors of the candidates of each system: (c, d) each."""
@@ -69,7 +69,7 @@ class DualShard:
 
     def take_vectors(self, systems: Systems, vectors: Doubles, scale: Doubles) -> int:
         """Keep the vectors of systems, or score their candidates; returns the number of vectors or candidates."""
-        if self.of_users:
+        if self.of_owners:
             self.vectors[systems.first] = vectors * scale
             return len(systems.first)
         counts = systems.last - systems.first
@@ -90,7 +90,7 @@ class DualShard:
         self.sd[candidates[known]] = np.sqrt(np.maximum(finite(variance), 0))
 
     def rows(self, slots: Nums, scale: Doubles) -> Doubles:
-        """Return whitened vectors of items: (...) -> (..., D)."""
+        """Return whitened vectors of partners: (...) -> (..., D)."""
         return np.multiply(self.prepared.basis.vectors.take(slots, axis=0), scale, dtype=np.float64)
 
     def take_scores(self, candidates: Ints, chosen: Bools, score: Doubles, variance: Doubles | None) -> None:

@@ -29,7 +29,7 @@ _RUNNING_EVENTS = 64  # of a long history, added at a time
 
 
 def solve_group(shard: DualShard, group: SystemGroup) -> Solves:
-    """Solve systems of users with kernel matrices of one size; those of like length are solved together."""
+    """Solve systems of owners with kernel matrices of one size; those of like length are solved together."""
     length = int(group.parts[0].length[0])  # of all, where the prior depends on it
     scale = 1 / np.sqrt(shard.prepared.prior(length))
     high = np.array([part.high[-1] for part in group.parts])
@@ -64,7 +64,7 @@ def solve_group(shard: DualShard, group: SystemGroup) -> Solves:
 
 
 def solve_newton_prefixes(shard: DualShard, parts: list[Systems], since: Ints, H: int) -> Solves:
-    """Solve systems whose Newton steps share a factor with others of the same user: of the weights at one moment."""
+    """Solve systems whose Newton steps share a factor with others of the same owner: of the weights at one moment."""
     scale = 1 / np.sqrt(shard.prepared.prior(0))
     low, high = np.array([(part.low[0], part.high[-1]) for part in parts]).T
     events, inside = rectangle(low, high, H)
@@ -109,7 +109,7 @@ def _solve(shard: DualShard, form: Form, systems: Systems, H: int, scale: Double
         solved = solve_logistic(form, confidences, (targets > 0).astype(np.float64), stretch)
         solves.gradient = float(solved.error.max())
         failed = systems.first[solved.error > GRADIENT]
-        shard.not_converged.update(shard.candidates.users[failed].tolist())
+        shard.not_converged.update(shard.candidates.owners[failed].tolist())
     else:
         solved = solve_squared(form, confidences, targets)
         solves.residual = float(solved.error.max())
@@ -121,7 +121,7 @@ def _solve(shard: DualShard, form: Form, systems: Systems, H: int, scale: Double
 
 
 def solve_running(shard: DualShard, systems: Systems) -> Solves:
-    """Solve the systems of one user with a long history, one as-of time after another."""
+    """Solve the systems of one owner with a long history, one as-of time after another."""
     scale = 1 / np.sqrt(shard.prepared.prior(0))
     begin, solves, running = int(systems.low[0]), Solves(primal=len(systems.first)), RunningSums(shard.dim)
     unit = shard.half_life_us or np.inf
@@ -175,12 +175,12 @@ def solve_session(shard: DualShard, histories: Systems, since: Ints, C: int, H: 
     return Solves(int(np.count_nonzero(inside)), dual=len(rows), residual=float(fits.residual.max()))
 
 
-def solve_segments(shard: DualShard, user: int) -> Solves:
+def solve_segments(shard: DualShard, owner: int) -> Solves:
     """Score the candidates of the later segments of a long history, each relative to the fit on what precedes it."""
     past, solves = Past(shard.dim), Solves()
     scale = 1 / np.sqrt(shard.prepared.prior(0))
-    candidates = np.arange(shard.candidates.indptr[user], shard.candidates.indptr[user + 1])
-    begin = int(shard.first_event[user])
+    candidates = np.arange(shard.candidates.indptr[owner], shard.candidates.indptr[owner + 1])
+    begin = int(shard.first_event[owner])
     ends = shard.end[candidates] - begin
     for low in range(0, int(ends[-1]), shard.segment):
         inside = np.arange(begin + low, begin + min(low + shard.segment, int(ends[-1])))

@@ -26,7 +26,7 @@ class Solves:
     """Counts and errors of what was solved."""
 
     rows: int = 0
-    """Candidates scored, or users with a vector"""
+    """Candidates scored, or owners with a vector"""
     primal: int = 0
     dual: int = 0
     residual: float = 0.0
@@ -45,7 +45,7 @@ class Solves:
 
 @dataclass(frozen=True)
 class Systems:
-    """Systems: the candidates [first, last) of one user and as-of time, with the usable events [low, high)."""
+    """Systems: the candidates [first, last) of one owner and as-of time, with the usable events [low, high)."""
 
     first: Ints
     last: Ints
@@ -79,30 +79,30 @@ class SystemGroup(NamedTuple):
     """Whether each matrix is of one system, and so without padding"""
 
 
-def distinct(users: Ints, times: Ints, start: Ints, end: Ints) -> Systems:
-    """Return a system for each pair of user and as-of time that sees an event: those of [start, end), (Q) each."""
-    first = run_starts(users, times)
-    last = np.append(first[1:], len(users))
+def distinct(owners: Ints, times: Ints, start: Ints, end: Ints) -> Systems:
+    """Return a system for each pair of owner and as-of time that sees an event: those of [start, end), (Q) each."""
+    first = run_starts(owners, times)
+    last = np.append(first[1:], len(owners))
     filled = end[first] > start[first]
     return Systems(first[filled], last[filled], start[first[filled]], end[first[filled]])
 
 
-def sessions(users: Ints, times: Ints, span: int | None) -> Ints:
+def sessions(owners: Ints, times: Ints, span: int | None) -> Ints:
     """Return where runs of systems (n) begin that share one factor, and where the last one ends.
 
-    A run has the systems of a user whose as-of times are within a span (us) of the first; without a span, all of them.
+    A run has the systems of an owner whose as-of times are within a span (us) of the first; without one, all of them.
     """
 
     def end(at: int, high: int) -> int:
         return high if span is None else at + int(np.searchsorted(times[at:high], times[at] + span, "right"))
 
-    return np.append(_runs(users, end), len(users))
+    return np.append(_runs(owners, end), len(owners))
 
 
-def _runs(users: Ints, end: Callable[[int, int], int]) -> Ints:
-    """Return where runs of a user's systems begin; `end(place, high)` is the end of the run that begins at a place."""
+def _runs(owners: Ints, end: Callable[[int, int], int]) -> Ints:
+    """Return where runs of an owner's systems begin; `end(place, high)` is the end of the run from a place on."""
     begin: list[int] = []
-    for low, high in pairwise([*run_starts(users).tolist(), len(users)]):
+    for low, high in pairwise([*run_starts(owners).tolist(), len(owners)]):
         at = low
         while at < high:
             begin.append(at)
@@ -110,14 +110,14 @@ def _runs(users: Ints, end: Callable[[int, int], int]) -> Ints:
     return np.array(begin, np.int64)
 
 
-def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[SystemGroup]:
-    """Yield groups of systems with kernel matrices of one length, one matrix for each user, the longest first.
+def groups(systems: Systems, owners: Ints, dim: int, alone: Bools) -> Iterator[SystemGroup]:
+    """Yield groups of systems with kernel matrices of one length, one matrix for each owner, the longest first.
 
-    users (n) of the systems; alone (n): whether a system shares its matrix with no other, which no event decides.
+    owners (n) of the systems; alone (n): whether a system shares its matrix with no other, which no event decides.
     """
     if not len(systems.first):
         return
-    begin = _shared(systems, np.where(alone, -1 - np.arange(len(users)), users), longest_dual(dim))
+    begin = _shared(systems, np.where(alone, -1 - np.arange(len(owners)), owners), longest_dual(dim))
     end = np.append(begin[1:], len(systems.first))
     low, high = systems.low[begin], systems.high[end - 1]
     alone = alone[begin]
@@ -132,8 +132,8 @@ def groups(systems: Systems, users: Ints, dim: int, alone: Bools) -> Iterator[Sy
             yield SystemGroup(low[chosen], parts, H, alone=bool(alone[chosen[0]]))
 
 
-def _shared(systems: Systems, users: Ints, most: int) -> Ints:
-    """Return the first system of each run of a user's systems whose events are few enough for one matrix.
+def _shared(systems: Systems, owners: Ints, most: int) -> Ints:
+    """Return the first system of each run of an owner's systems whose events are few enough for one matrix.
 
     A run ends where the matrix would get too large: what comes later does not decide that.
     """
@@ -141,7 +141,7 @@ def _shared(systems: Systems, users: Ints, most: int) -> Ints:
     def end(at: int, high: int) -> int:
         return at + max(1, int(np.searchsorted(systems.high[at:high], systems.low[at] + most, side="right")))
 
-    return _runs(users, end)
+    return _runs(owners, end)
 
 
 def in_pieces(begin: Ints, end: Ints, most: int) -> tuple[Ints, Ints, Ints]:

@@ -1,4 +1,4 @@
-"""Technique 2: a linear model per user and as-of time over the fixed item vectors, and its score of the candidate."""
+"""Technique 2: a linear model per owner and as-of time over fixed partner vectors, and its score of the candidate."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _RESIDUAL = 1e-6  # of a fit; above it the run warns
 _STEPS, _SHARED_STEPS = {"squared": 1, "logistic": 7}, 110
 # Measured on 2 cores, see docs/decisions/.
 _SECONDS_PER_PRODUCT = 1.5e-10
-_SECONDS_PER_FIT = {True: 20e-6, False: 130e-6}  # nested in those of the user's other as-of times, or by itself
+_SECONDS_PER_FIT = {True: 20e-6, False: 130e-6}  # nested in those of the owner's other as-of times, or by itself
 
 
 class Dual(Technique):
-    """Scores of per-user linear models, and these models as vectors of the users."""
+    """Scores of per-owner linear models, and these models as vectors of the owners."""
 
     group = DualGroup
     steps = ("dual",)
@@ -77,7 +77,7 @@ class Dual(Technique):
                 totals = prepared.totals[fit.matrix] if fit.is_rotated else None
                 bases[fit.basis] = make_basis(
                     prepared.embeddings[fit.matrix],
-                    0 if totals is None else totals.items,
+                    0 if totals is None else totals.partners,
                     None if totals is None else totals.gramian,
                     normalized=spec.embeddings[fit.embedding].normalize,
                     bias=fit.bias,
@@ -105,7 +105,7 @@ class Dual(Technique):
 
     def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
         costs = [_expected(spec, fit, work, work.candidates, dims[fit.embedding]) for fit in all_fits(spec)]
-        costs += [_expected(spec, fit, work, work.users, dims[fit.embedding]) for fit in _vector_fits(spec).values()]
+        costs += [_expected(spec, fit, work, work.owners, dims[fit.embedding]) for fit in _vector_fits(spec).values()]
         systems, products = (sum(each) for each in zip(*costs, strict=True)) if costs else (0, 0.0)
         return Estimate(products * _SECONDS_PER_PRODUCT, {"dual fits": int(systems)})
 
@@ -135,10 +135,10 @@ class Dual(Technique):
             yield f"{about['systems']:,} fits{shown}"
 
     def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
-        users = flagged.get(NOT_CONVERGED, [])
-        if users:
+        owners = flagged.get(NOT_CONVERGED, [])
+        if owners:
             yield (
-                f"{len(users):,} users have a logistic fit with a gradient above 1e-6 (user {listing(users)}); "
+                f"{len(owners):,} users have a logistic fit with a gradient above 1e-6 (user {listing(owners)}); "
                 "raise `regularization`"
             )
         residual = tally.largest.get("relative_residual", 0.0)
@@ -150,7 +150,7 @@ class Dual(Technique):
 
 
 def _vector_fits(spec: Spec) -> dict[str, Fit]:
-    """Return the fits whose user vectors are written, by file."""
+    """Return the fits whose owner vectors are written, by file."""
     groups = spec.of(DualGroup)
     return {group.user_vectors: next(fits(spec, group)) for group in groups if group.user_vectors is not None}
 
@@ -176,7 +176,7 @@ class DualState(State):
     fits: dict[Fit, PreparedFit]
     estimates: list[FitStatistic]
     user_files: dict[str, PreparedFit]
-    """The fits whose user vectors are written, by path"""
+    """The fits whose owner vectors are written, by path"""
 
     @property
     def passes(self) -> int:
@@ -190,15 +190,15 @@ class DualState(State):
         return {_file_name(name): fit.basis.save(arrays, _file_name(name), fit.matrix) for name, fit in bases.items()}
 
     def tasks(self, work: ShardWork) -> Iterator[Task]:
-        """Yield the tasks of the fits for the candidates, then of those for the users' vectors."""
+        """Yield the tasks of the fits for the candidates, then of those for the owners' vectors."""
         for fit in dict.fromkeys(estimate.fit for estimate in self.estimates):
             shard = DualShard(work, self.fits[fit], sd=FitStatistic("sd", fit) in self.estimates)
             work.values.update({FitStatistic("score", fit): shard.score, FitStatistic("sd", fit): shard.sd})
             yield from _tasks(shard, 1.0)
         for path, prepared in self.user_files.items():
-            shard = DualShard(work, prepared, of_users=True)
+            shard = DualShard(work, prepared, of_owners=True)
             work.vectors[path] = shard.vectors
-            yield from _tasks(shard, work.passes_per_user)
+            yield from _tasks(shard, work.passes_per_owner)
 
 
 def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
@@ -229,11 +229,11 @@ def _expected(spec: Spec, fit: Fit, work: ShardWork, candidates: Candidates, dim
     """Return the systems of a fit and about how many multiplications they take, from the counts of events alone."""
     candidates = fit.as_of(candidates)
     count = visible(spec, fit.history, work.history, candidates).count
-    users, times = candidates.users, candidates.times
-    change = (np.diff(users) != 0) | (np.diff(times) != 0)
-    if not len(users):
+    owners, times = candidates.owners, candidates.times
+    change = (np.diff(owners) != 0) | (np.diff(times) != 0)
+    if not len(owners):
         return 0, 0.0
-    n = count[np.append(np.flatnonzero(change), len(users) - 1)]
+    n = count[np.append(np.flatnonzero(change), len(owners) - 1)]
     systems = int(np.count_nonzero(n))
     longest = np.maximum.reduceat(count, candidates.indptr[:-1][np.diff(candidates.indptr) > 0])
     if is_additive(spec, fit) and fit.half_life == "none":

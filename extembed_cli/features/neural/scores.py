@@ -131,9 +131,9 @@ class NeuralShard:
             self.model = scorer.model_at(candidates.times)
         reads = (self.seen.lengths > 0) & (self.model >= 0)
         if config.architecture.reads_candidate:
-            self.leaders = np.flatnonzero(reads & (candidates.items >= 0))
+            self.leaders = np.flatnonzero(reads & (candidates.partners >= 0))
         else:  # candidates of one user and time share a state: that of the first
-            again = (np.diff(candidates.users, prepend=-1) == 0) & (np.diff(candidates.times, prepend=0) == 0)
+            again = (np.diff(candidates.owners, prepend=-1) == 0) & (np.diff(candidates.times, prepend=0) == 0)
             self.request = np.cumsum(~again) - 1
             self.leaders = np.flatnonzero(reads & ~again)
             self.followers = np.append(np.flatnonzero(~again), len(again))

@@ -238,9 +238,9 @@ class NeuralState(State):
             work.values[trained] = shard.score
             yield from _tasks(shard, 1.0)
         for path, scorer in self.user_files.items():
-            shard = NeuralShard(work.spec, scorer, work.history, work.users, with_vectors=True)
+            shard = NeuralShard(work.spec, scorer, work.history, work.owners, with_vectors=True)
             work.vectors[path] = shard.vectors
-            yield from _tasks(shard, work.passes_per_user)
+            yield from _tasks(shard, work.passes_per_owner)
 
 
 def _tasks(shard: NeuralShard, passes_per_row: float) -> Iterator[Task]:

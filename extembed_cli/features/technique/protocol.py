@@ -32,10 +32,10 @@ Task = Callable[[], Tally]
 
 @dataclass(frozen=True)
 class TableTotals:
-    """Sums over all items of an embedding table, whether or not the job needs their vectors."""
+    """Sums over all partners of an embedding table, whether or not the job needs their vectors."""
 
-    items: int
-    """Items that have a vector"""
+    partners: int
+    """Partners that have a vector"""
     gramian: Doubles
     """Σ x xᵀ, each x with a constant 1 behind it: (d + 1, d + 1)"""
 
@@ -55,7 +55,7 @@ class Prepared:
 
 
 class VectorFile(Protocol):
-    """A file with one vector for each user."""
+    """A file with one vector for each owner."""
 
     @property
     def dim(self) -> int:
@@ -75,15 +75,15 @@ class VectorFile(Protocol):
 
 @dataclass(frozen=True)
 class ItemVectors:
-    """A file with one vector for each item of some tables."""
+    """A file with one vector for each partner of some tables."""
 
     path: str
     tables: Sequence[str]
-    """Where the ids of the items come from"""
+    """Where the ids of the partners come from"""
     has_vector: Bools
-    """(items) in order of the vocabulary"""
+    """(partners) in order of the vocabulary"""
     vectors: Floats
-    """(items that have one, dim)"""
+    """(partners that have one, dim)"""
     meaning: str
 
 
@@ -100,11 +100,11 @@ class State(Protocol):
         ...
 
     def vector_files(self) -> Mapping[str, VectorFile]:
-        """Return the files of user vectors, by path."""
+        """Return the files of owner vectors, by path."""
         return {}
 
     def item_vectors(self) -> Iterator[ItemVectors]:
-        """Yield the files of item vectors."""
+        """Yield the files of partner vectors."""
         return iter(())
 
     def save(self, arrays: ArrayFolder) -> dict[str, Any]:
@@ -112,37 +112,37 @@ class State(Protocol):
         return {}
 
 
-# --- per slice of users ------------------------------------------------------------------------------
+# --- per slice of owners ------------------------------------------------------------------------------
 
 
 @dataclass
 class ShardWork:
-    """Some users with their events and candidates, and the results for them."""
+    """Some owners with their events and candidates, and the results for them."""
 
     spec: Spec
     embeddings: dict[Matrix, EmbeddingMatrix]
     history: History
     candidates: Candidates
-    users: Candidates
-    """One candidate for each user, at the moment of user vectors"""
+    owners: Candidates
+    """One candidate for each owner, at the moment of owner vectors"""
     end: Ints
     """(Q) place of the first event that a candidate may not see any more"""
     values: dict[Hashable, Values] = field(default_factory=dict)
     """Results: (Q) of each statistic of the technique, NaN where it is undefined"""
     vectors: dict[str, Floats] = field(default_factory=dict)
-    """Results: (U, dim) of each file of user vectors, NaN where there is none"""
+    """Results: (U, dim) of each file of owner vectors, NaN where there is none"""
     flagged: dict[str, set[int]] = field(default_factory=dict)
-    """Results: users with a doubtful one, by reason"""
+    """Results: owners with a doubtful one, by reason"""
     _histories: dict[tuple[str, Expression], History] = field(default_factory=dict, init=False)
     _seen: dict[tuple[str, int], Seen] = field(default_factory=dict, init=False)
     _selected: dict[tuple[int, Matrix | Expression | None], Seen] = field(default_factory=dict, init=False)
     _lists: dict[int, EventList] = field(default_factory=dict, init=False)
 
     @property
-    def passes_per_user(self) -> float:
-        """The share of a user, where all users together count as one pass over the candidates."""
-        candidates = len(self.candidates.rows) if self.spec.candidates is not None else len(self.users.rows)
-        return candidates / max(1, len(self.users.rows))
+    def passes_per_owner(self) -> float:
+        """The share of an owner, where all owners together count as one pass over the candidates."""
+        candidates = len(self.candidates.rows) if self.spec.candidates is not None else len(self.owners.rows)
+        return candidates / max(1, len(self.owners.rows))
 
     def seen(self, history: str, target: Expression | None = None) -> Seen:
         """Return the events of a history that each candidate sees, ties in the order of a target."""
@@ -153,7 +153,7 @@ class ShardWork:
         return self._seen[key]
 
     def event_list(self, history: str, target: Expression | None = None, matrix: Matrix | None = None) -> EventList:
-        """Return the events of a history whose item has a vector in a matrix, or without one those that have a target.
+        """Return the events of a history whose partner has a vector in a matrix, or without one those with a target.
 
         Ties are in the order of the target. Where the same events count in the same order, it is the same object, whose
         sums are there once.
@@ -162,7 +162,7 @@ class ShardWork:
         key = id(seen), target if matrix is None else matrix
         if key not in self._selected:
             if matrix is not None:
-                seen = seen.only(self.embeddings[matrix].with_vector[events.items])
+                seen = seen.only(self.embeddings[matrix].with_vector[events.partners])
             elif target is not None:
                 seen = seen.only(~np.isnan(events.values[target]))
             self._selected[key] = seen
@@ -186,7 +186,7 @@ class ShardWork:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a technique takes however the users are cut into shards."""
+    """Bytes that a technique takes however the owners are cut into shards."""
 
     libraries: int = 0
     state: int = 0
@@ -259,8 +259,8 @@ class Technique(Protocol):
 
     # --- what it costs ---
 
-    def memory(self, spec: Spec, items: int) -> Memory:
-        """Return the memory that the technique takes, with so many items in all tables."""
+    def memory(self, spec: Spec, partners: int) -> Memory:
+        """Return the memory that the technique takes, with so many partners in all tables."""
         return Memory()
 
     def bytes_of_longest(self, spec: Spec, events: int) -> int:
