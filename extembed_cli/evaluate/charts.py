@@ -11,14 +11,14 @@ import altair as alt
 
 from extembed_cli.evaluate.bootstrap import MIN_USERS
 from extembed_cli.evaluate.columns import BASELINE, feature_steps
-from extembed_cli.evaluate.schema import TITLES, Distribution, Report
+from extembed_cli.evaluate.schema import TITLES, Distribution, Report, Segment
 from extembed_cli.evaluate.tables import (
     TextTable,
     distributions_table,
     features_table,
     gains_table,
     ladder_table,
-    lengths_table,
+    segments_table,
 )
 
 _COLOURS = [
@@ -61,7 +61,7 @@ class Figure:
     def alternative(self) -> str:
         """The text for a screen reader: the first rows of the table."""
         headings, rows = self.table.headings, self.table.rows
-        heading = headings[-1 if self.name == "lengths" else 1]
+        heading = headings[-1 if self.name in {"lengths", "items"} else 1]
         column = headings.index(heading)
         spoken = "; ".join(f"{row[0]}, {heading} {row[column]}" for row in rows[:_MAX_SPOKEN_ROWS])
         more = len(rows) - _MAX_SPOKEN_ROWS
@@ -70,7 +70,8 @@ class Figure:
 
 def figures(report: Report) -> list[Figure]:
     """Return all figures that the report has data for."""
-    candidates = [_ladder(report), _gains(report), _features(report), _distributions(report), _lengths(report)]
+    draw = (_ladder, _gains, _features, _distributions, _lengths, _items)
+    candidates = [figure(report) for figure in draw]
     return [figure for figure in candidates if figure.table.rows]
 
 
@@ -239,23 +240,48 @@ def _distributions(report: Report) -> Figure:
 
 
 def _lengths(report: Report) -> Figure:
+    return _segments(
+        report,
+        "lengths",
+        "Gain by length of the history",
+        "The gain over the step before, for test rows grouped by the number of visible events: the sum of "
+        f"{', '.join(report.history_length_of)}.",
+        report.by_history_length,
+        "visible events",
+    )
+
+
+def _items(report: Report) -> Figure:
+    counted = "rows of the file before the row"
+    if report.item_count_of:
+        counted = f"events before the row: the sum of {', '.join(report.item_count_of)}"
+    return _segments(
+        report,
+        "items",
+        "Gain by how often the item was seen",
+        f"The gain over the step before, for test rows grouped by the number of their item's {counted}.",
+        report.by_item_count,
+        "events of the item",
+    )
+
+
+def _segments(report: Report, name: str, title: str, text: str, segments: Sequence[Segment], what: str) -> Figure:
     steps = [rung.step for rung in report.ladder if rung.delta is not None]
-    events = [bucket.events for bucket in report.by_history_length]
+    events = [segment.events for segment in segments]
 
     def panel(step: str) -> Panel:
         rows = [
-            {"events": bucket.events, "step": step, "value": bucket.gains[step], **_bounds(bucket.gains_ci[step])}
-            for bucket in report.by_history_length
+            {"events": segment.events, "step": step, "value": segment.gains[step], **_bounds(segment.gains_ci[step])}
+            for segment in segments
         ]
-        y = alt.Y("events:N", sort=events, scale=alt.Scale(domain=events), title="visible events")
+        y = alt.Y("events:N", sort=events, scale=alt.Scale(domain=events), title=what)
         bars, points = _intervals(_chart(rows).encode(y=y, color=_step_colour([step])), _GAIN, "events")
         return _panel(_zero() + bars + points, 2 * _ROW * len(events), step)
 
     return Figure(
-        "lengths",
-        "Gain by length of the history",
-        "The gain over the step before, for test rows grouped by the number of visible events: the sum of "
-        f"{', '.join(report.history_length_of)}. Groups of fewer than {MIN_USERS} users have no interval.",
+        name,
+        title,
+        f"{text} Groups of fewer than {MIN_USERS} users have no interval.",
         [panel(step) for step in steps],
-        lengths_table(report),
+        segments_table(report, segments, what),
     )

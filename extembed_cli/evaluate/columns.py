@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,16 @@ from extembed_cli.evaluate.column_types import is_learnable
 from extembed_cli.features import registry
 from extembed_cli.spec.durations import time_us
 from extembed_cli.spec.groups import Group
+from extembed_cli.spec.model import ALL
 
 BASELINE = "baseline"
 COUNTERS = "counters"
 _COLUMN_KEYS = {"name", "technique", "meaning"}
+# The count of a history, and that of a group with a name, which is not a decayed count.
+_COUNT, _NAMED = (
+    re.compile(r"[^_](?:_?[^_])*__count"),
+    re.compile(r"[^_](?:_?[^_])*__(?:_?[^_])+_count(?<!decayed_count)"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,15 @@ class FeatureFile:
     roles: Roles
     unusable: dict[str, str]
     """Types of the columns that --baseline matches but a ranker cannot learn from, by column."""
+    item: str | None
+    """Column of item ids, if the file has it"""
+    item_counters: list[str]
+    """Counters of the histories of items"""
+
+    @property
+    def user_counters(self) -> list[str]:
+        """Counters of the histories of users."""
+        return [name for name in self.steps.get(COUNTERS, []) if name not in self.item_counters]
 
     @property
     def columns(self) -> list[str]:
@@ -78,12 +95,12 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
     metadata = _metadata(path, table)
     if table.rows == 0:
         raise DataError(f"{path}: has no rows")
-    names = metadata["spec"].get("columns", {})
-    names = {**names, **names.get("candidates", {})}
+    names_of_roles = metadata["spec"].get("columns", {})
+    names_of_roles = {**names_of_roles, **names_of_roles.get("candidates", {})}
     roles = replace(
         roles,
-        time=roles.time or names.get("time", "timestamp"),
-        user=roles.user or names.get("user", "user_id"),
+        time=roles.time or names_of_roles.get("time", "timestamp"),
+        user=roles.user or names_of_roles.get("user", "user_id"),
         time_unit=roles.time_unit or metadata["spec"].get("time_unit"),
     )
     features = {column["name"]: column for column in metadata["columns"] if column["name"] in table.names}
@@ -95,7 +112,7 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
             if name in features:
                 raise SpecError(f"{flag} {name}: is a feature of extembed; name a column of your own")
     taken = {*features, *roles.columns().values()}
-    baseline, unusable = _baseline(roles, table, taken, names.get("item", "item_id"), problems)
+    baseline, unusable = _baseline(roles, table, taken, names_of_roles.get("item", "item_id"), problems)
     steps = {BASELINE: baseline}
     for step in feature_steps():
         steps[step] = [name for name, column in features.items() if column["technique"] == step]
@@ -124,6 +141,8 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
         trained_until,
         roles,
         unusable,
+        item if (item := names_of_roles.get("item", "item_id")) in table.names else None,
+        [name for name in steps[COUNTERS] if features[name].get("owner") == "item"],
     )
 
 
@@ -197,3 +216,11 @@ def _run_report(path: str, table: Table, metadata: dict[str, Any]) -> dict[str, 
         return report if reported == (table.rows, metadata["spec"], metadata["inputs"], last) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def count_columns(names: Sequence[str], prefix: str = "") -> list[str]:
+    """Return the counters whose sum is the length of a history: that of the history `all`, or else all counts."""
+    total = f"{prefix}{ALL}__count"
+    if total in names:
+        return [total]
+    return [name for name in names if _COUNT.fullmatch(name)] or [name for name in names if _NAMED.fullmatch(name)]

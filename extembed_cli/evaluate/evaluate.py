@@ -9,14 +9,14 @@ from pathlib import Path
 
 from extembed_cli.data.commit import locked, remove_leftovers, staged, writing
 from extembed_cli.errors import SpecError, listing
-from extembed_cli.evaluate.columns import COUNTERS, Roles, open_features
+from extembed_cli.evaluate.columns import Roles, open_features
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import measure_steps
 from extembed_cli.evaluate.ranker import RankerFit, fit
 from extembed_cli.evaluate.report import EvaluationResults, build_report
 from extembed_cli.evaluate.rows import rankers_at_once, read_roles, read_rows
 from extembed_cli.evaluate.schema import Report
-from extembed_cli.evaluate.segments import by_length
+from extembed_cli.evaluate.segments import by_item, by_length
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import short_list, sizes
 from extembed_cli.evaluate.split import assign_rows, split_rows
@@ -66,8 +66,9 @@ def evaluate(features: str, roles: Roles, settings: Settings, resources: Resourc
             short = short_list(split, steps, train_rankers, judge) if len(steps) > 1 else None
         with watch.timing("columns"):
             statistics = column_statistics(split)
-            buckets = by_length(split.test, file.steps.get(COUNTERS, []), judge, steps)
-    results = EvaluationResults(file, assignment, split, steps, statistics, short, buckets)
+            lengths = by_length(split.test, file.user_counters, judge, steps)
+            items = by_item(split.test, judge, steps)
+    results = EvaluationResults(file, assignment, split, steps, statistics, short, lengths, items)
     return build_report(settings, results, judge)
 
 

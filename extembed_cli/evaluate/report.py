@@ -12,7 +12,7 @@ import extembed_cli
 from extembed_cli.errors import listing
 from extembed_cli.evaluate import controls
 from extembed_cli.evaluate.bootstrap import Interval
-from extembed_cli.evaluate.columns import BASELINE, COUNTERS, FeatureFile
+from extembed_cli.evaluate.columns import BASELINE, COUNTERS, FeatureFile, count_columns
 from extembed_cli.evaluate.distributions import distributions
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, Verdict, verdict
@@ -22,12 +22,12 @@ from extembed_cli.evaluate.schema import (
     Control,
     Data,
     Feature,
-    HistoryLength,
     Report,
     Rung,
+    Segment,
     SelectedColumns,
 )
-from extembed_cli.evaluate.segments import Bucket, count_columns
+from extembed_cli.evaluate.segments import Bucket
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import ShortList
 from extembed_cli.evaluate.split import TRAINED_ROWS, Assignment, Split
@@ -45,7 +45,10 @@ class EvaluationResults:
     steps: list[Step]
     statistics: list[ColumnStatistics]
     short_list: ShortList | None
-    buckets: list[Bucket]
+    lengths: list[Bucket]
+    """By length of the user's history"""
+    items: list[Bucket]
+    """By how often the item was seen"""
 
 
 def build_report(settings: Settings, results: EvaluationResults, judge: Judge) -> Report:
@@ -62,28 +65,33 @@ def build_report(settings: Settings, results: EvaluationResults, judge: Judge) -
     short = results.short_list
     return Report(
         version=extembed_cli.__version__,
-        summary=_summary(ladder, all_controls),
+        summary=_summary(ladder, all_controls, results.items),
         data=_data(results),
         settings=settings,
         ladder=ladder,
         features=_features(results, strongest),
         strongest_feature=strongest,
         controls=all_controls,
-        history_length_of=count_columns(results.file.steps.get(COUNTERS, [])),
-        by_history_length=[
-            HistoryLength(
-                events=bucket.events,
-                rows=bucket.rows,
-                users=bucket.users,
-                gains={step: gain.value if gain else None for step, gain in bucket.gains.items()},
-                gains_ci={step: _bounds(gain) for step, gain in bucket.gains.items()},
-            )
-            for bucket in results.buckets
-        ],
+        history_length_of=count_columns(results.file.user_counters),
+        by_history_length=list(map(_segment, results.lengths)),
+        item_count_of=count_columns(results.file.item_counters, "item_"),
+        by_item_count=list(map(_segment, results.items)),
         short_list=SelectedColumns(columns=short.columns, value=short.value, kept=short.kept) if short else None,
         distributions=distributions(results.split.test, results.statistics, results.file),
         warnings=_warnings(all_controls, results),
         spec=results.file.spec,
+    )
+
+
+def _segment(bucket: Bucket) -> Segment:
+    return Segment(
+        events=bucket.events,
+        rows=bucket.rows,
+        users=bucket.users,
+        values={step: each.value if each else None for step, each in bucket.values.items()},
+        values_ci={step: _bounds(each) for step, each in bucket.values.items()},
+        gains={step: gain.value if gain else None for step, gain in bucket.gains.items()},
+        gains_ci={step: _bounds(gain) for step, gain in bucket.gains.items()},
     )
 
 
@@ -117,7 +125,7 @@ def _rung(step: Step, results: EvaluationResults, judge: Judge, min_gain: float)
     )
 
 
-def _summary(ladder: Sequence[Rung], all_controls: Sequence[Control]) -> str:
+def _summary(ladder: Sequence[Rung], all_controls: Sequence[Control], items: Sequence[Bucket]) -> str:
     """Return the answer in one or two sentences: whether to keep the embeddings, or why there is no answer."""
     leaks = [
         control.subject
@@ -135,10 +143,28 @@ def _summary(ladder: Sequence[Rung], all_controls: Sequence[Control]) -> str:
     if kept:
         names = ", ".join(f"{rung.step} ({TITLES[rung.metric]} {rung.delta:+.4f})" for rung in kept)
         rest = "".join(f" {rung.step}: {rung.verdict}." for rung in steps if rung.verdict not in {KEEP, None})
-        return f"The embeddings help this ranker: keep {names}.{rest}"
+        return f"The embeddings help this ranker: keep {names}.{rest}{where_items(kept, items)}"
     if any(rung.verdict == CANNOT_TELL for rung in steps):
         return "These rows do not show yet whether the embeddings help this ranker."
     return "The embeddings are not worth it for this ranker."
+
+
+def where_items(kept: Sequence[Rung], items: Sequence[Bucket]) -> str:
+    """Return a sentence where the gain of a kept step is not the same for new and for well-known items."""
+    differences = []
+    for rung in kept:
+        gains = [(bucket.events, gain) for bucket in items if (gain := bucket.gains.get(rung.step)) is not None]
+        if gains:
+            most, least = max(gains, key=lambda each: each[1].value), min(gains, key=lambda each: each[1].value)
+            if most[1].low > least[1].high:
+                differences.append((most[1].value - least[1].value, rung.step, most, least))
+    if not differences:
+        return ""
+    _, step, most, least = max(differences)
+    return (
+        f" The gain of {step} comes from items with {most[0]} earlier events ({most[1].value:+.4f}; with {least[0]} "
+        f"{least[1].value:+.4f})."
+    )
 
 
 def _data(results: EvaluationResults) -> Data:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from extembed_cli.arrays import Bools, Doubles, Floats, Ints
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.labels import codes, numbers, read_codes, read_labels, read_times
 from extembed_cli.errors import Problems, ResourceError
 from extembed_cli.evaluate.column_types import fits_float32, is_text
-from extembed_cli.evaluate.columns import FeatureFile
+from extembed_cli.evaluate.columns import FeatureFile, count_columns
+from extembed_cli.kernels.segments import run_starts
 
 # Measured: bytes of this process, of a value, and of a value in each ranker (its copy, LightGBM's copy, its bins).
 _BYTES_FOR_LIBRARIES = 320 * 2**20
@@ -32,6 +33,8 @@ class RoleValues:
     """(n) a number for each user"""
     groups: Ints | None
     """(n) a number for each request; 0 = null"""
+    item_counts: Ints | None
+    """(n) how often the item was in earlier rows; None = the file has no column of items"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Rows:
     labels: Doubles
     users: Ints
     groups: Ints | None
+    item_counts: Values | None
+    """(n) events of the item before each row; None = not known"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,8 +68,9 @@ class Rows:
     def take(self, rows: Ints | Bools) -> Rows:
         """Return the chosen rows."""
         groups = None if self.groups is None else self.groups[rows]
+        counts = None if self.item_counts is None else self.item_counts[rows]
         values = np.asfortranarray(self.values[rows])
-        return Rows(self.names, values, self.categories, self.labels[rows], self.users[rows], groups)
+        return Rows(self.names, values, self.categories, self.labels[rows], self.users[rows], groups, counts)
 
     def indices(self, names: Sequence[str]) -> list[int]:
         """Return the positions of columns in `values`."""
@@ -82,7 +88,7 @@ def read_roles(file: FeatureFile) -> RoleValues:
     roles, table = file.roles, file.table
     assert roles.time is not None
     assert roles.user is not None
-    labels = times = users = groups = None
+    labels = times = users = groups = counts = None
     problems = Problems()
     with problems.collect():
         labels = read_labels(table, roles.label, graded=roles.group is not None)
@@ -92,11 +98,14 @@ def read_roles(file: FeatureFile) -> RoleValues:
         users = read_codes(table, "user", roles.user)
     with problems.collect():
         groups = None if roles.group is None else read_codes(table, "group", roles.group)
+    if file.item is not None and times is not None:
+        with problems.collect():
+            counts = _counted_before(read_codes(table, "item", file.item), times)
     problems.raise_any()
     assert labels is not None
     assert times is not None
     assert users is not None
-    return RoleValues(labels, times, users, groups)
+    return RoleValues(labels, times, users, groups, counts)
 
 
 def read_rows(
@@ -132,7 +141,23 @@ def read_rows(
     for name, index in wide.items():
         values[:, index] = _as_float32(np.concatenate(wide_values.pop(name)))
     groups = None if role_values.groups is None else role_values.groups[kept]
-    return Rows(names, values, frozenset(texts), role_values.labels[kept], role_values.users[kept], groups)
+    counts: Values | None = None if role_values.item_counts is None else role_values.item_counts[kept]
+    counters = count_columns(file.item_counters, "item_")
+    if counters:
+        counts = np.nansum([values[:, names.index(name)] for name in counters], axis=0)
+    return Rows(names, values, frozenset(texts), role_values.labels[kept], role_values.users[kept], groups, counts)
+
+
+def _counted_before(items: Ints, times: Ints) -> Ints:
+    """Return how many rows of the same item have an earlier time: (n), 0 for a null item."""
+    order = np.lexsort((times, items))
+    first = run_starts(items[order])
+    of_item = np.repeat(first, np.diff(np.append(first, len(order))))
+    moment = run_starts(items[order], times[order])
+    earlier = np.repeat(moment, np.diff(np.append(moment, len(order)))) - of_item
+    counts = np.empty(len(order), np.int64)
+    counts[order] = earlier
+    return np.where(items > 0, counts, 0)
 
 
 def _check_memory(rows: int, columns: int, memory: int | None) -> None:

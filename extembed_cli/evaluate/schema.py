@@ -112,12 +112,15 @@ class Control(_Part):
     text: str
 
 
-class HistoryLength(_Part):
-    """Gains on the test rows with a similar number of visible events."""
+class Segment(_Part):
+    """Values and gains on the test rows with a similar number of events of their user or item."""
 
     events: str
     rows: int
     users: int
+    values: dict[str, Number]
+    """Step -> metric of the ladder."""
+    values_ci: dict[str, Bounds]
     gains: dict[str, Number]
     """Step -> gain over the step before."""
     gains_ci: dict[str, Bounds]
@@ -159,7 +162,11 @@ class Report(_Part):
     controls: list[Control]
     history_length_of: list[str]
     """The counter columns whose sum is the length of a history."""
-    by_history_length: list[HistoryLength]
+    by_history_length: list[Segment]
+    item_count_of: list[str]
+    """The counter columns whose sum is how often an item was seen; none where earlier rows of the file are counted."""
+    by_item_count: list[Segment]
+    """Empty where the file has no items."""
     short_list: SelectedColumns | None
     """null where the steps after the first gain nothing."""
     distributions: list[Distribution]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from extembed_cli.evaluate.bootstrap import MIN_USERS
-from extembed_cli.evaluate.schema import TITLES, Report
+from extembed_cli.evaluate.schema import TITLES, Report, Segment
 
 _EMPTY = "–"
 
@@ -105,24 +105,26 @@ def distributions_table(report: Report) -> TextTable:
     )
 
 
-def lengths_table(report: Report) -> TextTable:
-    """Return the gain of each step by length of the history."""
+def segments_table(report: Report, segments: Sequence[Segment], what: str) -> TextTable:
+    """Return the gain of each step by number of events."""
     steps = [rung.step for rung in report.ladder if rung.delta is not None]
+    first = report.ladder[0].step
     return TextTable(
-        ["visible events", "rows", "users", *(f"{step}, 95 % interval" for step in steps)],
+        [what, "rows", "users", first, *(f"{step}, 95 % interval" for step in steps)],
         [
             [
-                bucket.events,
-                f"{bucket.rows:,}",
-                f"{bucket.users:,}",
+                segment.events,
+                f"{segment.rows:,}",
+                f"{segment.users:,}",
+                _number(segment.values[first]),
                 *(
                     "too few users"
-                    if bucket.users < MIN_USERS
-                    else f"{_number(bucket.gains[step], '+.4f')} ({_interval(bucket.gains_ci[step], '+.4f')})"
+                    if segment.users < MIN_USERS
+                    else f"{_number(segment.gains[step], '+.4f')} ({_interval(segment.gains_ci[step], '+.4f')})"
                     for step in steps
                 ),
             ]
-            for bucket in report.by_history_length
+            for segment in segments
         ],
     )
 

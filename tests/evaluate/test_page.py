@@ -103,7 +103,7 @@ def test_the_page_draws_all_charts_without_errors_or_requests(
     ]
     charts = re.findall(r'<div class="chart[^"]*" id="([a-z]+-\d+)"(.*?)</div>', browser.dom, re.DOTALL)
     names = {name.split("-")[0] for name, _ in charts}
-    assert names == {"ladder", "gains", "features", "distributions", "lengths"}
+    assert names == {"ladder", "gains", "features", "distributions", "lengths", "items"}
     for name, content in charts:
         assert "<svg" in content, name
         assert re.search(r'aria-roledescription="(point|rule mark|rect mark|bar|area|symbol|line)', content), name
@@ -144,7 +144,7 @@ def test_every_chart_has_its_numbers_as_text(written: Path) -> None:
     text = written.read_text()
     sections = re.findall(r"<section><h2>.*?</section>", text, re.DOTALL)
     charts = [section for section in sections if 'class="chart"' in section]
-    assert len(charts) == 5
+    assert len(charts) == 6
     for section in charts:
         assert re.search(r'role="img" aria-label="[^"]{40,}"', section)
         assert "<table>" in section

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -11,8 +12,11 @@ from conftest import ROOT, extembed
 from helpers.evaluation import ONCE, altered, judged, rung, written
 
 from extembed_cli.errors import DataError
+from extembed_cli.evaluate.bootstrap import Interval
+from extembed_cli.evaluate.columns import count_columns
+from extembed_cli.evaluate.report import where_items
 from extembed_cli.evaluate.schema import Report
-from extembed_cli.evaluate.segments import count_columns
+from extembed_cli.evaluate.segments import Bucket
 
 pytestmark = pytest.mark.usefixtures("short_rankers")
 
@@ -53,6 +57,65 @@ def test_gains_by_length_of_history_cover_the_test_rows(features_report: Report)
     assert {each.events for each in features_report.by_history_length} <= {"0", "1–5", "6–20", "21–100", "> 100"}
     long = next(each for each in features_report.by_history_length if each.events == "21–100")
     assert long.gains["aggregate"] > 0
+
+
+def test_gains_by_item_count_cover_the_test_rows(features: Path, features_report: Report) -> None:
+    """Without counters of items, the earlier rows of each item are counted."""
+    assert features_report.item_count_of == []
+    file = pl.read_parquet(features).sort("timestamp", maintain_order=True)
+    first = pl.lit(features_report.data.test_from).str.to_datetime(time_zone="UTC").dt.replace_time_zone(None)
+    test = file.filter(pl.col("timestamp") >= first)
+    earlier = [
+        file.filter((pl.col("item_id") == row["item_id"]) & (pl.col("timestamp") < row["timestamp"])).height
+        for row in test.select("item_id", "timestamp").iter_rows(named=True)
+    ]
+    limits = {"0": (0, 0), "1–4": (1, 4), "5–20": (5, 20), "> 20": (21, 10**9)}
+    expected = {name: sum(low <= count <= high for count in earlier) for name, (low, high) in limits.items()}
+    buckets = {each.events: each for each in features_report.by_item_count}
+    assert {name: bucket.rows for name, bucket in buckets.items()} == {n: c for n, c in expected.items() if c}
+    usual = buckets["1–4"]
+    assert usual.values["baseline"] is not None
+    assert usual.values["counters"] == pytest.approx(usual.values["baseline"] + usual.gains["counters"])
+    low, high = usual.values_ci["aggregate"]
+    assert low < usual.values["aggregate"] < high
+
+
+def test_counters_of_items_say_how_often_an_item_was_seen(features: Path, tmp_path: Path) -> None:
+    for name in ("interactions", "candidates", "text"):
+        shutil.copy(features.parent / f"{name}.parquet", tmp_path)
+    groups = (features.parent / "spec.toml").read_text() + '\n[[counters]]\nside = "item"\nhistories = ["all"]\n'
+    (tmp_path / "spec.toml").write_text(groups)
+    extembed("run", tmp_path / "spec.toml", "-q").ok()
+    report = judged(tmp_path / "features.parquet", seeds=(0,))
+    assert report.item_count_of == ["item_all__count"]
+    assert report.history_length_of == ["liked__count", "disliked__count"]
+    assert "item_all__decayed_count__hl30d" in {f.name for f in report.features if f.step == "counters"}
+    assert sum(bucket.rows for bucket in report.by_item_count) == report.data.test_rows
+
+
+@pytest.mark.parametrize(
+    ("cold", "warm", "said"),
+    [
+        (
+            (0.010, 0.006, 0.014),
+            (0.001, -0.001, 0.003),
+            "items with 0 earlier events (+0.0100; with > 20",
+        ),
+        (
+            (0.001, -0.001, 0.003),
+            (0.010, 0.006, 0.014),
+            "items with > 20 earlier events (+0.0100; with 0",
+        ),
+        ((0.004, 0.000, 0.009), (0.001, -0.001, 0.003), ""),
+    ],
+)
+def test_the_summary_says_which_items_gain(
+    cold: tuple[float, ...], warm: tuple[float, ...], said: str, features_report: Report
+) -> None:
+    rung = features_report.ladder[-1].model_copy(update={"step": "dual"})
+    buckets = [Bucket(events, 100, 50, {}, {"dual": Interval(*gain)}) for events, gain in (("0", cold), ("> 20", warm))]
+    text = where_items([rung], buckets)
+    assert (said in text) if said else text == ""
 
 
 @pytest.mark.parametrize(
