@@ -38,6 +38,8 @@ from extembed_cli.spec.model import (
     LogColumns,
     Spec,
     TableColumns,
+    UserEmbeddingSpec,
+    UserTableColumns,
     WithinSpec,
     spec_type,
 )
@@ -67,7 +69,7 @@ def column_reference() -> str:
         label = "" if definition.arguments is None else definition.arguments.label
         column = definition.column.format(h="{history}", e="{embedding}", n="", a="{" + label + "}", d="__hl{H}")
         meaning = definition.meaning.format(
-            h="history", e="embedding", t="`embedding`", a=label, d="decay H", y="target"
+            h="`history`", partner="item", t="`embedding`", a=label, d="decay H", y="target"
         )
         rows.append([f"`{column}`", meaning, definition.dtype])
     for loss in ("squared", "logistic"):
@@ -115,6 +117,8 @@ def spec_reference() -> str:
         "[columns.candidates], [columns.interactions]": LogColumns,
         "[embeddings.X]": EmbeddingSpec,
         "[embeddings.X.columns]": TableColumns,
+        "[user_embeddings.X]": UserEmbeddingSpec,
+        "[user_embeddings.X.columns]": UserTableColumns,
         "[histories.X]": HistorySpec,
         "[within]": WithinSpec,
         **{f"[[{technique}]]": group for technique, group in Group.known.items()},
@@ -181,11 +185,12 @@ KEYS = {
     "user_vectors[].path": "Path of the file.",
     "user_vectors[].rows": "Users in it.",
     "user_vectors[].sha256": "SHA-256 of the file.",
-    "item_vectors": "Files of item vectors that were written (of neural models), with the same three keys.",
+    "item_vectors": "Files of item vectors that were written, with the same three keys.",
     "digests": "Digests of the inputs.",
     "digests.interactions": "The log.",
     "digests.candidates": "The candidates.",
     "digests.embeddings.NAME": "An embedding table.",
+    "digests.user_embeddings.NAME": "A table of users. Only in runs of a spec with one.",
     "digests.models": "SHA-256 of the weights of each neural model, by column. Only in runs with a `[[neural]]` group.",
     "digests.*.files": "Number of files.",
     "digests.*.rows": "Their rows.",
@@ -208,6 +213,7 @@ KEYS = {
     "inputs.candidates.users": "Users with a candidate.",
     "inputs.candidates.null_user_or_time": "Candidates without a user or a time. All their features are null.",
     "inputs.candidates.null_item": "Candidates without an item. Their counters are known, the rest is null.",
+    "inputs.user_embeddings.NAME": "The same keys for a table of users. Only in runs with `side = \"item\"`.",
     "inputs.embeddings.NAME.rows": "Rows of the table.",
     "inputs.embeddings.NAME.dim": "Length of its vectors.",
     "inputs.embeddings.NAME.items_with_vector": "Items of the log or the candidates that have a vector in it.",
@@ -252,7 +258,8 @@ STAGES = {
     "score": "Score with neural models.",
 }
 SOME_RUNS = {
-    "digests.models", "inputs.embeddings.NAME.null_ids", "inputs.embeddings.NAME.replaced_duplicates",
+    "digests.models", "digests.user_embeddings.NAME", "inputs.user_embeddings.NAME",
+    "inputs.embeddings.NAME.null_ids", "inputs.embeddings.NAME.replaced_duplicates",
     "inputs.embeddings.NAME.bad_vectors", "score",
 }  # fmt: skip
 """Keys and stages that the run on the sample data does not have."""

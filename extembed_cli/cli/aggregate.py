@@ -14,6 +14,7 @@ from extembed_cli.cli.options import (
     ResidualFlags,
     RunFlags,
     ShowFlags,
+    SideFlags,
     option,
 )
 from extembed_cli.cli.run import execute
@@ -58,6 +59,7 @@ def aggregate(
         ),
     ] = None,
     residual: ResidualFlags,
+    side: SideFlags,
     temperatures: Annotated[
         list[float] | None,
         option(
@@ -91,7 +93,7 @@ def aggregate(
 
     group: dict[str, Any] = {
         **{"half_lives": half_lives, "percentiles": percentiles, "thresholds": thresholds, "sd": sd},
-        **{"target": target, "temperatures": temperatures, "top": top, **asdict(residual)},
+        **{"target": target, "temperatures": temperatures, "top": top, **asdict(residual), **asdict(side)},
     }
     data = {**inputs.data(candidates, output), "aggregate": [group]}
     execute(spec_from_flags(data, how.overrides or ()), how, show)

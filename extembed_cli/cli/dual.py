@@ -15,6 +15,7 @@ from extembed_cli.cli.options import (
     ResidualFlags,
     RunFlags,
     ShowFlags,
+    SideFlags,
     option,
 )
 from extembed_cli.cli.run import execute
@@ -34,6 +35,10 @@ class FitFlags:
             help="Also write one vector per user to this .parquet file: user vector · item vector = score. Needs one "
             "table and one history.",
         ),
+    ] = None
+    item_vectors: Annotated[
+        str | None,
+        option("--item-vectors", metavar="PATH", help="With --side item: the same with one vector per item."),
     ] = None
     regularization: Annotated[
         float | None,
@@ -101,6 +106,7 @@ def dual(
     output: Output = None,
     fit: FitFlags,
     residual: ResidualFlags,
+    side: SideFlags,
     half_life: Annotated[
         list[str] | None,
         option(
@@ -127,6 +133,6 @@ def dual(
             f"--half-life {' --half-life '.join(half_life)}: a fit has one half-life; for more, write several "
             "[[dual]] groups in a spec"
         )
-    group = {**asdict(fit), **asdict(residual), "half_life": half_life[0] if half_life else None}
+    group = {**asdict(fit), **asdict(residual), **asdict(side), "half_life": half_life[0] if half_life else None}
     data = {**inputs.data(candidates, output), "dual": [group]}
     execute(spec_from_flags(data, how.overrides or ()), how, show)

@@ -76,9 +76,17 @@ class InputFlags:
         ),
     ]
     embeddings: Annotated[
-        list[str],
+        list[str] | None,
         option("--embedding", "-e", metavar="NAME=PATH", help="Name and path of an embedding table. Repeatable."),
-    ]
+    ] = None
+    user_embeddings: Annotated[
+        list[str] | None,
+        option(
+            "--user-embedding",
+            metavar="NAME=PATH",
+            help="Name and path of a table of users' own vectors, for --side item. Repeatable.",
+        ),
+    ] = None
     histories: Annotated[
         list[str] | None,
         option(
@@ -122,7 +130,8 @@ class InputFlags:
     def data(self, candidates: list[str] | None, output: str | None) -> dict[str, Any]:
         """Return the inputs, the output and the histories of a spec."""
         where = _named("--history", self.histories or (), "NAME=WHERE, such as liked='rating >= 4'")
-        tables = _named("-e", self.embeddings, "NAME=PATH")
+        tables = _named("-e", self.embeddings or (), "NAME=PATH")
+        of_users = _named("--user-embedding", self.user_embeddings or (), "NAME=PATH")
         limits = {"window": self.window, "max_events": self.max_events}
         histories: dict[str, Any] = {name: {"where": text, **limits} for name, text in where.items()}
         if not histories and any(limit is not None for limit in limits.values()):
@@ -132,6 +141,7 @@ class InputFlags:
             "candidates": candidates,
             "output": output,
             "embeddings": {name: {"path": path, "center": self.center} for name, path in tables.items()},
+            "user_embeddings": {name: {"path": path, "center": self.center} for name, path in of_users.items()},
             "histories": histories,
             "weight": self.weight,
             "as_of": self.as_of,
@@ -170,6 +180,26 @@ class ResidualFlags:
             help="Age at which an event has half its weight in that mean.  [default: none]",
             panel=WHAT,
         ),
+    ] = None
+
+
+@dataclass(kw_only=True)
+class SideFlags:
+    """Whose histories are read, as flags."""
+
+    side: Annotated[
+        str | None,
+        option(
+            "--side",
+            metavar="user|item",
+            help="Whose history a candidate sees: that of its user, or of its item, compared with tables of users.  "
+            "[default: user]",
+            panel=WHAT,
+        ),
+    ] = None
+    own: Annotated[
+        bool | None,
+        option("--own", help="With --side item: do not leave out the events of the candidate's own user.", panel=WHAT),
     ] = None
 
 

@@ -106,7 +106,10 @@ class Coverage:
                 "null_user_or_time": candidates.null_user_or_time,
                 "null_item": candidates.null_item,
             },
-            "embeddings": {name: {**table, "coverage": self.of_table(name)} for name, table in tables.items()},
+            **{
+                "embeddings": {},
+                spec.tables_key(spec.side): {n: {**t, "coverage": self.of_table(n)} for n, t in tables.items()},
+            },
         }
 
     def mismatches(self, spec: Spec, loaded: Loaded) -> list[str]:
@@ -122,7 +125,7 @@ class Coverage:
             if not self.candidates:
                 return warnings
             warnings += self._candidate_warnings(spec)
-        elif not spec.needs_all_users:
+        elif not spec.needs_all_owners:
             return []  # nothing but item vectors, for which no event is read
         if not self.events:
             return warnings or ["no interaction can be used: every history is empty"]
@@ -136,16 +139,24 @@ class Coverage:
         for target, key in spec.targets.items():
             if not self.expressions.get(target.column, 0):
                 warnings.append(f"{key} = {target.text!r}: null for every interaction, so its columns are null")
+        partner = spec.side.partner
         for name in loaded.ids:
             share = self.of_table(name)
             if 0 in share.values():
-                side = "interactions" if share["events"] == 0 else "candidates"
-                warnings.append(f"embeddings {name}: no item of the {side} has a vector. Are the item ids the same?")
+                rows = "interactions" if share["events"] == 0 else "candidates"
+                warnings.append(
+                    f"{spec.table_label(name)}: no {partner} of the {rows} has a vector. "
+                    f"Are the {partner} ids the same?"
+                )
         return warnings
 
     def _candidate_warnings(self, spec: Spec) -> list[str]:
         if not self.users_met:
-            return ["no user of the candidates has an interaction: every history is empty. Are the user ids the same?"]
+            owner = spec.side.owner
+            return [
+                f"no {owner} of the candidates has an interaction: every history is empty. "
+                f"Are the {owner} ids the same?"
+            ]
         assert self.oldest is not None
         assert self.latest is not None
         if self.latest - duration_us(spec.lag) <= self.oldest:

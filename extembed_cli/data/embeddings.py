@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,8 +17,10 @@ from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums, Values
 from extembed_cli.data.ids import as_ids, same_type
 from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
 from extembed_cli.data.parquet import Table
+from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
-from extembed_cli.spec.model import EmbeddingSpec, Spec
+from extembed_cli.spec.durations import duration_us
+from extembed_cli.spec.model import Spec, TableSpec
 from extembed_cli.system.threads import Mapping, prefetched
 
 _BATCH_BYTES = 2**22  # bytes of vectors read at a time
@@ -27,11 +29,42 @@ ROWS = 2048  # rows of a matrix processed at a time: a fixed number
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
 # A centred vector shorter than this share of the mean's norm is rounding error and has no direction.
 _ZERO_CENTRED = 1e-6
+_AN_ID = {"item": "an item id", "user": "a user id"}
+
+
+class Moments(NamedTuple):
+    """The vectors of partners at moments: each from its time on, until the partner's next one."""
+
+    times: Ints
+    """(t) the different times, ascending"""
+    keys: Ints
+    """(n) partner and place of the time, as one number, ascending"""
+    slots: Nums
+    """(n) the row of the vector"""
+    lag_us: int
+
+    @classmethod
+    def of(cls, partners: Ints, times: Ints, slots: Nums, lag_us: int) -> Moments:
+        """Return the moments of rows in any order; a row of partner -1 is left out."""
+        different, place = np.unique(times, return_inverse=True)
+        keys = partners * (len(different) + 1) + place
+        order = np.argsort(keys)[np.count_nonzero(partners < 0) :]
+        return cls(different, keys[order], slots[order], lag_us)
+
+    def at(self, partners: Values, times: Ints, missing: int) -> Nums:
+        """Return the row of each partner's newest vector strictly before a time, `missing` where there is none."""
+        if not len(self.keys):
+            return np.full(len(partners), missing, np.int32)
+        span = len(self.times) + 1
+        earlier = np.searchsorted(self.times, times - self.lag_us, "left")
+        place = np.searchsorted(self.keys, partners.astype(np.int64) * span + earlier, "left") - 1
+        known = (place >= 0) & (self.keys[place] // span == partners)
+        return np.where(known, self.slots[place], np.int32(missing))
 
 
 @dataclass(frozen=True)
 class EmbeddingMatrix:
-    """Unit vectors of the items of one table."""
+    """Unit vectors of the items or users of one table."""
 
     vectors: Floats
     """(n + 1, d): rows of norm 1; the last row is zero and stands for every item without a vector."""
@@ -41,6 +74,14 @@ class EmbeddingMatrix:
     """(items + 1): row of `vectors` by item num; the last entry is that of a null item (num -1)."""
     report: dict[str, Any]
     """Counts of the table's rows, used and left out."""
+    moments: Moments | None = None
+    """None = the vectors are the same at all times"""
+
+    def slots_of(self, partners: Values, times: Ints) -> Nums:
+        """Return the row of `vectors` of each partner as of a time: (n) each."""
+        if self.moments is None:
+            return self.slots[partners]
+        return self.moments.at(partners, times, self.missing)
 
     @property
     def missing(self) -> int:
@@ -72,19 +113,27 @@ class EmbeddingMatrix:
     def save(self, arrays: ArrayFolder, name: str) -> dict[str, Any]:
         """Write the matrix to mapped files; return what `open` needs."""
         parts = {"vectors": self.vectors, "norms": self.norms, "slots": self.slots}
-        return {
-            "report": self.report,
-            **{part: arrays.put(f"{name}.{part}", values) for part, values in parts.items()},
-        }
+        kept: dict[str, Any] = {part: arrays.put(f"{name}.{part}", values) for part, values in parts.items()}
+        if self.moments is not None:
+            moments = {part: getattr(self.moments, part) for part in ("times", "keys", "slots")}
+            kept["moments"] = {part: arrays.put(f"{name}.moments.{part}", each) for part, each in moments.items()}
+            kept["moments"]["lag_us"] = self.moments.lag_us
+        return {"report": self.report, **kept}
 
     @classmethod
     def open(cls, arrays: ArrayFolder, about: dict[str, Any]) -> EmbeddingMatrix:
         """Return the matrix that `save` wrote."""
         parts = {part: arrays.get(about[part]) for part in ("vectors", "norms", "slots")}
-        return cls(**parts, report=about["report"])
+        moments = None
+        if "moments" in about:
+            of_moments = {part: arrays.get(about["moments"][part]) for part in ("times", "keys", "slots")}
+            moments = Moments(**of_moments, lag_us=about["moments"]["lag_us"])
+        return cls(**parts, report=about["report"], moments=moments)
 
     def of_used_items(self, at: Path | None = None) -> EmbeddingMatrix:
         """Return the matrix without the vectors of unused items; in a mapped file if its path is given."""
+        if self.moments is not None:  # of the vocabulary alone
+            return self
         used = np.append(np.unique(self.slots[self.slots != self.missing]), self.missing)
         if len(used) == len(self.vectors):
             return self
@@ -107,9 +156,14 @@ class TableVectors:
     norms: Doubles
     """(n + 1): the norm by which each vector was divided; 0 = no vector."""
     report: dict[str, Any]
+    times: Ints | None = None
+    """(n) from when on each counts (us); then an id may have several"""
+    lag_us: int = 0
 
     def of(self, vocabulary: pl.Series) -> EmbeddingMatrix:
-        """Return the matrix of these vectors by item num of a vocabulary."""
+        """Return the matrix of these vectors by the nums of a vocabulary."""
+        if self.times is not None:
+            return self._at_moments(vocabulary, self.times)
         items, ids = same_type(vocabulary, self.ids)
         missing = len(ids)
         rows = _places_of(items, ids, missing)
@@ -117,6 +171,17 @@ class TableVectors:
         slots[:-1] = np.where(self.norms[rows] > 0, rows, missing)
         items_with_vector = int(np.count_nonzero(slots[:-1] != missing))
         return EmbeddingMatrix(self.vectors, self.norms, slots, {**self.report, "items_with_vector": items_with_vector})
+
+    def _at_moments(self, vocabulary: pl.Series, times: Ints) -> EmbeddingMatrix:
+        missing = len(self.ids)
+        rows = np.where(self.norms[:-1] > 0, np.arange(missing), missing).astype(np.int32)
+        partners = _places_of(self.ids, vocabulary, -1)
+        slots = np.full(len(vocabulary) + 1, missing, np.int32)
+        known = np.flatnonzero((rows != missing) & (partners >= 0))
+        slots[partners[known]] = rows[known]
+        report = {**self.report, "items_with_vector": int(np.count_nonzero(slots != missing))}
+        moments = Moments.of(partners, times, rows, self.lag_us)
+        return EmbeddingMatrix(self.vectors, self.norms, slots, report, moments)
 
 
 @dataclass(frozen=True)
@@ -127,14 +192,28 @@ class TableIds:
     kept: Bools
     """(rows): False for null ids and for all but the last row of a repeated id."""
     report: dict[str, Any]
+    times: Ints | None = None
+    """(rows) from when on each counts (us); None = always. Then False also for null times"""
+
+
+def _role_and_key(table: Table) -> tuple[str, str]:
+    """Return whose vectors a table has, and its key in a spec."""
+    kind, name = table.label.split()
+    return "user" if kind == "user_embeddings" else "item", f"{kind}.{name}"
 
 
 def check_embedding(spec: Spec, name: str, table: Table) -> None:
     """Check the columns, their types, and the vector length if the type has it, from the footers alone."""
-    item, embedding = spec.embedding_column(name, "item"), spec.embedding_column(name, "embedding")
-    fix = "; if it has another name, set embeddings.{0}.columns.{1} in the spec (--set embeddings.{0}.columns.{1}=NAME)"
-    table.require({item: fix.format(name, "item"), embedding: fix.format(name, "embedding")})
+    ids, embedding = spec.id_column(name), spec.vector_column(name)
+    fix = "; if it has another name, set {0}.columns.{1} in the spec (--set {0}.columns.{1}=NAME)"
+    role, key = _role_and_key(table)
+    table.require({ids: fix.format(key, role), embedding: fix.format(key, "embedding")})
     problems = Problems()
+    time = spec.time_column(name)
+    if time is not None:
+        table.require({time: fix.format(key, "time")})
+        with problems.collect():
+            check_time_type(table, time, spec.time_unit)
     lengths: dict[int, Path] = {}
     for part in table.parts:
         kind = _vectors_type(part.schema.field(embedding).type)
@@ -156,18 +235,21 @@ def check_embedding(spec: Spec, name: str, table: Table) -> None:
 
 def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     """Read the ids alone, so that duplicates are reported and all places are known before any vector is read."""
-    column = spec.embedding_column(name, "item")
+    column, time = spec.id_column(name), spec.time_column(name)
+    if time is not None:
+        return _load_moments(spec, table, column, time)
     parts = [as_ids(data.column(0)) for part in table.parts for data in part.tables([column], _ID_ROWS)]
     ids = pl.concat(same_type(*parts)) if parts else pl.Series(dtype=pl.Int64)
     kept = ids.is_not_null()
     repeated = (ids.is_duplicated() & kept).sum()
     if repeated:
-        if spec.embeddings[name].duplicates == "error":
+        if spec.table(name).duplicates == "error":
+            role, key = _role_and_key(table)
             counts = ids.filter(ids.is_duplicated() & kept).value_counts(sort=True).head(5)
             examples = listing(f"{_shown(item)} {count} times" for item, count in counts.iter_rows())
             raise DataError(
-                f"{table.label} ({table.parts[0].path}): {repeated:,} of {len(ids):,} rows share an item id "
-                f'({column} {examples}). Make them unique, or set duplicates = "last" under [embeddings.{name}]'
+                f"{table.label} ({table.parts[0].path}): {repeated:,} of {len(ids):,} rows share {_AN_ID[role]} "
+                f'({column} {examples}). Make them unique, or set duplicates = "last" under [{key}]'
             )
         kept = kept & ids.is_last_distinct()
     report = {
@@ -176,6 +258,30 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
         "replaced_duplicates": int(len(ids) - ids.null_count() - kept.sum()),
     }
     return TableIds(ids, kept.to_numpy(), {k: v for k, v in report.items() if v or k == "rows"})
+
+
+def _load_moments(spec: Spec, table: Table, column: str, time: str) -> TableIds:
+    """Read ids and times of a table whose vectors change."""
+    parts, times = [], []
+    for part in table.parts:
+        for data in part.tables([column, time], _ID_ROWS):
+            parts.append(as_ids(data.column(column)))
+            times.append(times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`"))
+    ids = pl.concat(same_type(*parts)) if parts else pl.Series(dtype=pl.Int64)
+    moments = pl.concat(times) if times else pl.Series(dtype=pl.Int64)
+    kept = ids.is_not_null() & moments.is_not_null()
+    rows = pl.DataFrame({"id": ids, "time": moments}).filter(kept)
+    tied = rows.filter(rows.is_duplicated())
+    if len(tied):
+        role, _ = _role_and_key(table)
+        examples = listing(_shown(each) for each in tied["id"].unique(maintain_order=True).head(5))
+        raise DataError(
+            f"{table.label} ({table.parts[0].path}): {len(tied):,} rows share {_AN_ID[role]} and a time "
+            f"({column} {examples}). A vector counts from its time on, so only one may have it"
+        )
+    report = {"rows": len(ids), "null_ids": int(len(ids) - kept.sum())}
+    report = {key: count for key, count in report.items() if count or key == "rows"}
+    return TableIds(ids, kept.to_numpy(), report, moments.fill_null(0).to_numpy())
 
 
 def load_vectors(
@@ -192,17 +298,11 @@ def load_vectors(
     kinds  for each result whether the vectors are centred, and the path of a mapped file for them, or a folder for an
            unnamed one; None = in memory
     """
-    options = spec.embeddings[name]
-    ids = table_ids.ids
-    places = ids.filter(pl.Series(table_ids.kept))
-    if vocabulary is not None:
-        items, places = same_type(vocabulary, places)
-        places = places.filter(places.is_in(items.implode()))
-    places = places.sort()
-    slot_of_row = np.where(table_ids.kept, _places_of(ids, places, -1), -1)
+    options = spec.table(name)
+    places, slot_of_row, times = _slots(table_ids, vocabulary)
 
     raw, has_vector, bad = _fill(
-        table, spec.embedding_column(name, "embedding"), slot_of_row, table_ids, len(places), options, kinds[0][1]
+        table, spec.vector_column(name), slot_of_row, table_ids, len(places), options, kinds[0][1]
     )
     matrices = [raw]
     for _, at in kinds[1:]:
@@ -217,8 +317,28 @@ def load_vectors(
         report = dict(table_ids.report, dim=raw.shape[1])
         if bad or len(vanished):
             report["bad_vectors"] = bad + len(vanished)
-        results.append(TableVectors(places, matrix, norms, report))
+        results.append(TableVectors(places, matrix, norms, report, times, duration_us(spec.lag)))
     return results
+
+
+def _slots(table_ids: TableIds, vocabulary: pl.Series | None) -> tuple[pl.Series, Ints, Ints | None]:
+    """Return the id of each slot, the slot of each row of the table (-1 = none), and the time of each slot."""
+    ids, kept = table_ids.ids, table_ids.kept
+    if table_ids.times is None:
+        places = ids.filter(pl.Series(kept))
+        if vocabulary is not None:
+            items, places = same_type(vocabulary, places)
+            places = places.filter(places.is_in(items.implode()))
+        places = places.sort()
+        return places, np.where(kept, _places_of(ids, places, -1), -1), None
+    rows = pl.DataFrame({"id": ids, "time": table_ids.times}).with_row_index("row").filter(pl.Series(kept))
+    if vocabulary is not None:
+        items, places = same_type(vocabulary, rows["id"])
+        rows = rows.filter(places.is_in(items.implode()))
+    rows = rows.sort("id", "time")
+    slot_of_row = np.full(len(ids), -1, np.int64)
+    slot_of_row[rows["row"].to_numpy()] = np.arange(len(rows))
+    return rows["id"], slot_of_row, rows["time"].to_numpy()
 
 
 def _places_of(ids: pl.Series, places: pl.Series, missing: int) -> Ints:
@@ -235,7 +355,7 @@ def _fill(
     slot_of_row: Ints,
     table_ids: TableIds,
     places: int,
-    options: EmbeddingSpec,
+    options: TableSpec,
     at: Path | None,
 ) -> tuple[Floats, Bools, int]:
     """Stream vectors into their slots.
@@ -297,11 +417,11 @@ def _normalize(raw: Floats, has_vector: Bools, center: bool, mapped: Mapping) ->
 
 
 def _bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) -> DataError:
-    name = table.label.split()[-1]
+    role, key = _role_and_key(table)
     return DataError(
         f"{table.label} ({table.parts[0].path}): {count:,} of {table.rows:,} vectors are {problem} "
-        f'(item_id {listing(map(_shown, examples), 4)}). Set bad_vectors = "missing" under [embeddings.{name}] '
-        "to treat those items as having no vector"
+        f'({role}_id {listing(map(_shown, examples), 4)}). Set bad_vectors = "missing" under [{key}] '
+        f"to treat those {role}s as having no vector"
     )
 
 

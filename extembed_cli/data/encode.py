@@ -22,12 +22,12 @@ def encode(spec: Spec, events: pa.Table, candidates: pa.Table, vocabulary: Vocab
     """Return the shard of these events and candidates, given in any order: of owners with a candidate, or of all.
 
     events      `owner`, `time` (us), `partner` (ids) or `partner_number` (of the vocabulary), and the columns of
-                `with_item_residuals`
+                `with_residuals`
     candidates  `owner`, `time`, `partner` or `partner_number`, and `row`
     """
     frames = [ipc.from_arrow(events), ipc.from_arrow(candidates)]
     event_owners, candidate_owners = same_type(*(frame["owner"] for frame in frames))
-    ids = pl.concat([candidate_owners, event_owners]) if spec.needs_all_users else candidate_owners
+    ids = pl.concat([candidate_owners, event_owners]) if spec.needs_all_owners else candidate_owners
     owners = pl.DataFrame({"owner": ids.unique().sort()}).with_row_index("owner_num")
     frames = [frame.with_columns(each) for frame, each in zip(frames, (event_owners, candidate_owners), strict=True)]
     weight = spec.event_weight
@@ -38,7 +38,11 @@ def encode(spec: Spec, events: pa.Table, candidates: pa.Table, vocabulary: Vocab
     flags_and_weight = [e for e in spec.expressions if e.dtype == "Boolean" or e == weight]
     values = {expression: _values(event_rows[expression.column]) for expression in flags_and_weight}
     owner_nums = event_rows["owner_num"].to_numpy()
-    values |= {target: values_of_target(target, event_rows, owner_nums) for target in spec.targets}
+    for target in spec.targets:
+        if target.column in event_rows.columns:
+            values[target] = _values(event_rows[target.column])
+        else:  # a residual of the owner's own events
+            values[target] = values_of_target(target, event_rows, owner_nums)
     return Shard(
         owners["owner"],
         History(

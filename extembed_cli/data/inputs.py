@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from extembed_cli.data.ids import check_id_kinds, same_type
 from extembed_cli.data.interactions import EventCounts, check_interactions, no_events, read_interactions
 from extembed_cli.data.parquet import Table, open_table
 from extembed_cli.data.partition import Partition
-from extembed_cli.data.residuals import with_item_residuals
+from extembed_cli.data.residuals import Room, with_residuals
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.data.vocabulary import Vocabulary
@@ -49,11 +49,14 @@ class Inputs:
 
         `known` has digests of embedding tables that need not be computed.
         """
-        return {
-            "interactions": self.interactions.digest(stop),
-            **({"candidates": self.candidates.digest(stop)} if self.candidates else {}),
-            "embeddings": {name: known.get(name) or table.digest(stop) for name, table in self.embeddings.items()},
-        }
+        digests: dict[str, Any] = {"interactions": self.interactions.digest(stop)}
+        if self.candidates:
+            digests["candidates"] = self.candidates.digest(stop)
+        digests["embeddings"] = {}
+        for name, table in self.embeddings.items():
+            kind, _ = table.label.split()
+            digests.setdefault(kind, {})[name] = known.get(name) or table.digest(stop)
+        return digests
 
     def check_unchanged(self) -> None:
         """Raise if an input changed since it was opened: keys and vectors would come from different files."""
@@ -86,10 +89,10 @@ class Loaded:
         """Return one shard of users, its rows ordered by user."""
         return encode(spec, *self.tables(spec, index), self.vocabulary)
 
-    def items_in(self, table: str) -> Bools:
-        """(items + 1) Whether an embedding table has a row for each item; False for a null item."""
-        items, ids = same_type(self.vocabulary.ids, self.ids[table].ids)
-        return np.append(items.is_in(ids.drop_nulls().implode()).to_numpy(), False)
+    def partners_in(self, table: str) -> Bools:
+        """(partners + 1) Whether a table has a row for each partner; False for a null one."""
+        partners, ids = same_type(self.vocabulary.ids, self.ids[table].ids)
+        return np.append(partners.is_in(ids.drop_nulls().implode()).to_numpy(), False)
 
 
 @dataclass
@@ -115,8 +118,13 @@ class Opened:
     def complete(self) -> Inputs:
         """Return all tables of the spec; call this only if there are no problems."""
         assert self.interactions is not None
-        embeddings = {name: self.embeddings[name] for name in self.spec.embeddings}
+        embeddings = {name: self.embeddings[name] for name in self.spec.tables}
         return Inputs(self.interactions, self.candidates, embeddings)
+
+    def of_pass(self, spec: Spec) -> Opened:
+        """Return the inputs of a pass, with the same list of problems."""
+        embeddings = {name: table for name, table in self.embeddings.items() if name in spec.tables}
+        return replace(self, spec=spec, embeddings=embeddings)
 
 
 def open_inputs(spec: Spec) -> Opened:
@@ -132,9 +140,9 @@ def open_inputs(spec: Spec) -> Opened:
             table = open_table("candidates", spec.candidates)
             check_candidates(spec, table)
             opened.candidates = table
-    for name, options in spec.embeddings.items():
+    for name, options in spec.tables.items():
         with problems.collect():
-            table = open_table(f"embeddings {name}", options.path)
+            table = open_table(spec.table_label(name), options.path)
             check_embedding(spec, name, table)
             opened.embeddings[name] = table
 
@@ -145,7 +153,8 @@ def open_inputs(spec: Spec) -> Opened:
     if opened.candidates is not None:
         users.append((opened.candidates, spec.column("candidates", "user")))
         items.append((opened.candidates, spec.column("candidates", "item")))
-    items += [(table, spec.embedding_column(name, "item")) for name, table in opened.embeddings.items()]
+    for name, table in opened.embeddings.items():
+        (items if name in spec.embeddings else users).append((table, spec.id_column(name)))
     for role, uses in (("user", users), ("item", items)):
         with problems.collect():
             check_id_kinds(role, uses)
@@ -185,9 +194,7 @@ def read_inputs(
     if problems.errors and vectors:
         for name, table_ids in ids.items():
             with problems.collect():
-                load_vectors(
-                    spec, name, opened.embeddings[name], table_ids, None, [(spec.embeddings[name].center, None)]
-                )
+                load_vectors(spec, name, opened.embeddings[name], table_ids, None, [(spec.table(name).center, None)])
     problems.raise_any()
     if any(group.reads_all_items for group in spec.groups.values()):
         for table_ids in ids.values():
@@ -225,10 +232,8 @@ def _read_logs(
                 progress(len(frame))
     if opened.interactions is not None:
         with problems.collect(), partition.adding("events") as add:
-            with_residuals = with_item_residuals(
-                spec, usable(opened.interactions), partition.folder, partition.shards, rows, partition.most
-            )
-            for frame in with_residuals:
+            room = Room(partition.folder, partition.shards, rows, partition.most)
+            for frame in with_residuals(spec, usable(opened.interactions), room):
                 events.count_null_residuals(spec, frame)
                 add(frame)
 

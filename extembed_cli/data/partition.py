@@ -20,6 +20,7 @@ from extembed_cli.data import ipc
 from extembed_cli.data.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.ids import hashes, same_type
 from extembed_cli.data.vocabulary import Numbering
+from extembed_cli.spec.groups import Side
 from extembed_cli.system.progress import Watch
 
 Kind = Literal["candidates", "events"]
@@ -27,27 +28,37 @@ Kind = Literal["candidates", "events"]
 # Slots of the filter of owners. It keeps some owners without candidates (hash collisions); they join nothing later.
 _SLOTS = 2**22
 _VOCABULARY = "vocabulary.arrow"
+_USERS = Side()
 _BUCKETS = 2**16  # of owners, for counting their events
 
 
 class Partition:
-    """Frames of users and items, split into shards of owners. Candidates are added before the events of their owners.
+    """Frames of users and items, split into shards of owners. Candidates come before the events of their owners.
 
-    Events of other owners are kept only with `all_users`. Without a folder, only the first shard is kept, in memory: it
-    has all owners, or a sample of them. At most `most` events fit into memory at a time.
+    Rows without an owner are left out, and events of owners without candidates unless `all_owners`. Without a folder,
+    only the first shard is kept, in memory: it has all owners, or a sample of them. At most `most` events fit into
+    memory at a time.
     """
 
     def __init__(
-        self, shards: int, folder: Path | None, watch: Watch, *, all_users: bool = False, most: int | None = None
+        self,
+        shards: int,
+        folder: Path | None,
+        watch: Watch,
+        *,
+        side: Side = _USERS,
+        all_owners: bool = False,
+        most: int | None = None,
     ) -> None:
         self.shards = shards
         self.folder = folder
         self.watch = watch
-        self.all_users = all_users
+        self.side = side
+        self.all_owners = all_owners
         self.most = most
         self.numbering = Numbering()
         self._frames: dict[Kind, list[pl.DataFrame]] = defaultdict(list)
-        self._with_candidates = None if all_users else np.zeros(_SLOTS, np.bool_)
+        self._with_candidates = None if all_owners else np.zeros(_SLOTS, np.bool_)
         self._events = np.zeros(_BUCKETS, np.int64)
 
     @property
@@ -66,7 +77,9 @@ class Partition:
                 put(frame)
 
         def put(frame: pl.DataFrame) -> None:
-            frame = frame.rename({"user": "owner", "item": "partner"})
+            frame = frame.rename({self.side.owner: "owner", self.side.partner: "partner"})
+            if frame["owner"].null_count():
+                frame = frame.filter(pl.col("owner").is_not_null())
             hashed = hashes(frame["owner"])
             if self._with_candidates is not None:
                 slots = (hashed % _SLOTS).astype(np.int64)

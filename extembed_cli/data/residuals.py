@@ -10,9 +10,10 @@ user's own events is computed once they are together (`encode`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -28,8 +29,6 @@ from extembed_cli.kernels.residuals import DAY_US, Earlier, EarlierMean, earlier
 from extembed_cli.spec.durations import half_life_us
 from extembed_cli.spec.expressions import Expression, Residual
 from extembed_cli.spec.model import Spec
-
-_KIND = "items"
 
 
 class _Mean(NamedTuple):
@@ -59,67 +58,94 @@ def _mean_of(target: Expression) -> _Mean:
 
 
 def event_columns(spec: Spec) -> list[Expression]:
-    """Return the expressions that a frame of events has a column of, once item residuals are in it."""
+    """Return the expressions that a frame of events has a column of, once `with_residuals` has been through it."""
+    of_users = spec.side.owner == "user"
+    return _read_columns(spec, [_of_item(target) if of_users else target for target in spec.targets])
+
+
+def mean_columns(spec: Spec) -> list[str]:
+    """Return the columns of means that residuals by user need, where they are computed in a shard of users."""
+    return _mean_columns(spec) if spec.side.owner == "user" else []
+
+
+def _read_columns(spec: Spec, targets: list[Expression]) -> list[Expression]:
     raw = [e for e in (spec.event_weight, *map(spec.membership, spec.histories)) if e is not None]
-    raw += [target if target.residual is None else _of_item(target) for target in spec.targets]
-    return list(dict.fromkeys(raw))
+    return list(dict.fromkeys([*raw, *targets]))
+
+
+def _mean_columns(spec: Spec) -> list[str]:
+    return list(dict.fromkeys(_mean_of(t).column for t in spec.targets if t.residual and t.residual.by == "user"))
 
 
 def _of_item(target: Expression) -> Expression:
     """Return what the events of a user need for a target: their item residuals, or the target itself."""
-    assert target.residual is not None
+    if target.residual is None:
+        return target
     return target.of(None if target.residual.by == "user" else target.residual._replace(by="item"))
-
-
-def mean_columns(spec: Spec) -> list[str]:
-    """Return the columns of means that the residuals by user need."""
-    return list(dict.fromkeys(_mean_of(t).column for t in spec.targets if t.residual and t.residual.by == "user"))
 
 
 def null_residuals(spec: Spec, events: pl.DataFrame) -> dict[str, int]:
     """Return the events of a frame without a residual, because nothing is known before them, by the target's meaning.
 
-    Residuals by user without prior events are left out: they are not known yet.
+    In a pass of users, residuals by user without prior events are left out: they are not known yet.
     """
     counts = {}
-    for target in spec.targets:
-        if target.residual is not None and (target.residual.by != "user" or target.residual.prior_events):
-            by_user = target.residual.by == "user"
-            residuals = events[_mean_of(target).column if by_user else _of_item(target).column]
-            counts[target.meaning] = residuals.null_count()
+    for target in (target for target in spec.targets if target.residual is not None):
+        column = target.column
+        if column not in events.columns and target.residual is not None:
+            column = _mean_of(target).column if target.residual.by == "user" else _of_item(target).column
+            if target.residual.by == "user" and not target.residual.prior_events:
+                continue
+        counts[target.meaning] = events[column].null_count()
     return counts
 
 
-# --- before the log is split by user ------------------------------------------------------------------
+# --- before the log is split by owner -----------------------------------------------------------------
 
 
-def with_item_residuals(
-    spec: Spec, frames: Iterable[pl.DataFrame], folder: Path | None, shards: int, rows: int, most: int | None = None
-) -> Iterator[pl.DataFrame]:
+class Room(NamedTuple):
+    """Where events are while their residuals are computed."""
+
+    folder: Path | None
+    """In files of shards there; None = in memory"""
+    shards: int
+    rows: int
+    """About as many are yielded at a time"""
+    most: int | None
+    """Most events in memory at a time"""
+
+
+def with_residuals(spec: Spec, frames: Iterable[pl.DataFrame], room: Room) -> Iterator[pl.DataFrame]:
     """Yield the events with the columns of `event_columns` and `mean_columns`, in another order.
 
-    With a folder the events are in files there, in shards of items; else in memory. About `rows` are yielded at a time,
-    in whole days. Raises if a shard of items or a day has more than `most` events.
+    Raises if a shard of items or users, or a day, has more events than the room.
     """
-    targets = [target for target in spec.targets if target.residual is not None]
-    if not targets:
-        yield from frames
-        return
-    if folder is None and shards > 1:  # a sample, whose values nobody reads: as if each frame were a log
+    if room.folder is None and room.shards > 1:  # a sample, whose values nobody reads: as if each frame were a log
         for frame in frames:
-            yield from with_item_residuals(spec, [frame], None, 1, rows)
+            yield from with_residuals(spec, [frame], room._replace(shards=1))
         return
-    parts = _in_memory(spec, frames) if folder is None else _in_files(spec, frames, folder, shards, most)
+    if any(target.residual is not None for target in spec.targets):
+        frames = _with_item_residuals(spec, frames, room)
+    if spec.side.owner == "item" and any(target.residual and target.residual.by != "item" for target in spec.targets):
+        kept = ["user", "item", "time", *(expression.column for expression in event_columns(spec))]
+        frames = (part.select(kept) for part in _parts(frames, "user", partial(_with_user_residuals, spec), room))
+    yield from frames
+
+
+def _with_item_residuals(spec: Spec, frames: Iterable[pl.DataFrame], room: Room) -> Iterator[pl.DataFrame]:
+    targets = [target for target in spec.targets if target.residual is not None]
+    parts = _parts(frames, "item", partial(_with_item_means, spec), room)
     parts = [part for part in parts if len(part)]
     if not parts:
         return
-    kept = [expression.column for expression in event_columns(spec)] + mean_columns(spec)
+    kept = [expression.column for expression in _read_columns(spec, list(map(_of_item, spec.targets)))]
+    kept += _mean_columns(spec)
     origin = min(int(part["time"][0]) for part in parts)
     means = {mean: EarlierMean(half_life_us(mean.half_life), origin) for mean in map(_mean_of, targets)}
-    for window in _windows(parts, origin, rows, most):
+    for window in _windows(parts, origin, room):
         columns: dict[str, Doubles] = {mean.column: _earlier(window, mean, means[mean]) for mean in means}
         for target, residual in ((t, t.residual) for t in map(_of_item, targets)):
-            if residual is None:  # by user: computed in `encode`
+            if residual is None:  # by user: computed later
                 continue
             mean = _Mean(target.text, residual.half_life)
             earlier = Earlier(*(window[name].to_numpy() for name in mean.of_item))
@@ -130,34 +156,36 @@ def with_item_residuals(
         )
 
 
-def _in_memory(spec: Spec, frames: Iterable[pl.DataFrame]) -> list[pl.DataFrame]:
-    listed = list(frames)
-    return [_with_item_means(spec, listed)] if listed else []
-
-
-def _in_files(
-    spec: Spec, frames: Iterable[pl.DataFrame], folder: Path, shards: int, most: int | None
+def _parts(
+    frames: Iterable[pl.DataFrame],
+    role: Literal["item", "user"],
+    compute: Callable[[list[pl.DataFrame]], pl.DataFrame],
+    room: Room,
 ) -> list[pl.DataFrame]:
-    """Return the events of each shard of items from a mapped file."""
-    streams = FrameStreams(folder, _KIND, shards)
+    """Return what `compute` makes of the frames: all together, or in mapped files of those of each shard of a role."""
+    if room.folder is None:
+        listed = list(frames)
+        return [compute(listed)] if listed else []
+    folder, shards, kind = room.folder, room.shards, f"{role}s"
+    streams = FrameStreams(folder, kind, shards)
     counts = np.zeros(shards, np.int64)
     try:
         for frame in frames:
-            shard_of_event = (hashes(frame["item"]) % shards).astype(np.int64)
+            shard_of_event = (hashes(frame[role]) % shards).astype(np.int64)
             counts += np.bincount(shard_of_event, minlength=shards)
             streams.write_by(shard_of_event, frame)
     finally:
         streams.close()
-    _check_size("a shard of items, one of which is popular,", int(counts.max()), most)
+    _check_size(f"a shard of {kind}, one of which has many,", int(counts.max()), room.most)
     parts = []
     for shard in range(shards):
-        listed = read_frames(folder, _KIND, shard)
+        listed = read_frames(folder, kind, shard)
         if listed:
             path = folder / f"residuals-{shard:04d}.arrow"
-            ipc.write_table(path, ipc.to_arrow(_with_item_means(spec, listed)))
+            ipc.write_table(path, ipc.to_arrow(compute(listed)))
             parts.append(ipc.from_arrow(ipc.map_table(path)))
             path.unlink()  # the mapping keeps it
-        for leftover in folder.glob(f"{_KIND}-{shard:04d}-*.arrow"):
+        for leftover in folder.glob(f"{kind}-{shard:04d}-*.arrow"):
             leftover.unlink()
     return parts
 
@@ -170,13 +198,29 @@ def _check_size(whose: str, rows: int, most: int | None) -> None:
         )
 
 
+def _together(frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return the rows of frames, with ids in one type."""
+    ids = {name: same_type(*(frame[name] for frame in frames)) for name in ("user", "item")}
+    return pl.concat(
+        frame.with_columns(user.alias("user"), item.alias("item"))
+        for frame, user, item in zip(frames, ids["user"], ids["item"], strict=True)
+    )
+
+
+def _with_user_residuals(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return events with the residuals of their users."""
+    frame = _together(frames)
+    numbers = Numbering().numbers(frame["user"]).to_numpy()
+    return frame.with_columns(
+        pl.Series(target.column, values_of_target(target, frame, numbers), nan_to_null=True)
+        for target in spec.targets
+        if target.residual is not None and target.residual.by != "item"
+    )
+
+
 def _with_item_means(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
     """Return events in order of time, with the mean and weight of the earlier values of their items."""
-    ids = {name: same_type(*(frame[name] for frame in frames)) for name in ("user", "item")}
-    frame = pl.concat(
-        each.with_columns(user.alias("user"), item.alias("item"))
-        for each, user, item in zip(frames, ids["user"], ids["item"], strict=True)
-    ).sort("time")
+    frame = _together(frames).sort("time")
     numbers = Numbering().numbers(frame["item"]).to_numpy()
     times = frame["time"].to_numpy()
     means = {_mean_of(t) for t in spec.targets if t.residual is not None and t.residual.by != "user"}
@@ -204,23 +248,19 @@ def _earlier_of(owners: Values, times: Ints, values: Doubles, half_life: str) ->
     return results
 
 
-def _windows(parts: list[pl.DataFrame], origin: int, rows: int, most: int | None) -> Iterator[pl.DataFrame]:
+def _windows(parts: list[pl.DataFrame], origin: int, room: Room) -> Iterator[pl.DataFrame]:
     """Yield the events of parts, each in order of time, in windows of whole days since `origin`, in order of time."""
     days = [(part["time"].to_numpy() - origin) // DAY_US for part in parts]
     counted = [np.unique(of_part, return_counts=True) for of_part in days]
     each, place = np.unique(np.concatenate([day for day, _ in counted]), return_inverse=True)
     counts = np.bincount(place, np.concatenate([count for _, count in counted])).astype(np.int64)
-    _check_size("one day", int(counts.max()), most)
-    window = np.cumsum(counts) // rows
+    _check_size("one day", int(counts.max()), room.most)
+    window = np.cumsum(counts) // room.rows
     for number in np.unique(window):
         chosen = each[window == number]
         cuts = [np.searchsorted(day, [chosen[0], chosen[-1] + 1]) for day in days]
         slices = [part[low:high] for part, (low, high) in zip(parts, cuts, strict=True) if high > low]
-        ids = {name: same_type(*(frame[name] for frame in slices)) for name in ("user", "item")}
-        yield pl.concat(
-            frame.with_columns(user.alias("user"), item.alias("item"))
-            for frame, user, item in zip(slices, ids["user"], ids["item"], strict=True)
-        )
+        yield _together(slices)
 
 
 def _earlier(window: pl.DataFrame, mean: _Mean, earlier: EarlierMean) -> Doubles:
@@ -234,7 +274,7 @@ def _earlier(window: pl.DataFrame, mean: _Mean, earlier: EarlierMean) -> Doubles
     return means
 
 
-# --- once the events of a user are together -----------------------------------------------------------
+# --- where the events of a user are together -----------------------------------------------------------
 
 
 def values_of_target(target: Expression, events: pl.DataFrame, owners: Ints) -> Doubles:

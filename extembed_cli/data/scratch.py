@@ -38,9 +38,10 @@ class Scratch:
         return _read(self.folder / name)
 
 
-def scratch_folder(parent: Path, output: Path) -> Path:
-    """Return the folder in `parent` for the job that writes an output."""
-    return parent / f".extembed-{hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:12]}"
+def scratch_folder(parent: Path, output: Path, number: int = 0) -> Path:
+    """Return the folder in `parent` for a pass of the job that writes an output."""
+    name = f".extembed-{hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:12]}"
+    return parent / (f"{name}-{number}" if number else name)
 
 
 @contextmanager

@@ -74,16 +74,16 @@ def known_in(parts: Sequence[FeaturePart], low: int, high: int) -> Bools:
 
 @dataclass(frozen=True)
 class VectorPart:
-    """Vectors of some users, in order of their ids."""
+    """Vectors of some owners, in order of their ids."""
 
-    users: pl.Series
+    owners: pl.Series
     vectors: Floats
     """(n, D)"""
 
     def save(self, path: Path) -> VectorPart:
         """Write the part to a file; return it mapped from there."""
         column = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.ravel()), self.vectors.shape[1])
-        table = ipc.to_arrow(self.users.to_frame("user")).append_column("vector", column)
+        table = ipc.to_arrow(self.owners.to_frame("owner")).append_column("vector", column)
         ipc.write_table(path, table)
         return self.load(path)
 
@@ -93,7 +93,7 @@ class VectorPart:
         table = ipc.map_table(path)
         column = ipc.whole(table["vector"])
         vectors = column.flatten().to_numpy().reshape(len(table), column.type.list_size)
-        return cls(ipc.from_arrow(table.select(["user"]))["user"], vectors)
+        return cls(ipc.from_arrow(table.select(["owner"]))["owner"], vectors)
 
 
 @dataclass
@@ -184,20 +184,20 @@ class ShardResult:
 
 
 class Vectors:
-    """Vectors of all users in order of their ids, from the parts of all shards."""
+    """Vectors of all owners in order of their ids, from the parts of all shards."""
 
     def __init__(self, parts: Sequence[VectorPart]) -> None:
         self._parts = [part.vectors for part in parts]
-        users = pl.concat(same_type(*(part.users for part in parts)))
-        order = users.arg_sort().to_numpy()
-        lengths = [len(part.users) for part in parts]
-        self.users = users.gather(order)
+        owners = pl.concat(same_type(*(part.owners for part in parts)))
+        order = owners.arg_sort().to_numpy()
+        lengths = [len(part.owners) for part in parts]
+        self.owners = owners.gather(order)
         self._part = np.repeat(np.arange(len(parts)), lengths)[order]
         self._at = np.concatenate([np.arange(length) for length in lengths])[order]
 
     def blocks(self, rows: int) -> Iterator[Floats]:
         """Yield the vectors, `rows` at a time."""
-        for low in range(0, len(self.users), rows):
+        for low in range(0, len(self.owners), rows):
             part, at = self._part[low : low + rows], self._at[low : low + rows]
             out = np.empty((len(part), self._parts[0].shape[1]), np.float32)
             for index in np.unique(part):

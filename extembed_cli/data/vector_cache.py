@@ -106,8 +106,8 @@ class VectorCache:
         return vectors
 
     def _key(self, name: str, center: bool) -> str:
-        options = self.spec.embeddings[name].model_dump(include={"bad_vectors", "duplicates"}) | {"center": center}
-        columns = [self.spec.embedding_column(name, role) for role in ("item", "embedding")]
+        options = self.spec.table(name).model_dump(include={"bad_vectors", "duplicates"}) | {"center": center}
+        columns = [self.spec.id_column(name), self.spec.vector_column(name)]
         parts = [self.digests[name], options, columns, extembed_cli.__version__, np.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

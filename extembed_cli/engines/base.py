@@ -86,8 +86,6 @@ class Results:
     coverage: Coverage = field(default_factory=Coverage)
     resumed: int = 0
     """Number of shards that a killed run had finished"""
-    within: FeaturePart | None = None
-    """Columns within a request, of all shards"""
 
     @classmethod
     def of(cls, shards: Iterable[ShardResult]) -> Results:

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
-from extembed_cli.arrays import Floats, Values
+from extembed_cli.arrays import Bools, Floats, Values
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.prepare import Shared
 from extembed_cli.features.registry import technique_of_step
 from extembed_cli.features.technique.protocol import ShardWork, Task
-from extembed_cli.histories.csr import Candidates, History, every_owner
-from extembed_cli.histories.visibility import in_own_history, visible_end
+from extembed_cli.histories.csr import Candidates, History, every_owner, nobody
+from extembed_cli.histories.visibility import visible_end
+from extembed_cli.histories.without_own import sees_own, without_own
 from extembed_cli.kernels.segments import run_starts
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.threads import Mapping
+
+Results = dict[str, dict[Hashable, Values]]
+"""(Q) of each statistic, by technique"""
 
 _DTYPES = {"UInt32": np.uint32, "Float32": np.float32}
 
@@ -56,28 +61,22 @@ def compute_shard(
     end = visible_end(spec, history, candidates, mapped)
     work = ShardWork(spec, shared.embeddings, history, candidates, every_owner(history, vectors_as_of), end)
     rows = len(candidates.rows) if shared.columns else len(work.owners.rows)
-    repeats = 0
+    own = np.zeros(0, np.bool_)
 
-    def count_repeats() -> Tally:
-        nonlocal repeats
-        repeats = in_own_history(history, candidates, end)
+    def find_own() -> Tally:
+        nonlocal own
+        own = sees_own(history, candidates, end)
         return Tally()
-
-    results: dict[str, dict[Hashable, Values]] = {technique: {} for technique in shared.states}
-
-    def tasks() -> Iterator[Task]:
-        yield count_repeats
-        for technique, state in shared.states.items():
-            own = copy(work)  # a statistic is known by its technique, so that equal ones of two do not meet
-            own.values = results[technique]
-            yield from state.tasks(own)
 
     passes = max(1, sum(state.passes for state in shared.states.values()))
     tally = Tally()
-    for part in mapped(lambda task: task(), tasks()):
+    results: Results = {technique: {} for technique in shared.states}
+    for part in mapped(lambda task: task(), chain([find_own], _tasks(shared, work, results))):
         progress(part.passes / passes)
         tally.add(part)
     progress(rows - tally.passes / passes)  # those that see no event are in no task
+    if not spec.side.own:
+        tally.add(_correct_own(shared, work, own, results, mapped))
     # A product gives equal rows bits of their own: candidates that are the same have the values of the first.
     first = run_starts(candidates.owners, candidates.times, candidates.partners)
     alike = np.repeat(first, np.diff(np.append(first, len(candidates.rows))))
@@ -85,4 +84,29 @@ def compute_shard(
     for column in shared.columns:
         values = results[technique_of_step(column.technique).group.technique][column.statistic]
         columns[column.name] = values[alike].astype(_DTYPES[column.dtype], copy=False)
-    return ShardFeatures(columns, work.vectors, repeats, work.flagged, tally)
+    return ShardFeatures(columns, work.vectors, int(np.count_nonzero(own)), work.flagged, tally)
+
+
+def _tasks(shared: Shared, work: ShardWork, results: Results) -> Iterator[Task]:
+    for technique, state in shared.states.items():
+        own = copy(work)  # a statistic is known by its technique, so that equal ones of two do not meet
+        own.values = results[technique]
+        yield from state.tasks(own)
+
+
+def _correct_own(shared: Shared, work: ShardWork, own: Bools, results: Results, mapped: Mapping) -> Tally:
+    """Replace the results of the candidates that see events of their own partner, by those without these events."""
+    tally = Tally()
+    for pairs in without_own(work.history, work.candidates, own):
+        end = visible_end(work.spec, pairs.history, pairs.candidates)
+        part = ShardWork(work.spec, work.embeddings, pairs.history, pairs.candidates, nobody(pairs.history), end)
+        of_part: Results = {technique: {} for technique in shared.states}
+        for each in mapped(lambda task: task(), _tasks(shared, part, of_part)):
+            tally.add(replace(each, passes=0.0))
+        for technique, values in of_part.items():
+            for statistic, corrected in values.items():
+                if len(corrected):  # a statistic that no column needs has no values
+                    results[technique][statistic][pairs.at] = corrected
+        for reason, flagged in part.flagged.items():
+            work.flagged.setdefault(reason, set()).update(pairs.owners[sorted(flagged)].tolist())
+    return tally

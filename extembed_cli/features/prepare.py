@@ -141,7 +141,7 @@ def prepare(
 def matrices_of(spec: Spec) -> dict[str, list[Matrix]]:
     """Return by table the vectors that techniques read; as the table says where none does."""
     used = dict.fromkeys(matrix for technique in techniques_of(spec) for matrix in technique.matrices(spec))
-    tables = {name: [matrix for matrix in used if matrix.table == name] for name in spec.embeddings}
+    tables = {name: [matrix for matrix in used if matrix.table == name] for name in spec.tables}
     return {name: matrices or [spec.matrix(name)] for name, matrices in tables.items()}
 
 
@@ -152,6 +152,7 @@ def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared
     summed = {m for m in matrices if any(technique.needs_gramian(spec, m) for technique in techniques)}
     # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
     whole = bool(summed) or any(matrix.center for matrix in matrices)
+    cache = cache if cache is not None and name in cache.tables else None
     folder = prepared.folder
     paths = {matrix: folder and folder / f"{matrix.name}.vectors" for matrix in matrices}
     if cache is not None:
@@ -164,7 +165,7 @@ def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared
     for matrix, vectors in zip(matrices, tables, strict=True):
         loaded = vectors.of(vocabulary.ids)
         if matrix in summed:
-            total = gramian(loaded, mapped, normalized=spec.embeddings[name].normalize)
+            total = gramian(loaded, mapped, normalized=spec.table(name).normalize)
             prepared.totals[matrix] = TableTotals(int(np.count_nonzero(loaded.norms)), total)
         if cache is None or any(technique.copies(spec, matrix) for technique in techniques):
             loaded = loaded.of_used_items(paths[matrix])

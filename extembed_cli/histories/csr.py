@@ -35,6 +35,11 @@ class History:
         """(N) event weights; None = all are 1."""
         return None if self.weight is None else self.values[self.weight]
 
+    def take(self, places: Ints, indptr: Ints) -> History:
+        """Return the events at some places as those of other owners, in their order."""
+        values = {expression: each[places] for expression, each in self.values.items()}
+        return History(indptr, self.times[places], self.partners[places], values, self.weight)
+
     def in_order_of(self, used: Collection[Expression]) -> History:
         """Return the events with ties in the order of the values of these expressions, which are the ones to read.
 
@@ -89,6 +94,12 @@ class Shard:
     """Ids in order; the position of an id is the owner's num."""
     history: History
     candidates: Candidates
+
+
+def nobody(history: History) -> Candidates:
+    """Return no candidate of the owners."""
+    nothing = np.zeros(0, np.int64)
+    return Candidates(np.zeros(len(history.indptr), np.int64), nothing, nothing, nothing.astype(np.int32))
 
 
 def every_owner(history: History, time_us: int) -> Candidates:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import polars as pl
 
 from extembed_cli.arrays import Bools, Ints
 from extembed_cli.histories.csr import Candidates, History
@@ -86,16 +85,3 @@ def visible_end(spec: Spec, history: History, candidates: Candidates, mapped: Ma
         return ends
 
     return np.concatenate(list(mapped(of_owners, range(_PARTS))))
-
-
-def in_own_history(history: History, candidates: Candidates, end: Ints) -> int:
-    """Return how many candidates have their partner in their owner's visible events: repeats, or a leak in the log."""
-    if not len(history.partners) or not len(candidates.partners):
-        return 0
-    n_partners = int(max(history.partners.max(), candidates.partners.max())) + 1
-    owners = np.repeat(np.arange(len(history.indptr) - 1), np.diff(history.indptr))
-    events = pl.DataFrame({"pair": owners * n_partners + history.partners, "place": np.arange(len(owners))})
-    pairs = pl.DataFrame({"pair": candidates.owners * n_partners + candidates.partners, "end": end})
-    pairs = pairs.filter(pl.Series(candidates.partners >= 0))
-    first = events.join(pairs, on="pair", how="semi").group_by("pair").agg(pl.col("place").min())
-    return pairs.join(first, on="pair").filter(pl.col("place") < pl.col("end")).height

@@ -8,6 +8,7 @@ from extembed_cli.data.feature_file import candidate_rows
 from extembed_cli.features.prepare import prepare
 from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
+from extembed_cli.jobs.report import inputs_report
 from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -15,19 +16,21 @@ from extembed_cli.system.progress import Watch
 
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     """Read all inputs of a spec and return a report on them; raise all problems together."""
-    opened = open_all(spec, watch)
-    loaded = load(opened, watch, sample_layout(opened), vectors=True)
-    with watch.timing("vectors"):
-        shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
-    _, coverage = first_shard(spec, loaded, shared.with_vector)
-    watch.warn_of(coverage.mismatches(spec, loaded))
+    opened, passes = open_all(spec, watch), []
+    for each in map(opened.of_pass, spec.passes()):
+        loaded = load(each, watch, sample_layout(opened), vectors=True)
+        with watch.timing("vectors"):
+            shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
+        _, coverage = first_shard(each.spec, loaded, shared.with_vector)
+        watch.warn_of(coverage.mismatches(each.spec, loaded))
+        passes.append((each.spec, loaded, coverage, shared.by_table))
     if loaded.inputs.candidates is not None:
         read_requests(spec, loaded.inputs.candidates)
         with watch.timing("columns"):
             for _ in candidate_rows(loaded.inputs.candidates):
                 pass  # a run reads the other columns only when it writes the output; a torn page is found here
     return {
-        "inputs": coverage.report(spec, loaded, shared.by_table),
+        "inputs": inputs_report(passes),
         "columns": len(output_columns(spec)),
         "warnings": watch.warnings,
     }

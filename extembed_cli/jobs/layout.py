@@ -88,7 +88,7 @@ def layout_of(
 
 
 def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) -> None:
-    """Raise if the longest history does not fit into the memory: a user cannot be split into shards."""
+    """Raise if the longest history does not fit into the memory: an owner cannot be split into shards."""
     longest = loaded.partition.longest
     if memory is None or longest <= _LONG_HISTORY:
         return
@@ -96,12 +96,12 @@ def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) 
     batch = sum(technique.bytes_of_longest(spec, longest) for technique in techniques_of(spec))
     need = fixed + longest * _event_bytes(spec, loaded.inputs) + workers * batch
     if need > memory:
-        fewer = "lower --workers, " if workers > 1 else ""
+        fewer, owner = "lower --workers, " if workers > 1 else "", spec.side.owner
         threads = counted(workers, "worker")
         raise ResourceError(
-            f"one user has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB on {threads}, "
+            f"one {owner} has about {longest:,} interactions, which need {need / 2**20:,.0f} MiB on {threads}, "
             f"but the job may use only {memory / 2**20:,.0f} MiB. Raise --memory, {fewer}"
-            "leave the user out, or set max_events in all histories"
+            f"leave the {owner} out, or set max_events in all histories"
         )
 
 
@@ -127,9 +127,9 @@ def _candidate_bytes(inputs: Inputs) -> int:
 
 
 def _text_bytes(spec: Spec, inputs: Inputs) -> int:
-    """Return the bytes of a user id, if it is not an integer; else 0."""
-    users = inputs.interactions.schema.field(spec.column("interactions", "user"))
-    return 0 if id_kind(users.type) == "integer" else _BYTES_PER_TEXT_ID
+    """Return the bytes of an owner's id, if it is not an integer; else 0."""
+    owners = inputs.interactions.schema.field(spec.column("interactions", spec.side.owner))
+    return 0 if id_kind(owners.type) == "integer" else _BYTES_PER_TEXT_ID
 
 
 def _event_bytes(spec: Spec, inputs: Inputs) -> int:
@@ -152,7 +152,7 @@ def _matrix_bytes(spec: Spec, inputs: Inputs, cached: bool = False) -> int:
     total = 0
     for name, matrices in matrices_of(spec).items():
         table = inputs.embeddings[name]
-        size = 4 * table.rows * first_dim(table, spec.embedding_column(name, "embedding"))
+        size = 4 * table.rows * first_dim(table, spec.vector_column(name))
         for matrix in matrices:
             copies = sum(technique.copies(spec, matrix) for technique in techniques_of(spec))
             total += size * (bool(copies) + copies + (not cached))

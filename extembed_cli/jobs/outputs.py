@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import extembed_cli
 from extembed_cli.data.commit import Staged, writing
 from extembed_cli.data.feature_file import VectorTable, write_features, write_vectors
 from extembed_cli.data.ids import as_stored, narrowed
-from extembed_cli.data.inputs import Loaded
-from extembed_cli.data.shard_results import Vectors
-from extembed_cli.engines.base import Job, Results
-from extembed_cli.features.within import within_columns
+from extembed_cli.data.shard_results import FeaturePart, Vectors
+from extembed_cli.features.registry import output_columns
+from extembed_cli.jobs.passes import PassResults
+from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
@@ -23,20 +24,22 @@ _VECTOR_ROWS = 2048  # user vectors rotated and written at a time
 
 
 def write_outputs(
-    job: Job,
+    spec: Spec,
     stage: Staged,
-    loaded: Loaded,
-    results: Results,
+    passes: Sequence[PassResults],
+    features: Sequence[Sequence[FeaturePart]],
     digests: dict[str, Any],
     mapped: Mapping,
     watch: Watch,
 ) -> dict[str, Any]:
-    """Stage features and vectors and return the part of the run report about them."""
-    spec, shared = job.spec, job.shared
+    """Stage features and vectors and return the part of the run report about them.
+
+    features  parts of all candidates: of each pass, and of the columns within a request
+    """
     metadata = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
-    outputs = [*shared.columns, *within_columns(spec, shared.columns)]
+    outputs = output_columns(spec)
     columns = [column.about for column in outputs]
-    digest = None
+    digest, loaded = None, passes[0].loaded
     if loaded.inputs.candidates is not None and spec.output is not None:
         output = Path(spec.output)
         with writing(output):
@@ -45,26 +48,14 @@ def write_outputs(
                 output,
                 loaded.inputs.candidates,
                 {column.name: column.dtype for column in outputs},
-                [results.features, *([] if results.within is None else [[results.within]])],
+                features,
                 {**metadata, "columns": columns},
                 progress=lambda rows: watch.moved(rows, rows * SECONDS_PER_WRITTEN_ROW),
             )
-    vectors = []
-    user_column = spec.column("interactions", "user")
-    for (path, model), parts in zip(shared.vector_files.items(), results.vectors, strict=True):
-        with writing(Path(path)):
-            users = Vectors(parts)
-            table = VectorTable(
-                "user_id",
-                as_stored(users.users, loaded.inputs.interactions, user_column),
-                mapped(model.original, users.blocks(_VECTOR_ROWS)),
-                dim=model.dim - model.with_bias,
-                with_bias=model.with_bias,
-            )
-            sha256 = write_vectors(
-                stage, Path(path), table, {**metadata, "as_of_us": job.vectors_as_of, "meaning": model.meaning}
-            )
-            vectors.append({"path": path, "rows": len(users.users), "sha256": sha256})
+    of_owners: dict[str, list[dict[str, Any]]] = {"user": [], "item": []}
+    for each in passes:
+        of_owners[each.job.spec.side.owner] += _write_owner_vectors(each, stage, metadata, mapped)
+    of_items = [file for each in passes for file in _write_item_vectors(each, stage, metadata)]
     return {
         "version": metadata["version"],
         "output": spec.output,
@@ -73,19 +64,41 @@ def write_outputs(
         "rows_out": loaded.candidates.rows,
         "columns": len(columns),
         "column_names": [c["name"] for c in columns],
-        "user_vectors": vectors,
-        "item_vectors": _write_item_vectors(job, stage, loaded, metadata),
+        "user_vectors": of_owners["user"],
+        "item_vectors": [*of_owners["item"], *of_items],
         "digests": digests,
         "spec": metadata["spec"],
     }
 
 
-def _write_item_vectors(job: Job, stage: Staged, loaded: Loaded, metadata: dict[str, Any]) -> list[dict[str, Any]]:
-    """Stage the item vectors of the techniques and return the part of the run report about them."""
-    written = []
+def _write_owner_vectors(
+    of_pass: PassResults, stage: Staged, metadata: dict[str, Any], mapped: Mapping
+) -> Iterator[dict[str, Any]]:
+    """Stage the vectors of users, or of items, and yield the part of the run report about each file."""
+    job, loaded = of_pass.job, of_pass.loaded
+    owner = job.spec.side.owner
+    id_column = job.spec.column("interactions", owner)
+    for (path, model), parts in zip(job.shared.vector_files.items(), of_pass.results.vectors, strict=True):
+        with writing(Path(path)):
+            vectors = Vectors(parts)
+            table = VectorTable(
+                f"{owner}_id",
+                as_stored(vectors.owners, loaded.inputs.interactions, id_column),
+                mapped(model.original, vectors.blocks(_VECTOR_ROWS)),
+                dim=model.dim - model.with_bias,
+                with_bias=model.with_bias,
+            )
+            about = {**metadata, "as_of_us": job.vectors_as_of, "meaning": model.meaning}
+            sha256 = write_vectors(stage, Path(path), table, about)
+        yield {"path": path, "rows": len(vectors.owners), "sha256": sha256}
+
+
+def _write_item_vectors(of_pass: PassResults, stage: Staged, metadata: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Stage the item vectors of the techniques and yield the part of the run report about each file."""
+    job, loaded = of_pass.job, of_pass.loaded
     for file in (file for state in job.shared.states.values() for file in state.item_vectors()):
         ids = loaded.vocabulary.ids.filter(pl.Series(file.has_vector))
-        sources = [(loaded.inputs.embeddings[name], job.spec.embedding_column(name, "item")) for name in file.tables]
+        sources = [(loaded.inputs.embeddings[name], job.spec.id_column(name)) for name in file.tables]
         with writing(Path(file.path)):
             table = VectorTable(
                 "item_id",
@@ -94,5 +107,4 @@ def _write_item_vectors(job: Job, stage: Staged, loaded: Loaded, metadata: dict[
                 dim=file.vectors.shape[1],
             )
             digest = write_vectors(stage, Path(file.path), table, {**metadata, "meaning": file.meaning})
-        written.append({"path": file.path, "rows": len(ids), "sha256": digest})
-    return written
+        yield {"path": file.path, "rows": len(ids), "sha256": digest}

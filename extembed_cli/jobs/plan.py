@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.embeddings import first_dim
@@ -14,6 +14,7 @@ from extembed_cli.histories.visibility import visible_end
 from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
+from extembed_cli.jobs.report import inputs_report
 from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec
@@ -22,17 +23,28 @@ from extembed_cli.system.progress import Watch
 _SECONDS_PER_ROW, _SECONDS_PER_SHARD = 1e-6, 0.2  # measured on 2 cores, see docs/decisions/
 
 
+class _PassPlan(NamedTuple):
+    spec: Spec
+    loaded: Loaded
+    coverage: Coverage
+    layout: Layout
+    estimates: list[Estimate]
+
+
 def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
     """Return the plan of a run, without reading a vector or writing anything."""
-    opened = open_all(spec, watch)
-    loaded = load(opened, watch, sample_layout(opened))
-    layout = layout_of(spec, loaded.inputs, options.workers, options.memory)
-    with watch.timing("encode"):
-        shard, coverage = first_shard(spec, loaded, {name: loaded.items_in(name) for name in loaded.ids})
-    watch.warn_of(coverage.mismatches(spec, loaded))
+    opened, passes = open_all(spec, watch), []
+    for each in map(opened.of_pass, spec.passes()):
+        loaded = load(each, watch, sample_layout(opened))
+        layout = layout_of(each.spec, loaded.inputs, options.workers, options.memory)
+        with watch.timing("encode"):
+            shard, coverage = first_shard(each.spec, loaded, {name: loaded.partners_in(name) for name in loaded.ids})
+        watch.warn_of(coverage.mismatches(each.spec, loaded))
+        estimates = _estimates(each.spec, loaded, shard)
+        passes.append(_PassPlan(each.spec, loaded, coverage, layout, estimates))
     if loaded.inputs.candidates is not None:
         read_requests(spec, loaded.inputs.candidates)
-    return {**_plan(spec, loaded, coverage, shard, layout, options.workers), "warnings": watch.warnings}
+    return {**_plan(spec, passes, options.workers), "warnings": watch.warnings}
 
 
 def _written(spec: Spec) -> dict[str, list[str]]:
@@ -41,30 +53,37 @@ def _written(spec: Spec) -> dict[str, list[str]]:
     return {key: [path for g in spec.groups.values() if (path := g.written().get(key))] for key in keys}
 
 
-def _plan(spec: Spec, loaded: Loaded, coverage: Coverage, shard: Shard, layout: Layout, workers: int) -> dict[str, Any]:
-    """Return the plan, extrapolated from one shard of the loaded inputs."""
-    estimates, shards = _estimates(spec, loaded, shard), loaded.partition.shards
-    counts = {name: shards * count for estimate in estimates for name, count in estimate.counts.items()}
-    seconds = 1 + (loaded.candidates.rows + loaded.events.rows) * _SECONDS_PER_ROW
-    seconds += shards * sum(estimate.seconds for estimate in estimates) / workers
+def _plan(spec: Spec, passes: list[_PassPlan], workers: int) -> dict[str, Any]:
+    """Return the plan, extrapolated from one shard of the loaded inputs of each pass."""
+    counts: dict[str, int] = {}
+    seconds, loaded = 1.0, passes[0].loaded
+    for each in passes:
+        shards = each.loaded.partition.shards
+        for name, count in (item for estimate in each.estimates for item in estimate.counts.items()):
+            counts[name] = counts.get(name, 0) + shards * count
+        seconds += (each.loaded.candidates.rows + each.loaded.events.rows) * _SECONDS_PER_ROW
+        seconds += shards * sum(estimate.seconds for estimate in each.estimates) / workers
+        seconds += (each.layout.shards - 1) * _SECONDS_PER_SHARD
     return {
-        "inputs": coverage.report(spec, loaded),
+        "inputs": inputs_report([(each.spec, each.loaded, each.coverage, None) for each in passes]),
         "output": spec.output,
         **_written(spec),
         "columns": [column.name for column in output_columns(spec)],
         "rows_out": loaded.candidates.rows,
-        "shards": layout.shards,
+        "shards": max(each.layout.shards for each in passes),
         "workers": workers,
         "counts": counts,
-        "estimated_memory_bytes": memory_needed(spec, loaded.inputs, layout, workers),
-        "estimated_seconds": round(seconds + (layout.shards - 1) * _SECONDS_PER_SHARD, 1),
+        "estimated_memory_bytes": max(
+            memory_needed(each.spec, each.loaded.inputs, each.layout, workers) for each in passes
+        ),
+        "estimated_seconds": round(seconds, 1),
     }
 
 
 def _estimates(spec: Spec, loaded: Loaded, shard: Shard) -> list[Estimate]:
     """Return the estimated cost of a shard for each technique."""
     tables = loaded.inputs.embeddings
-    dims = {name: first_dim(table, spec.embedding_column(name, "embedding")) for name, table in tables.items()}
+    dims = {name: first_dim(table, spec.vector_column(name)) for name, table in tables.items()}
     history, candidates = shard.history, shard.candidates
     users = every_owner(history, loaded.vectors_as_of)
     work = ShardWork(spec, {}, history, candidates, users, visible_end(spec, history, candidates))

@@ -58,9 +58,11 @@ def load(
     Shards of users are stored in the scratch folder; without one, only the first shard is kept. With `vectors`, the
     vectors are read even if another input has problems, so that their problems are raised too.
     """
-    kept = scratch if layout.shards > 1 else None
+    spec, kept = opened.spec, scratch if layout.shards > 1 else None
     folder = kept.folder if kept else None
-    partition = Partition(layout.shards, folder, watch, all_users=opened.spec.needs_all_users, most=layout.most)
+    partition = Partition(
+        layout.shards, folder, watch, side=spec.side, all_owners=spec.needs_all_owners, most=layout.most
+    )
     watch.expect(sum(table.rows for table in opened.logs))
     with watch.timing("read") as cost:
         loaded = read_inputs(

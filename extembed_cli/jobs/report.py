@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from extembed_cli.data.coverage import Coverage
+from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.inputs import Loaded
-from extembed_cli.engines.base import Job, Results
+from extembed_cli.data.shard_results import Tally
 from extembed_cli.features import registry
 from extembed_cli.features.registry import techniques_of
+from extembed_cli.jobs.passes import PassResults
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import memory
 from extembed_cli.system.progress import Cost
 
 
-def computed(job: Job, loaded: Loaded, results: Results, costs: dict[str, Cost], workers: int) -> dict[str, Any]:
+def computed(spec: Spec, passes: Sequence[PassResults], costs: dict[str, Cost], workers: int) -> dict[str, Any]:
     """Return the part of the run report about inputs, features and seconds.
 
     The stages inside `compute` run on all workers; their seconds are per worker.
     """
-    spec, tally = job.spec, results.tally
-    report = {
-        "inputs": results.coverage.report(spec, loaded, job.shared.by_table),
-        "candidates_in_own_history": results.repeats,
+    tally = Tally()
+    flagged: dict[str, list[str]] = {}
+    for each in passes:
+        tally.add(each.results.tally)
+        flagged |= each.results.flagged
+    report: dict[str, Any] = {
+        "inputs": inputs_report(
+            [(each.job.spec, each.loaded, each.results.coverage, each.job.shared.by_table) for each in passes]
+        ),
+        "candidates_in_own_history": passes[0].results.repeats,
     }
     for technique in registry.TECHNIQUES:
-        report |= technique.report(spec, tally, results.flagged)
+        report |= technique.report(spec, tally, flagged)
     stages = {name: cost.report() for name, cost in costs.items()}
     return {
         **report,
@@ -34,9 +44,20 @@ def computed(job: Job, loaded: Loaded, results: Results, costs: dict[str, Cost],
     }
 
 
+def inputs_report(
+    passes: Sequence[tuple[Spec, Loaded, Coverage, dict[str, EmbeddingMatrix] | None]],
+) -> dict[str, Any]:
+    """Return the report on the inputs of the first pass, with the tables of all."""
+    reports = [coverage.report(spec, loaded, tables) for spec, loaded, coverage, tables in passes]
+    for report in reports[1:]:
+        for kind in ("embeddings", "user_embeddings"):
+            reports[0].setdefault(kind, {}).update(report.get(kind, {}))
+    return reports[0]
+
+
 def closing(spec: Spec, report: dict[str, Any]) -> str:
     """Return the summary, which is the last line of the log."""
-    tables = report["inputs"]["embeddings"]
+    tables = report["inputs"]["embeddings"] | report["inputs"].get("user_embeddings", {})
     shares = {name: table["coverage"] for name, table in tables.items() if set(table["coverage"].values()) != {None}}
     parts = [", ".join(f"{name} has vectors for {coverage_text(share)}" for name, share in shares.items())]
     for technique in techniques_of(spec):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from threadpoolctl import threadpool_info
 import extembed_cli
 from extembed_cli.data.commit import locked, staged, writing
 from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.inputs import Inputs, Loaded
+from extembed_cli.data.inputs import Inputs, Loaded, Opened
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.engines.base import Engine, Job, Results, ShardInput
@@ -32,11 +33,12 @@ from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
+from extembed_cli.jobs.passes import PassResults, Place
 from extembed_cli.jobs.reading import SECONDS_PER_ROW, digesting, load, open_all, sample_layout
 from extembed_cli.jobs.report import closing, computed
 from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.jobs.within import within_part
-from extembed_cli.spec.model import Spec
+from extembed_cli.spec.model import MAX_PASSES, Spec
 from extembed_cli.system.memory import give_back
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping, threads
@@ -58,57 +60,58 @@ def run_job(
     began, started = time.perf_counter(), datetime.now(UTC)
     with _all_locked(outputs, options.wait), staged() as stage, ExitStack() as stack:
         opened = open_all(spec, watch)
+        passes = [opened.of_pass(each) for each in spec.passes()]
         if opened.problems.errors:  # read the other inputs too, to raise all problems together
-            load(opened, watch, sample_layout(opened))
+            load(passes[0], watch, sample_layout(opened))
         inputs = opened.complete()
         models = technique_digests(spec)
-        seconds = _seconds_per_candidate(spec, inputs)
-        watch.total(_seconds(inputs, seconds))
-        cache = _cache(spec, options, inputs)
-        digests = stack.enter_context(digesting(inputs, cache.digests if cache else {}))
-        layout = options.layout or layout_of(spec, inputs, options.workers, options.memory, cached=cache is not None)
-        opened_scratch = stack.enter_context(_scratch(spec, options, layout, digests, models, watch))
-        layout = Layout(**opened_scratch.layout) if opened_scratch else layout
+        watch.total(sum(_seconds(each.spec, each.complete()) for each in passes) + _seconds_to_write(inputs))
+        caches = [_cache(each.spec, options, each.complete()) for each in passes]
+        known = {name: digest for cache in caches if cache for name, digest in cache.digests.items()}
+        digests = stack.enter_context(digesting(inputs, known))
         mapped = stack.enter_context(threads(options.workers))
-        loaded = load(opened, watch, layout, opened_scratch, cache)
-        check_longest(spec, loaded, options.workers, options.memory)
-        engine = start_engine(mapped, opened_scratch if layout.shards > 1 else None)
-        folder = opened_scratch.folder / "shared" if opened_scratch and layout.mapped else None
 
-        def prepared() -> Shared:
-            tables, vocabulary = inputs.embeddings, loaded.vocabulary
-            if opened_scratch:  # memory is short: a stage rarely needs what the one before has kept
-                give_back()
-            shared = prepare(spec, tables, loaded.ids, vocabulary, mapped, folder, cache)
-            if opened_scratch:
-                give_back()
-            return shared
+        results: list[PassResults] = []
 
-        job, results = _compute(spec, loaded, layout.shards, prepared, engine, watch, seconds)
+        def run_pass(number: int) -> None:
+            of_pass, cache = passes[number], caches[number]
+            layout = _layout(of_pass, options, cache, sum(each.bytes_in_memory for each in results))
+            kept = stack.enter_context(_scratch(of_pass.spec, number, options, layout, digests, models, watch))
+            place = Place(Layout(**kept.layout) if kept else layout, kept)
+            engine = start_engine(mapped, kept if place.layout.shards > 1 else None)
+            results.append(_run_pass(of_pass, place, cache, mapped, engine, options, watch))
+
+        for number in range(len(passes)):
+            run_pass(number)
+        for number in range(len(passes), MAX_PASSES):  # of a killed run of another spec
+            shutil.rmtree(_scratch_folder(outputs[0], options, number), ignore_errors=True)
+        features = [each.results.features for each in results]
         if spec.within is not None and inputs.candidates is not None:
             with watch.timing("within") as cost:
-                columns, candidates = output_columns(spec), inputs.candidates
-                files = opened_scratch.folder if opened_scratch else None
-                results.within = within_part(spec, columns, candidates, results.features, mapped, files)
-                cost.add(rows=candidates.rows)
-        watch.expect(loaded.candidates.rows)
+                files = next((each.place.scratch.folder for each in results if each.place.scratch), None)
+                columns = output_columns(spec)
+                within = within_part(spec, columns, inputs.candidates, features, mapped, files)
+                features += [] if within is None else [[within]]
+                cost.add(rows=inputs.candidates.rows)
+        candidates = results[0].loaded.candidates.rows
+        watch.expect(candidates)
         with watch.timing("write") as cost:
-            report = write_outputs(job, stage, loaded, results, {**digests.result(), **models}, mapped, watch)
+            report = write_outputs(spec, stage, results, features, {**digests.result(), **models}, mapped, watch)
             inputs.check_unchanged()
             if technique_digests(spec) != models:
                 raise DataError(
                     f"{' and '.join(models)} that the spec names changed during the run. The old output is untouched; "
                     "run again"
                 )
-            cost.add(rows=loaded.candidates.rows, bytes=sum(path.stat().st_size for path in stage.files))
+            cost.add(rows=candidates, bytes=sum(path.stat().st_size for path in stage.files))
         report |= {
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 3),
             "workers": options.workers,
-            "shards": layout.shards,
-            "resumed_shards": results.resumed,
-            "cached_embeddings": cache.hits if cache else [],
-            **computed(job, loaded, results, watch.costs, options.workers),
+            "shards": max(each.place.layout.shards for each in results),
+            "resumed_shards": sum(each.results.resumed for each in results),
+            "cached_embeddings": [name for cache in caches if cache for name in cache.hits],
+            **computed(spec, results, watch.costs, options.workers),
             "warnings": watch.warnings,
         }
         report["summary"] = closing(spec, report)
@@ -118,11 +121,47 @@ def run_job(
     return report
 
 
+def _layout(opened: Opened, options: RunOptions, cache: VectorCache | None, earlier: int) -> Layout:
+    """Return the layout of a pass; `earlier` are the bytes of the features of earlier passes."""
+    needs = {"features of the other side": earlier} if earlier else None
+    spec, inputs, workers = opened.spec, opened.complete(), options.workers
+    if options.layout is not None:
+        return options.layout
+    return layout_of(spec, inputs, workers, options.memory, cached=cache is not None, other_needs=needs)
+
+
+def _run_pass(
+    opened: Opened,
+    place: Place,
+    cache: VectorCache | None,
+    mapped: Mapping,
+    engine: Engine,
+    options: RunOptions,
+    watch: Watch,
+) -> PassResults:
+    """Read the inputs by owner, and compute all shards."""
+    spec, inputs, layout, kept = opened.spec, opened.complete(), place.layout, place.scratch
+    loaded = load(opened, watch, layout, kept, cache)
+    check_longest(spec, loaded, options.workers, options.memory)
+    folder = kept.folder / "shared" if kept and layout.mapped else None
+
+    def prepared() -> Shared:
+        if kept:  # memory is short: a stage rarely needs what the one before has kept
+            give_back()
+        shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder, cache)
+        if kept:
+            give_back()
+        return shared
+
+    return PassResults(place, loaded, *_compute(spec, loaded, layout.shards, prepared, engine, watch))
+
+
 def _cache(spec: Spec, options: RunOptions, inputs: Inputs) -> VectorCache | None:
     if options.cache is None:
         return None
+    tables = {name: table for name, table in inputs.embeddings.items() if spec.time_column(name) is None}
     centers = {name: [matrix.center for matrix in matrices] for name, matrices in matrices_of(spec).items()}
-    return VectorCache(options.cache, spec, inputs.embeddings, centers)
+    return VectorCache(options.cache, spec, tables, centers)
 
 
 def _seconds_per_candidate(spec: Spec, inputs: Inputs) -> float:
@@ -132,11 +171,15 @@ def _seconds_per_candidate(spec: Spec, inputs: Inputs) -> float:
     return sum(technique.seconds_per_candidate(spec, events) for technique in techniques_of(spec))
 
 
-def _seconds(inputs: Inputs, seconds_per_candidate: float) -> float:
-    """Return about the seconds of the whole run."""
+def _seconds(spec: Spec, inputs: Inputs) -> float:
+    """Return about the seconds of a pass."""
     candidates = inputs.candidates.rows if inputs.candidates else 0
     read = (inputs.interactions.rows + candidates) * SECONDS_PER_ROW
-    return read + candidates * (seconds_per_candidate + SECONDS_PER_WRITTEN_ROW)
+    return read + candidates * _seconds_per_candidate(spec, inputs)
+
+
+def _seconds_to_write(inputs: Inputs) -> float:
+    return (inputs.candidates.rows if inputs.candidates else 0) * SECONDS_PER_WRITTEN_ROW
 
 
 def _compute(
@@ -146,10 +189,9 @@ def _compute(
     prepared: Callable[[], Shared],
     engine: Engine,
     watch: Watch,
-    seconds_per_candidate: float,
 ) -> tuple[Job, Results]:
     """Return the job, whose state all shards share, and the results of all shards."""
-    tables = loaded.inputs.embeddings.values()
+    tables, seconds_per_candidate = loaded.inputs.embeddings.values(), _seconds_per_candidate(spec, loaded.inputs)
     watch.expect(0)
     with ThreadPoolExecutor(1) as background:
         # A single shard is encoded while the vectors are read.
@@ -187,17 +229,18 @@ def _timed(encode: Callable[[], Shard]) -> tuple[Shard, float]:
 @contextmanager
 def _scratch(
     spec: Spec,
+    number: int,
     options: RunOptions,
     layout: Layout,
     digests: Future[dict[str, Any]],
     models: dict[str, Any],
     watch: Watch,
 ) -> Iterator[Scratch | None]:
-    """Yield the scratch folder of the job if it needs one; it may hold finished shards of a killed run of the job."""
+    """Yield the scratch folder of a pass if it needs one; it may hold finished shards of a killed run of the job."""
     output = Path(spec.outputs[0])
 
     def job() -> dict[str, Any]:
-        files = [group.writes_user_vectors for group in spec.groups.values()]
+        files = [group.owner_vectors is not None for group in spec.groups.values()]
         return {
             "another spec": [spec.meaning(), files],
             "other inputs": {**digests.result(), **models},
@@ -208,7 +251,7 @@ def _scratch(
         return bool(old["shards"] >= layout.shards and old["mapped"] >= layout.mapped)
 
     with scratch(
-        scratch_folder(options.scratch or output.parent, output),
+        _scratch_folder(output, options, number),
         job,
         asdict(layout),
         needed=layout.on_disk,
@@ -220,6 +263,10 @@ def _scratch(
             shards = opened_scratch.layout["shards"]
             watch.note(f"{output}: resuming a killed run; {finished:,} of {shards:,} shards are done")
         yield opened_scratch
+
+
+def _scratch_folder(output: Path, options: RunOptions, number: int) -> Path:
+    return scratch_folder(options.scratch or output.parent, output, number)
 
 
 def _versions(spec: Spec) -> dict[str, str]:

@@ -19,7 +19,8 @@ from extembed_cli.data.scratch import Scratch, scratch, scratch_folder
 from extembed_cli.errors import DataError, Problems, SpecError, did_you_mean
 from extembed_cli.features.prepare import prepare
 from extembed_cli.histories.csr import Shard
-from extembed_cli.histories.visibility import in_own_history, visible_end
+from extembed_cli.histories.visibility import visible_end
+from extembed_cli.histories.without_own import sees_own
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import digesting, load, open_all, sample_layout
@@ -114,7 +115,7 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
                 shard = loaded.shard(spec, index)
                 coverage.add(Coverage.of(shard, shared.with_vector))
                 end = visible_end(spec, shard.history, shard.candidates)
-                repeats += in_own_history(shard.history, shard.candidates, end)
+                repeats += int(np.count_nonzero(sees_own(shard.history, shard.candidates, end)))
                 yield shard
 
         with watch.timing("encode"):

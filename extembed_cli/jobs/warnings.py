@@ -14,11 +14,14 @@ def result_warnings(job: Job, results: Results) -> Iterator[str]:
     candidates = results.coverage.candidates
     yield from repeated_items(results.repeats, candidates)
     for technique in techniques_of(job.spec):
-        yield from technique.warnings(results.tally, results.flagged, candidates)
+        yield from technique.warnings(job.spec, results.tally, results.flagged, candidates)
     for path, parts in zip(job.shared.vector_files, results.vectors, strict=True):
-        if not any(len(part.users) for part in parts):
+        if not any(len(part.owners) for part in parts):
             as_of = time_text(job.vectors_as_of)
-            yield f"{path}: no user has a usable event before {as_of}, so the file is empty. Are as_of and lag right?"
+            yield (
+                f"{path}: no {job.spec.side.owner} has a usable event before {as_of}, so the file is empty. "
+                "Are as_of and lag right?"
+            )
 
 
 def repeated_items(repeats: int, candidates: int) -> Iterator[str]:

@@ -42,11 +42,14 @@ def within_part(
     spec: Spec,
     columns: Sequence[Column],
     candidates: Table,
-    parts: Sequence[FeaturePart],
+    features: Sequence[Sequence[FeaturePart]],
     mapped: Mapping,
     folder: Path | None,
 ) -> FeaturePart | None:
-    """Return the columns within a request of all candidates, in mapped files of a folder, if there is one."""
+    """Return the columns within a request of all candidates, in mapped files of a folder, if there is one.
+
+    features  the parts of each pass
+    """
     kinds: dict[str, list[tuple[str, str]]] = {}
     for column in columns:
         if isinstance(statistic := column.statistic, WithinStatistic):
@@ -60,11 +63,11 @@ def within_part(
         )
     requests = read_requests(spec, candidates)
     assert requests is not None
-    known = known_in(parts, 0, rows)
     results: dict[str, Floats] = {name: zeros((rows,), np.float32, folder) for c in kinds.values() for _, name in c}
 
     def compute(name: str) -> None:
-        within = _of_column(parts, name, known, requests)
+        parts = next(parts for parts in features if parts and name in parts[0].columns)
+        within = _of_column(parts, name, requests)
         for kind, result in kinds[name]:
             results[result][:] = getattr(within, kind)
 
@@ -91,7 +94,7 @@ def _check_moments(spec: Spec, candidates: Table, requests: Ints) -> None:
         )
 
 
-def _of_column(parts: Sequence[FeaturePart], name: str, known: np.ndarray, requests: Ints) -> Within:
+def _of_column(parts: Sequence[FeaturePart], name: str, requests: Ints) -> Within:
     values = block_of(parts, name, 0, len(requests)).astype(np.float32)
-    values[~known] = np.nan
+    values[~known_in(parts, 0, len(requests))] = np.nan
     return within_requests(values, requests)

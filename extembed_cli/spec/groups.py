@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,30 @@ from extembed_cli.spec.types import (
     Threshold,
     Top,
 )
+
+
+class Side(NamedTuple):
+    """Whose histories are read: those of candidates' users or items; the other of the two has the vectors."""
+
+    owner: Literal["user", "item"] = "user"
+    own: bool = True
+    """Whether a candidate sees the events of its own user in the history of its item, or of its item in its user's"""
+
+    @property
+    def partner(self) -> Literal["user", "item"]:
+        """Whose vectors are compared."""
+        return "item" if self.owner == "user" else "user"
+
+    @property
+    def prefix(self) -> str:
+        """Goes before the statistic in the column names."""
+        return "" if self.owner == "user" else f"{self.owner}_"
+
+    def words(self, history: str) -> str:
+        """Return whose history it is, as the meaning of a column says it."""
+        if self.owner == "user":
+            return f"`{history}`"
+        return f"`{history}` of the item{'' if self.own else ', without those of the user'}"
 
 
 class Group(Frozen):
@@ -45,9 +69,14 @@ class Group(Frozen):
     """Goes before the statistic in the column names."""
 
     @property
-    def writes_user_vectors(self) -> bool:
-        """Whether every user of the log gets a vector, with or without candidates."""
-        return "user_vectors" in self.written()
+    def of_side(self) -> Side:
+        """Whose histories it reads."""
+        return Side()
+
+    @property
+    def owner_vectors(self) -> str | None:
+        """The file with a vector of every user of the log, or of every item, with or without candidates."""
+        return None
 
     @property
     def reads_all_items(self) -> bool:
@@ -78,6 +107,25 @@ class HistoryGroup(Group):
     """Names of histories; the named ones unless set, or `all` if there are none."""
 
 
+class SidedGroup(HistoryGroup):
+    """A group whose histories are those of users or of items."""
+
+    side: Literal["user", "item"] = "user"
+    """Whose history a candidate sees: that of its `user`, or of its `item` (the item's audience)."""
+    own: Annotated[bool, Field(strict=True)] = False
+    """With side = "item": whether the audience includes the candidate's own user."""
+
+    @property
+    def of_side(self) -> Side:
+        return Side(self.side, self.own or self.side == "user")
+
+    @model_validator(mode="after")
+    def _keys_of_item_side(self) -> SidedGroup:
+        if self.side == "user" and self.own:
+            raise ValueError('own: is about an item\'s audience; set side = "item" too, or leave it out')
+        return self
+
+
 class TableGroup(HistoryGroup):
     """A group that chooses embedding tables and histories."""
 
@@ -85,6 +133,35 @@ class TableGroup(HistoryGroup):
     """Names of embedding tables; every table unless set."""
     center: Annotated[bool, Field(strict=True)] | None = None
     """Whether vectors are centred for this group; as the table says unless set."""
+
+    @property
+    def tables(self) -> tuple[str, ...] | None:
+        """Names of the tables with the partners' vectors; None = every one."""
+        return self.embeddings
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether it has nothing to compute without a table."""
+        return True
+
+
+class SidedTableGroup(SidedGroup, TableGroup):
+    """A group whose histories are those of users, with tables of items, or the other way round."""
+
+    user_embeddings: tuple[str, ...] | None = None
+    """With side = "item": names of tables of users; every one unless set."""
+
+    @property
+    def tables(self) -> tuple[str, ...] | None:
+        return self.embeddings if self.side == "user" else self.user_embeddings
+
+    @model_validator(mode="after")
+    def _tables_of_side(self) -> SidedTableGroup:
+        if self.side == "user" and self.user_embeddings is not None:
+            raise ValueError('user_embeddings: are compared with an item\'s audience; set side = "item" too')
+        if self.side == "item" and self.embeddings is not None:
+            raise ValueError('embeddings: with side = "item" the vectors are those of users; use `user_embeddings`')
+        return self
 
 
 class ResidualGroup(Group):
@@ -136,20 +213,21 @@ class TargetGroup(ResidualGroup):
 _TARGET_KEYS = tuple(TargetGroup.model_fields.keys() - Group.model_fields.keys())
 
 
-class CountersGroup(HistoryGroup, TargetGroup):
-    """Counters of a user's histories, which need no embeddings: how many events, how old, what they say."""
+class CountersGroup(SidedGroup, TargetGroup):
+    """Counters of histories of users or items, which need no embeddings: how many events, how old, what they say."""
 
     technique = "counters"
+    later_keys: ClassVar[tuple[str, ...]] = ("side", "own")
 
     half_lives: Annotated[tuple[HalfLife, ...], Field(min_length=1)] = ("30d",)
     """Ages at which a weight has halved, such as `7d`; `none` = no decay."""
 
 
-class AggregateGroup(CountersGroup, TableGroup):
-    """Technique 1: cosines between a candidate and the user's history, and the counters of the history."""
+class AggregateGroup(SidedTableGroup, CountersGroup):
+    """Technique 1: cosines between a candidate and the user's history, or the item's audience, and its counters."""
 
     technique = "aggregate"
-    later_keys = ("sd", "center", "temperatures", "top", *_TARGET_KEYS)
+    later_keys = ("sd", "center", "temperatures", "top", "side", "own", "user_embeddings", *_TARGET_KEYS)
 
     percentiles: tuple[Percentile, ...] = (10, 50, 90)
     """Decay-weighted percentiles of the cosines, 1 to 99."""
@@ -159,6 +237,11 @@ class AggregateGroup(CountersGroup, TableGroup):
     """Also write the decay-weighted standard deviation of the cosines."""
     temperatures: tuple[Temperature, ...] = (0.03, 0.1, 0.3)
     """τ of the kernel exp((c − 1) / τ), multiples of 0.01: means of the `target` over similar events."""
+
+    @property
+    def needs_table(self) -> bool:
+        return self.side == "user"  # of an audience there are counters
+
     top: tuple[Top, ...] = ()
     """Mean cosine, and mean `target`, of this many most similar events, such as `[1, 5, 20]`."""
 
@@ -169,12 +252,12 @@ class AggregateGroup(CountersGroup, TableGroup):
         return self
 
 
-class DualGroup(TableGroup, TargetGroup):
+class DualGroup(SidedTableGroup, TargetGroup):
     """Technique 2: a linear model per user over the fixed item vectors, and its score of the candidate."""
 
     technique = "dual"
-    path_keys = written_keys = ("user_vectors",)
-    later_keys = ("center", "residual", "prior_events", "residual_half_life")
+    path_keys = written_keys = ("user_vectors", "item_vectors")
+    later_keys = ("center", "residual", "prior_events", "residual_half_life", "side", "own", "user_embeddings")
 
     name: Name | None = None
     """Goes into the column names: `dual_NAME_score`."""
@@ -198,6 +281,20 @@ class DualGroup(TableGroup, TargetGroup):
     """Fit a user at most this often: on the events visible at the as-of time floored to this step since 1970 UTC."""
     user_vectors: str | None = None
     """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction)."""
+    item_vectors: str | None = None
+    """With side = "item": Parquet file to write with one vector per item, as of the same moment."""
+
+    @property
+    def owner_vectors(self) -> str | None:
+        return self.user_vectors if self.side == "user" else self.item_vectors
+
+    @model_validator(mode="after")
+    def _vectors_of_owners(self) -> DualGroup:
+        if self.side == "item" and self.user_vectors is not None:
+            raise ValueError('user_vectors: with side = "item" every item has a model; use `item_vectors`')
+        if self.side == "user" and self.item_vectors is not None:
+            raise ValueError('item_vectors: every user has a model; use `user_vectors`, or set side = "item"')
+        return self
 
     @model_validator(mode="after")
     def _solvable(self) -> DualGroup:
@@ -243,6 +340,10 @@ class NeuralGroup(ResidualGroup):
             if self.residual_of is not None:
                 read[f"values.{place} as residual"] = Expression(text, "Float64", self.residual_of)
         return read
+
+    @property
+    def owner_vectors(self) -> str | None:
+        return self.user_vectors
 
     @property
     def reads_all_items(self) -> bool:

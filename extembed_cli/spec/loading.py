@@ -62,8 +62,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] | None = None) -> Spec:
     """Return a checked spec from plain data; raise all problems in one `SpecError`."""
-    if "user_embeddings" in data:
-        raise SpecError(f"{where}: [user_embeddings] is reserved and cannot be used yet; remove it")
     try:
         return spec_type().model_validate(data, context=context)
     except ValidationError as error:
@@ -105,6 +103,9 @@ _FLAGS = {
     "top": "--top",
     "loss": "--loss",
     "user_vectors": "--user-vectors",
+    "item_vectors": "--item-vectors",
+    "side": "--side",
+    "own": "--own",
     "refit_every": "--refit-every",
 }
 
@@ -139,6 +140,8 @@ def _under(key: str, line: str) -> str:
 
 def _as_flag(line: str) -> str:
     """Return a message that begins with a key, with the key replaced by its flag."""
+    for key, flag in (("user_embeddings", "--user-embedding"), ("embeddings", "--embedding")):
+        line = line.replace(f"`{key}` is missing", f"{flag} NAME=PATH is missing")
     key, colon, text = line.partition(": ")
     return f"{_FLAGS.get(key.rpartition('.')[2], key)}{colon}{text}"
 
@@ -200,9 +203,9 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
             groups = list(groups.values())
         if isinstance(groups, list):
             holders += [(group, key) for group in groups if isinstance(group, dict) for key in kind.path_keys]
-    tables = data.get("embeddings")
-    if isinstance(tables, dict):
-        holders += [(table, "path") for table in tables.values() if isinstance(table, dict)]
+    for tables in (data.get("embeddings"), data.get("user_embeddings")):
+        if isinstance(tables, dict):
+            holders += [(table, "path") for table in tables.values() if isinstance(table, dict)]
     for holder, key in holders:
         value = holder.get(key)
         if isinstance(value, str):

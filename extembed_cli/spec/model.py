@@ -5,7 +5,7 @@ Flags and TOML files build the same frozen `Spec` (spec/loading.py). No data lib
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from os.path import normpath
 from pathlib import Path
@@ -16,10 +16,11 @@ from pydantic import Field, PrivateAttr, ValidationInfo, create_model, model_val
 from extembed_cli.errors import did_you_mean
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import Group, HistoryGroup, NeuralGroup, TableGroup
+from extembed_cli.spec.groups import Group, HistoryGroup, NeuralGroup, Side, TableGroup
 from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
 
 ALL = "all"  # the history of every interaction; always exists
+MAX_PASSES = 3  # of users, and of items with and without the candidate's own user
 FOR_TRAINING = "for_training"  # key of the validation's context: a spec for training needs no group
 
 AnyGroup = TypeVar("AnyGroup", bound=Group)
@@ -45,6 +46,17 @@ class TableColumns(Frozen):
     """Column of vectors; `embedding` unless set."""
 
 
+class UserTableColumns(Frozen):
+    """Your names for the columns of a table of users."""
+
+    user: str | None = None
+    """Column of user ids; `user_id` unless set."""
+    embedding: str | None = None
+    """Column of vectors; `embedding` unless set."""
+    time: str | None = None
+    """Column of times, if a user's vector changes: a row counts from its time on, until the user's next row."""
+
+
 class Columns(LogColumns):
     """Your column names for all inputs, with overrides for each."""
 
@@ -56,20 +68,32 @@ class Columns(LogColumns):
     """Names in the interactions alone."""
 
 
-class EmbeddingSpec(Frozen):
-    """An embedding table: fixed external item vectors."""
+class TableSpec(Frozen):
+    """A table of fixed external vectors."""
 
     path: Paths
-    """File, list of files, glob or directory of Parquet with item ids and vectors."""
+    """File, list of files, glob or directory of Parquet with ids and vectors."""
     normalize: Annotated[bool, Field(strict=True)] = True
     """Divide each vector by its L2 norm. Cosines are the same either way; the dual fit is not."""
     center: Annotated[bool, Field(strict=True)] = False
     """Subtract the mean of the table's raw vectors before normalising: text models share a common direction."""
     bad_vectors: Literal["error", "missing"] = "error"
-    """Treatment of NaN, infinite and zero vectors: stop, or treat the item as having no vector."""
+    """Treatment of NaN, infinite and zero vectors: stop, or treat the item or user as having no vector."""
     duplicates: Literal["error", "last"] = "error"
-    """Treatment of an item id that occurs twice: stop, or take the last row."""
+    """Treatment of an id that occurs twice: stop, or take the last row."""
+
+
+class EmbeddingSpec(TableSpec):
+    """An embedding table: fixed external vectors of items."""
+
     columns: TableColumns = TableColumns()
+    """Names in this table alone."""
+
+
+class UserEmbeddingSpec(TableSpec):
+    """A table of users: their own fixed external vectors."""
+
+    columns: UserTableColumns = UserTableColumns()
     """Names in this table alone."""
 
 
@@ -118,6 +142,8 @@ class Spec(Frozen):
     """Your column names."""
     embeddings: dict[Name, EmbeddingSpec] = Field(default_factory=dict)
     """Embedding tables by name; a spec of counters alone needs none."""
+    user_embeddings: dict[Name, UserEmbeddingSpec] = Field(default_factory=dict)
+    """Tables of users' own vectors by name."""
     histories: dict[Name, HistorySpec] = Field(default_factory=dict)
     """Named histories; `all` (every interaction) always exists."""
     within: WithinSpec | None = None
@@ -125,6 +151,8 @@ class Spec(Frozen):
 
     _values: dict[Expression, str] = PrivateAttr(default_factory=dict)
     """Numbers that a training reads from an event, with the key that has each: it runs without groups."""
+    _side: Side | None = PrivateAttr(default=None)
+    """Of a pass: only its groups count; None = all sides"""
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Spec:
@@ -135,11 +163,23 @@ class Spec(Frozen):
             if isinstance(group, HistoryGroup):
                 problems += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
             if isinstance(group, TableGroup):
-                problems += _unknown(f"{key}.embeddings", group.embeddings, self.embeddings)
+                kind = self.tables_key(group.of_side)
+                problems += _unknown(f"{key}.{kind}", group.tables, getattr(self, kind))
+        problems += [
+            f"user_embeddings.{name}: `{name}` is an embedding table of items too; use another name"
+            for name in self.user_embeddings
+            if name in self.embeddings
+        ]
         for_training = (info.context or {}).get(FOR_TRAINING)
-        of_tables = dict.fromkeys(f"[[{g.technique}]]" for g in self.groups.values() if isinstance(g, TableGroup))
-        if not self.embeddings and (of_tables or for_training):
-            problems.append(f"`embeddings` is missing: {' and '.join(of_tables) or 'a model'} needs an embedding table")
+        of_tables: dict[str, list[str]] = {"embeddings": [], "user_embeddings": []}
+        for group in self.groups.values():
+            if isinstance(group, TableGroup) and group.needs_table:
+                of_tables[self.tables_key(group.of_side)].append(f"[[{group.technique}]]")
+        items, users = (" and ".join(dict.fromkeys(groups)) for groups in of_tables.values())
+        if not self.embeddings and (items or for_training):
+            problems.append(f"`embeddings` is missing: {items or 'a model'} needs an embedding table")
+        if not self.user_embeddings and users:
+            problems.append(f'`user_embeddings` is missing: {users} with side = "item" needs a table of users')
         if not self.groups and not for_training:
             listed = [f"[[{technique}]]" for technique in Group.known]
             problems.append(f"nothing to compute: add a group, {', '.join(listed[:-1])} or {listed[-1]}")
@@ -151,7 +191,7 @@ class Spec(Frozen):
     def _wrong_paths(self) -> list[str]:
         """Return problems with the paths of vectors, and with a spec without candidates."""
         problems = []
-        if self.candidates is None and not all(group.writes_user_vectors for group in self.groups.values()):
+        if self.candidates is None and not all(group.owner_vectors for group in self.groups.values()):
             able = [
                 f"[[{technique}]]" for technique, kind in Group.known.items() if "user_vectors" in kind.written_keys
             ]
@@ -163,13 +203,13 @@ class Spec(Frozen):
         if self.candidates is None and self.output is not None:
             problems.append("output: without `candidates` there are no features to write; leave it out")
         for key, group in self.groups.items():
-            if not isinstance(group, TableGroup) or not group.writes_user_vectors:
+            if not isinstance(group, TableGroup) or not group.owner_vectors:
                 continue
             for kind, names in (("embedding table", self.embeddings_of(group)), ("history", self.histories_of(group))):
                 if len(names) > 1:
                     problems.append(
-                        f"{key}.user_vectors: takes one {kind}, and the group has {len(names)}: {', '.join(names)}; "
-                        "name one of them"
+                        f"{key}.{group.of_side.owner}_vectors: takes one {kind}, and the group has {len(names)}: "
+                        f"{', '.join(names)}; name one of them"
                     )
         for key, path in self._vector_paths().items():
             if not path.endswith(".parquet"):
@@ -195,6 +235,7 @@ class Spec(Frozen):
             f"{technique}.{index}": group
             for technique in Group.known
             for index, group in enumerate(getattr(self, technique, ()))
+            if self._side in (None, group.of_side)
         }
 
     def of(self, kind: type[AnyGroup]) -> tuple[AnyGroup, ...]:
@@ -211,6 +252,7 @@ class Spec(Frozen):
     def for_training(self, group: NeuralGroup | None) -> Spec:
         """Return a spec without groups, with the values that the model of a group reads."""
         spec = self.with_groups()
+        spec._side = Side()
         if group is not None:
             key = next(key for key, each in self.groups.items() if each is group)
             spec._values = {expression: f"{key}.{inner}" for inner, expression in group.expressions().items()}
@@ -221,18 +263,52 @@ class Spec(Frozen):
         return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
 
     def embeddings_of(self, group: TableGroup) -> tuple[str, ...]:
-        """Return the names of the embedding tables that a group uses, each once."""
-        return tuple(dict.fromkeys(group.embeddings or tuple(self.embeddings)))
+        """Return the names of the tables with the partners' vectors that a group uses, each once."""
+        return tuple(dict.fromkeys(group.tables or tuple(getattr(self, self.tables_key(group.of_side)))))
 
     def matrix(self, table: str, group: TableGroup | None = None) -> Matrix:
         """Return the vectors of a table as a group uses them, or as the table says."""
-        center = self.embeddings[table].center if group is None or group.center is None else group.center
+        center = self.table(table).center if group is None or group.center is None else group.center
         return Matrix(table, center)
 
+    # --- sides ---
+
     @property
-    def needs_all_users(self) -> bool:
+    def side(self) -> Side:
+        """Whose histories a pass reads."""
+        return self._side or Side()
+
+    def passes(self) -> list[Spec]:
+        """Return a spec for each side whose histories the groups read, with its groups alone; users come first."""
+        sides = sorted({group.of_side for group in self.groups.values()}, reverse=True)
+        return [self.pass_of(side) for side in sides]
+
+    def pass_of(self, side: Side) -> Spec:
+        """Return the spec with the groups of one side."""
+        spec = self.model_copy()
+        spec._side = side
+        return spec
+
+    @staticmethod
+    def tables_key(side: Side) -> Literal["embeddings", "user_embeddings"]:
+        """Return the key of the tables with the partners' vectors."""
+        return "embeddings" if side.partner == "item" else "user_embeddings"
+
+    @property
+    def tables(self) -> Mapping[str, TableSpec]:
+        """The tables of vectors by name; in a pass those of the partners alone."""
+        if self._side is None:
+            return {**self.embeddings, **self.user_embeddings}
+        return self.embeddings if self.side.partner == "item" else self.user_embeddings
+
+    def table(self, name: str) -> TableSpec:
+        """Return a table of items or users."""
+        return self.embeddings.get(name) or self.user_embeddings[name]
+
+    @property
+    def needs_all_owners(self) -> bool:
         """Whether users without a candidate are needed too."""
-        return any(group.writes_user_vectors for group in self.groups.values())
+        return any(group.owner_vectors for group in self.groups.values())
 
     # --- inputs and outputs ---
 
@@ -246,9 +322,25 @@ class Spec(Frozen):
         """Return the user's name for the column `user`, `item` or `time` of an input."""
         return getattr(getattr(self.columns, source), role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
 
-    def embedding_column(self, table: str, role: str) -> str:
-        """Return the user's name for the column `item` or `embedding` of an embedding table."""
-        return getattr(self.embeddings[table].columns, role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
+    def id_column(self, table: str) -> str:
+        """Return the user's name for the column of ids of a table."""
+        return self._table_column(table, "item" if table in self.embeddings else "user")
+
+    def time_column(self, table: str) -> str | None:
+        """Return the column of times of a table whose vectors change; None for any other."""
+        return None if table in self.embeddings else self.user_embeddings[table].columns.time
+
+    def vector_column(self, table: str) -> str:
+        """Return the user's name for the column of vectors of a table."""
+        return self._table_column(table, "embedding")
+
+    def _table_column(self, table: str, role: str) -> str:
+        columns = self.embeddings[table].columns if table in self.embeddings else self.user_embeddings[table].columns
+        return getattr(columns, role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
+
+    def table_label(self, table: str) -> str:
+        """Return the kind and the name of a table, as messages name it."""
+        return f"{'embeddings' if table in self.embeddings else 'user_embeddings'} {table}"
 
     # --- histories ---
 
@@ -299,16 +391,17 @@ class Spec(Frozen):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the data: the class with the groups of all techniques exists only at run time."""
-        return _restored, (self.model_dump(exclude_unset=True),)
+        return _restored, (self.model_dump(exclude_unset=True), self._side)
 
     def meaning(self) -> dict[str, Any]:
         """Return the computation as plain data, without output, paths and run options."""
         data: dict[str, Any] = self.model_dump(
             mode="json", exclude_none=True, exclude={"output", "interactions", "candidates"}
         )
-        data["embeddings"] = {
-            name: {k: v for k, v in table.items() if k != "path"} for name, table in data["embeddings"].items()
-        }
+        for kind in ("embeddings", "user_embeddings"):
+            tables = data.pop(kind)
+            if tables or kind == "embeddings":
+                data[kind] = {name: {k: v for k, v in t.items() if k != "path"} for name, t in tables.items()}
         for technique in Group.known:
             groups = [group.meaning() for group in getattr(self, technique, ())]
             if groups:
@@ -340,8 +433,10 @@ def spec_type() -> type[Spec]:
     return _spec_type(tuple(Group.known.values()))
 
 
-def _restored(data: dict[str, Any]) -> Spec:
-    return spec_type().model_validate(data, context={FOR_TRAINING: True})
+def _restored(data: dict[str, Any], side: Side | None) -> Spec:
+    spec = spec_type().model_validate(data, context={FOR_TRAINING: True})
+    spec._side = side
+    return spec
 
 
 @cache

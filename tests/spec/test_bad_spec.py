@@ -70,7 +70,6 @@ def test_unknown_keys_are_reported_together(world: World) -> None:
         (GROUP + 'histories = ["zz"]\n', ("aggregate.0.histories: ", "`zz`", "known: all, liked")),
         (GROUP + "histories = []\n", ("aggregate.0.histories: the list is empty", "leave the key out")),
         (GROUP + 'embeddings = ["txt"]\n', ("aggregate.0.embeddings: ", "`txt`", "did you mean `text`?")),
-        ('[user_embeddings.mine]\npath = "u.parquet"\n', ("[user_embeddings] is reserved", "remove it")),
         ('[histories.all]\nwhere = "rating > 3"\n', ("histories.all: ", "every interaction", "use another name")),
     ],
 )

@@ -87,8 +87,8 @@ class CosineStatistics:
     def __init__(self, statistics: list[Statistic], matrix: EmbeddingMatrix, events: EventList) -> None:
         self.matrix = matrix
         self.events = events
-        self.event_slots = matrix.slots[events.partners]
-        self.slots = matrix.slots[events.candidates.partners]
+        self.event_slots = matrix.slots_of(events.partners, events.times)
+        self.slots = matrix.slots_of(events.candidates.partners, events.candidates.times)
         self.has_vector: Bools = self.slots != matrix.missing
         """(Q) whether the candidate's partner has a vector"""
         self.values: dict[Hashable, Values] = {s: np.full(len(self.slots), np.nan, np.float32) for s in statistics}

@@ -24,7 +24,7 @@ _ZERO_MEAN = 1e-6  # a mean this short has no direction: it is the rounding of t
 TABLE_COUNTERS: dict[str, Definition[EventList, AggregateGroup]] = {
     "vector_count": Definition(
         "{e}__{h}__{n}vector_count",
-        "visible events of `{h}` whose item has a vector in {t}",
+        "visible events of {h} whose {partner} has a vector in {t}",
         lambda events, _: [events.seen.count],
         dtype="UInt32",
         decays=False,
@@ -45,54 +45,54 @@ _TOP: Arguments[AggregateGroup] = Arguments("K", lambda group: {str(number): num
 COSINES: dict[str, Definition[CosineView, AggregateGroup]] = {
     "cos_min": Definition(
         "{e}__{h}__{n}cos_min",
-        "smallest c over visible events of `{h}` in {t}",
+        "smallest c over visible events of {h} in {t}",
         lambda view, _: [view.ranked.smallest],
         decays=False,
         needs=("order",),
     ),
     "cos_max": Definition(
         "{e}__{h}__{n}cos_max",
-        "largest c over visible events of `{h}` in {t}",
+        "largest c over visible events of {h} in {t}",
         lambda view, _: [view.ranked.largest],
         decays=False,
         needs=("order",),
     ),
     "cos_to_mean": Definition(
         "{e}__{h}__{n}cos_to_mean{d}",
-        "cosine of the candidate with Σ w v / Σ w over `{h}` in {t}, {d}",
+        "cosine of the candidate with Σ w v / Σ w over {h} in {t}, {d}",
         lambda view, p: [_cosine_to_mean(view, p.half_life)],
         needs=("mean",),
     ),
     "cos_mean": Definition(
         "{e}__{h}__{n}cos_mean{d}",
-        "Σ w c / Σ w over `{h}` in {t}, {d}",
+        "Σ w c / Σ w over {h} in {t}, {d}",
         lambda view, p: [clipped(view.mean(p.half_life).along)],
         needs=("mean",),
     ),
     "cos_sd": Definition(
         "{e}__{h}__{n}cos_sd{d}",
-        "√(Σ w (c − m)² / Σ w) with m = Σ w c / Σ w over `{h}` in {t}, {d}",
+        "√(Σ w (c − m)² / Σ w) with m = Σ w c / Σ w over {h} in {t}, {d}",
         lambda view, p: [deviations(view.cosines, view.weights(p.half_life), view.counts)],
         needs=("weights",),
         enabled=lambda group: group.sd,
     ),
     "cos_p": Definition(
         "{e}__{h}__{n}cos_p{a}{d}",
-        "smallest c of `{h}` in {t} whose cumulative weight ≥ {a} % of Σ w, {d}",
+        "smallest c of {h} in {t} whose cumulative weight ≥ {a} % of Σ w, {d}",
         lambda view, p: weighted_percentiles(view.ranked, view.cumulative(p.half_life), p.arguments),
         arguments=_PERCENTILES,
         needs=("order", "weights"),
     ),
     "cos_share_ge": Definition(
         "{e}__{h}__{n}cos_share_ge_{a}{d}",
-        "Σ w [c ≥ {a}] / Σ w over `{h}` in {t}, {d}",
+        "Σ w [c ≥ {a}] / Σ w over {h} in {t}, {d}",
         lambda view, p: [share(view.cumulative(p.half_life), each) for each in view.reaching(p.arguments)],
         arguments=_THRESHOLDS,
         needs=("order", "weights"),
     ),
     "cos_top_mean": Definition(
         "{e}__{h}__{n}cos_top{a}_mean",
-        "mean of the {a} largest c over visible events of `{h}` in {t}; of equal ones the newest first",
+        "mean of the {a} largest c over visible events of {h} in {t}; of equal ones the newest first",
         lambda view, p: [view.top(number, None).cosine for number in p.arguments],
         decays=False,
         arguments=_TOP,
@@ -101,7 +101,7 @@ COSINES: dict[str, Definition[CosineView, AggregateGroup]] = {
     ),
     "target_cos_top_mean": Definition(
         "{e}__{h}__{n}cos_top{a}_mean",
-        "mean of the {a} largest c over visible events of `{h}` in {t} that have y; of equal ones the newest first; "
+        "mean of the {a} largest c over visible events of {h} in {t} that have y; of equal ones the newest first; "
         "y = {y}",
         lambda view, p: [view.top(number, p.y).cosine for number in p.arguments],
         decays=False,
@@ -110,7 +110,7 @@ COSINES: dict[str, Definition[CosineView, AggregateGroup]] = {
     ),
     "target_top_mean": Definition(
         "{e}__{h}__{n}target_top{a}_mean",
-        "mean y of the {a} visible events of `{h}` with the largest c in {t}, of equal ones the newest; y = {y}",
+        "mean y of the {a} visible events of {h} with the largest c in {t}, of equal ones the newest; y = {y}",
         lambda view, p: [view.top(number, p.y).target for number in p.arguments],
         decays=False,
         arguments=_TOP,
@@ -118,21 +118,21 @@ COSINES: dict[str, Definition[CosineView, AggregateGroup]] = {
     ),
     "target_kernel_mean": Definition(
         "{e}__{h}__{n}target_kernel_mean_t{a}{d}",
-        "Σ w k(c) y / Σ w k(c) with k(c) = exp((c − 1) / {a}) over `{h}` in {t}, {d}, y = {y}",
+        "Σ w k(c) y / Σ w k(c) with k(c) = exp((c − 1) / {a}) over {h} in {t}, {d}, y = {y}",
         lambda view, p: [view.kernel(p.half_life, p.y, temperature).mean for temperature in p.arguments],
         arguments=_TEMPERATURES,
         needs=("weights", "target"),
     ),
     "target_kernel_weight": Definition(
         "{e}__{h}__{n}target_kernel_weight_t{a}{d}",
-        "Σ w k(c) with k(c) = exp((c − 1) / {a}) over events of `{h}` in {t} that have y, {d}, y = {y}",
+        "Σ w k(c) with k(c) = exp((c − 1) / {a}) over events of {h} in {t} that have y, {d}, y = {y}",
         lambda view, p: [view.kernel(p.half_life, p.y, temperature).weight for temperature in p.arguments],
         arguments=_TEMPERATURES,
         needs=("weights", "target"),
     ),
     "target_share_ge": Definition(
         "{e}__{h}__{n}target_share_ge_{a}{d}",
-        "Σ w y / Σ w over the events of `{h}` with c ≥ {a} in {t}, {d}, y = {y}",
+        "Σ w y / Σ w over the events of {h} with c ≥ {a} in {t}, {d}, y = {y}",
         lambda view, p: [view.mean_of_reaching(p.half_life, p.y, each) for each in view.reaching(p.arguments)],
         arguments=_THRESHOLDS,
         needs=("order", "weights", "target"),

@@ -10,23 +10,23 @@ from extembed_cli.spec.groups import CountersGroup
 
 COUNTERS: dict[str, Definition[EventList, CountersGroup]] = {
     "count": Definition(
-        "{h}__{n}count", "visible events of `{h}`", lambda events, _: [events.seen.count], dtype="UInt32", decays=False
+        "{h}__{n}count", "visible events of {h}", lambda events, _: [events.seen.count], dtype="UInt32", decays=False
     ),
     "age_last_s": Definition(
         "{h}__{n}age_last_s",
-        "t − newest visible event of `{h}`, seconds",
+        "t − newest visible event of {h}, seconds",
         lambda events, _: [np.where(events.seen.count > 0, events.age / 1e6, np.nan)],
         decays=False,
     ),
     "decayed_count": Definition(
         "{h}__{n}decayed_count{d}",
-        "Σ w over visible events of `{h}`, {d}",
+        "Σ w over visible events of {h}, {d}",
         lambda events, p: [events.decayed_count(p.half_life)],
         needs=("weights",),
     ),
     "target_mean": Definition(
         "{h}__{n}target_mean{d}",
-        "Σ w y / Σ w over visible events of `{h}`, {d}, y = {y}",
+        "Σ w y / Σ w over visible events of {h}, {d}, y = {y}",
         lambda events, p: [events.target_means(p.half_life, p.y)],
         needs=("weights", "target"),
     ),

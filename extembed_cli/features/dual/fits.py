@@ -13,7 +13,7 @@ from extembed_cli.features.technique.columns import Column
 from extembed_cli.histories.csr import Candidates
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import DualGroup
+from extembed_cli.spec.groups import DualGroup, Side
 from extembed_cli.spec.model import Matrix, Spec
 
 # Eigenvalues this far below the largest are as small as the rounding of float32 vectors, which would decide the fit.
@@ -26,6 +26,7 @@ class Fit:
 
     matrix: Matrix
     history: str
+    side: Side
     half_life: str
     target: Expression | None
     regularization: float
@@ -58,14 +59,14 @@ class Fit:
         if self.loss == "logistic":
             half, loss, meant = "½ ", "Σ c log(1 + exp(−s u·x))", f"s = sign of ({target})"
         if self.unobserved_weight:
-            loss += f" + {half}{self.unobserved_weight:g} Σ_items (u·x)²"
+            loss += f" + {half}{self.unobserved_weight:g} Σ_{self.side.partner}s (u·x)²"
         loss += f" + {half}{self.regularization:g}"
         if self.scaling:
-            loss += f" (events + {self.unobserved_weight:g} · items)^{self.scaling:g}"
+            loss += f" (events + {self.unobserved_weight:g} · {self.side.partner}s)^{self.scaling:g}"
         weight = "c = weight" if self.half_life == "none" else f"c = weight · 2^(−age / {self.half_life})"
         bias = ", x with a constant 1" if self.bias else ""
         refit = f", as of the time floored to {self.refit_every}" if self.refit_every else ""
-        where = f"over `{self.history}` in {self.matrix.words}"
+        where = f"over {self.side.words(self.history)} in {self.matrix.words}"
         return f"u·x of the u with least {loss} ‖u‖² {where}; {meant}, {weight}{bias}{refit}"
 
     @property
@@ -87,7 +88,7 @@ class Fit:
     def sd_meaning(self) -> str:
         """The meaning of its standard deviation."""
         weight = "c" if self.loss == "squared" else "c σ(1 − σ)"
-        return f"√(xᵀ (Σ {weight} x xᵀ + w0 Σ_items x xᵀ + λ I)⁻¹ x) of the same fit"
+        return f"√(xᵀ (Σ {weight} x xᵀ + w0 Σ_{self.side.partner}s x xᵀ + λ I)⁻¹ x) of the same fit"
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ class FitStatistic:
 def columns(spec: Spec, group: DualGroup) -> Iterator[Column]:
     """Yield the columns of one group, for each table with each history."""
     for fit in fits(spec, group):
-        stem = f"{fit.embedding}__{fit.history}__dual_{group.name + '_' if group.name else ''}"
-        yield Column(stem + "score", "Float32", "dual", fit.meaning, FitStatistic("score", fit))
+        name = f"{group.name}_" if group.name else ""
+        stem = f"{fit.embedding}__{fit.history}__{fit.side.prefix}dual_{name}"
+        yield Column(stem + "score", "Float32", "dual", fit.meaning, FitStatistic("score", fit), fit.side.owner)
         if group.sd:
-            yield Column(stem + "sd", "Float32", "dual", fit.sd_meaning, FitStatistic("sd", fit))
+            yield Column(stem + "sd", "Float32", "dual", fit.sd_meaning, FitStatistic("sd", fit), fit.side.owner)
 
 
 def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
@@ -117,6 +119,7 @@ def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
             yield Fit(
                 spec.matrix(embedding, group),
                 history,
+                group.of_side,
                 group.half_life,
                 group.target_expression,
                 group.regularization,

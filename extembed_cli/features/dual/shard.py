@@ -28,7 +28,7 @@ class DualShard:
         candidates = fit.as_of(work.owners if of_owners else work.candidates)
         end = None if of_owners or fit.refit_every is not None else work.end
         seen = visible(spec, fit.history, history, candidates, end)
-        slots = prepared.matrix.slots[history.partners]
+        slots = prepared.matrix.slots_of(history.partners, history.times)
         usable = slots != prepared.matrix.missing
         if target is not None:
             usable = usable & ~np.isnan(history.values[target])
@@ -43,7 +43,7 @@ class DualShard:
         self.times = history.times[events]
         self.weights = np.ones(len(events)) if history.weights is None else history.weights[events]
         self.targets = np.ones(len(events)) if target is None else history.values[target][events]
-        self.candidate_slots = prepared.matrix.slots[candidates.partners]
+        self.candidate_slots = prepared.matrix.slots_of(candidates.partners, candidates.times)
         self.half_life_us = half_life_us(fit.half_life)
         self.first_event = seen.indptr[:-1]
         """(U) the first usable event of each owner"""

@@ -79,7 +79,7 @@ class Dual(Technique):
                     prepared.embeddings[fit.matrix],
                     0 if totals is None else totals.partners,
                     None if totals is None else totals.gramian,
-                    normalized=spec.embeddings[fit.embedding].normalize,
+                    normalized=spec.table(fit.embedding).normalize,
                     bias=fit.bias,
                     mapped=prepared.mapped,
                     at=prepared.folder and prepared.folder / f"{_file_name(fit.basis)}.vectors",
@@ -134,11 +134,13 @@ class Dual(Technique):
             shown = "".join(f", largest {what} {error:.0e}" for what, error in errors.items() if error)
             yield f"{about['systems']:,} fits{shown}"
 
-    def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
-        owners = flagged.get(NOT_CONVERGED, [])
+    def warnings(
+        self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int
+    ) -> Iterator[str]:
+        owners, owner = flagged.get(NOT_CONVERGED, []), spec.side.owner
         if owners:
             yield (
-                f"{len(owners):,} users have a logistic fit with a gradient above 1e-6 (user {listing(owners)}); "
+                f"{len(owners):,} {owner}s have a logistic fit with a gradient above 1e-6 ({owner} {listing(owners)}); "
                 "raise `regularization`"
             )
         residual = tally.largest.get("relative_residual", 0.0)
@@ -152,7 +154,7 @@ class Dual(Technique):
 def _vector_fits(spec: Spec) -> dict[str, Fit]:
     """Return the fits whose owner vectors are written, by file."""
     groups = spec.of(DualGroup)
-    return {group.user_vectors: next(fits(spec, group)) for group in groups if group.user_vectors is not None}
+    return {path: next(fits(spec, group)) for group in groups if (path := group.owner_vectors) is not None}
 
 
 def _file_name(basis: tuple[Matrix, bool, bool]) -> str:

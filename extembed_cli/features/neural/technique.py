@@ -119,7 +119,9 @@ class Neural(Technique):
     def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
         return Estimate(len(spec.of(NeuralGroup)) * len(work.candidates.rows) * _SECONDS_PER_SCORE)
 
-    def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
+    def warnings(
+        self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int
+    ) -> Iterator[str]:
         count = tally.counts.get(_NOT_NEWER, 0)
         if count:
             yield (

@@ -20,6 +20,8 @@ class Column:
     meaning: str
     statistic: Hashable
     """Its content in the technique's own terms, apart from the name: equal statistics are computed once"""
+    owner: Literal["user", "item"] = "user"
+    """Whose history it is of"""
     trained_until: str | None = None
     """Time of the newest row that a model behind it has seen, ISO 8601: what is measured before that is flattered."""
 
@@ -30,5 +32,6 @@ class Column:
     def about(self) -> dict[str, Any]:
         """As the output's metadata has it."""
         known = {"name": self.name, "technique": self.technique, "dtype": self.dtype, "meaning": self.meaning}
-        more = {"trained_until": self.trained_until, "out_of_time": self.out_of_time or None}
+        owner = None if self.owner == "user" else self.owner
+        more = {"owner": owner, "trained_until": self.trained_until, "out_of_time": self.out_of_time or None}
         return {**known, **{key: value for key, value in more.items() if value is not None}}

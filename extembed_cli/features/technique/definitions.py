@@ -10,7 +10,7 @@ from extembed_cli.arrays import Values
 from extembed_cli.features.technique.columns import Column, Dtype
 from extembed_cli.spec.durations import half_life_suffix
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import CountersGroup
+from extembed_cli.spec.groups import CountersGroup, Side
 from extembed_cli.spec.model import Matrix
 
 Need = Literal["order", "weights", "mean", "target"]
@@ -28,6 +28,7 @@ class Statistic:
     name: str
     """Of its definition"""
     history: str
+    side: Side
     matrix: Matrix | None = None
     half_life: str | None = None
     argument: float | None = None
@@ -63,8 +64,9 @@ class Arguments(NamedTuple, Generic[AnyGroup]):
 class Definition(Generic[View, AnyGroup]):
     """A statistic: how its columns are called, what they mean, and how they are computed.
 
-    In `column` and `meaning` `{h}` is the history, `{e}` the embedding table (`{t}`: with its centring), `{n}` the name
-    of the group, `{a}` the argument, `{d}` the decay and `{y}` the target.
+    In `column` `{h}` is the history, `{e}` the table, `{n}` the name of the group, `{a}` the argument and `{d}` the
+    half-life. In `meaning` `{h}` says whose history it is, `{t}` how the table is centred, `{partner}` whose vectors it
+    has, `{d}` is the weight and `{y}` the target.
     """
 
     column: str
@@ -96,21 +98,26 @@ def columns_of(
     matrix: Matrix | None = None,
 ) -> Iterator[Column]:
     """Yield the columns of some statistics: those that do not decay first, then all of each half-life."""
-    words = {"h": history, "n": f"{group.name}_" if group.name else ""}
+    side = group.of_side
+    name = f"{group.name}_" if group.name else ""
+    place = {"h": side.prefix + history, "n": name}
+    words = {"h": side.words(history), "partner": side.partner}
     if matrix is not None:
-        words |= {"e": matrix.table, "t": matrix.words}
+        place = {"h": history, "n": side.prefix + name, "e": matrix.table}
+        words["t"] = matrix.words
     for half_life in (None, *group.half_lives):
         suffix = "" if half_life is None else half_life_suffix(half_life)
         decay = f"w = weight · 2^(−age / {half_life})" if suffix else "w = weight"
-        for name, definition in definitions.items():
+        for key, definition in definitions.items():
             if definition.decays != (half_life is not None):
                 continue
             target = group.target_expression if "target" in definition.needs else None
             for label, argument in definition.of(group).items():
                 yield Column(
-                    name=definition.column.format(**words, a=label, d=suffix),
+                    name=definition.column.format(**place, a=label, d=suffix),
                     dtype=definition.dtype,
                     technique=step,
                     meaning=definition.meaning.format(**words, a=argument, d=decay, y=target and target.meaning),
-                    statistic=Statistic(name, history, matrix, half_life, argument, target),
+                    statistic=Statistic(key, history, side, matrix, half_life, argument, target),
+                    owner=side.owner,
                 )

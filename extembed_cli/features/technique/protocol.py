@@ -162,7 +162,8 @@ class ShardWork:
         key = id(seen), target if matrix is None else matrix
         if key not in self._selected:
             if matrix is not None:
-                seen = seen.only(self.embeddings[matrix].with_vector[events.partners])
+                vectors = self.embeddings[matrix]
+                seen = seen.only(vectors.slots_of(events.partners, events.times) != vectors.missing)
             elif target is not None:
                 seen = seen.only(~np.isnan(events.values[target]))
             self._selected[key] = seen
@@ -285,7 +286,9 @@ class Technique(Protocol):
         """Yield its parts of the line that closes the log."""
         return iter(())
 
-    def warnings(self, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int) -> Iterator[str]:
+    def warnings(
+        self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int
+    ) -> Iterator[str]:
         """Yield warnings where its results may be worthless."""
         return iter(())
 
