@@ -118,7 +118,7 @@ class Opened:
     def complete(self) -> Inputs:
         """Return all tables of the spec; call this only if there are no problems."""
         assert self.interactions is not None
-        embeddings = {name: self.embeddings[name] for name in self.spec.tables}
+        embeddings = {name: self.embeddings[name] for name in self.spec.tables if self.spec.table_path(name)}
         return Inputs(self.interactions, self.candidates, embeddings)
 
     def of_pass(self, spec: Spec) -> Opened:
@@ -140,9 +140,12 @@ def open_inputs(spec: Spec) -> Opened:
             table = open_table("candidates", spec.candidates)
             check_candidates(spec, table)
             opened.candidates = table
-    for name, options in spec.tables.items():
+    for name in spec.tables:
+        path = spec.table_path(name)
+        if path is None:  # derived
+            continue
         with problems.collect():
-            table = open_table(spec.table_label(name), options.path)
+            table = open_table(spec.table_label(name), path)
             check_embedding(spec, name, table)
             opened.embeddings[name] = table
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles
 from extembed_cli.data import ipc
-from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, load_vectors
+from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, TableVectors, load_vectors
 from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.vector_cache import VectorCache
@@ -105,6 +105,14 @@ class Shared:
         return cls(columns, prepared.vocabulary, embeddings, totals, states)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where vectors come from, beside the files of the tables."""
+
+    cache: VectorCache | None = None
+    derived: Mapping[Matrix, TableVectors] = field(default_factory=dict)
+
+
 def prepare(
     spec: Spec,
     tables: dict[str, Table],
@@ -112,19 +120,22 @@ def prepare(
     vocabulary: Vocabulary,
     mapped: threads.Mapping = map,
     folder: Path | None = None,
-    cache: VectorCache | None = None,
+    sources: Sources | None = None,
 ) -> Shared:
     """Load the vectors of the items that the job touches; raises the problems of all tables together.
 
     With a folder all arrays are in mapped files there, with a cache those of the tables in its files.
     """
+    sources = sources or Sources()
     if folder is not None:
         folder.mkdir(exist_ok=True)
     problems = Problems()
     prepared = Prepared({}, {}, vocabulary, mapped, folder)
     for name, table in tables.items():
         with problems.collect():
-            _load(spec, name, table, ids[name], prepared, cache)
+            _load(spec, name, table, ids[name], prepared, sources.cache)
+    for matrix, vectors in sources.derived.items():
+        prepared.embeddings[matrix] = vectors.of(vocabulary.ids)
     columns, states = shard_columns(spec), {}
     for technique in techniques_of(spec):  # of the tables that could be loaded, for all problems together
         with problems.collect():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from extembed_cli.data.feature_file import candidate_rows
-from extembed_cli.features.prepare import prepare
+from extembed_cli.features.prepare import Sources, prepare
 from extembed_cli.features.registry import output_columns
+from extembed_cli.jobs.derivation import derive
+from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
 from extembed_cli.jobs.report import inputs_report
 from extembed_cli.jobs.within import read_requests
@@ -20,7 +22,9 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     for each in map(opened.of_pass, spec.passes()):
         loaded = load(each, watch, sample_layout(opened), vectors=True)
         with watch.timing("vectors"):
-            shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
+            derived = derive(opened, each.spec, RunOptions(workers=1), map, watch).tables
+            sources = Sources(derived=derived)
+            shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
         _, coverage = first_shard(each.spec, loaded, shared.with_vector)
         watch.warn_of(coverage.mismatches(each.spec, loaded))
         passes.append((each.spec, loaded, coverage, shared.by_table))

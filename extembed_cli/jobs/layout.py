@@ -151,7 +151,9 @@ def _matrix_bytes(spec: Spec, inputs: Inputs, cached: bool = False) -> int:
     """Return the largest possible bytes of all vectors: as unit vectors, and in the coordinates of each technique."""
     total = 0
     for name, matrices in matrices_of(spec).items():
-        table = inputs.embeddings[name]
+        table = inputs.embeddings.get(name)
+        if table is None:  # derived, and there already
+            continue
         size = 4 * table.rows * first_dim(table, spec.vector_column(name))
         for matrix in matrices:
             copies = sum(technique.copies(spec, matrix) for technique in techniques_of(spec))

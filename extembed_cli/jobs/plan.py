@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.embeddings import first_dim
-from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.inputs import Loaded, Opened
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.features.technique.protocol import Estimate, ShardWork
 from extembed_cli.histories.csr import Shard, every_owner
@@ -40,7 +40,7 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         with watch.timing("encode"):
             shard, coverage = first_shard(each.spec, loaded, {name: loaded.partners_in(name) for name in loaded.ids})
         watch.warn_of(coverage.mismatches(each.spec, loaded))
-        estimates = _estimates(each.spec, loaded, shard)
+        estimates = _estimates(each.spec, opened, loaded, shard)
         passes.append(_PassPlan(each.spec, loaded, coverage, layout, estimates))
     if loaded.inputs.candidates is not None:
         read_requests(spec, loaded.inputs.candidates)
@@ -80,10 +80,13 @@ def _plan(spec: Spec, passes: list[_PassPlan], workers: int) -> dict[str, Any]:
     }
 
 
-def _estimates(spec: Spec, loaded: Loaded, shard: Shard) -> list[Estimate]:
+def _estimates(spec: Spec, opened: Opened, loaded: Loaded, shard: Shard) -> list[Estimate]:
     """Return the estimated cost of a shard for each technique."""
     tables = loaded.inputs.embeddings
     dims = {name: first_dim(table, spec.vector_column(name)) for name, table in tables.items()}
+    for name in spec.derivations():
+        source = spec.derived(name).embedding
+        dims[name] = first_dim(opened.embeddings[source], spec.vector_column(source))
     history, candidates = shard.history, shard.candidates
     users = every_owner(history, loaded.vectors_as_of)
     work = ShardWork(spec, {}, history, candidates, users, visible_end(spec, history, candidates))

@@ -23,13 +23,15 @@ from extembed_cli.data.commit import locked, staged, writing
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.inputs import Inputs, Loaded, Opened
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
+from extembed_cli.data.shard_results import FeaturePart
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.engines.base import Engine, Job, Results, ShardInput
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError
-from extembed_cli.features.prepare import Shared, matrices_of, prepare
+from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns, technique_digests, techniques_of
 from extembed_cli.histories.csr import Shard
+from extembed_cli.jobs.derivation import derive
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
@@ -75,24 +77,19 @@ def run_job(
 
         def run_pass(number: int) -> None:
             of_pass, cache = passes[number], caches[number]
-            layout = _layout(of_pass, options, cache, sum(each.bytes_in_memory for each in results))
+            derived = derive(opened, of_pass.spec, options, mapped, watch)
+            earlier = sum(each.bytes_in_memory for each in results) + derived.bytes_in_memory
+            layout = _layout(of_pass, options, cache, earlier)
             kept = stack.enter_context(_scratch(of_pass.spec, number, options, layout, digests, models, watch))
             place = Place(Layout(**kept.layout) if kept else layout, kept)
             engine = start_engine(mapped, kept if place.layout.shards > 1 else None)
-            results.append(_run_pass(of_pass, place, cache, mapped, engine, options, watch))
+            sources = Sources(cache, derived.tables)
+            results.append(_run_pass(of_pass, place, sources, mapped, engine, options, watch))
 
         for number in range(len(passes)):
             run_pass(number)
-        for number in range(len(passes), MAX_PASSES):  # of a killed run of another spec
-            shutil.rmtree(_scratch_folder(outputs[0], options, number), ignore_errors=True)
-        features = [each.results.features for each in results]
-        if spec.within is not None and inputs.candidates is not None:
-            with watch.timing("within") as cost:
-                files = next((each.place.scratch.folder for each in results if each.place.scratch), None)
-                columns = output_columns(spec)
-                within = within_part(spec, columns, inputs.candidates, features, mapped, files)
-                features += [] if within is None else [[within]]
-                cost.add(rows=inputs.candidates.rows)
+        _remove_scratch(outputs[0], options, len(passes))
+        features = [each.results.features for each in results] + _within(spec, inputs, results, mapped, watch)
         candidates = results[0].loaded.candidates.rows
         watch.expect(candidates)
         with watch.timing("write") as cost:
@@ -122,8 +119,8 @@ def run_job(
 
 
 def _layout(opened: Opened, options: RunOptions, cache: VectorCache | None, earlier: int) -> Layout:
-    """Return the layout of a pass; `earlier` are the bytes of the features of earlier passes."""
-    needs = {"features of the other side": earlier} if earlier else None
+    """Return the layout of a pass; `earlier` are the bytes of earlier passes."""
+    needs = {"derived vectors and features of the other side": earlier} if earlier else None
     spec, inputs, workers = opened.spec, opened.complete(), options.workers
     if options.layout is not None:
         return options.layout
@@ -133,7 +130,7 @@ def _layout(opened: Opened, options: RunOptions, cache: VectorCache | None, earl
 def _run_pass(
     opened: Opened,
     place: Place,
-    cache: VectorCache | None,
+    sources: Sources,
     mapped: Mapping,
     engine: Engine,
     options: RunOptions,
@@ -141,14 +138,14 @@ def _run_pass(
 ) -> PassResults:
     """Read the inputs by owner, and compute all shards."""
     spec, inputs, layout, kept = opened.spec, opened.complete(), place.layout, place.scratch
-    loaded = load(opened, watch, layout, kept, cache)
+    loaded = load(opened, watch, layout, kept, sources.cache)
     check_longest(spec, loaded, options.workers, options.memory)
     folder = kept.folder / "shared" if kept and layout.mapped else None
 
     def prepared() -> Shared:
         if kept:  # memory is short: a stage rarely needs what the one before has kept
             give_back()
-        shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder, cache)
+        shared = prepare(spec, inputs.embeddings, loaded.ids, loaded.vocabulary, mapped, folder, sources)
         if kept:
             give_back()
         return shared
@@ -263,6 +260,26 @@ def _scratch(
             shards = opened_scratch.layout["shards"]
             watch.note(f"{output}: resuming a killed run; {finished:,} of {shards:,} shards are done")
         yield opened_scratch
+
+
+def _within(
+    spec: Spec, inputs: Inputs, results: list[PassResults], mapped: Mapping, watch: Watch
+) -> list[list[FeaturePart]]:
+    """Return the columns within a request, if the spec has any."""
+    if spec.within is None or inputs.candidates is None:
+        return []
+    with watch.timing("within") as cost:
+        files = next((each.place.scratch.folder for each in results if each.place.scratch), None)
+        features = [each.results.features for each in results]
+        within = within_part(spec, output_columns(spec), inputs.candidates, features, mapped, files)
+        cost.add(rows=inputs.candidates.rows)
+    return [] if within is None else [[within]]
+
+
+def _remove_scratch(output: Path, options: RunOptions, passes: int) -> None:
+    """Remove the folders of a killed run of another spec, which had more passes."""
+    for number in range(passes, MAX_PASSES):
+        shutil.rmtree(_scratch_folder(output, options, number), ignore_errors=True)
 
 
 def _scratch_folder(output: Path, options: RunOptions, number: int) -> Path:

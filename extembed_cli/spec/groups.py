@@ -164,8 +164,8 @@ class SidedTableGroup(SidedGroup, TableGroup):
         return self
 
 
-class ResidualGroup(Group):
-    """A group that can read residuals."""
+class ResidualKeys(Frozen):
+    """What is taken off the numbers that events say."""
 
     residual: ResidualBy | None = None
     """Take the mean of earlier events off the target: those of the same `item`, of the same `user`, or `item+user`."""
@@ -175,28 +175,28 @@ class ResidualGroup(Group):
     """Age at which an earlier event weighs half as much in the mean of a residual; `none` = no decay."""
 
     @model_validator(mode="after")
-    def _keys_of_residual(self) -> ResidualGroup:
+    def _keys_of_residual(self) -> ResidualKeys:
         keys = ("prior_events", "residual_half_life")
-        unused = [key for key in keys if getattr(self, key) != ResidualGroup.model_fields[key].default]
+        unused = [key for key in keys if getattr(self, key) != ResidualKeys.model_fields[key].default]
         if unused and self.residual is None:
             raise ValueError(f'{unused[0]}: is of a residual; set residual = "item" too, or leave it out')
         return self
 
     @property
     def residual_of(self) -> Residual | None:
-        """The residual of the group's values."""
+        """The residual of the values."""
         by = self.residual
         return None if by is None else Residual(by, self.prior_events, self.residual_half_life)
 
 
-class TargetGroup(ResidualGroup):
-    """A group that reads what an event says."""
+class TargetKeys(ResidualKeys):
+    """What an event says."""
 
     target: str | None = None
     """What an event says: a column or a row-wise SQL expression, such as `rating`."""
 
     @model_validator(mode="after")
-    def _target_of_residual(self) -> TargetGroup:
+    def _target_of_residual(self) -> TargetKeys:
         if self.residual is not None and self.target is None:
             raise ValueError('residual: needs a `target`, such as target = "rating"')
         return self
@@ -205,6 +205,28 @@ class TargetGroup(ResidualGroup):
     def target_expression(self) -> Expression | None:
         """The target over the interactions, a residual or not."""
         return None if self.target is None else Expression(self.target, "Float64", self.residual_of)
+
+
+class DerivedSpec(TargetKeys):
+    """Where vectors of users come from: the decayed mean of the item vectors of their own history, as of any moment.
+
+    With a `target` it is the decayed sum of target times vector: likes minus dislikes.
+    """
+
+    embedding: str
+    """Name of the embedding table with the vectors of the items."""
+    history: str = "all"
+    """Name of the history."""
+    half_life: HalfLife = "none"
+    """Age at which an event weighs half as much, such as `30d`; `none` = no decay."""
+
+
+class ResidualGroup(ResidualKeys, Group):
+    """A group that can read residuals."""
+
+
+class TargetGroup(TargetKeys, ResidualGroup):
+    """A group that reads what an event says."""
 
     def expressions(self) -> dict[str, Expression]:
         return {} if self.target_expression is None else {"target": self.target_expression}

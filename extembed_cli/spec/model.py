@@ -11,12 +11,12 @@ from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, PrivateAttr, ValidationInfo, create_model, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, create_model, model_validator
 
 from extembed_cli.errors import did_you_mean
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import Group, HistoryGroup, NeuralGroup, Side, TableGroup
+from extembed_cli.spec.groups import DerivedSpec, Group, HistoryGroup, NeuralGroup, Side, TableGroup
 from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
 
 ALL = "all"  # the history of every interaction; always exists
@@ -71,8 +71,6 @@ class Columns(LogColumns):
 class TableSpec(Frozen):
     """A table of fixed external vectors."""
 
-    path: Paths
-    """File, list of files, glob or directory of Parquet with ids and vectors."""
     normalize: Annotated[bool, Field(strict=True)] = True
     """Divide each vector by its L2 norm. Cosines are the same either way; the dual fit is not."""
     center: Annotated[bool, Field(strict=True)] = False
@@ -86,15 +84,33 @@ class TableSpec(Frozen):
 class EmbeddingSpec(TableSpec):
     """An embedding table: fixed external vectors of items."""
 
+    path: Paths
+    """File, list of files, glob or directory of Parquet with item ids and vectors."""
     columns: TableColumns = TableColumns()
     """Names in this table alone."""
 
 
 class UserEmbeddingSpec(TableSpec):
-    """A table of users: their own fixed external vectors."""
+    """A table of users: their own external vectors, or vectors derived from their histories."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
+    path: Paths | None = None
+    """File, list of files, glob or directory of Parquet with user ids and vectors."""
+    derived: DerivedSpec | None = Field(default=None, alias="from")
+    """Instead of a path: derive the vectors from the log, such as `{embedding = "text", history = "liked"}`."""
     columns: UserTableColumns = UserTableColumns()
     """Names in this table alone."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> UserEmbeddingSpec:
+        if (self.path is None) == (self.derived is None):
+            raise ValueError("path: a table of users has a `path`, or is derived `from` the log")
+        if self.derived is not None:
+            unused = {"columns", "duplicates", "bad_vectors", "normalize"} & self.model_fields_set
+            if unused:
+                raise ValueError(f"{min(unused)}: is about a file; a derived table has none")
+        return self
 
 
 class HistorySpec(Frozen):
@@ -153,6 +169,8 @@ class Spec(Frozen):
     """Numbers that a training reads from an event, with the key that has each: it runs without groups."""
     _side: Side | None = PrivateAttr(default=None)
     """Of a pass: only its groups count; None = all sides"""
+    _derivation: str | None = PrivateAttr(default=None)
+    """Name of the table of users that a pass derives; then no group counts"""
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Spec:
@@ -165,6 +183,12 @@ class Spec(Frozen):
             if isinstance(group, TableGroup):
                 kind = self.tables_key(group.of_side)
                 problems += _unknown(f"{key}.{kind}", group.tables, getattr(self, kind))
+        for name, table in self.user_embeddings.items():
+            if table.derived is not None:
+                source, history = table.derived.embedding, table.derived.history
+                key = f"user_embeddings.{name}.from"
+                problems += _unknown(f"{key}.embedding", (source,), self.embeddings)
+                problems += _unknown(f"{key}.history", (history,), [ALL, *self.histories])
         problems += [
             f"user_embeddings.{name}: `{name}` is an embedding table of items too; use another name"
             for name in self.user_embeddings
@@ -235,7 +259,7 @@ class Spec(Frozen):
             f"{technique}.{index}": group
             for technique in Group.known
             for index, group in enumerate(getattr(self, technique, ()))
-            if self._side in (None, group.of_side)
+            if self._side in (None, group.of_side) and self._derivation is None
         }
 
     def of(self, kind: type[AnyGroup]) -> tuple[AnyGroup, ...]:
@@ -283,6 +307,26 @@ class Spec(Frozen):
         sides = sorted({group.of_side for group in self.groups.values()}, reverse=True)
         return [self.pass_of(side) for side in sides]
 
+    def derivations(self) -> list[str]:
+        """Return the names of the derived tables that the groups use."""
+        groups = [group for group in self.groups.values() if isinstance(group, TableGroup)]
+        used = dict.fromkeys(name for group in groups for name in self.embeddings_of(group))
+        return [name for name in used if name in self.user_embeddings and self.user_embeddings[name].derived]
+
+    def derivation(self, name: str) -> Spec:
+        """Return the spec of a pass that derives a table of users from the histories of all users."""
+        spec = self.pass_of(Side())
+        spec._derivation = name
+        target = self.derived(name).target_expression
+        spec._values = {} if target is None else {target: f"user_embeddings.{name}.from.target"}
+        return spec
+
+    def derived(self, name: str) -> DerivedSpec:
+        """Return how a table is derived."""
+        derived = self.user_embeddings[name].derived
+        assert derived is not None
+        return derived
+
     def pass_of(self, side: Side) -> Spec:
         """Return the spec with the groups of one side."""
         spec = self.model_copy()
@@ -297,6 +341,9 @@ class Spec(Frozen):
     @property
     def tables(self) -> Mapping[str, TableSpec]:
         """The tables of vectors by name; in a pass those of the partners alone."""
+        if self._derivation is not None:
+            source = self.derived(self._derivation).embedding
+            return {source: self.embeddings[source]}
         if self._side is None:
             return {**self.embeddings, **self.user_embeddings}
         return self.embeddings if self.side.partner == "item" else self.user_embeddings
@@ -308,7 +355,7 @@ class Spec(Frozen):
     @property
     def needs_all_owners(self) -> bool:
         """Whether users without a candidate are needed too."""
-        return any(group.owner_vectors for group in self.groups.values())
+        return self._derivation is not None or any(group.owner_vectors for group in self.groups.values())
 
     # --- inputs and outputs ---
 
@@ -321,6 +368,10 @@ class Spec(Frozen):
     def column(self, source: Literal["interactions", "candidates"], role: str) -> str:
         """Return the user's name for the column `user`, `item` or `time` of an input."""
         return getattr(getattr(self.columns, source), role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
+
+    def table_path(self, table: str) -> str | tuple[str, ...] | None:
+        """Return the path of a table; None for a derived one."""
+        return self.embeddings[table].path if table in self.embeddings else self.user_embeddings[table].path
 
     def id_column(self, table: str) -> str:
         """Return the user's name for the column of ids of a table."""
@@ -385,6 +436,10 @@ class Spec(Frozen):
         for key, group in self.groups.items():
             for inner, expression in group.expressions().items():
                 keys.setdefault(expression, f"{key}.{inner}")
+        for name in self.derivations() if self._side is None else ():
+            target = self.derived(name).target_expression
+            if target is not None:
+                keys.setdefault(target, f"user_embeddings.{name}.from.target")
         return keys
 
     # --- meaning ---
@@ -396,7 +451,7 @@ class Spec(Frozen):
     def meaning(self) -> dict[str, Any]:
         """Return the computation as plain data, without output, paths and run options."""
         data: dict[str, Any] = self.model_dump(
-            mode="json", exclude_none=True, exclude={"output", "interactions", "candidates"}
+            mode="json", by_alias=True, exclude_none=True, exclude={"output", "interactions", "candidates"}
         )
         for kind in ("embeddings", "user_embeddings"):
             tables = data.pop(kind)
