@@ -187,3 +187,31 @@ def test_residuals_of_a_popular_item_or_a_busy_day_keep_to_memory(tmp_path: Path
     cost = measure([sys.executable, "-m", "extembed_cli", *map(str, command), f"{limit}MiB", "-q"])
     assert cost.anonymous_mib <= limit * SLACK
     assert json.loads((tmp_path / "out.parquet.run.json").read_text())["shards"] == 2
+
+
+@pytest.mark.soak
+def test_the_audience_of_a_hot_item_keeps_to_memory(tmp_path: Path) -> None:
+    """An item with a million events, whose users' vectors are derived from the log."""
+    rng, n = np.random.default_rng(6), 1_500_000
+    items = np.where(rng.random(n) < 0.7, 7, rng.integers(0, 5_000, n))
+    times = START + rng.integers(0, YEAR, n)
+    log = {"user_id": rng.integers(0, 200_000, n), "item_id": items, "rating": rng.integers(1, 6, n)}
+    pq.write_table(pa.table({**log, "timestamp": timestamps(times)}), tmp_path / "log.parquet")
+    few = {"user_id": np.arange(200), "item_id": np.where(np.arange(200) < 20, 7, np.arange(200))}
+    asked = {**few, "timestamp": timestamps(START + YEAR // 2 + np.arange(200))}
+    pq.write_table(pa.table(asked), tmp_path / "candidates.parquet")
+    table = {"item_id": np.arange(5_000), "embedding": vectors(rng.standard_normal((5_000, 16)))}
+    pq.write_table(pa.table(table), tmp_path / "items.parquet")
+    (tmp_path / "spec.toml").write_text(
+        'interactions = "log.parquet"\ncandidates = "candidates.parquet"\noutput = "out.parquet"\n'
+        '[embeddings.text]\npath = "items.parquet"\n'
+        '[user_embeddings.taste]\nfrom = {embedding = "text", half_life = "30d"}\n'
+        '[[aggregate]]\nside = "item"\n'
+    )
+    digests = set()
+    for limit in (900, 4000):
+        command = [sys.executable, "-m", "extembed_cli", "run", str(tmp_path / "spec.toml"), "-q", "--workers", "1"]
+        cost = measure([*command, "--memory", f"{limit}MiB"])
+        assert cost.anonymous_mib <= limit * SLACK, f"{cost} for {limit} MiB"
+        digests.add(json.loads((tmp_path / "out.parquet.run.json").read_text())["output_sha256"])
+    assert len(digests) == 1
