@@ -30,11 +30,12 @@ def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
     lines += [f"  dropped {count:,}: {reason}" for reason, count in events["dropped"].items()]
     lines += [f"  {count:,} without target `{target}`" for target, count in events["null_targets"].items() if count]
     lines.append(f"candidates: {candidates['rows']:,} rows, {candidates['users']:,} users")
-    for name, table in report["inputs"]["embeddings"].items():
-        lines.append(
-            f"embeddings {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
-            f"vectors for {coverage_text(table['coverage'])}"
-        )
+    for kind in ("embeddings", "user_embeddings"):
+        for name, table in report["inputs"].get(kind, {}).items():
+            lines.append(
+                f"{kind} {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
+                f"vectors for {coverage_text(table['coverage'])}"
+            )
     lines.append(f"{report['columns']} features; no problems found")
     if not show.quiet:
         console.result("\n".join(lines))

@@ -59,9 +59,10 @@ def _plan(plan: dict[str, Any]) -> str:
         f"interactions  {console.used_text(inputs['interactions'])}",
         f"candidates    {inputs['candidates']['rows']:,} rows, {inputs['candidates']['users']:,} users",
     ]
-    for name, table in inputs["embeddings"].items():
-        coverage = coverage_text(table["coverage"])
-        lines.append(f"embeddings    {name}: {table['rows']:,} rows; vectors for {coverage}")
+    for kind, label in (("embeddings", "embeddings"), ("user_embeddings", "users")):
+        for name, table in inputs.get(kind, {}).items():
+            coverage = coverage_text(table["coverage"])
+            lines.append(f"{label:13} {name}: {table['rows']:,} rows; vectors for {coverage}")
     if inputs["candidates"]["rows"] or not plan["user_vectors"] + plan["item_vectors"]:
         lines.append(f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows")
     lines += [
