@@ -30,21 +30,28 @@ _EVENTS = 2**18  # of a batch
 _ZERO = 1e-6  # a sum this short against Σ w |y| is the rounding of the stored vectors
 
 
-class DerivedVectors(NamedTuple):
-    """Unit vectors of owners at moments: (n) each, in order of owners and times."""
+class Moments(NamedTuple):
+    """Owners at moments: (n) each, in order of owners and times."""
 
     owners: Ints
     times: Ints
-    vectors: Floats
-    """(n, d) 0 where there is none"""
     norms: Doubles
     """Of the sums; 0 where there is no vector"""
 
 
 def derived_vectors(
-    spec: Spec, derived: DerivedSpec, matrix: EmbeddingMatrix, history: History, candidates: Candidates, mapped: Mapping
-) -> DerivedVectors:
-    """Return the vectors of all owners of a shard, as of each of their events and candidates."""
+    spec: Spec,
+    derived: DerivedSpec,
+    matrix: EmbeddingMatrix,
+    history: History,
+    candidates: Candidates,
+    out: Floats,
+    mapped: Mapping = map,
+) -> Moments:
+    """Write the unit vectors of all owners of a shard, as of each of their events and candidates, to `out`.
+
+    out (n + ..., d)  zeros; the first rows get the vectors
+    """
     moments = _moments(history, candidates)
     target = derived.target_expression
     used = [each for each in (target, spec.membership(derived.history)) if each is not None]
@@ -54,13 +61,10 @@ def derived_vectors(
     if target is not None:
         seen = seen.only(~np.isnan(history.values[target]))
     events = EventList(history, moments, seen)
-    sums = _Sums(events, derived, matrix)
+    sums = _Sums(events, derived, matrix, out)
     for _ in mapped(sums.compute, sums.batches()):
         pass
-    norms = np.sqrt(np.vecdot(sums.sums, sums.sums))
-    norms[norms <= _ZERO * sums.sizes] = 0
-    vectors = (sums.sums / np.where(norms > 0, norms, np.inf)[:, None]).astype(np.float32)
-    return DerivedVectors(moments.owners, moments.times, vectors, norms)
+    return Moments(moments.owners, moments.times, sums.norms)
 
 
 def _moments(history: History, candidates: Candidates) -> Candidates:
@@ -76,17 +80,16 @@ def _moments(history: History, candidates: Candidates) -> Candidates:
 class _Sums:
     """Decayed sums of what the events of a list say in each direction, in float64."""
 
-    def __init__(self, events: EventList, derived: DerivedSpec, matrix: EmbeddingMatrix) -> None:
+    def __init__(self, events: EventList, derived: DerivedSpec, matrix: EmbeddingMatrix, out: Floats) -> None:
         self.events, self.half_life, self.matrix = events, derived.half_life, matrix
         target = derived.target_expression
         self.targets = None if target is None else events.targets(target)
         self.slots = matrix.slots[events.partners]
         rows = len(events.candidates.rows)
         self.wanted: Bools = np.ones(rows, np.bool_)
-        self.sums = np.zeros((rows, matrix.vectors.shape[1]))
-        """(Q, d) Σ w y x, relative to the heaviest moment of the events that a candidate sees"""
-        self.sizes = np.zeros(rows)
-        """(Q) Σ w |y|"""
+        self.out = out
+        self.norms = np.zeros(rows)
+        """(Q) of Σ w y x, relative to the heaviest moment of the events that a candidate sees"""
 
     def batches(self) -> Iterator[Pieces]:
         """Yield the arguments of the calls of `compute`."""
@@ -121,4 +124,7 @@ class _Sums:
             summed = visible_sums(values, weights, reference[at].reshape(shape), begin, stop)
             sums[at] += summed.reshape(-1, d + 1)
         rows = batch.candidates_at[batch.piece] + batch.within
-        self.sums[batch.q], self.sizes[batch.q] = sums[rows, :d], sums[rows, d]
+        norms = np.sqrt(np.vecdot(sums[rows, :d], sums[rows, :d]))
+        norms[norms <= _ZERO * sums[rows, d]] = 0
+        self.out[batch.q] = sums[rows, :d] / np.where(norms > 0, norms, np.inf)[:, None]
+        self.norms[batch.q] = norms

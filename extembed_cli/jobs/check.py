@@ -22,7 +22,7 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     for each in map(opened.of_pass, spec.passes()):
         loaded = load(each, watch, sample_layout(opened), vectors=True)
         with watch.timing("vectors"):
-            derived = derive(opened, each.spec, RunOptions(workers=1), map, watch).tables
+            derived = derive(opened, each.spec, 0, RunOptions(workers=1), map, watch).tables
             sources = Sources(derived=derived)
             shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
         _, coverage = first_shard(each.spec, loaded, shared.with_vector)

@@ -31,7 +31,7 @@ from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns, technique_digests, techniques_of
 from extembed_cli.histories.csr import Shard
-from extembed_cli.jobs.derivation import derive
+from extembed_cli.jobs.derivation import derive, scratch_of
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
@@ -77,9 +77,9 @@ def run_job(
 
         def run_pass(number: int) -> None:
             of_pass, cache = passes[number], caches[number]
-            derived = derive(opened, of_pass.spec, options, mapped, watch)
-            earlier = sum(each.bytes_in_memory for each in results) + derived.bytes_in_memory
-            layout = _layout(of_pass, options, cache, earlier)
+            earlier = sum(each.bytes_in_memory for each in results)
+            derived = derive(opened, of_pass.spec, earlier, options, mapped, watch)
+            layout = _layout(of_pass, options, cache, earlier + derived.bytes_in_memory)
             kept = stack.enter_context(_scratch(of_pass.spec, number, options, layout, digests, models, watch))
             place = Place(Layout(**kept.layout) if kept else layout, kept)
             engine = start_engine(mapped, kept if place.layout.shards > 1 else None)
@@ -88,7 +88,7 @@ def run_job(
 
         for number in range(len(passes)):
             run_pass(number)
-        _remove_scratch(outputs[0], options, len(passes))
+        _remove_scratch(spec, options, len(passes))
         features = [each.results.features for each in results] + _within(spec, inputs, results, mapped, watch)
         candidates = results[0].loaded.candidates.rows
         watch.expect(candidates)
@@ -276,10 +276,12 @@ def _within(
     return [] if within is None else [[within]]
 
 
-def _remove_scratch(output: Path, options: RunOptions, passes: int) -> None:
-    """Remove the folders of a killed run of another spec, which had more passes."""
-    for number in range(passes, MAX_PASSES):
-        shutil.rmtree(_scratch_folder(output, options, number), ignore_errors=True)
+def _remove_scratch(spec: Spec, options: RunOptions, passes: int) -> None:
+    """Remove the folders of a killed run of another spec, which had more passes, or that was deriving vectors."""
+    output, derivations = Path(spec.outputs[0]), scratch_of(spec, options, "derive-*")
+    later = (_scratch_folder(output, options, number) for number in range(passes, MAX_PASSES))
+    for folder in [*later, *derivations.parent.glob(derivations.name)]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _scratch_folder(output: Path, options: RunOptions, number: int) -> Path:

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, create_mode
 from extembed_cli.errors import did_you_mean
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import DerivedSpec, Group, HistoryGroup, NeuralGroup, Side, TableGroup
+from extembed_cli.spec.groups import DerivedSpec, DualGroup, Group, HistoryGroup, NeuralGroup, Side, TableGroup
 from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
 
 ALL = "all"  # the history of every interaction; always exists
@@ -110,7 +110,14 @@ class UserEmbeddingSpec(TableSpec):
             unused = {"columns", "duplicates", "bad_vectors", "normalize"} & self.model_fields_set
             if unused:
                 raise ValueError(f"{min(unused)}: is about a file; a derived table has none")
+        if self.columns.time is not None and self.center:
+            raise ValueError("center: the mean of vectors that change would know their future; leave it out")
         return self
+
+    @property
+    def changes(self) -> bool:
+        """Whether a user's vector depends on the time."""
+        return self.derived is not None or self.columns.time is not None
 
 
 class HistorySpec(Frozen):
@@ -189,6 +196,7 @@ class Spec(Frozen):
                 key = f"user_embeddings.{name}.from"
                 problems += _unknown(f"{key}.embedding", (source,), self.embeddings)
                 problems += _unknown(f"{key}.history", (history,), [ALL, *self.histories])
+        problems += self._timeless()
         problems += [
             f"user_embeddings.{name}: `{name}` is an embedding table of items too; use another name"
             for name in self.user_embeddings
@@ -211,6 +219,22 @@ class Spec(Frozen):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _timeless(self) -> list[str]:
+        """Return problems with groups that need a sum over all vectors of a table whose vectors change."""
+        problems = []
+        for key, group in self.groups.items():
+            if not isinstance(group, TableGroup):
+                continue
+            for name in self.embeddings_of(group):
+                table = self.user_embeddings.get(name)
+                if table is None:
+                    continue
+                if isinstance(group, DualGroup) and group.unobserved_weight and table.changes:
+                    problems.append(f"{key}.unobserved_weight: needs vectors that are the same at all times")
+                if group.center and table.columns.time is not None:
+                    problems.append(f"{key}.center: the mean of vectors that change would know their future")
+        return problems
 
     def _wrong_paths(self) -> list[str]:
         """Return problems with the paths of vectors, and with a spec without candidates."""

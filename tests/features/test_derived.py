@@ -16,7 +16,10 @@ from helpers.outputs import ran, same
 from helpers.reference import Event, unit_vectors
 from helpers.reference_targets import residuals
 
+from extembed_cli.jobs.derivation import scratch_of
 from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.spec.loading import load_spec
 
 ITEMS = '[embeddings.text]\npath = "items.parquet"\n'
 AUDIENCE = """
@@ -150,6 +153,41 @@ def test_later_events_change_no_byte(world: World) -> None:
     assert not before.equals(after, null_equal=True)
 
 
+def test_items_that_only_later_events_have_change_no_byte(world: World) -> None:
+    """The mean of a centred table is over all its items."""
+    path = spec(world, BOTH)
+    log = pl.from_arrow(world.table("interactions"))
+    asked = pl.from_arrow(world.table("candidates"))
+    assert isinstance(log, pl.DataFrame)
+    assert isinstance(asked, pl.DataFrame)
+    time = pl.col("timestamp").cast(pl.Int64)
+    world.write("candidates", asked.filter(time <= START + 90 * HOUR).to_arrow())
+    rest = log.filter((time >= START + 90 * HOUR) | (pl.col("item_id") < 3))
+    world.write("interactions", rest.to_arrow())
+    before = run_spec(path)
+    world.write("interactions", rest.filter(time < START + 90 * HOUR).to_arrow())
+    assert before.equals(run_spec(path), null_equal=True)
+
+
+def test_within_reads_columns_of_both_sides(world: World) -> None:
+    asked = world.table("candidates")
+    world.write("candidates", asked.append_column("request", asked["timestamp"].cast("int64")))
+    within = '[within]\nby = "request"\ncolumns = ["taste__*item_cos_max", "text__*cos_max"]\n'
+    path = spec(world, BOTH + within)
+    output = run_spec(path)
+    assert {"taste__liked__item_cos_max__within_rank", "text__liked__cos_max__within_rank"} <= set(output.columns)
+    same(ran(path, 1, Layout()), ran(path, 2, Layout(shards=3, mapped=True)))
+    extembed("run", path, "--memory", "500MiB", "-q").ok()
+
+
+def test_the_folder_of_a_killed_derivation_is_removed(world: World) -> None:
+    path = spec(world, BOTH)
+    left = scratch_of(load_spec(path), RunOptions(workers=1), "derive-taste")
+    (left / "shared").mkdir(parents=True)
+    run_spec(path)
+    assert not left.exists()
+
+
 def test_check_and_dry_run_know_derived_tables(world: World) -> None:
     path = spec(world, BOTH)
     report = extembed("check", path, "--json").ok().json
@@ -170,6 +208,14 @@ def test_check_and_dry_run_know_derived_tables(world: World) -> None:
         ),
         ("center = true", ("user_embeddings.taste", "a `path`", "`from` the log")),
         ('from = {embedding = "text"}\nnormalize = false', ("user_embeddings.taste", "normalize: is about a file")),
+        (
+            'from = {embedding = "text"}\n[[dual]]\nside = "item"\nunobserved_weight = 0.1\n',
+            ("dual.0.unobserved_weight: needs vectors that are the same at all times",),
+        ),
+        (
+            'path = "users.parquet"\ncolumns.time = "since"\ncenter = true',
+            ("user_embeddings.taste", "center: the mean of vectors that change would know their future"),
+        ),
         ('from = {embedding = "text", residual = "item"}', ("user_embeddings.taste.from.residual", "needs a `target`")),
         ('from = {embedding = "text", target = "ratin"}', ("user_embeddings.taste.from.target", "`ratin`")),
     ],
