@@ -295,7 +295,7 @@ class Spec(Frozen):
         by_technique: dict[str, tuple[Group, ...]] = {
             technique: tuple(group for group in groups if group.technique == technique) for technique in Group.known
         }
-        return self.model_copy(update={**by_technique, "output": None})
+        return self.model_copy(update={**by_technique, "output": None, "within": None})
 
     def for_training(self, group: NeuralGroup | None) -> Spec:
         """Return a spec without groups, with the values that the model of a group reads."""

@@ -99,3 +99,10 @@ def test_a_leak_in_the_inputs_warns(trained_copy: Path) -> None:
         "has dates without a time of day"
         in extembed(*loud, trained_copy / "second", "--until", until(trained_copy)).ok().err
     )
+
+
+def test_a_spec_with_columns_within_a_request_can_be_trained_on(trained_copy: Path) -> None:
+    """The training has no features, so none that `[within]` names."""
+    within = '[within]\nby = "request"\ncolumns = ["text__*"]\n'
+    write_spec(trained_copy, "[[aggregate]]\n", within)
+    train(trained_copy, "--epochs", "1", "--encoder", "mean", "--memory", "3GiB").ok()
