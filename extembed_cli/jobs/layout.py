@@ -10,7 +10,7 @@ from extembed_cli.data.ids import id_kind
 from extembed_cli.data.inputs import Inputs, Loaded
 from extembed_cli.errors import ResourceError, counted
 from extembed_cli.features.prepare import matrices_of
-from extembed_cli.features.registry import shard_columns, techniques_of
+from extembed_cli.features.registry import output_columns, shard_columns, techniques_of
 from extembed_cli.jobs.within import BYTES_OF_REQUESTS
 from extembed_cli.spec.model import Spec
 
@@ -117,13 +117,8 @@ def fixed_needs(spec: Spec, inputs: Inputs, workers: int) -> dict[str, int]:
         "item ids": ids * _BYTES_PER_ID,
         **({"models": models} if models else {}),
         **({"requests": inputs.candidates.rows * BYTES_OF_REQUESTS} if spec.within and inputs.candidates else {}),
-        "a row group of the output": written * (_candidate_bytes(inputs) + 12 * _column_count(spec)),
+        "a row group of the output": written * (_candidate_bytes(inputs) + 12 * len(output_columns(spec.whole))),
     }
-
-
-def _column_count(spec: Spec) -> int:
-    """Return the columns of a pass; with `[within]` at most three more for each."""
-    return len(shard_columns(spec)) * (4 if spec.within else 1)
 
 
 def _candidate_bytes(inputs: Inputs) -> int:
@@ -147,7 +142,7 @@ def _row_bytes_of_all(spec: Spec, inputs: Inputs) -> int:
     """Return the bytes of all events and candidates during the computation, with their features."""
     total = inputs.interactions.rows * _event_bytes(spec, inputs)
     if inputs.candidates is not None:
-        features = _BYTES_PER_FEATURE * _column_count(spec)
+        features = _BYTES_PER_FEATURE * len(shard_columns(spec))
         total += inputs.candidates.rows * (_BYTES_PER_CANDIDATE + _text_bytes(spec, inputs) + features)
     return total
 

@@ -331,6 +331,13 @@ class Spec(Frozen):
         sides = sorted({group.of_side for group in self.groups.values()}, reverse=True)
         return [self.pass_of(side) for side in sides]
 
+    @property
+    def whole(self) -> Spec:
+        """The spec that a pass is of."""
+        spec = self.model_copy()
+        spec._side = spec._derivation = None
+        return spec
+
     def derivations(self) -> list[str]:
         """Return the names of the derived tables that the groups use."""
         groups = [group for group in self.groups.values() if isinstance(group, TableGroup)]
