@@ -1,6 +1,6 @@
 """Time technique 1 as whole processes, Parquet to Parquet, against DuckDB, polars and the lower bound of any program.
 
-    python benchmarks/aggregate.py [peers|grid|scale|large|start ...] [--runs 3]
+    python benchmarks/aggregate.py [peers|grid|scale|large|sides|start ...] [--runs 3]
 
 Runs all sides of a comparison in turn, prints medians and ratios, and writes them to benchmarks/results/aggregate.json.
 """
@@ -19,8 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from processes import Cost, in_turn, measure, median, ratio
-from world import SIZES, Size
+from world import SIZES, START_US, YEAR_US, Size
 
 HERE = Path(__file__).parent
 BIG = SIZES["big"]
@@ -127,8 +130,42 @@ def start(results: Results, runs: int) -> None:
         show(results, "the job of sample_data", in_turn({"extembed": job}, runs))
 
 
+def sides(results: Results, runs: int) -> None:
+    """Compare a cosine on the side of items, one of which has a tenth of the events, with one on that of users."""
+    rng, n, m, owners, dim = np.random.default_rng(0), 400_000, 60_000, 8_000, 64
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for table, rows, hot in (("interactions", n, 0.1), ("candidates", m, 0.005)):
+            items = np.where(rng.random(rows) < hot, 7, rng.integers(0, owners, rows))
+            times = pa.array(START_US + rng.integers(0, YEAR_US, rows), pa.timestamp("us"))
+            columns = {"user_id": rng.integers(0, owners, rows), "item_id": items, "timestamp": times}
+            pq.write_table(pa.table(columns), folder / f"{table}.parquet")
+        for side in ("user", "item"):
+            vectors = rng.standard_normal(owners * dim, dtype=np.float32)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors), dim)
+            pq.write_table(
+                pa.table({f"{side}_id": np.arange(owners), "embedding": column}), folder / f"{side}s.parquet"
+            )
+        command = [sys.executable, "-m", "extembed_cli", "aggregate", "-q", "--workers", "1", "--threshold", "0.2"]
+        command += ["-i", f"{folder}/interactions.parquet", "-c", f"{folder}/candidates.parquet"]
+        command += ["-o", f"{folder}/features.parquet"]
+        flags = {
+            "user": ["-e", f"v={folder}/items.parquet"],
+            "item": ["--side", "item", "--own", "--user-embedding", f"v={folder}/users.parquet"],
+        }
+        each: dict[str, list[float]] = {side: [] for side in flags}
+        for _ in range(runs):
+            for side, more in flags.items():
+                measure([*command, *more])
+                report = json.loads((folder / "features.parquet.run.json").read_text())
+                each[side].append(report["seconds_by_technique"]["aggregate"] / report["cosines"])
+    of_user, of_item = (statistics.median(each[side]) for side in ("user", "item"))
+    print(f"\ncosines: {1e9 * of_user:.1f} ns on the side of users, {1e9 * of_item:.1f} on that of items", flush=True)
+    results["cosines of a popular item"] = {"item against user": {"ratio": round(of_item / of_user, 3)}}
+
+
 PARTS: dict[str, Callable[[Results, int], None]] = {
-    "peers": peers, "grid": grid, "scale": scale, "large": large, "start": start
+    "peers": peers, "grid": grid, "scale": scale, "large": large, "sides": sides, "start": start
 }  # fmt: skip
 
 
