@@ -15,7 +15,7 @@ from pyarrow import types
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums, Values
 from extembed_cli.data.ids import as_ids, same_type
-from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
+from extembed_cli.data.mapped_arrays import ArrayFolder, is_mapped, zeros
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
@@ -29,6 +29,7 @@ ROWS = 2048  # rows of a matrix processed at a time: a fixed number
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
 # A centred vector shorter than this share of the mean's norm is rounding error and has no direction.
 _ZERO_CENTRED = 1e-6
+BYTES_PER_MOMENT = 60  # of a vector that counts from a time on: its id, time, key and norm
 _AN_ID = {"item": "an item id", "user": "a user id"}
 
 
@@ -159,6 +160,12 @@ class TableVectors:
     times: Ints | None = None
     """(n) from when on each counts (us); then an id may have several"""
     lag_us: int = 0
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Bytes of what is not in a mapped file."""
+        vectors = 0 if is_mapped(self.vectors) else self.vectors.nbytes
+        return vectors + len(self.ids) * BYTES_PER_MOMENT
 
     def of(self, vocabulary: pl.Series) -> EmbeddingMatrix:
         """Return the matrix of these vectors by the nums of a vocabulary."""

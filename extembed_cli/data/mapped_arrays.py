@@ -37,6 +37,14 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike, at: Path | None) -> Values:
         return np.asarray(np.memmap(file if nameless else at, dtype, "r+", shape=shape))
 
 
+def is_mapped(array: Values) -> bool:
+    """Whether an array, or the one that it is a part of, is in a mapped file."""
+    base: object = array
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    return isinstance(base, np.memmap)
+
+
 class ArrayFolder:
     """Named arrays in the files of a folder, mapped when they are read."""
 

@@ -8,11 +8,10 @@ divided by its norm. Without a target y = 1. A sum whose norm is that of roundin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-from extembed_cli.arrays import Bools, Doubles, Floats, Ints
+from extembed_cli.arrays import Bools, Doubles, Floats
 from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.histories.batches import Batch, Pieces, cut
 from extembed_cli.histories.csr import Candidates, History
@@ -30,44 +29,7 @@ _EVENTS = 2**18  # of a batch
 _ZERO = 1e-6  # a sum this short against Σ w |y| is the rounding of the stored vectors
 
 
-class Moments(NamedTuple):
-    """Owners at moments: (n) each, in order of owners and times."""
-
-    owners: Ints
-    times: Ints
-    norms: Doubles
-    """Of the sums; 0 where there is no vector"""
-
-
-def derived_vectors(
-    spec: Spec,
-    derived: DerivedSpec,
-    matrix: EmbeddingMatrix,
-    history: History,
-    candidates: Candidates,
-    out: Floats,
-    mapped: Mapping = map,
-) -> Moments:
-    """Write the unit vectors of all owners of a shard, as of each of their events and candidates, to `out`.
-
-    out (n + ..., d)  zeros; the first rows get the vectors
-    """
-    moments = _moments(history, candidates)
-    target = derived.target_expression
-    used = [each for each in (target, spec.membership(derived.history)) if each is not None]
-    history = history.in_order_of(used)
-    seen = visible(spec, derived.history, history, moments, visible_end(spec, history, moments, mapped))
-    seen = seen.only(matrix.with_vector[history.partners])
-    if target is not None:
-        seen = seen.only(~np.isnan(history.values[target]))
-    events = EventList(history, moments, seen)
-    sums = _Sums(events, derived, matrix, out)
-    for _ in mapped(sums.compute, sums.batches()):
-        pass
-    return Moments(moments.owners, moments.times, sums.norms)
-
-
-def _moments(history: History, candidates: Candidates) -> Candidates:
+def moments_of(history: History, candidates: Candidates) -> Candidates:
     """Return one candidate for each owner and time of an event or a candidate, without a partner."""
     owners = np.append(np.repeat(np.arange(len(history.indptr) - 1), np.diff(history.indptr)), candidates.owners)
     times = np.append(history.times, candidates.times)
@@ -75,6 +37,33 @@ def _moments(history: History, candidates: Candidates) -> Candidates:
     first = order[run_starts(owners[order], times[order])]
     counts = np.bincount(owners[first], minlength=len(history.indptr) - 1)
     return Candidates(offsets(counts), np.arange(len(first)), times[first], np.full(len(first), -1, np.int32))
+
+
+def derive_vectors(
+    spec: Spec,
+    derived: DerivedSpec,
+    matrix: EmbeddingMatrix,
+    history: History,
+    moments: Candidates,
+    out: Floats,
+    mapped: Mapping = map,
+) -> Doubles:
+    """Write the unit vectors of the owners of a shard at some moments to `out`; return the norms of the sums.
+
+    out (Q + ..., d)  zeros; the first rows get the vectors
+    returns (Q)       0 where there is no vector
+    """
+    target = derived.target_expression
+    used = [each for each in (target, spec.membership(derived.history)) if each is not None]
+    history = history.in_order_of(used)
+    seen = visible(spec, derived.history, history, moments, visible_end(spec, history, moments, mapped))
+    seen = seen.only(matrix.with_vector[history.partners])
+    if target is not None:
+        seen = seen.only(~np.isnan(history.values[target]))
+    sums = _Sums(EventList(history, moments, seen), derived, matrix, out)
+    for _ in mapped(sums.compute, sums.batches()):
+        pass
+    return sums.norms
 
 
 class _Sums:

@@ -19,11 +19,13 @@ from extembed_cli.system.progress import Watch
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     """Read all inputs of a spec and return a report on them; raise all problems together."""
     opened, passes = open_all(spec, watch), []
+    derived = None
     for each in map(opened.of_pass, spec.passes()):
         loaded = load(each, watch, sample_layout(opened), vectors=True)
         with watch.timing("vectors"):
-            derived = derive(opened, each.spec, 0, RunOptions(workers=1), map, watch).tables
-            sources = Sources(derived=derived)
+            if derived is None:
+                derived = derive(opened, RunOptions(workers=1), map, watch)
+            sources = Sources(derived={m: vectors for m, vectors in derived.items() if m.table in each.spec.tables})
             shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
         _, coverage = first_shard(each.spec, loaded, shared.with_vector)
         watch.warn_of(coverage.mismatches(each.spec, loaded))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from extembed_cli.data.embeddings import TableVectors, first_dim, load_vectors
+from extembed_cli.arrays import Doubles, Ints
+from extembed_cli.data.embeddings import BYTES_PER_MOMENT, TableVectors, first_dim, load_vectors
 from extembed_cli.data.ids import same_type
 from extembed_cli.data.inputs import Opened
 from extembed_cli.data.mapped_arrays import zeros
 from extembed_cli.data.scratch import Scratch, make_folder, scratch_folder
-from extembed_cli.features.derived import derived_vectors
+from extembed_cli.features.derived import derive_vectors, moments_of
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.jobs.layout import Layout, layout_of
 from extembed_cli.jobs.options import RunOptions
@@ -23,89 +24,89 @@ from extembed_cli.spec.model import Matrix, Spec
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
-_SHARE = 4  # of the memory that derived vectors may take
-_BYTES_PER_MOMENT = 60  # id, time, key and norm
+_LARGEST_PART = 4  # vectors above this part of the memory (a quarter) are in files
 
 
-@dataclass(frozen=True)
-class Derived:
-    """The derived tables of a pass."""
-
-    tables: dict[Matrix, TableVectors]
-    """From centred item vectors, or not"""
-    bytes_in_memory: int
+Derived = dict[Matrix, TableVectors]
+"""The vectors of derived tables, from centred item vectors or not"""
 
 
-def derive(opened: Opened, of_pass: Spec, earlier: int, options: RunOptions, mapped: Mapping, watch: Watch) -> Derived:
-    """Return the derived tables of a pass; where memory is short, shards and vectors are in files.
-
-    `earlier` are the bytes of earlier passes.
-    """
-    tables: dict[Matrix, TableVectors] = {}
-    in_memory = 0
-    for name in of_pass.derivations():
-        spec = opened.spec.derivation(name)
-        inputs = opened.of_pass(spec).complete()
-        moments = inputs.interactions.rows + (inputs.candidates.rows if inputs.candidates else 0)
-        source = spec.derived(name).embedding
-        size = 4 * moments * first_dim(inputs.embeddings[source], spec.vector_column(source))
-        for matrix in matrices_of(of_pass)[name]:
-            needs = {"earlier passes": earlier + in_memory, "moments of users": moments * _BYTES_PER_MOMENT}
-            in_files = options.memory is not None and size > options.memory // _SHARE
-            if not in_files:
-                needs["derived vectors"] = size
-            layout = options.layout or layout_of(spec, inputs, options.workers, options.memory, other_needs=needs)
-            layout = replace(layout, mapped=layout.mapped or in_files)
-            folder = scratch_of(opened.spec, options, f"derive-{name}") if layout.on_disk else None
-            in_memory += moments * _BYTES_PER_MOMENT + (size if folder is None else 0)
-            with watch.timing("derive"):
-                tables[matrix] = _derive(opened, name, matrix, layout, folder, mapped, watch)
-    return Derived(tables, in_memory)
+def derive(opened: Opened, options: RunOptions, mapped: Mapping, watch: Watch) -> Derived:
+    """Return the derived tables that a spec uses; where memory is short, shards and vectors are in files."""
+    spec = opened.spec
+    names = spec.derivations()
+    if not names:
+        return {}
+    used = dict.fromkeys(m for each in spec.passes() for name in each.derivations() for m in matrices_of(each)[name])
+    matrices, of_pass = list(used), opened.of_pass(spec.derivation())
+    inputs = of_pass.complete()
+    sources = [spec.derived(matrix.table).embedding for matrix in matrices]
+    dims = sum(first_dim(inputs.embeddings[source], spec.vector_column(source)) for source in sources)
+    moments = inputs.interactions.rows + (inputs.candidates.rows if inputs.candidates else 0)
+    in_files = options.memory is not None and 4 * dims * moments > options.memory // _LARGEST_PART
+    needs = {"derived vectors": moments * (BYTES_PER_MOMENT * len(matrices) + (0 if in_files else 4 * dims))}
+    layout = options.layout or layout_of(of_pass.spec, inputs, options.workers, options.memory, other_needs=needs)
+    layout = replace(layout, mapped=layout.mapped or in_files)
+    folder = scratch_of(spec, options, "derive") if layout.on_disk else None
+    if folder is None:
+        with watch.timing("derive"):
+            return _derive(of_pass, matrices, layout, None, mapped, watch)
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed run
+    make_folder(folder, "data that does not fit into memory", "--scratch")
+    try:
+        with watch.timing("derive"):
+            return _derive(of_pass, matrices, layout, folder, mapped, watch)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def scratch_of(spec: Spec, options: RunOptions, name: str) -> Path:
-    """Return the folder for the files of a derivation; `*` matches all."""
+    """Return the folder for the files of the derivation."""
     output = Path(spec.outputs[0])
     folder = scratch_folder(options.scratch or output.parent, output)
     return folder.with_name(f"{folder.name}-{name}")
 
 
 def _derive(
-    opened: Opened, name: str, matrix: Matrix, layout: Layout, folder: Path | None, mapped: Mapping, watch: Watch
-) -> TableVectors:
-    spec = opened.spec.derivation(name)
-    source = spec.derived(name)
-    of_pass = opened.of_pass(spec)
-    place = None
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)  # of a killed run
-        make_folder(folder, "data that does not fit into memory", "--scratch")
-        place = Scratch(folder, asdict(layout))
-    try:
-        loaded = load(of_pass, watch, layout, place)
-        table, ids = loaded.inputs.embeddings[source.embedding], loaded.ids[source.embedding]
+    opened: Opened, matrices: list[Matrix], layout: Layout, folder: Path | None, mapped: Mapping, watch: Watch
+) -> Derived:
+    """Return all tables from one read of the log."""
+    spec = opened.spec
+    loaded = load(opened, watch, layout, None if folder is None else Scratch(folder, asdict(layout)))
+    most = loaded.events.usable + loaded.candidates.rows
+    tables = []
+    for matrix in matrices:
+        source = spec.derived(matrix.table).embedding
         # The mean is that of the whole table, whichever items the log has.
         items = None if matrix.center else loaded.vocabulary.ids
-        kinds = [(matrix.center, folder)]
-        [loaded_items] = load_vectors(spec, source.embedding, table, ids, items, kinds, mapped)
-        vectors_of_items = loaded_items.of(loaded.vocabulary.ids)
-        most = loaded.events.usable + loaded.candidates.rows
-        at = None if folder is None else folder.parent
-        vectors = zeros((most + 1, vectors_of_items.vectors.shape[1]), np.float32, at)
-        owners, parts, low = [], [], 0
-        for index in range(loaded.partition.shards):
-            shard = loaded.shard(spec, index)
-            part = derived_vectors(
-                spec, source, vectors_of_items, shard.history, shard.candidates, vectors[low:], mapped
-            )
-            owners.append(shard.owners.gather(part.owners))
-            parts.append(part)
-            low += len(part.times)
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-    norms = np.append(np.concatenate([part.norms for part in parts]), 0)
+        table, ids = loaded.inputs.embeddings[source], loaded.ids[source]
+        [vectors] = load_vectors(spec, source, table, ids, items, [(matrix.center, folder)], mapped)
+        of_items = vectors.of(loaded.vocabulary.ids)
+        # The file has no name and outlives the folder.
+        out = zeros((most + 1, of_items.vectors.shape[1]), np.float32, None if folder is None else folder.parent)
+        tables.append((spec.derived(matrix.table), of_items, out))
+    owners: list[pl.Series] = []
+    times: list[Ints] = []
+    norms: list[list[Doubles]] = [[] for _ in tables]
+    low = 0
+    for index in range(loaded.partition.shards):
+        shard = loaded.shard(spec, index)
+        moments = moments_of(shard.history, shard.candidates)
+        for (derived, of_items, out), kept in zip(tables, norms, strict=True):
+            kept.append(derive_vectors(spec, derived, of_items, shard.history, moments, out[low:], mapped))
+        owners.append(shard.owners.gather(moments.owners))
+        times.append(moments.times)
+        low += len(moments.times)
+    ids_of_moments = pl.concat(same_type(*owners))
     # A vector is as of its own time: it is the newest strictly before that time, and no lag comes on top.
-    times = np.concatenate([part.times for part in parts]) - 1
-    report = {"rows": low, "dim": vectors.shape[1]}
-    return TableVectors(pl.concat(same_type(*owners)), vectors[: low + 1], norms, report, times)
+    since = np.concatenate(times) - 1
+    return {
+        matrix: TableVectors(
+            ids_of_moments,
+            out[: low + 1],
+            np.append(np.concatenate(kept), 0),
+            {"rows": low, "dim": out.shape[1]},
+            since,
+        )
+        for matrix, (_, _, out), kept in zip(matrices, tables, norms, strict=True)
+    }

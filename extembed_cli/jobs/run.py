@@ -74,16 +74,16 @@ def run_job(
         mapped = stack.enter_context(threads(options.workers))
 
         results: list[PassResults] = []
+        derived = derive(opened, options, mapped, watch)
+        of_derived = sum(table.bytes_in_memory for table in derived.values())
 
         def run_pass(number: int) -> None:
             of_pass, cache = passes[number], caches[number]
-            earlier = sum(each.bytes_in_memory for each in results)
-            derived = derive(opened, of_pass.spec, earlier, options, mapped, watch)
-            layout = _layout(of_pass, options, cache, earlier + derived.bytes_in_memory)
+            layout = _layout(of_pass, options, cache, of_derived + sum(each.bytes_in_memory for each in results))
             kept = stack.enter_context(_scratch(of_pass.spec, number, options, layout, digests, models, watch))
             place = Place(Layout(**kept.layout) if kept else layout, kept)
             engine = start_engine(mapped, kept if place.layout.shards > 1 else None)
-            sources = Sources(cache, derived.tables)
+            sources = Sources(cache, {m: vectors for m, vectors in derived.items() if m.table in of_pass.spec.tables})
             results.append(_run_pass(of_pass, place, sources, mapped, engine, options, watch))
 
         for number in range(len(passes)):
@@ -119,7 +119,7 @@ def run_job(
 
 
 def _layout(opened: Opened, options: RunOptions, cache: VectorCache | None, earlier: int) -> Layout:
-    """Return the layout of a pass; `earlier` are the bytes of earlier passes."""
+    """Return the layout of a pass; `earlier` are the bytes that are taken already."""
     needs = {"derived vectors and features of the other side": earlier} if earlier else None
     spec, inputs, workers = opened.spec, opened.complete(), options.workers
     if options.layout is not None:
@@ -278,9 +278,8 @@ def _within(
 
 def _remove_scratch(spec: Spec, options: RunOptions, passes: int) -> None:
     """Remove the folders of a killed run of another spec, which had more passes, or that was deriving vectors."""
-    output, derivations = Path(spec.outputs[0]), scratch_of(spec, options, "derive-*")
-    later = (_scratch_folder(output, options, number) for number in range(passes, MAX_PASSES))
-    for folder in [*later, *derivations.parent.glob(derivations.name)]:
+    later = (_scratch_folder(Path(spec.outputs[0]), options, number) for number in range(passes, MAX_PASSES))
+    for folder in [*later, scratch_of(spec, options, "derive")]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

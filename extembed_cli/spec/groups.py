@@ -260,12 +260,12 @@ class AggregateGroup(SidedTableGroup, CountersGroup):
     temperatures: tuple[Temperature, ...] = (0.03, 0.1, 0.3)
     """τ of the kernel exp((c − 1) / τ), multiples of 0.01: means of the `target` over similar events."""
 
+    top: tuple[Top, ...] = ()
+    """Mean cosine, and mean `target`, of this many most similar events, such as `[1, 5, 20]`."""
+
     @property
     def needs_table(self) -> bool:
         return self.side == "user"  # of an audience there are counters
-
-    top: tuple[Top, ...] = ()
-    """Mean cosine, and mean `target`, of this many most similar events, such as `[1, 5, 20]`."""
 
     @model_validator(mode="after")
     def _temperatures_of_target(self) -> AggregateGroup:

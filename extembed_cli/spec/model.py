@@ -176,8 +176,8 @@ class Spec(Frozen):
     """Numbers that a training reads from an event, with the key that has each: it runs without groups."""
     _side: Side | None = PrivateAttr(default=None)
     """Of a pass: only its groups count; None = all sides"""
-    _derivation: str | None = PrivateAttr(default=None)
-    """Name of the table of users that a pass derives; then no group counts"""
+    _derives: bool = PrivateAttr(default=False)
+    """Whether a pass derives tables of users; then no group counts"""
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Spec:
@@ -283,7 +283,7 @@ class Spec(Frozen):
             f"{technique}.{index}": group
             for technique in Group.known
             for index, group in enumerate(getattr(self, technique, ()))
-            if self._side in (None, group.of_side) and self._derivation is None
+            if self._side in (None, group.of_side) and not self._derives
         }
 
     def of(self, kind: type[AnyGroup]) -> tuple[AnyGroup, ...]:
@@ -335,7 +335,7 @@ class Spec(Frozen):
     def whole(self) -> Spec:
         """The spec that a pass is of."""
         spec = self.model_copy()
-        spec._side = spec._derivation = None
+        spec._side, spec._derives = None, False
         return spec
 
     def derivations(self) -> list[str]:
@@ -344,13 +344,16 @@ class Spec(Frozen):
         used = dict.fromkeys(name for group in groups for name in self.embeddings_of(group))
         return [name for name in used if name in self.user_embeddings and self.user_embeddings[name].derived]
 
-    def derivation(self, name: str) -> Spec:
-        """Return the spec of a pass that derives a table of users from the histories of all users."""
+    def derivation(self) -> Spec:
+        """Return the spec of the pass that derives tables of users from the histories of all users."""
         spec = self.pass_of(Side())
-        spec._derivation = name
-        target = self.derived(name).target_expression
-        spec._values = {} if target is None else {target: f"user_embeddings.{name}.from.target"}
+        spec._derives = True
+        spec._values = self._derived_targets()
         return spec
+
+    def _derived_targets(self) -> dict[Expression, str]:
+        targets = {name: self.derived(name).target_expression for name in self.derivations()}
+        return {target: f"user_embeddings.{name}.from.target" for name, target in targets.items() if target is not None}
 
     def derived(self, name: str) -> DerivedSpec:
         """Return how a table is derived."""
@@ -372,9 +375,9 @@ class Spec(Frozen):
     @property
     def tables(self) -> Mapping[str, TableSpec]:
         """The tables of vectors by name; in a pass those of the partners alone."""
-        if self._derivation is not None:
-            source = self.derived(self._derivation).embedding
-            return {source: self.embeddings[source]}
+        if self._derives:
+            sources = dict.fromkeys(table.derived.embedding for table in self.user_embeddings.values() if table.derived)
+            return {name: self.embeddings[name] for name in sources}
         if self._side is None:
             return {**self.embeddings, **self.user_embeddings}
         return self.embeddings if self.side.partner == "item" else self.user_embeddings
@@ -386,7 +389,7 @@ class Spec(Frozen):
     @property
     def needs_all_owners(self) -> bool:
         """Whether users without a candidate are needed too."""
-        return self._derivation is not None or any(group.owner_vectors for group in self.groups.values())
+        return self._derives or any(group.owner_vectors for group in self.groups.values())
 
     # --- inputs and outputs ---
 
@@ -467,10 +470,9 @@ class Spec(Frozen):
         for key, group in self.groups.items():
             for inner, expression in group.expressions().items():
                 keys.setdefault(expression, f"{key}.{inner}")
-        for name in self.derivations() if self._side is None else ():
-            target = self.derived(name).target_expression
-            if target is not None:
-                keys.setdefault(target, f"user_embeddings.{name}.from.target")
+        if self._side is None:
+            for target, key in self._derived_targets().items():
+                keys.setdefault(target, key)
         return keys
 
     # --- meaning ---

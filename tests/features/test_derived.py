@@ -182,7 +182,7 @@ def test_within_reads_columns_of_both_sides(world: World) -> None:
 
 def test_the_folder_of_a_killed_derivation_is_removed(world: World) -> None:
     path = spec(world, BOTH)
-    left = scratch_of(load_spec(path), RunOptions(workers=1), "derive-taste")
+    left = scratch_of(load_spec(path), RunOptions(workers=1), "derive")
     (left / "shared").mkdir(parents=True)
     run_spec(path)
     assert not left.exists()
