@@ -206,7 +206,8 @@ KEYS = {
     "inputs.interactions.rows": "Rows of the log.",
     "inputs.interactions.dropped": "Unusable rows by reason: a null user, item or time, a null or zero weight.",
     "inputs.interactions.null_targets": "Usable events without a target, by the target's expression.",
-    "inputs.interactions.of_users_without_candidates": "Usable events that no candidate can see.",
+    "inputs.interactions.of_users_without_candidates": "Usable events that no candidate can see. In a spec of item "
+    "histories alone the key is `of_items_without_candidates`.",
     "inputs.interactions.used": "The other usable events.",
     "inputs.histories": "Used events of each history that has a `where`.",
     "inputs.candidates.rows": "Rows of the candidates.",

@@ -29,7 +29,7 @@ def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
     lines = [f"interactions: {console.used_text(events)}"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in events["dropped"].items()]
     lines += [f"  {count:,} without target `{target}`" for target, count in events["null_targets"].items() if count]
-    lines.append(f"candidates: {candidates['rows']:,} rows, {candidates['users']:,} users")
+    lines.append(f"candidates: {console.candidates_text(candidates)}")
     for kind in ("embeddings", "user_embeddings"):
         for name, table in report["inputs"].get(kind, {}).items():
             lines.append(

@@ -110,9 +110,16 @@ class _Bar:
 
 def used_text(events: dict[str, Any]) -> str:
     """Return how many of the interactions are used, and why not all of them."""
-    unused = events["of_users_without_candidates"]
-    reason = f" ({unused:,} of users without candidates)" if unused else ""
+    owners = "users" if "of_users_without_candidates" in events else "items"
+    unused = events[f"of_{owners}_without_candidates"]
+    reason = f" ({unused:,} of {owners} without candidates)" if unused else ""
     return f"{events['rows']:,} rows, {events['used']:,} used{reason}"
+
+
+def candidates_text(candidates: dict[str, Any]) -> str:
+    """Return how many candidates there are, and of how many users; in a spec of item histories alone, of items."""
+    owners = "users" if "users" in candidates else "items"
+    return f"{candidates['rows']:,} rows, {candidates[owners]:,} {owners}"
 
 
 def _cost_text(cost: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ def _plan(plan: dict[str, Any]) -> str:
     work = ", ".join(f"{count:,} {name}" for name, count in plan["counts"].items())
     lines = [
         f"interactions  {console.used_text(inputs['interactions'])}",
-        f"candidates    {inputs['candidates']['rows']:,} rows, {inputs['candidates']['users']:,} users",
+        f"candidates    {console.candidates_text(inputs['candidates'])}",
     ]
     for kind, label in (("embeddings", "embeddings"), ("user_embeddings", "users")):
         for name, table in inputs.get(kind, {}).items():

@@ -22,10 +22,10 @@ _YEAR_US = 365 * DAY_US
 class Coverage:
     """Counts over one or more shards; plain data."""
 
-    users: int = 0
-    """Users with a candidate"""
-    users_met: int = 0
-    """Users with a candidate and an event"""
+    owners: int = 0
+    """Users, or on their side items, with a candidate"""
+    owners_met: int = 0
+    """Those with a candidate and an event"""
     events: int = 0
     candidates: int = 0
     expressions: dict[str, int] = field(default_factory=dict)
@@ -47,8 +47,8 @@ class Coverage:
         history, candidates = shard.history, shard.candidates
         have_events, have_candidates = np.diff(history.indptr) > 0, np.diff(candidates.indptr) > 0
         return cls(
-            users=_count(have_candidates),
-            users_met=_count(have_candidates & have_events),
+            owners=_count(have_candidates),
+            owners_met=_count(have_candidates & have_events),
             events=len(history.partners),
             candidates=len(candidates.partners),
             expressions={
@@ -63,7 +63,7 @@ class Coverage:
 
     def add(self, other: Coverage, times: int = 1) -> None:
         """Add the counts of another shard, multiplied by `times` if it represents several."""
-        for name in ("users", "users_met", "events", "candidates"):
+        for name in ("owners", "owners_met", "events", "candidates"):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for name in ("expressions", "events_covered", "candidates_covered"):
             counts = getattr(self, name)
@@ -89,6 +89,7 @@ class Coverage:
     ) -> dict[str, Any]:
         """Return the run report's part about the inputs: rows, dropped rows by reason, tables and their coverage."""
         events, candidates = loaded.events, loaded.candidates
+        owners = f"{spec.side.owner}s"
         tables = {name: ids.report for name, ids in loaded.ids.items()}
         tables |= {name: matrix.report for name, matrix in (embeddings or {}).items()}
         return {
@@ -96,13 +97,13 @@ class Coverage:
                 "rows": events.rows,
                 "dropped": events.dropped,
                 "null_targets": events.null_targets,
-                "of_users_without_candidates": events.usable - self.events,
+                f"of_{owners}_without_candidates": events.usable - self.events,
                 "used": self.events,
             },
             "histories": self.members(spec),
             "candidates": {
                 "rows": candidates.rows,
-                "users": self.users,
+                owners: self.owners,
                 "null_user_or_time": candidates.null_user_or_time,
                 "null_item": candidates.null_item,
             },
@@ -151,7 +152,7 @@ class Coverage:
         return warnings
 
     def _candidate_warnings(self, spec: Spec) -> list[str]:
-        if not self.users_met:
+        if not self.owners_met:
             owner = spec.side.owner
             return [
                 f"no {owner} of the candidates has an interaction: every history is empty. "

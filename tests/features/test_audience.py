@@ -372,3 +372,12 @@ def test_a_later_vector_changes_no_byte(world: World) -> None:
     early = before["timestamp"].cast(pl.Int64) <= cut
     assert before.filter(early).equals(after.filter(early), null_equal=True)
     assert not before.equals(after, null_equal=True)
+
+
+def test_a_spec_of_items_alone_counts_items(world: World) -> None:
+    path = spec(world, '[[counters]]\nside = "item"\n', top="")
+    items = len(set(world.table("candidates")["item_id"].to_pylist()))
+    assert f"110 rows, {items} items" in extembed("check", path).ok().out
+    report = extembed("run", path, "--json").ok().json
+    assert report["inputs"]["candidates"]["items"] == items
+    assert "of_items_without_candidates" in report["inputs"]["interactions"]
