@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from extembed_cli.arrays import Bools
-from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.data.times import has_dates
 from extembed_cli.histories.csr import Shard
 from extembed_cli.spec.durations import DAY_US, duration_us

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import types
 
-from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums, Values
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.ids import as_ids, same_type
-from extembed_cli.data.mapped_arrays import ArrayFolder, is_mapped, zeros
+from extembed_cli.data.mapped_arrays import zeros
+from extembed_cli.data.matrices import TableVectors, places_of
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
@@ -25,170 +26,10 @@ from extembed_cli.system.threads import Mapping, prefetched
 
 _BATCH_BYTES = 2**22  # bytes of vectors read at a time
 _ID_ROWS = 2**18  # ids read at a time
-ROWS = 2048  # rows of a matrix processed at a time: a fixed number
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
 # A centred vector shorter than this share of the mean's norm is rounding error and has no direction.
 _ZERO_CENTRED = 1e-6
-BYTES_PER_MOMENT = 60  # of a vector that counts from a time on: its id, time, key and norm
 _AN_ID = {"item": "an item id", "user": "a user id"}
-
-
-class Moments(NamedTuple):
-    """The vectors of partners at moments: each from its time on, until the partner's next one."""
-
-    times: Ints
-    """(t) the different times, ascending"""
-    keys: Ints
-    """(n) partner and place of the time, as one number, ascending"""
-    slots: Nums
-    """(n) the row of the vector"""
-    lag_us: int
-
-    @classmethod
-    def of(cls, partners: Ints, times: Ints, slots: Nums, lag_us: int) -> Moments:
-        """Return the moments of rows in any order; a row of partner -1 is left out."""
-        different, place = np.unique(times, return_inverse=True)
-        keys = partners * (len(different) + 1) + place
-        order = np.argsort(keys)[np.count_nonzero(partners < 0) :]
-        return cls(different, keys[order], slots[order], lag_us)
-
-    def at(self, partners: Values, times: Ints, missing: int) -> Nums:
-        """Return the row of each partner's newest vector strictly before a time, `missing` where there is none."""
-        if not len(self.keys):
-            return np.full(len(partners), missing, np.int32)
-        span = len(self.times) + 1
-        earlier = np.searchsorted(self.times, times - self.lag_us, "left")
-        place = np.searchsorted(self.keys, partners.astype(np.int64) * span + earlier, "left") - 1
-        known = (place >= 0) & (self.keys[place] // span == partners)
-        return np.where(known, self.slots[place], np.int32(missing))
-
-
-@dataclass(frozen=True)
-class EmbeddingMatrix:
-    """Unit vectors of the items or users of one table."""
-
-    vectors: Floats
-    """(n + 1, d): rows of norm 1; the last row is zero and stands for every item without a vector."""
-    norms: Doubles
-    """(n + 1): the norm by which each vector was divided; 0 = no vector."""
-    slots: Nums
-    """(items + 1): row of `vectors` by item num; the last entry is that of a null item (num -1)."""
-    report: dict[str, Any]
-    """Counts of the table's rows, used and left out."""
-    moments: Moments | None = None
-    """None = the vectors are the same at all times"""
-
-    def slots_of(self, partners: Values, times: Ints) -> Nums:
-        """Return the row of `vectors` of each partner as of a time: (n) each."""
-        if self.moments is None:
-            return self.slots[partners]
-        return self.moments.at(partners, times, self.missing)
-
-    @property
-    def missing(self) -> int:
-        """The slot of items without a vector."""
-        return len(self.vectors) - 1
-
-    @property
-    def with_vector(self) -> Bools:
-        """(items + 1) Whether each item has a vector; False for a null item, the last entry."""
-        flags: Bools = self.slots != self.missing
-        return flags
-
-    @property
-    def blocks(self) -> Iterator[slice]:
-        """Slices of a fixed number of rows, so that the bits of sums over them do not depend on the workers."""
-        return (slice(low, min(low + ROWS, len(self.vectors))) for low in range(0, len(self.vectors), ROWS))
-
-    def exact(self, at: slice, *, normalized: bool, bias: bool) -> Doubles:
-        """Return some rows in float64, with their original norms unless `normalized`; `bias` appends a constant 1.
-
-        The row of a missing vector is all 0, its constant too.
-        """
-        vectors = self.vectors[at].astype(np.float64)
-        norms = self.norms[at]
-        if not normalized:
-            vectors *= norms[:, None]
-        return np.column_stack([vectors, norms > 0]) if bias else vectors
-
-    def save(self, arrays: ArrayFolder, name: str) -> dict[str, Any]:
-        """Write the matrix to mapped files; return what `open` needs."""
-        parts = {"vectors": self.vectors, "norms": self.norms, "slots": self.slots}
-        kept: dict[str, Any] = {part: arrays.put(f"{name}.{part}", values) for part, values in parts.items()}
-        if self.moments is not None:
-            moments = {part: getattr(self.moments, part) for part in ("times", "keys", "slots")}
-            kept["moments"] = {part: arrays.put(f"{name}.moments.{part}", each) for part, each in moments.items()}
-            kept["moments"]["lag_us"] = self.moments.lag_us
-        return {"report": self.report, **kept}
-
-    @classmethod
-    def open(cls, arrays: ArrayFolder, about: dict[str, Any]) -> EmbeddingMatrix:
-        """Return the matrix that `save` wrote."""
-        parts = {part: arrays.get(about[part]) for part in ("vectors", "norms", "slots")}
-        moments = None
-        if "moments" in about:
-            of_moments = {part: arrays.get(about["moments"][part]) for part in ("times", "keys", "slots")}
-            moments = Moments(**of_moments, lag_us=about["moments"]["lag_us"])
-        return cls(**parts, report=about["report"], moments=moments)
-
-    def of_used_items(self, at: Path | None = None) -> EmbeddingMatrix:
-        """Return the matrix without the vectors of unused items; in a mapped file if its path is given."""
-        if self.moments is not None:  # of the vocabulary alone
-            return self
-        used = np.append(np.unique(self.slots[self.slots != self.missing]), self.missing)
-        if len(used) == len(self.vectors):
-            return self
-        slots = np.searchsorted(used, self.slots).astype(np.int32)
-        vectors = zeros((len(used), self.vectors.shape[1]), np.float32, at)
-        for low in range(0, len(used), _SUM_ROWS):
-            rows = slice(low, low + _SUM_ROWS)
-            vectors[rows] = self.vectors[used[rows]]
-        return replace(self, vectors=vectors, norms=self.norms[used], slots=slots)
-
-
-@dataclass(frozen=True)
-class TableVectors:
-    """Unit vectors of the items of one table, in order of their ids."""
-
-    ids: pl.Series
-    """(n)"""
-    vectors: Floats
-    """(n + 1, d): rows of norm 1; zero where there is no usable vector, and in the last row."""
-    norms: Doubles
-    """(n + 1): the norm by which each vector was divided; 0 = no vector."""
-    report: dict[str, Any]
-    times: Ints | None = None
-    """(n) from when on each counts (us); then an id may have several"""
-    lag_us: int = 0
-
-    @property
-    def bytes_in_memory(self) -> int:
-        """Bytes of what is not in a mapped file."""
-        vectors = 0 if is_mapped(self.vectors) else self.vectors.nbytes
-        return vectors + len(self.ids) * BYTES_PER_MOMENT
-
-    def of(self, vocabulary: pl.Series) -> EmbeddingMatrix:
-        """Return the matrix of these vectors by the nums of a vocabulary."""
-        if self.times is not None:
-            return self._at_moments(vocabulary, self.times)
-        items, ids = same_type(vocabulary, self.ids)
-        missing = len(ids)
-        rows = _places_of(items, ids, missing)
-        slots = np.full(len(items) + 1, missing, np.int32)
-        slots[:-1] = np.where(self.norms[rows] > 0, rows, missing)
-        items_with_vector = int(np.count_nonzero(slots[:-1] != missing))
-        return EmbeddingMatrix(self.vectors, self.norms, slots, {**self.report, "items_with_vector": items_with_vector})
-
-    def _at_moments(self, vocabulary: pl.Series, times: Ints) -> EmbeddingMatrix:
-        missing = len(self.ids)
-        rows = np.where(self.norms[:-1] > 0, np.arange(missing), missing).astype(np.int32)
-        partners = _places_of(self.ids, vocabulary, -1)
-        slots = np.full(len(vocabulary) + 1, missing, np.int32)
-        known = np.flatnonzero((rows != missing) & (partners >= 0))
-        slots[partners[known]] = rows[known]
-        report = {**self.report, "items_with_vector": int(np.count_nonzero(slots != missing))}
-        moments = Moments.of(partners, times, rows, self.lag_us)
-        return EmbeddingMatrix(self.vectors, self.norms, slots, report, moments)
 
 
 @dataclass(frozen=True)
@@ -337,7 +178,7 @@ def _slots(table_ids: TableIds, vocabulary: pl.Series | None) -> tuple[pl.Series
             items, places = same_type(vocabulary, places)
             places = places.filter(places.is_in(items.implode()))
         places = places.sort()
-        return places, np.where(kept, _places_of(ids, places, -1), -1), None
+        return places, np.where(kept, places_of(ids, places, -1), -1), None
     rows = pl.DataFrame({"id": ids, "time": table_ids.times}).with_row_index("row").filter(pl.Series(kept))
     if vocabulary is not None:
         items, places = same_type(vocabulary, rows["id"])
@@ -346,14 +187,6 @@ def _slots(table_ids: TableIds, vocabulary: pl.Series | None) -> tuple[pl.Series
     slot_of_row = np.full(len(ids), -1, np.int64)
     slot_of_row[rows["row"].to_numpy()] = np.arange(len(rows))
     return rows["id"], slot_of_row, rows["time"].to_numpy()
-
-
-def _places_of(ids: pl.Series, places: pl.Series, missing: int) -> Ints:
-    """Return the position of each id in `places`; `missing` where it is not there."""
-    ids, places = same_type(ids, places)
-    table = pl.DataFrame({"id": places}).with_row_index("place")
-    joined = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")
-    return joined["place"].cast(pl.Int64).fill_null(missing).to_numpy()
 
 
 def _fill(

@@ -27,7 +27,8 @@ import pyarrow as pa
 import extembed_cli
 from extembed_cli.arrays import Floats
 from extembed_cli.data import ipc
-from extembed_cli.data.embeddings import TableIds, TableVectors, load_vectors
+from extembed_cli.data.embeddings import TableIds, load_vectors
+from extembed_cli.data.matrices import TableVectors
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.scratch import make_folder
 from extembed_cli.spec.model import Spec

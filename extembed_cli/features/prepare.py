@@ -16,8 +16,9 @@ import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles
 from extembed_cli.data import ipc
-from extembed_cli.data.embeddings import EmbeddingMatrix, TableIds, TableVectors, load_vectors
+from extembed_cli.data.embeddings import TableIds, load_vectors
 from extembed_cli.data.mapped_arrays import ArrayFolder
+from extembed_cli.data.matrices import EmbeddingMatrix, TableVectors
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.data.vocabulary import Vocabulary

@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles, Ints
-from extembed_cli.data.embeddings import BYTES_PER_MOMENT, TableVectors, first_dim, load_vectors
+from extembed_cli.data.embeddings import first_dim, load_vectors
 from extembed_cli.data.ids import same_type
 from extembed_cli.data.inputs import Opened
 from extembed_cli.data.mapped_arrays import zeros
+from extembed_cli.data.matrices import BYTES_PER_MOMENT, TableVectors
 from extembed_cli.data.scratch import Scratch, make_folder, scratch_folder
 from extembed_cli.features.derived import derive_vectors, moments_of
 from extembed_cli.features.prepare import matrices_of

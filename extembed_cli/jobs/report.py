@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features import registry
 from extembed_cli.features.registry import techniques_of

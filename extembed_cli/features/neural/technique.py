@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from extembed_cli.arrays import Bools
-from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.mapped_arrays import ArrayFolder
+from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import (

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
-from extembed_cli.data.embeddings import EmbeddingMatrix
 from extembed_cli.data.mapped_arrays import ArrayFolder
+from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.data.vocabulary import Vocabulary
 from extembed_cli.features.technique.columns import Column
