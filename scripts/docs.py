@@ -31,23 +31,21 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.defaults import REGULARIZATION
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.loading import build_spec, load_spec
-from extembed_cli.spec.model import (
+from extembed_cli.spec.model import HistorySpec, Spec, WithinSpec, spec_type
+from extembed_cli.spec.tables import (
     Columns,
     EmbeddingSpec,
-    HistorySpec,
     LogColumns,
-    Spec,
     TableColumns,
     UserEmbeddingSpec,
     UserTableColumns,
-    WithinSpec,
-    spec_type,
 )
 from extembed_cli.system.progress import Watch
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
+_NAMES = ("embedding", "users", "history")  # of the spec whose columns the reference shows
 END = "<!-- end of generated -->"
 
 
@@ -72,6 +70,7 @@ def column_reference() -> str:
             h="`history`", partner="item", t="`embedding`", a=label, d="decay H", y="target"
         )
         rows.append([f"`{column}`", meaning, definition.dtype])
+    rows += [[f"`{name}`", meaning, dtype] for name, meaning, dtype in _columns({"direct": [{}]})]
     for loss in ("squared", "logistic"):
         for name, meaning, dtype in _dual_columns(loss):
             condition = "" if loss == "squared" else ', `loss = "logistic"`'
@@ -84,10 +83,17 @@ def column_reference() -> str:
 
 def _dual_columns(loss: str) -> Iterator[tuple[str, str, str]]:
     group = {"sd": True, "unobserved_weight": 0.1, "loss": loss, "target": "target"}
-    inputs = {"interactions": "", "candidates": "", "embeddings": {"embedding": {"path": ""}}}
-    for column in output_columns(build_spec({**inputs, "histories": {"history": {}}, "dual": [group]}, "docs")):
-        meaning = column.meaning.replace("0.1 Σ", "w0 Σ").replace(f"{REGULARIZATION:g} ‖u‖²", "λ ‖u‖²").replace("`", "")
-        yield column.name.replace("embedding__history", "{embedding}__{history}"), meaning, column.dtype
+    for name, meaning, dtype in _columns({"dual": [group]}):
+        yield name, meaning.replace("0.1 Σ", "w0 Σ").replace(f"{REGULARIZATION:g} ‖u‖²", "λ ‖u‖²"), dtype
+
+
+def _columns(groups: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the columns of groups as name, meaning and type, with placeholders for the names of a spec."""
+    tables = {"embeddings": {"embedding": {"path": ""}}, "user_embeddings": {"users": {"path": ""}}}
+    inputs = {"interactions": "", "candidates": "", **tables, "histories": {"history": {}}}
+    for column in output_columns(build_spec({**inputs, **groups}, "docs")):
+        parts = [f"{{{part}}}" if part in _NAMES else part for part in column.name.split("__")]
+        yield "__".join(parts), column.meaning.replace("`", ""), column.dtype
 
 
 # --- commands ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from extembed_cli.arrays import Bools
 from extembed_cli.data.inputs import Loaded
-from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.data.times import has_dates
 from extembed_cli.histories.csr import Shard
 from extembed_cli.spec.durations import DAY_US, duration_us
@@ -32,17 +32,18 @@ class Coverage:
     """By an expression's column: events for which it is true, or has a number"""
     events_covered: dict[str, int] = field(default_factory=dict)
     candidates_covered: dict[str, int] = field(default_factory=dict)
-    """By table: those whose item has a vector"""
+    """By table: those whose item has a vector, or in a table of the owners, whose owner has one"""
     oldest: int | None = None
     """The oldest event (us)"""
     latest: int | None = None
     """The latest as-of time (us)"""
 
     @classmethod
-    def of(cls, shard: Shard, with_vector: dict[str, Bools]) -> Coverage:
+    def of(cls, shard: Shard, partners: Mapping[str, Bools], owners: Mapping[str, Bools]) -> Coverage:
         """Return the counts of one shard.
 
-        with_vector  by table: (items + 1) whether each item has a vector; False for a null item
+        partners  by table: (partners + 1) whether each has a vector; False for a null one
+        owners    by table: (owners + 1) whether each has a vector
         """
         history, candidates = shard.history, shard.candidates
         have_events, have_candidates = np.diff(history.indptr) > 0, np.diff(candidates.indptr) > 0
@@ -55,8 +56,11 @@ class Coverage:
                 expression.column: _count(values if expression.dtype == "Boolean" else ~np.isnan(values))
                 for expression, values in history.values.items()
             },
-            events_covered={name: _count(having[history.partners]) for name, having in with_vector.items()},
-            candidates_covered={name: _count(having[candidates.partners]) for name, having in with_vector.items()},
+            events_covered={name: _count(having[history.partners]) for name, having in partners.items()},
+            candidates_covered={
+                **{name: _count(having[candidates.partners]) for name, having in partners.items()},
+                **{name: _count(having[candidates.owners]) for name, having in owners.items()},
+            },
             oldest=int(history.times.min()) if len(history.times) else None,
             latest=int(candidates.times.max()) if len(candidates.times) else None,
         )
@@ -73,10 +77,10 @@ class Coverage:
         self.latest = max((t for t in (self.latest, other.latest) if t is not None), default=None)
 
     def of_table(self, table: str) -> dict[str, float | None]:
-        """Return the shares of the used events and of the candidates whose item has a vector."""
+        """Return the shares of the used events and of the candidates that have a vector; None = not counted."""
         return {
-            "events": _share(self.events_covered.get(table, 0), self.events),
-            "candidates": _share(self.candidates_covered.get(table, 0), self.candidates),
+            "events": _share(self.events_covered.get(table), self.events),
+            "candidates": _share(self.candidates_covered.get(table), self.candidates),
         }
 
     def members(self, spec: Spec) -> dict[str, int]:
@@ -85,13 +89,14 @@ class Coverage:
         return {name: self.expressions.get(where.column, 0) for name, where in members.items() if where is not None}
 
     def report(
-        self, spec: Spec, loaded: Loaded, embeddings: dict[str, EmbeddingMatrix] | None = None
+        self, spec: Spec, loaded: Loaded, of_tables: Mapping[str, dict[str, Any]] | None = None
     ) -> dict[str, Any]:
         """Return the run report's part about the inputs: rows, dropped rows by reason, tables and their coverage."""
         events, candidates = loaded.events, loaded.candidates
         owners = f"{spec.side.owner}s"
-        tables = {name: ids.report for name, ids in loaded.ids.items()}
-        tables |= {name: matrix.report for name, matrix in (embeddings or {}).items()}
+        by_kind: dict[str, dict[str, Any]] = {"embeddings": {}}
+        for name, table in {**{name: ids.report for name, ids in loaded.ids.items()}, **(of_tables or {})}.items():
+            by_kind.setdefault(spec.kind_of(name), {})[name] = {**table, "coverage": self.of_table(name)}
         return {
             "interactions": {
                 "rows": events.rows,
@@ -107,10 +112,7 @@ class Coverage:
                 "null_user_or_time": candidates.null_user_or_time,
                 "null_item": candidates.null_item,
             },
-            **{
-                "embeddings": {},
-                spec.tables_key(spec.side): {n: {**t, "coverage": self.of_table(n)} for n, t in tables.items()},
-            },
+            **by_kind,
         }
 
     def mismatches(self, spec: Spec, loaded: Loaded) -> list[str]:
@@ -140,14 +142,12 @@ class Coverage:
         for target, key in spec.targets.items():
             if not self.expressions.get(target.column, 0):
                 warnings.append(f"{key} = {target.text!r}: null for every interaction, so its columns are null")
-        partner = spec.side.partner
         for name in loaded.ids:
-            share = self.of_table(name)
+            share, whose = self.of_table(name), "item" if name in spec.embeddings else "user"
             if 0 in share.values():
                 rows = "interactions" if share["events"] == 0 else "candidates"
                 warnings.append(
-                    f"{spec.table_label(name)}: no {partner} of the {rows} has a vector. "
-                    f"Are the {partner} ids the same?"
+                    f"{spec.table_label(name)}: no {whose} of the {rows} has a vector. Are the {whose} ids the same?"
                 )
         return warnings
 
@@ -169,5 +169,5 @@ def _count(flags: Bools) -> int:
     return int(np.count_nonzero(flags))
 
 
-def _share(part: int, whole: int) -> float | None:
-    return round(part / whole, 4) if whole else None
+def _share(part: int | None, whole: int) -> float | None:
+    return round(part / whole, 4) if whole and part is not None else None

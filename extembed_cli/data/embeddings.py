@@ -21,7 +21,8 @@ from extembed_cli.data.parquet import Table
 from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.durations import duration_us
-from extembed_cli.spec.model import Spec, TableSpec
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import TableSpec
 from extembed_cli.system.threads import Mapping, prefetched
 
 _BATCH_BYTES = 2**22  # bytes of vectors read at a time

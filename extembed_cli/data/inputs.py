@@ -89,10 +89,10 @@ class Loaded:
         """Return one shard of users, its rows ordered by user."""
         return encode(spec, *self.tables(spec, index), self.vocabulary)
 
-    def partners_in(self, table: str) -> Bools:
-        """(partners + 1) Whether a table has a row for each partner; False for a null one."""
-        partners, ids = same_type(self.vocabulary.ids, self.ids[table].ids)
-        return np.append(partners.is_in(ids.drop_nulls().implode()).to_numpy(), False)
+    def rows_of(self, table: str, ids: pl.Series) -> Bools:
+        """(ids + 1) Whether a table has a row for each id; False for a null one."""
+        each, known = same_type(ids, self.ids[table].ids)
+        return np.append(each.is_in(known.drop_nulls().implode()).to_numpy(), False)
 
 
 @dataclass
@@ -118,12 +118,12 @@ class Opened:
     def complete(self) -> Inputs:
         """Return all tables of the spec; call this only if there are no problems."""
         assert self.interactions is not None
-        embeddings = {name: self.embeddings[name] for name in self.spec.tables if self.spec.table_path(name)}
+        embeddings = {name: self.embeddings[name] for name in self.spec.read_tables if self.spec.table_path(name)}
         return Inputs(self.interactions, self.candidates, embeddings)
 
     def of_pass(self, spec: Spec) -> Opened:
         """Return the inputs of a pass, with the same list of problems."""
-        embeddings = {name: table for name, table in self.embeddings.items() if name in spec.tables}
+        embeddings = {name: table for name, table in self.embeddings.items() if name in spec.read_tables}
         return replace(self, spec=spec, embeddings=embeddings)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums, Values
+from extembed_cli.data import ipc
 from extembed_cli.data.ids import same_type
 from extembed_cli.data.mapped_arrays import ArrayFolder, is_mapped, zeros
 
@@ -70,6 +71,11 @@ class EmbeddingMatrix:
         if self.moments is None:
             return self.slots[partners]
         return self.moments.at(partners, times, self.missing)
+
+    @property
+    def dim(self) -> int:
+        """The length of the vectors."""
+        return int(self.vectors.shape[1])
 
     @property
     def missing(self) -> int:
@@ -149,10 +155,29 @@ class TableVectors:
     lag_us: int = 0
 
     @property
+    def dim(self) -> int:
+        """The length of the vectors."""
+        return int(self.vectors.shape[1])
+
+    @property
     def bytes_in_memory(self) -> int:
         """Bytes of what is not in a mapped file."""
         vectors = 0 if is_mapped(self.vectors) else self.vectors.nbytes
         return vectors + len(self.ids) * BYTES_PER_MOMENT
+
+    def save(self, arrays: ArrayFolder, name: str) -> dict[str, Any]:
+        """Write the table to mapped files; return what `open` needs."""
+        ipc.write_table(arrays.folder / f"{name}.ids.arrow", ipc.to_arrow(self.ids.to_frame("id")))
+        parts = {"vectors": self.vectors, "norms": self.norms, "times": self.times}
+        kept = {part: arrays.put(f"{name}.{part}", values) for part, values in parts.items() if values is not None}
+        return {**kept, "ids": f"{name}.ids.arrow", "report": self.report, "lag_us": self.lag_us}
+
+    @classmethod
+    def open(cls, arrays: ArrayFolder, about: dict[str, Any]) -> TableVectors:
+        """Return the table that `save` wrote."""
+        ids = ipc.from_arrow(ipc.map_table(arrays.folder / about["ids"]))["id"]
+        parts = {part: arrays.get(about[part]) for part in ("vectors", "norms", "times") if part in about}
+        return cls(ids, **parts, report=about["report"], lag_us=about["lag_us"])
 
     def of(self, vocabulary: pl.Series) -> EmbeddingMatrix:
         """Return the matrix of these vectors by the nums of a vocabulary."""

@@ -20,7 +20,7 @@ from extembed_cli.data import ipc
 from extembed_cli.data.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.ids import hashes, same_type
 from extembed_cli.data.vocabulary import Numbering
-from extembed_cli.spec.groups import Side
+from extembed_cli.spec.sides import Side
 from extembed_cli.system.progress import Watch
 
 Kind = Literal["candidates", "events"]

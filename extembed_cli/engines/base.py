@@ -33,9 +33,7 @@ class Job:
 
     def compute(self, shard: Shard, mapped: Mapping = map, progress: Progress = lambda candidates: None) -> ShardResult:
         """Return the result of one shard: the only function that an engine calls. `mapped` runs its tasks."""
-        features = compute_shard(
-            self.spec, self.shared, shard.history, shard.candidates, self.vectors_as_of, mapped, progress
-        )
+        features = compute_shard(self.spec, self.shared, shard, self.vectors_as_of, mapped, progress)
         vectors = []
         for path in self.shared.vector_files:
             rows = features.vectors[path]
@@ -50,7 +48,7 @@ class Job:
                 for reason, users in features.flagged.items()
             },
             tally=features.tally,
-            coverage=Coverage.of(shard, self.shared.with_vector),
+            coverage=self.shared.coverage(shard),
         )
 
 

@@ -148,7 +148,7 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
 
 def feature_steps() -> list[str]:
     """Return the steps of the ladder after the baseline, in order of cost."""
-    return [step for technique in registry.TECHNIQUES for step in technique.steps]
+    return list(dict.fromkeys(technique.step for technique in registry.TECHNIQUES))
 
 
 def _metadata(path: str, table: Table) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The features of some owners: the second of the two functions that know the maths, the same on every engine.
 
-compute_shard(spec, shared, history, candidates, vectors_as_of) -> ShardFeatures
+compute_shard(spec, shared, shard, vectors_as_of) -> ShardFeatures
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 from extembed_cli.arrays import Bools, Floats, Values
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.prepare import Shared
-from extembed_cli.features.registry import technique_of_step
 from extembed_cli.features.technique.protocol import ShardWork, Task
-from extembed_cli.histories.csr import Candidates, History, every_owner, nobody
+from extembed_cli.histories.csr import Shard, every_owner, nobody
 from extembed_cli.histories.visibility import visible_end
 from extembed_cli.histories.without_own import sees_own, without_own
 from extembed_cli.kernels.segments import run_starts
@@ -48,8 +47,7 @@ class ShardFeatures:
 def compute_shard(
     spec: Spec,
     shared: Shared,
-    history: History,
-    candidates: Candidates,
+    shard: Shard,
     vectors_as_of: int,
     mapped: Mapping = map,
     progress: Callable[[float], None] = lambda rows: None,
@@ -58,8 +56,17 @@ def compute_shard(
 
     The results do not depend on the order in which `mapped` runs the pieces of work.
     """
+    history, candidates = shard.history, shard.candidates
     end = visible_end(spec, history, candidates, mapped)
-    work = ShardWork(spec, shared.embeddings, history, candidates, every_owner(history, vectors_as_of), end)
+    work = ShardWork(
+        spec,
+        shared.embeddings,
+        history,
+        candidates,
+        every_owner(history, vectors_as_of),
+        end,
+        shared.owner_vectors(shard.owners),
+    )
     rows = len(candidates.rows) if shared.columns else len(work.owners.rows)
     own = np.zeros(0, np.bool_)
 
@@ -82,7 +89,7 @@ def compute_shard(
     alike = np.repeat(first, np.diff(np.append(first, len(candidates.rows))))
     columns = {}
     for column in shared.columns:
-        values = results[technique_of_step(column.technique).group.technique][column.statistic]
+        values = results[column.technique][column.statistic]
         columns[column.name] = values[alike].astype(_DTYPES[column.dtype], copy=False)
     return ShardFeatures(columns, work.vectors, int(np.count_nonzero(own)), work.flagged, tally)
 

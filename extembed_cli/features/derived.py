@@ -19,8 +19,8 @@ from extembed_cli.histories.event_lists import EventList
 from extembed_cli.histories.visibility import visible, visible_end
 from extembed_cli.kernels.decay import visible_sums
 from extembed_cli.kernels.segments import offsets, run_starts, spread
-from extembed_cli.spec.groups import DerivedSpec
 from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import DerivedSpec
 from extembed_cli.system.threads import Mapping
 
 _CANDIDATES, _FEW_CANDIDATES = 64, 8  # of a piece

@@ -11,11 +11,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import polars as pl
 
-from extembed_cli.arrays import Bools, Doubles
+from extembed_cli.arrays import Doubles
 from extembed_cli.data import ipc
+from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.embeddings import TableIds, load_vectors
 from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.matrices import EmbeddingMatrix, TableVectors
@@ -26,9 +29,13 @@ from extembed_cli.errors import Problems
 from extembed_cli.features.registry import shard_columns, techniques_of
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import Prepared, State, TableTotals, Technique, VectorFile
+from extembed_cli.histories.csr import Shard
 from extembed_cli.kernels.gramian import gramian_of_block
-from extembed_cli.spec.model import Matrix, Spec
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import Matrix
 from extembed_cli.system import threads
+
+Vectors = TypeVar("Vectors")
 
 _ABOUT, _IDS, _COLUMNS = "shared.json", "vocabulary.arrow", "columns.pickle"
 
@@ -40,20 +47,33 @@ class Shared:
     columns: list[Column]
     vocabulary: Vocabulary
     embeddings: dict[Matrix, EmbeddingMatrix]
+    owner_tables: dict[Matrix, TableVectors]
+    """Vectors of the owners, by id"""
     totals: dict[Matrix, TableTotals]
     """Of those whose Gramian a technique needs"""
     states: dict[str, State]
     """By the technique's key in a spec"""
 
     @property
-    def with_vector(self) -> dict[str, Bools]:
-        """By table: (items + 1) whether an item has a vector, False for a null one."""
-        return {table: vectors.with_vector for table, vectors in self.by_table.items()}
+    def by_table(self) -> dict[str, EmbeddingMatrix]:
+        """The vectors of partners by table: those that are read first, where one is read centred and not centred."""
+        return _by_table(self.embeddings)
+
+    def owner_vectors(self, owners: pl.Series) -> dict[Matrix, EmbeddingMatrix]:
+        """Return the vectors of some owners, by their nums in a shard."""
+        return {matrix: vectors.of(owners) for matrix, vectors in self.owner_tables.items()}
+
+    def coverage(self, shard: Shard) -> Coverage:
+        """Return the counts of a shard."""
+        partners = {table: vectors.with_vector for table, vectors in self.by_table.items()}
+        owners = {t: vectors.with_vector for t, vectors in _by_table(self.owner_vectors(shard.owners)).items()}
+        return Coverage.of(shard, partners, owners)
 
     @property
-    def by_table(self) -> dict[str, EmbeddingMatrix]:
-        """The vectors by table: those that are read first, where a table is read centred and not centred."""
-        return {matrix.table: vectors for matrix, vectors in reversed(self.embeddings.items())}
+    def reports(self) -> dict[str, dict[str, Any]]:
+        """Facts about the tables for the run report."""
+        partners = {table: vectors.report for table, vectors in self.by_table.items()}
+        return {**partners, **{table: vectors.report for table, vectors in _by_table(self.owner_tables).items()}}
 
     @cached_property
     def vector_files(self) -> Mapping[str, VectorFile]:
@@ -68,6 +88,7 @@ class Shared:
         about = {
             "ranks": arrays.put("ranks", self.vocabulary.ranks),
             "embeddings": [[*matrix, vectors.save(arrays, matrix.name)] for matrix, vectors in self.embeddings.items()],
+            "owner_tables": [[*matrix, table.save(arrays, matrix.name)] for matrix, table in self.owner_tables.items()],
             "totals": [
                 [*matrix, totals.partners, arrays.put(f"{matrix.name}.gramian", totals.gramian)]
                 for matrix, totals in self.totals.items()
@@ -87,11 +108,14 @@ class Shared:
         embeddings = {
             Matrix(table, center): EmbeddingMatrix.open(arrays, kept) for table, center, kept in about["embeddings"]
         }
+        owner_tables = {
+            Matrix(table, center): TableVectors.open(arrays, kept) for table, center, kept in about["owner_tables"]
+        }
         totals = {
             Matrix(table, center): TableTotals(items, arrays.get(kept))
             for table, center, items, kept in about["totals"]
         }
-        prepared = Prepared(embeddings, totals, Vocabulary(ids, arrays.get(about["ranks"])))
+        prepared = Prepared(embeddings, owner_tables, totals, Vocabulary(ids, arrays.get(about["ranks"])))
         columns: list[Column] = pickle.loads((folder / _COLUMNS).read_bytes())
         states = {
             technique.group.technique: technique.open(
@@ -103,7 +127,7 @@ class Shared:
             )
             for technique in techniques_of(spec)
         }
-        return cls(columns, prepared.vocabulary, embeddings, totals, states)
+        return cls(columns, prepared.vocabulary, embeddings, owner_tables, totals, states)
 
 
 @dataclass(frozen=True)
@@ -131,18 +155,21 @@ def prepare(
     if folder is not None:
         folder.mkdir(exist_ok=True)
     problems = Problems()
-    prepared = Prepared({}, {}, vocabulary, mapped, folder)
+    prepared = Prepared({}, {}, {}, vocabulary, mapped, folder)
     for name, table in tables.items():
         with problems.collect():
             _load(spec, name, table, ids[name], prepared, sources.cache)
     for matrix, vectors in sources.derived.items():
-        prepared.embeddings[matrix] = vectors.of(vocabulary.ids)
+        if matrix.table in spec.tables:
+            prepared.embeddings[matrix] = vectors.of(vocabulary.ids)
+        elif matrix.table in spec.owner_tables:
+            prepared.owner_tables[matrix] = vectors
     columns, states = shard_columns(spec), {}
     for technique in techniques_of(spec):  # of the tables that could be loaded, for all problems together
         with problems.collect():
             states[technique.group.technique] = technique.prepare(spec, _statistics(technique, columns), prepared)
     problems.raise_any()
-    shared = Shared(columns, vocabulary, prepared.embeddings, prepared.totals, states)
+    shared = Shared(columns, vocabulary, prepared.embeddings, prepared.owner_tables, prepared.totals, states)
     if folder is None:
         return shared
     shared.save(folder)
@@ -153,7 +180,7 @@ def prepare(
 def matrices_of(spec: Spec) -> dict[str, list[Matrix]]:
     """Return by table the vectors that techniques read; as the table says where none does."""
     used = dict.fromkeys(matrix for technique in techniques_of(spec) for matrix in technique.matrices(spec))
-    tables = {name: [matrix for matrix in used if matrix.table == name] for name in spec.tables}
+    tables = {name: [matrix for matrix in used if matrix.table == name] for name in spec.read_tables}
     return {name: matrices or [spec.matrix(name)] for name, matrices in tables.items()}
 
 
@@ -163,7 +190,8 @@ def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared
     matrices = matrices_of(spec)[name]
     summed = {m for m in matrices if any(technique.needs_gramian(spec, m) for technique in techniques)}
     # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
-    whole = bool(summed) or any(matrix.center for matrix in matrices)
+    of_owners = name in spec.owner_tables
+    whole = of_owners or bool(summed) or any(matrix.center for matrix in matrices)
     cache = cache if cache is not None and name in cache.tables else None
     folder = prepared.folder
     paths = {matrix: folder and folder / f"{matrix.name}.vectors" for matrix in matrices}
@@ -175,6 +203,9 @@ def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared
         kinds = [(matrix.center, path) for matrix, path in paths.items()]
         tables = load_vectors(spec, name, table, ids, vocabulary.ids, kinds, mapped)
     for matrix, vectors in zip(matrices, tables, strict=True):
+        if of_owners:
+            prepared.owner_tables[matrix] = vectors
+            continue
         loaded = vectors.of(vocabulary.ids)
         if matrix in summed:
             total = gramian(loaded, mapped, normalized=spec.table(name).normalize)
@@ -184,9 +215,14 @@ def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared
         prepared.embeddings[matrix] = loaded
 
 
+def _by_table(vectors: dict[Matrix, Vectors]) -> dict[str, Vectors]:
+    """Return the vectors by table: those that are read first."""
+    return {matrix.table: each for matrix, each in reversed(vectors.items())}
+
+
 def _statistics(technique: Technique, columns: Sequence[Column]) -> list[Hashable]:
     """Return the statistics in the columns of a technique, each once."""
-    return list(dict.fromkeys(column.statistic for column in columns if column.technique in technique.steps))
+    return list(dict.fromkeys(column.statistic for column in columns if column.technique == technique.group.technique))
 
 
 def gramian(matrix: EmbeddingMatrix, mapped: threads.Mapping, *, normalized: bool) -> Doubles:

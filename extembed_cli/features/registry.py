@@ -7,6 +7,7 @@ from typing import Any
 from extembed_cli.errors import SpecError
 from extembed_cli.features.aggregate.technique import Aggregate
 from extembed_cli.features.counters.technique import Counters
+from extembed_cli.features.direct.technique import Direct
 from extembed_cli.features.dual.technique import Dual
 from extembed_cli.features.neural.technique import Neural
 from extembed_cli.features.technique.columns import Column
@@ -14,7 +15,7 @@ from extembed_cli.features.technique.protocol import Technique
 from extembed_cli.features.within import within_columns
 from extembed_cli.spec.model import Spec
 
-TECHNIQUES: list[Technique] = [Counters(), Aggregate(), Dual(), Neural()]
+TECHNIQUES: list[Technique] = [Counters(), Aggregate(), Direct(), Dual(), Neural()]
 
 
 def techniques_of(spec: Spec) -> list[Technique]:
@@ -45,8 +46,8 @@ def shard_columns(spec: Spec) -> list[Column]:
 
 
 def technique_of_step(step: str) -> Technique:
-    """Return the technique whose columns belong to a step of the ladder of an evaluation."""
-    return next(technique for technique in TECHNIQUES if step in technique.steps)
+    """Return the first technique whose columns belong to a step of the ladder of an evaluation."""
+    return next(technique for technique in TECHNIQUES if technique.step == step)
 
 
 def technique_digests(spec: Spec) -> dict[str, Any]:

@@ -25,11 +25,11 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
         with watch.timing("vectors"):
             if derived is None:
                 derived = derive(opened, RunOptions(workers=1), map, watch)
-            sources = Sources(derived={m: vectors for m, vectors in derived.items() if m.table in each.spec.tables})
+            sources = Sources(derived=derived)
             shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
-        _, coverage = first_shard(each.spec, loaded, shared.with_vector)
+        _, coverage = first_shard(each.spec, loaded, shared.coverage)
         watch.warn_of(coverage.mismatches(each.spec, loaded))
-        passes.append((each.spec, loaded, coverage, shared.by_table))
+        passes.append((each.spec, loaded, coverage, shared.reports))
     if loaded.inputs.candidates is not None:
         read_requests(spec, loaded.inputs.candidates)
         with watch.timing("columns"):

@@ -21,7 +21,8 @@ from extembed_cli.features.prepare import matrices_of
 from extembed_cli.jobs.layout import Layout, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import load
-from extembed_cli.spec.model import Matrix, Spec
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import Matrix
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.embeddings import first_dim
-from extembed_cli.data.inputs import Loaded, Opened
+from extembed_cli.data.inputs import Loaded
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.features.technique.protocol import Estimate, ShardWork
 from extembed_cli.histories.csr import Shard, every_owner
 from extembed_cli.histories.visibility import visible_end
 from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
+from extembed_cli.jobs.reading import dims_of, first_shard, load, open_all, sample_layout
 from extembed_cli.jobs.report import inputs_report
 from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.groups import Group
@@ -38,9 +37,9 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         loaded = load(each, watch, sample_layout(opened))
         layout = layout_of(each.spec, loaded.inputs, options.workers, options.memory)
         with watch.timing("encode"):
-            shard, coverage = first_shard(each.spec, loaded, {name: loaded.partners_in(name) for name in loaded.ids})
+            shard, coverage = first_shard(each.spec, loaded)
         watch.warn_of(coverage.mismatches(each.spec, loaded))
-        estimates = _estimates(each.spec, opened, loaded, shard)
+        estimates = _estimates(each.spec, dims_of(opened), loaded, shard)
         passes.append(_PassPlan(each.spec, loaded, coverage, layout, estimates))
     if loaded.inputs.candidates is not None:
         read_requests(spec, loaded.inputs.candidates)
@@ -80,13 +79,8 @@ def _plan(spec: Spec, passes: list[_PassPlan], workers: int) -> dict[str, Any]:
     }
 
 
-def _estimates(spec: Spec, opened: Opened, loaded: Loaded, shard: Shard) -> list[Estimate]:
+def _estimates(spec: Spec, dims: dict[str, int], loaded: Loaded, shard: Shard) -> list[Estimate]:
     """Return the estimated cost of a shard for each technique."""
-    tables = loaded.inputs.embeddings
-    dims = {name: first_dim(table, spec.vector_column(name)) for name, table in tables.items()}
-    for name in spec.derivations():
-        source = spec.derived(name).embedding
-        dims[name] = first_dim(opened.embeddings[source], spec.vector_column(source))
     history, candidates = shard.history, shard.candidates
     users = every_owner(history, loaded.vectors_as_of)
     work = ShardWork(spec, {}, history, candidates, users, visible_end(spec, history, candidates))

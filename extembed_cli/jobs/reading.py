@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.arrays import Bools
 from extembed_cli.data.coverage import Coverage
+from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.feature_file import check_names, check_not_an_input, check_target
 from extembed_cli.data.inputs import Inputs, Loaded, Opened, open_inputs, read_inputs
 from extembed_cli.data.partition import Partition
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.vector_cache import VectorCache
-from extembed_cli.features.registry import output_columns
+from extembed_cli.errors import ExtembedError
+from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.within import check_requests
@@ -41,7 +42,26 @@ def open_all(spec: Spec, watch: Watch) -> Opened:
                 check_names(opened.candidates, [column.name for column in output_columns(spec)])
             with opened.problems.collect():
                 check_requests(spec, opened.candidates)
+        if not opened.problems.errors:
+            _check_dims(opened)
     return opened
+
+
+def _check_dims(opened: Opened) -> None:
+    try:
+        dims = dims_of(opened)
+    except ExtembedError:  # vectors that cannot be read are reported with all other problems of reading
+        return
+    for technique in techniques_of(opened.spec):
+        with opened.problems.collect():
+            technique.check_dims(opened.spec, dims)
+
+
+def dims_of(opened: Opened) -> dict[str, int]:
+    """Return the lengths of the vectors by table, by the first one of each."""
+    spec = opened.spec
+    dims = {name: first_dim(table, spec.vector_column(name)) for name, table in opened.embeddings.items()}
+    return {**dims, **{name: dims[spec.derived(name).embedding] for name in spec.derivations()}}
 
 
 def load(
@@ -84,10 +104,21 @@ def sample_layout(opened: Opened) -> Layout:
     return Layout(shards=1 + sum(table.rows for table in opened.logs) // _SAMPLE_ROWS)
 
 
-def first_shard(spec: Spec, loaded: Loaded, with_vector: dict[str, Bools]) -> tuple[Shard, Coverage]:
-    """Return the first shard, which may be a sample, and the coverage of all shards estimated from it."""
+def first_shard(
+    spec: Spec, loaded: Loaded, coverage_of: Callable[[Shard], Coverage] | None = None
+) -> tuple[Shard, Coverage]:
+    """Return the first shard, which may be a sample, and the coverage of all shards estimated from it.
+
+    Without a function for the coverage of a shard, whoever has a row in a table counts as having a vector.
+    """
     shard, coverage = loaded.shard(spec, 0), Coverage()
-    coverage.add(Coverage.of(shard, with_vector), times=loaded.partition.shards)
+    if coverage_of is None:
+        partners = {name: loaded.rows_of(name, loaded.vocabulary.ids) for name in loaded.ids if name in spec.tables}
+        owners = {name: loaded.rows_of(name, shard.owners) for name in loaded.ids if name in spec.owner_tables}
+        of_shard = Coverage.of(shard, partners, owners)
+    else:
+        of_shard = coverage_of(shard)
+    coverage.add(of_shard, times=loaded.partition.shards)
     return shard, coverage
 
 

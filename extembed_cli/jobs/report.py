@@ -7,7 +7,6 @@ from typing import Any
 
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.inputs import Loaded
-from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features import registry
 from extembed_cli.features.registry import techniques_of
@@ -29,7 +28,7 @@ def computed(spec: Spec, passes: Sequence[PassResults], costs: dict[str, Cost], 
         flagged |= each.results.flagged
     report: dict[str, Any] = {
         "inputs": inputs_report(
-            [(each.job.spec, each.loaded, each.results.coverage, each.job.shared.by_table) for each in passes]
+            [(each.job.spec, each.loaded, each.results.coverage, each.job.shared.reports) for each in passes]
         ),
         "candidates_in_own_history": passes[0].results.repeats,
     }
@@ -45,7 +44,7 @@ def computed(spec: Spec, passes: Sequence[PassResults], costs: dict[str, Cost], 
 
 
 def inputs_report(
-    passes: Sequence[tuple[Spec, Loaded, Coverage, dict[str, EmbeddingMatrix] | None]],
+    passes: Sequence[tuple[Spec, Loaded, Coverage, dict[str, dict[str, Any]] | None]],
 ) -> dict[str, Any]:
     """Return the report on the inputs of the first pass, with the tables of all."""
     reports = [coverage.report(spec, loaded, tables) for spec, loaded, coverage, tables in passes]

@@ -20,7 +20,6 @@ from threadpoolctl import threadpool_info
 
 import extembed_cli
 from extembed_cli.data.commit import locked, staged, writing
-from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.inputs import Inputs, Loaded, Opened
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
 from extembed_cli.data.shard_results import FeaturePart
@@ -83,7 +82,7 @@ def run_job(
             kept = stack.enter_context(_scratch(of_pass.spec, number, options, layout, digests, models, watch))
             place = Place(Layout(**kept.layout) if kept else layout, kept)
             engine = start_engine(mapped, kept if place.layout.shards > 1 else None)
-            sources = Sources(cache, {m: vectors for m, vectors in derived.items() if m.table in of_pass.spec.tables})
+            sources = Sources(cache, derived)
             results.append(_run_pass(of_pass, place, sources, mapped, engine, options, watch))
 
         for number in range(len(passes)):
@@ -202,7 +201,7 @@ def _compute(
             shard, seconds = _timed(partial(loaded.shard, spec, index)) if only is None else only.result()
             cost.add(0 if only is None else seconds, rows=len(shard.history.partners) + len(shard.candidates.partners))
         if only is not None:  # warn before the computation, which takes long
-            watch.warn_of(Coverage.of(shard, shared.with_vector).mismatches(spec, loaded))
+            watch.warn_of(shared.coverage(shard).mismatches(spec, loaded))
         return shard
 
     candidates = loaded.candidates.rows - loaded.candidates.null_user_or_time

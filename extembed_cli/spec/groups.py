@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
-from extembed_cli.spec.expressions import Expression, Residual, ResidualBy
+from extembed_cli.spec.expressions import Expression
+from extembed_cli.spec.sides import Side, TableKind
+from extembed_cli.spec.targets import ResidualKeys, TargetKeys
 from extembed_cli.spec.types import (
     Frozen,
     HalfLife,
@@ -19,30 +22,6 @@ from extembed_cli.spec.types import (
     Threshold,
     Top,
 )
-
-
-class Side(NamedTuple):
-    """Whose histories are read: those of candidates' users or items; the other of the two has the vectors."""
-
-    owner: Literal["user", "item"] = "user"
-    own: bool = True
-    """Whether a candidate sees the events of its own user in the history of its item, or of its item in its user's"""
-
-    @property
-    def partner(self) -> Literal["user", "item"]:
-        """Whose vectors are compared."""
-        return "item" if self.owner == "user" else "user"
-
-    @property
-    def prefix(self) -> str:
-        """Goes before the statistic in the column names."""
-        return "" if self.owner == "user" else f"{self.owner}_"
-
-    def words(self, history: str) -> str:
-        """Return whose history it is, as the meaning of a column says it."""
-        if self.owner == "user":
-            return f"`{history}`"
-        return f"`{history}` of the item{'' if self.own else ', without those of the user'}"
 
 
 class Group(Frozen):
@@ -72,6 +51,21 @@ class Group(Frozen):
     def of_side(self) -> Side:
         """Whose histories it reads."""
         return Side()
+
+    @property
+    def tables(self) -> Mapping[TableKind, tuple[str, ...] | None]:
+        """Names of the tables that it uses, by their key in a spec; None = every one."""
+        return {}
+
+    @property
+    def needs_tables(self) -> bool:
+        """Whether it has nothing to compute without these."""
+        return True
+
+    @property
+    def label(self) -> str:
+        """The group as messages name it."""
+        return f"[[{self.technique}]]"
 
     @property
     def owner_vectors(self) -> str | None:
@@ -119,6 +113,10 @@ class SidedGroup(HistoryGroup):
     def of_side(self) -> Side:
         return Side(self.side, self.own or self.side == "user")
 
+    @property
+    def label(self) -> str:
+        return super().label if self.side == "user" else f'[[{self.technique}]] with side = "{self.side}"'
+
     @model_validator(mode="after")
     def _keys_of_item_side(self) -> SidedGroup:
         if self.side == "user" and self.own:
@@ -126,8 +124,8 @@ class SidedGroup(HistoryGroup):
         return self
 
 
-class TableGroup(HistoryGroup):
-    """A group that chooses embedding tables and histories."""
+class TableGroup(Group):
+    """A group that chooses embedding tables."""
 
     embeddings: tuple[str, ...] | None = None
     """Names of embedding tables; every table unless set."""
@@ -135,14 +133,8 @@ class TableGroup(HistoryGroup):
     """Whether vectors are centred for this group; as the table says unless set."""
 
     @property
-    def tables(self) -> tuple[str, ...] | None:
-        """Names of the tables with the partners' vectors; None = every one."""
-        return self.embeddings
-
-    @property
-    def needs_table(self) -> bool:
-        """Whether it has nothing to compute without a table."""
-        return True
+    def tables(self) -> Mapping[TableKind, tuple[str, ...] | None]:
+        return {"embeddings": self.embeddings}
 
 
 class SidedTableGroup(SidedGroup, TableGroup):
@@ -152,8 +144,8 @@ class SidedTableGroup(SidedGroup, TableGroup):
     """With side = "item": names of tables of users; every one unless set."""
 
     @property
-    def tables(self) -> tuple[str, ...] | None:
-        return self.embeddings if self.side == "user" else self.user_embeddings
+    def tables(self) -> Mapping[TableKind, tuple[str, ...] | None]:
+        return {"user_embeddings": self.user_embeddings} if self.side == "item" else super().tables
 
     @model_validator(mode="after")
     def _tables_of_side(self) -> SidedTableGroup:
@@ -162,63 +154,6 @@ class SidedTableGroup(SidedGroup, TableGroup):
         if self.side == "item" and self.embeddings is not None:
             raise ValueError('embeddings: with side = "item" the vectors are those of users; use `user_embeddings`')
         return self
-
-
-class ResidualKeys(Frozen):
-    """What is taken off the numbers that events say."""
-
-    residual: ResidualBy | None = None
-    """Take the mean of earlier events off the target: those of the same `item`, of the same `user`, or `item+user`."""
-    prior_events: NotNegative = 5.0
-    """Events with the mean of all earlier ones that are added to those of the item or user of a residual."""
-    residual_half_life: HalfLife = "none"
-    """Age at which an earlier event weighs half as much in the mean of a residual; `none` = no decay."""
-
-    @model_validator(mode="after")
-    def _keys_of_residual(self) -> ResidualKeys:
-        keys = ("prior_events", "residual_half_life")
-        unused = [key for key in keys if getattr(self, key) != ResidualKeys.model_fields[key].default]
-        if unused and self.residual is None:
-            raise ValueError(f'{unused[0]}: is of a residual; set residual = "item" too, or leave it out')
-        return self
-
-    @property
-    def residual_of(self) -> Residual | None:
-        """The residual of the values."""
-        by = self.residual
-        return None if by is None else Residual(by, self.prior_events, self.residual_half_life)
-
-
-class TargetKeys(ResidualKeys):
-    """What an event says."""
-
-    target: str | None = None
-    """What an event says: a column or a row-wise SQL expression, such as `rating`."""
-
-    @model_validator(mode="after")
-    def _target_of_residual(self) -> TargetKeys:
-        if self.residual is not None and self.target is None:
-            raise ValueError('residual: needs a `target`, such as target = "rating"')
-        return self
-
-    @property
-    def target_expression(self) -> Expression | None:
-        """The target over the interactions, a residual or not."""
-        return None if self.target is None else Expression(self.target, "Float64", self.residual_of)
-
-
-class DerivedSpec(TargetKeys):
-    """Where vectors of users come from: the decayed mean of the item vectors of their own history, as of any moment.
-
-    With a `target` it is the decayed sum of target times vector: likes minus dislikes.
-    """
-
-    embedding: str
-    """Name of the embedding table with the vectors of the items."""
-    history: str = "all"
-    """Name of the history."""
-    half_life: HalfLife = "none"
-    """Age at which an event weighs half as much, such as `30d`; `none` = no decay."""
 
 
 class ResidualGroup(ResidualKeys, Group):
@@ -264,7 +199,7 @@ class AggregateGroup(SidedTableGroup, CountersGroup):
     """Mean cosine, and mean `target`, of this many most similar events, such as `[1, 5, 20]`."""
 
     @property
-    def needs_table(self) -> bool:
+    def needs_tables(self) -> bool:
         return self.side == "user"  # of an audience there are counters
 
     @model_validator(mode="after")
@@ -272,6 +207,19 @@ class AggregateGroup(SidedTableGroup, CountersGroup):
         if self.target is None and self.temperatures != AggregateGroup.model_fields["temperatures"].default:
             raise ValueError('temperatures: needs a `target`, such as target = "rating"')
         return self
+
+
+class DirectGroup(TableGroup):
+    """Technique 1 without a history: the cosine of a candidate's item with its user, whose vectors are of one space."""
+
+    technique = "direct"
+
+    user_embeddings: tuple[str, ...] | None = None
+    """Names of tables of users; every one unless set."""
+
+    @property
+    def tables(self) -> Mapping[TableKind, tuple[str, ...] | None]:
+        return {"user_embeddings": self.user_embeddings, "embeddings": self.embeddings}
 
 
 class DualGroup(SidedTableGroup, TargetGroup):

@@ -9,14 +9,16 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from os.path import normpath
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, create_model, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, create_model, model_validator
 
 from extembed_cli.errors import did_you_mean
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import DerivedSpec, DualGroup, Group, HistoryGroup, NeuralGroup, Side, TableGroup
+from extembed_cli.spec.groups import DualGroup, Group, HistoryGroup, NeuralGroup, TableGroup
+from extembed_cli.spec.sides import Side, TableKind
+from extembed_cli.spec.tables import Columns, DerivedSpec, EmbeddingSpec, Matrix, TableSpec, UserEmbeddingSpec
 from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
 
 ALL = "all"  # the history of every interaction; always exists
@@ -24,100 +26,6 @@ MAX_PASSES = 3  # of users, and of items with and without the candidate's own us
 FOR_TRAINING = "for_training"  # key of the validation's context: a spec for training needs no group
 
 AnyGroup = TypeVar("AnyGroup", bound=Group)
-
-
-class LogColumns(Frozen):
-    """Your names for the columns of interactions or candidates."""
-
-    user: str | None = None
-    """Column of user ids; `user_id` unless set."""
-    item: str | None = None
-    """Column of item ids; `item_id` unless set."""
-    time: str | None = None
-    """Column of timestamps; `timestamp` unless set."""
-
-
-class TableColumns(Frozen):
-    """Your names for the columns of an embedding table."""
-
-    item: str | None = None
-    """Column of item ids; `item_id` unless set."""
-    embedding: str | None = None
-    """Column of vectors; `embedding` unless set."""
-
-
-class UserTableColumns(Frozen):
-    """Your names for the columns of a table of users."""
-
-    user: str | None = None
-    """Column of user ids; `user_id` unless set."""
-    embedding: str | None = None
-    """Column of vectors; `embedding` unless set."""
-    time: str | None = None
-    """Column of times, if a user's vector changes: a row counts from its time on, until the user's next row."""
-
-
-class Columns(LogColumns):
-    """Your column names for all inputs, with overrides for each."""
-
-    embedding: str | None = None
-    """Column of vectors; `embedding` unless set."""
-    candidates: LogColumns = LogColumns()
-    """Names in the candidates alone."""
-    interactions: LogColumns = LogColumns()
-    """Names in the interactions alone."""
-
-
-class TableSpec(Frozen):
-    """A table of fixed external vectors."""
-
-    normalize: Annotated[bool, Field(strict=True)] = True
-    """Divide each vector by its L2 norm. Cosines are the same either way; the dual fit is not."""
-    center: Annotated[bool, Field(strict=True)] = False
-    """Subtract the mean of the table's raw vectors before normalising: text models share a common direction."""
-    bad_vectors: Literal["error", "missing"] = "error"
-    """Treatment of NaN, infinite and zero vectors: stop, or treat the item or user as having no vector."""
-    duplicates: Literal["error", "last"] = "error"
-    """Treatment of an id that occurs twice: stop, or take the last row."""
-
-
-class EmbeddingSpec(TableSpec):
-    """An embedding table: fixed external vectors of items."""
-
-    path: Paths
-    """File, list of files, glob or directory of Parquet with item ids and vectors."""
-    columns: TableColumns = TableColumns()
-    """Names in this table alone."""
-
-
-class UserEmbeddingSpec(TableSpec):
-    """A table of users: their own external vectors, or vectors derived from their histories."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    path: Paths | None = None
-    """File, list of files, glob or directory of Parquet with user ids and vectors."""
-    derived: DerivedSpec | None = Field(default=None, alias="from")
-    """Instead of a path: derive the vectors from the log, such as `{embedding = "text", history = "liked"}`."""
-    columns: UserTableColumns = UserTableColumns()
-    """Names in this table alone."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> UserEmbeddingSpec:
-        if (self.path is None) == (self.derived is None):
-            raise ValueError("path: a table of users has a `path`, or is derived `from` the log")
-        if self.derived is not None:
-            unused = {"columns", "duplicates", "bad_vectors", "normalize"} & self.model_fields_set
-            if unused:
-                raise ValueError(f"{min(unused)}: is about a file; a derived table has none")
-        if self.columns.time is not None and self.center:
-            raise ValueError("center: the mean of vectors that change would know their future; leave it out")
-        return self
-
-    @property
-    def changes(self) -> bool:
-        """Whether a user's vector depends on the time."""
-        return self.derived is not None or self.columns.time is not None
 
 
 class HistorySpec(Frozen):
@@ -187,9 +95,8 @@ class Spec(Frozen):
         for key, group in self.groups.items():
             if isinstance(group, HistoryGroup):
                 problems += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
-            if isinstance(group, TableGroup):
-                kind = self.tables_key(group.of_side)
-                problems += _unknown(f"{key}.{kind}", group.tables, getattr(self, kind))
+            for kind, names in group.tables.items():
+                problems += _unknown(f"{key}.{kind}", names, getattr(self, kind))
         for name, table in self.user_embeddings.items():
             if table.derived is not None:
                 source, history = table.derived.embedding, table.derived.history
@@ -203,15 +110,11 @@ class Spec(Frozen):
             if name in self.embeddings
         ]
         for_training = (info.context or {}).get(FOR_TRAINING)
-        of_tables: dict[str, list[str]] = {"embeddings": [], "user_embeddings": []}
-        for group in self.groups.values():
-            if isinstance(group, TableGroup) and group.needs_table:
-                of_tables[self.tables_key(group.of_side)].append(f"[[{group.technique}]]")
-        items, users = (" and ".join(dict.fromkeys(groups)) for groups in of_tables.values())
+        items, users = self._in_need_of("embeddings"), self._in_need_of("user_embeddings")
         if not self.embeddings and (items or for_training):
             problems.append(f"`embeddings` is missing: {items or 'a model'} needs an embedding table")
         if not self.user_embeddings and users:
-            problems.append(f'`user_embeddings` is missing: {users} with side = "item" needs a table of users')
+            problems.append(f"`user_embeddings` is missing: {users} needs a table of users")
         if not self.groups and not for_training:
             listed = [f"[[{technique}]]" for technique in Group.known]
             problems.append(f"nothing to compute: add a group, {', '.join(listed[:-1])} or {listed[-1]}")
@@ -220,15 +123,20 @@ class Spec(Frozen):
             raise ValueError("\n".join(problems))
         return self
 
+    def _in_need_of(self, kind: TableKind) -> str:
+        """Return the groups that need a kind of tables, as messages name them."""
+        labels = (group.label for group in self.groups.values() if group.needs_tables and kind in group.tables)
+        return " and ".join(dict.fromkeys(labels))
+
     def _timeless(self) -> list[str]:
         """Return problems with groups that need a sum over all vectors of a table whose vectors change."""
         problems = []
         for key, group in self.groups.items():
             if not isinstance(group, TableGroup):
                 continue
-            for name in self.embeddings_of(group):
+            for name in self.tables_of(group, "user_embeddings"):
                 table = self.user_embeddings.get(name)
-                if table is None:
+                if table is None:  # unknown
                     continue
                 if isinstance(group, DualGroup) and group.unobserved_weight and table.changes:
                     problems.append(f"{key}.unobserved_weight: needs vectors that are the same at all times")
@@ -251,7 +159,7 @@ class Spec(Frozen):
         if self.candidates is None and self.output is not None:
             problems.append("output: without `candidates` there are no features to write; leave it out")
         for key, group in self.groups.items():
-            if not isinstance(group, TableGroup) or not group.owner_vectors:
+            if not isinstance(group, DualGroup) or not group.owner_vectors:
                 continue
             for kind, names in (("embedding table", self.embeddings_of(group)), ("history", self.histories_of(group))):
                 if len(names) > 1:
@@ -310,14 +218,19 @@ class Spec(Frozen):
         """Return the names of the histories that a group uses, each once."""
         return tuple(dict.fromkeys(group.histories or tuple(self.histories) or (ALL,)))
 
-    def embeddings_of(self, group: TableGroup) -> tuple[str, ...]:
-        """Return the names of the tables with the partners' vectors that a group uses, each once."""
-        return tuple(dict.fromkeys(group.tables or tuple(getattr(self, self.tables_key(group.of_side)))))
+    def tables_of(self, group: Group, kind: TableKind) -> tuple[str, ...]:
+        """Return the names of the tables of a kind that a group uses, each once."""
+        names = group.tables.get(kind, ())
+        return tuple(dict.fromkeys(getattr(self, kind) if names is None else names))
 
-    def matrix(self, table: str, group: TableGroup | None = None) -> Matrix:
+    def embeddings_of(self, group: Group) -> tuple[str, ...]:
+        """Return the names of the tables with the partners' vectors that a group uses, each once."""
+        return self.tables_of(group, group.of_side.partner_tables)
+
+    def matrix(self, table: str, group: Group | None = None) -> Matrix:
         """Return the vectors of a table as a group uses them, or as the table says."""
-        center = self.table(table).center if group is None or group.center is None else group.center
-        return Matrix(table, center)
+        center = group.center if isinstance(group, TableGroup) else None
+        return Matrix(table, self.table(table).center if center is None else center)
 
     # --- sides ---
 
@@ -340,9 +253,8 @@ class Spec(Frozen):
 
     def derivations(self) -> list[str]:
         """Return the names of the derived tables that the groups use."""
-        groups = [group for group in self.groups.values() if isinstance(group, TableGroup)]
-        used = dict.fromkeys(name for group in groups for name in self.embeddings_of(group))
-        return [name for name in used if name in self.user_embeddings and self.user_embeddings[name].derived]
+        used = dict.fromkeys(n for group in self.groups.values() for n in self.tables_of(group, "user_embeddings"))
+        return [name for name in used if self.user_embeddings[name].derived]
 
     def derivation(self) -> Spec:
         """Return the spec of the pass that derives tables of users from the histories of all users."""
@@ -367,11 +279,6 @@ class Spec(Frozen):
         spec._side = side
         return spec
 
-    @staticmethod
-    def tables_key(side: Side) -> Literal["embeddings", "user_embeddings"]:
-        """Return the key of the tables with the partners' vectors."""
-        return "embeddings" if side.partner == "item" else "user_embeddings"
-
     @property
     def tables(self) -> Mapping[str, TableSpec]:
         """The tables of vectors by name; in a pass those of the partners alone."""
@@ -381,6 +288,21 @@ class Spec(Frozen):
         if self._side is None:
             return {**self.embeddings, **self.user_embeddings}
         return self.embeddings if self.side.partner == "item" else self.user_embeddings
+
+    @property
+    def read_tables(self) -> list[str]:
+        """Names of all tables that a pass reads."""
+        return list(dict.fromkeys([*self.tables, *self.owner_tables]))
+
+    @property
+    def owner_tables(self) -> list[str]:
+        """Names of the tables with vectors of the owners that the groups of a pass use."""
+        groups = [group for group in self.groups.values() if group.of_side.owner == "user"]
+        return list(dict.fromkeys(name for group in groups for name in self.tables_of(group, "user_embeddings")))
+
+    def kind_of(self, table: str) -> TableKind:
+        """Return whether a table is one of items or of users."""
+        return "embeddings" if table in self.embeddings else "user_embeddings"
 
     def table(self, name: str) -> TableSpec:
         """Return a table of items or users."""
@@ -425,7 +347,7 @@ class Spec(Frozen):
 
     def table_label(self, table: str) -> str:
         """Return the kind and the name of a table, as messages name it."""
-        return f"{'embeddings' if table in self.embeddings else 'user_embeddings'} {table}"
+        return f"{self.kind_of(table)} {table}"
 
     # --- histories ---
 
@@ -497,23 +419,6 @@ class Spec(Frozen):
             else:
                 data.pop(technique, None)
         return data
-
-
-class Matrix(NamedTuple):
-    """The vectors of a table as groups use them."""
-
-    table: str
-    center: bool
-
-    @property
-    def name(self) -> str:
-        """A name for files, which no table can have."""
-        return f"{self.table}{'.centred' if self.center else ''}"
-
-    @property
-    def words(self) -> str:
-        """The vectors as a meaning or a message writes them."""
-        return f"`{self.table}`{' (centred)' if self.center else ''}"
 
 
 def spec_type() -> type[Spec]:

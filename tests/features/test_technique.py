@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, Ran, World
 
+from extembed_cli.evaluate.columns import feature_steps
 from extembed_cli.features import registry
 from extembed_cli.spec.groups import Group
 
@@ -41,7 +42,7 @@ class ConstantGroup(Group):
 
 class Constant(Technique):
     group = ConstantGroup
-    steps = ("constant",)
+    step = "constant"
 
     def columns(self, spec: Spec) -> Iterator[Column]:
         for group in spec.of(ConstantGroup):
@@ -106,7 +107,7 @@ class OppositeGroup(Group):
 
 class Opposite(constant.Constant):
     group = OppositeGroup
-    steps = ("opposite",)
+    step = "opposite"
 
     def columns(self, spec):
         for group in spec.of(OppositeGroup):
@@ -139,7 +140,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "extembed_cli", folder / "extembed_cli")
     (folder / "extembed_cli" / "features" / "constant.py").write_text(CONSTANT)
     path = folder / "extembed_cli" / "features" / "registry.py"
-    listed = "TECHNIQUES: list[Technique] = [Counters(), Aggregate(), Dual(), Neural()]"
+    listed = "TECHNIQUES: list[Technique] = [Counters(), Aggregate(), Direct(), Dual(), Neural()]"
     text = path.read_text()
     assert text.count(listed) == 1
     added = f"from extembed_cli.features.constant import Constant\n\n{listed[:-1]}, Constant()]"
@@ -193,5 +194,4 @@ def test_equal_statistics_of_two_techniques_do_not_meet(world: World, package: P
 
 def test_every_technique_has_its_group() -> None:
     assert [technique.group for technique in registry.TECHNIQUES] == list(Group.known.values())
-    steps = [step for technique in registry.TECHNIQUES for step in technique.steps]
-    assert len(set(steps)) == len(steps)
+    assert feature_steps() == ["counters", "aggregate", "dual", "neural"]

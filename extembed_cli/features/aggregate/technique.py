@@ -27,7 +27,8 @@ from extembed_cli.features.technique.protocol import (
 from extembed_cli.histories.batches import Pieces
 from extembed_cli.histories.event_lists import EventList
 from extembed_cli.spec.groups import AggregateGroup
-from extembed_cli.spec.model import Matrix, Spec
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import Matrix
 
 # Measured on 2 cores, see docs/decisions/.
 _SECONDS_PER_COSINE, _SECONDS_PER_WEIGHTED_COSINE = 20e-9, 20e-9
@@ -39,7 +40,7 @@ class Aggregate(Technique):
     """Statistics of the cosines with a history."""
 
     group = AggregateGroup
-    steps = ("aggregate",)
+    step = "aggregate"
 
     def columns(self, spec: Spec) -> Iterator[Column]:
         for group in spec.of(AggregateGroup):

@@ -21,7 +21,7 @@ class Counters(Technique):
     """How many events a history has, how old they are, and what they say."""
 
     group = CountersGroup
-    steps = ("counters",)
+    step = "counters"
 
     def columns(self, spec: Spec) -> Iterator[Column]:
         for group in spec.of(CountersGroup):

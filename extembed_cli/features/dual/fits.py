@@ -13,8 +13,10 @@ from extembed_cli.features.technique.columns import Column
 from extembed_cli.histories.csr import Candidates
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import DualGroup, Side
-from extembed_cli.spec.model import Matrix, Spec
+from extembed_cli.spec.groups import DualGroup
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.sides import Side
+from extembed_cli.spec.tables import Matrix
 
 # Eigenvalues this far below the largest are as small as the rounding of float32 vectors, which would decide the fit.
 _SINGULAR = 1e-6

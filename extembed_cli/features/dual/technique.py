@@ -42,7 +42,8 @@ from extembed_cli.histories.visibility import visible
 from extembed_cli.kernels.prefixes import segment_length
 from extembed_cli.kernels.ridge import longest_dual
 from extembed_cli.spec.groups import DualGroup
-from extembed_cli.spec.model import Matrix, Spec
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import Matrix
 from extembed_cli.system.progress import Cost
 
 _RESIDUAL = 1e-6  # of a fit; above it the run warns
@@ -57,7 +58,7 @@ class Dual(Technique):
     """Scores of per-owner linear models, and these models as vectors of the owners."""
 
     group = DualGroup
-    steps = ("dual",)
+    step = "dual"
 
     def columns(self, spec: Spec) -> Iterator[Column]:
         for group in spec.of(DualGroup):

@@ -31,7 +31,8 @@ from extembed_cli.neural import folder
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.neural.events import BATCH_EVENTS, MIN_BATCH_ROWS
 from extembed_cli.spec.groups import NeuralGroup
-from extembed_cli.spec.model import Matrix, Spec
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import Matrix
 from extembed_cli.system.progress import Cost
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Neural(Technique):
     """Scores of trained models."""
 
     group = NeuralGroup
-    steps = ("neural",)
+    step = "neural"
     is_trained = True
 
     def columns(self, spec: Spec) -> Iterator[Column]:

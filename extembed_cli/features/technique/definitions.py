@@ -10,8 +10,9 @@ from extembed_cli.arrays import Values
 from extembed_cli.features.technique.columns import Column, Dtype
 from extembed_cli.spec.durations import half_life_suffix
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import CountersGroup, Side
-from extembed_cli.spec.model import Matrix
+from extembed_cli.spec.groups import CountersGroup
+from extembed_cli.spec.sides import Side
+from extembed_cli.spec.tables import Matrix
 
 Need = Literal["order", "weights", "mean", "target"]
 """The order of the cosines; the decayed weights of the events; the decayed mean of their vectors, which is summed up

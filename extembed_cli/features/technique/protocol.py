@@ -11,7 +11,7 @@ import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.mapped_arrays import ArrayFolder
-from extembed_cli.data.matrices import EmbeddingMatrix
+from extembed_cli.data.matrices import EmbeddingMatrix, TableVectors
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.data.vocabulary import Vocabulary
 from extembed_cli.features.technique.columns import Column
@@ -19,8 +19,9 @@ from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.histories.event_lists import EventList
 from extembed_cli.histories.visibility import Seen, visible
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.groups import Group, TableGroup
-from extembed_cli.spec.model import Matrix, Spec
+from extembed_cli.spec.groups import Group
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import Matrix
 from extembed_cli.system import threads
 
 Task = Callable[[], Tally]
@@ -46,6 +47,8 @@ class Prepared:
 
     embeddings: dict[Matrix, EmbeddingMatrix]
     """A table with a problem is missing, and the job ends once all problems are known"""
+    owner_tables: dict[Matrix, TableVectors]
+    """Tables with vectors of the owners"""
     totals: dict[Matrix, TableTotals]
     """Of those whose Gramian a technique needs"""
     vocabulary: Vocabulary
@@ -121,12 +124,15 @@ class ShardWork:
 
     spec: Spec
     embeddings: dict[Matrix, EmbeddingMatrix]
+    """The vectors of partners"""
     history: History
     candidates: Candidates
     owners: Candidates
     """One candidate for each owner, at the moment of owner vectors"""
     end: Ints
     """(Q) place of the first event that a candidate may not see any more"""
+    owner_vectors: dict[Matrix, EmbeddingMatrix] = field(default_factory=dict)
+    """The vectors of owners, by their nums"""
     values: dict[Hashable, Values] = field(default_factory=dict)
     """Results: (Q) of each statistic of the technique, NaN where it is undefined"""
     vectors: dict[str, Floats] = field(default_factory=dict)
@@ -213,8 +219,8 @@ class Technique(Protocol):
 
     group: ClassVar[type[Group]]
     """Its table in a spec"""
-    steps: ClassVar[tuple[str, ...]]
-    """The steps of the ladder of an evaluation that its columns belong to"""
+    step: ClassVar[str]
+    """The step of the ladder of an evaluation that its columns belong to"""
     is_trained: ClassVar[bool] = False
     """Whether models that have seen labels are behind its columns"""
 
@@ -236,11 +242,15 @@ class Technique(Protocol):
 
     # --- what it reads ---
 
+    def check_dims(self, spec: Spec, dims: Mapping[str, int]) -> None:
+        """Raise if it cannot use vectors of these lengths, by table."""
+        return
+
     def matrices(self, spec: Spec) -> Iterator[Matrix]:
         """Yield the vectors that it reads."""
         for group in spec.of(self.group):
-            if isinstance(group, TableGroup):
-                yield from (spec.matrix(table, group) for table in spec.embeddings_of(group))
+            for kind in group.tables:
+                yield from (spec.matrix(table, group) for table in spec.tables_of(group, kind))
 
     def needs_gramian(self, spec: Spec, matrix: Matrix) -> bool:
         """Whether it needs the Gramian of some vectors."""
