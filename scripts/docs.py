@@ -191,6 +191,7 @@ KEYS = {
     "user_vectors[].path": "Path of the file.",
     "user_vectors[].rows": "Users in it.",
     "user_vectors[].sha256": "SHA-256 of the file.",
+    "all_vectors": "Files with the vectors of everybody's model that were written, with the same three keys.",
     "item_vectors": "Files of item vectors that were written, with the same three keys.",
     "digests": "Digests of the inputs.",
     "digests.interactions": "The log.",

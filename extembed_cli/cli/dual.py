@@ -40,6 +40,10 @@ class FitFlags:
         str | None,
         option("--item-vectors", metavar="PATH", help="With --side item: the same with one vector per item."),
     ] = None
+    all_vectors: Annotated[
+        str | None,
+        option("--all-vectors", metavar="PATH", help="With --side all: the same with one vector per step of time."),
+    ] = None
     regularization: Annotated[
         float | None,
         option(
@@ -92,8 +96,25 @@ class FitFlags:
         option(
             "--refit-every",
             metavar="DURATION",
-            help="Fit on the events before the as-of time floored to this step, such as `1d` for a nightly batch.",
+            help="Fit on the events before the as-of time floored to this step, such as `1d` for a nightly batch.  "
+            "[default: with --side all 1d]",
             panel=TIME,
+        ),
+    ] = None
+
+
+@dataclass(kw_only=True)
+class ModelFlags(SideFlags):
+    """Whose models score a candidate, as flags."""
+
+    side: Annotated[
+        str | None,
+        option(
+            "--side",
+            metavar="user|item|all",
+            help="Whose model scores a candidate: that of its user, of its item over tables of users, or the one of "
+            "all users.  [default: user]",
+            panel=WHAT,
         ),
     ] = None
 
@@ -106,7 +127,7 @@ def dual(
     output: Output = None,
     fit: FitFlags,
     residual: ResidualFlags,
-    side: SideFlags,
+    side: ModelFlags,
     half_life: Annotated[
         list[str] | None,
         option(
@@ -119,7 +140,7 @@ def dual(
     how: RunFlags,
     show: ShowFlags,
 ) -> None:
-    """Fit a linear model per user (technique 2).
+    """Fit a linear model per user, per item or of all users (technique 2).
 
     It writes the scores of the candidates, and optionally one vector per user.
 

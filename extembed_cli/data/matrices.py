@@ -93,7 +93,7 @@ class EmbeddingMatrix:
         """Slices of a fixed number of rows, so that the bits of sums over them do not depend on the workers."""
         return (slice(low, min(low + ROWS, len(self.vectors))) for low in range(0, len(self.vectors), ROWS))
 
-    def exact(self, at: slice, *, normalized: bool, bias: bool) -> Doubles:
+    def exact(self, at: slice | Nums, *, normalized: bool, bias: bool) -> Doubles:
         """Return some rows in float64, with their original norms unless `normalized`; `bias` appends a constant 1.
 
         The row of a missing vector is all 0, its constant too.

@@ -132,10 +132,11 @@ class Shared:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where vectors come from, beside the files of the tables."""
+    """What a job is prepared from, beside the files of the tables."""
 
     cache: VectorCache | None = None
     derived: Mapping[Matrix, TableVectors] = field(default_factory=dict)
+    surveyed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prepare(
@@ -155,10 +156,8 @@ def prepare(
     if folder is not None:
         folder.mkdir(exist_ok=True)
     problems = Problems()
-    prepared = Prepared({}, {}, {}, vocabulary, mapped, folder)
-    for name, table in tables.items():
-        with problems.collect():
-            _load(spec, name, table, ids[name], prepared, sources.cache)
+    prepared = Prepared({}, {}, {}, vocabulary, mapped, folder, sources.surveyed)
+    load_tables(spec, tables, ids, prepared, problems, sources.cache)
     for matrix, vectors in sources.derived.items():
         if matrix.table in spec.tables:
             prepared.embeddings[matrix] = vectors.of(vocabulary.ids)
@@ -175,6 +174,20 @@ def prepare(
     shared.save(folder)
     del shared, prepared, states  # what they have in memory is in files now
     return Shared.open(spec, folder)
+
+
+def load_tables(
+    spec: Spec,
+    tables: Mapping[str, Table],
+    ids: Mapping[str, TableIds],
+    prepared: Prepared,
+    problems: Problems,
+    cache: VectorCache | None = None,
+) -> None:
+    """Load the vectors of the vocabulary from the files of the tables, and collect their problems."""
+    for name, table in tables.items():
+        with problems.collect():
+            _load(spec, name, table, ids[name], prepared, cache)
 
 
 def matrices_of(spec: Spec) -> dict[str, list[Matrix]]:

@@ -11,6 +11,7 @@ from extembed_cli.jobs.derivation import derive
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
 from extembed_cli.jobs.report import inputs_report
+from extembed_cli.jobs.survey import survey
 from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -19,13 +20,14 @@ from extembed_cli.system.progress import Watch
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     """Read all inputs of a spec and return a report on them; raise all problems together."""
     opened, passes = open_all(spec, watch), []
-    derived = None
+    sources = None
     for each in map(opened.of_pass, spec.passes()):
         loaded = load(each, watch, sample_layout(opened), vectors=True)
         with watch.timing("vectors"):
-            if derived is None:
-                derived = derive(opened, RunOptions(workers=1), map, watch)
-            sources = Sources(derived=derived)
+            if sources is None:
+                options = RunOptions(workers=1)
+                derived = derive(opened, options, map, watch)
+                sources = Sources(derived=derived, surveyed=survey(opened, options, map, watch).by_technique)
             shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
         _, coverage = first_shard(each.spec, loaded, shared.coverage)
         watch.warn_of(coverage.mismatches(each.spec, loaded))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,19 +14,16 @@ from extembed_cli.data.ids import same_type
 from extembed_cli.data.inputs import Opened
 from extembed_cli.data.mapped_arrays import zeros
 from extembed_cli.data.matrices import BYTES_PER_MOMENT, TableVectors
-from extembed_cli.data.scratch import Scratch, make_folder, scratch_folder
+from extembed_cli.data.scratch import Scratch
 from extembed_cli.features.derived import derive_vectors, moments_of
 from extembed_cli.features.prepare import matrices_of
+from extembed_cli.jobs.early_reads import LARGEST_PART, folder_of
 from extembed_cli.jobs.layout import Layout, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import load
-from extembed_cli.spec.model import Spec
 from extembed_cli.spec.tables import Matrix
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
-
-_LARGEST_PART = 4  # vectors above this part of the memory (a quarter) are in files
-
 
 Derived = dict[Matrix, TableVectors]
 """The vectors of derived tables, from centred item vectors or not"""
@@ -45,28 +41,12 @@ def derive(opened: Opened, options: RunOptions, mapped: Mapping, watch: Watch) -
     sources = [spec.derived(matrix.table).embedding for matrix in matrices]
     dims = sum(first_dim(inputs.embeddings[source], spec.vector_column(source)) for source in sources)
     moments = inputs.interactions.rows + (inputs.candidates.rows if inputs.candidates else 0)
-    in_files = options.memory is not None and 4 * dims * moments > options.memory // _LARGEST_PART
+    in_files = options.memory is not None and 4 * dims * moments > options.memory // LARGEST_PART
     needs = {"derived vectors": moments * (BYTES_PER_MOMENT * len(matrices) + (0 if in_files else 4 * dims))}
     layout = options.layout or layout_of(of_pass.spec, inputs, options.workers, options.memory, other_needs=needs)
     layout = replace(layout, mapped=layout.mapped or in_files)
-    folder = scratch_of(spec, options, "derive") if layout.on_disk else None
-    if folder is None:
-        with watch.timing("derive"):
-            return _derive(of_pass, matrices, layout, None, mapped, watch)
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed run
-    make_folder(folder, "data that does not fit into memory", "--scratch")
-    try:
-        with watch.timing("derive"):
-            return _derive(of_pass, matrices, layout, folder, mapped, watch)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def scratch_of(spec: Spec, options: RunOptions, name: str) -> Path:
-    """Return the folder for the files of the derivation."""
-    output = Path(spec.outputs[0])
-    folder = scratch_folder(options.scratch or output.parent, output)
-    return folder.with_name(f"{folder.name}-{name}")
+    with folder_of("derive", spec, options, layout) as folder, watch.timing("derive"):
+        return _derive(of_pass, matrices, layout, folder, mapped, watch)
 
 
 def _derive(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 import extembed_cli
 from extembed_cli.data.commit import Staged, writing
@@ -56,6 +57,7 @@ def write_outputs(
     for each in passes:
         of_owners[each.job.spec.side.owner] += _write_owner_vectors(each, stage, metadata, mapped)
     of_items = [file for each in passes for file in _write_item_vectors(each, stage, metadata)]
+    of_moments = [file for each in passes for file in _write_moment_vectors(each, stage, metadata)]
     return {
         "version": metadata["version"],
         "output": spec.output,
@@ -66,6 +68,7 @@ def write_outputs(
         "column_names": [c["name"] for c in columns],
         "user_vectors": of_owners["user"],
         "item_vectors": [*of_owners["item"], *of_items],
+        "all_vectors": of_moments,
         "digests": digests,
         "spec": metadata["spec"],
     }
@@ -91,6 +94,17 @@ def _write_owner_vectors(
             about = {**metadata, "as_of_us": job.vectors_as_of, "meaning": model.meaning}
             sha256 = write_vectors(stage, Path(path), table, about)
         yield {"path": path, "rows": len(vectors.owners), "sha256": sha256}
+
+
+def _write_moment_vectors(of_pass: PassResults, stage: Staged, metadata: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Stage the vectors of moments and yield the part of the run report about each file."""
+    for file in (file for state in of_pass.job.shared.states.values() for file in state.moment_vectors()):
+        with writing(Path(file.path)):
+            times = pa.array(file.times, pa.timestamp("us", "UTC"))
+            dim = file.vectors.shape[1] - file.with_bias
+            table = VectorTable("timestamp", times, [file.vectors], dim=dim, with_bias=file.with_bias)
+            digest = write_vectors(stage, Path(file.path), table, {**metadata, "meaning": file.meaning})
+        yield {"path": file.path, "rows": len(file.times), "sha256": digest}
 
 
 def _write_item_vectors(of_pass: PassResults, stage: Staged, metadata: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -16,12 +16,15 @@ from extembed_cli.system import memory
 from extembed_cli.system.progress import Cost
 
 
-def computed(spec: Spec, passes: Sequence[PassResults], costs: dict[str, Cost], workers: int) -> dict[str, Any]:
+def computed(
+    spec: Spec, passes: Sequence[PassResults], surveyed: Tally, costs: dict[str, Cost], workers: int
+) -> dict[str, Any]:
     """Return the part of the run report about inputs, features and seconds.
 
     The stages inside `compute` run on all workers; their seconds are per worker.
     """
     tally = Tally()
+    tally.add(surveyed)
     flagged: dict[str, list[str]] = {}
     for each in passes:
         tally.add(each.results.tally)

@@ -30,13 +30,15 @@ from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns, technique_digests, techniques_of
 from extembed_cli.histories.csr import Shard
-from extembed_cli.jobs.derivation import derive, scratch_of
+from extembed_cli.jobs.derivation import derive
+from extembed_cli.jobs.early_reads import folders_of_all
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
 from extembed_cli.jobs.passes import PassResults, Place
 from extembed_cli.jobs.reading import SECONDS_PER_ROW, digesting, load, open_all, sample_layout
 from extembed_cli.jobs.report import closing, computed
+from extembed_cli.jobs.survey import survey
 from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.jobs.within import within_part
 from extembed_cli.spec.model import MAX_PASSES, Spec
@@ -75,6 +77,7 @@ def run_job(
         results: list[PassResults] = []
         derived = derive(opened, options, mapped, watch)
         of_derived = sum(table.bytes_in_memory for table in derived.values())
+        surveyed = survey(opened, options, mapped, watch)
 
         def run_pass(number: int) -> None:
             of_pass, cache = passes[number], caches[number]
@@ -82,7 +85,7 @@ def run_job(
             kept = stack.enter_context(_scratch(of_pass.spec, number, options, layout, digests, models, watch))
             place = Place(Layout(**kept.layout) if kept else layout, kept)
             engine = start_engine(mapped, kept if place.layout.shards > 1 else None)
-            sources = Sources(cache, derived)
+            sources = Sources(cache, derived, surveyed.by_technique)
             results.append(_run_pass(of_pass, place, sources, mapped, engine, options, watch))
 
         for number in range(len(passes)):
@@ -107,7 +110,7 @@ def run_job(
             "shards": max(each.place.layout.shards for each in results),
             "resumed_shards": sum(each.results.resumed for each in results),
             "cached_embeddings": [name for cache in caches if cache for name in cache.hits],
-            **computed(spec, results, watch.costs, options.workers),
+            **computed(spec, results, surveyed.tally, watch.costs, options.workers),
             "warnings": watch.warnings,
         }
         report["summary"] = closing(spec, report)
@@ -276,9 +279,9 @@ def _within(
 
 
 def _remove_scratch(spec: Spec, options: RunOptions, passes: int) -> None:
-    """Remove the folders of a killed run of another spec, which had more passes, or that was deriving vectors."""
+    """Remove the folders of a killed run of another spec, which had more passes, or that was reading for them."""
     later = (_scratch_folder(Path(spec.outputs[0]), options, number) for number in range(passes, MAX_PASSES))
-    for folder in [*later, scratch_of(spec, options, "derive")]:
+    for folder in [*later, *folders_of_all(spec, options)]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from extembed_cli.spec.defaults import REGULARIZATION, UNOBSERVED_WEIGHT
 from extembed_cli.spec.expressions import Expression
-from extembed_cli.spec.sides import Side, TableKind
+from extembed_cli.spec.sides import Owner, Side, TableKind
 from extembed_cli.spec.targets import ResidualKeys, TargetKeys
 from extembed_cli.spec.types import (
     Frozen,
@@ -68,6 +68,11 @@ class Group(Frozen):
         return f"[[{self.technique}]]"
 
     @property
+    def surveys(self) -> bool:
+        """Whether it has to learn from the events of all items before any candidate can be scored."""
+        return False
+
+    @property
     def owner_vectors(self) -> str | None:
         """The file with a vector of every user of the log, or of every item, with or without candidates."""
         return None
@@ -115,11 +120,11 @@ class SidedGroup(HistoryGroup):
 
     @property
     def label(self) -> str:
-        return super().label if self.side == "user" else f'[[{self.technique}]] with side = "{self.side}"'
+        return super().label if self.side != "item" else f'[[{self.technique}]] with side = "{self.side}"'
 
     @model_validator(mode="after")
     def _keys_of_item_side(self) -> SidedGroup:
-        if self.side == "user" and self.own:
+        if self.side != "item" and self.own:
             raise ValueError('own: is about an item\'s audience; set side = "item" too, or leave it out')
         return self
 
@@ -149,7 +154,7 @@ class SidedTableGroup(SidedGroup, TableGroup):
 
     @model_validator(mode="after")
     def _tables_of_side(self) -> SidedTableGroup:
-        if self.side == "user" and self.user_embeddings is not None:
+        if self.side != "item" and self.user_embeddings is not None:
             raise ValueError('user_embeddings: are compared with an item\'s audience; set side = "item" too')
         if self.side == "item" and self.embeddings is not None:
             raise ValueError('embeddings: with side = "item" the vectors are those of users; use `user_embeddings`')
@@ -226,9 +231,12 @@ class DualGroup(SidedTableGroup, TargetGroup):
     """Technique 2: a linear model per user over the fixed item vectors, and its score of the candidate."""
 
     technique = "dual"
-    path_keys = written_keys = ("user_vectors", "item_vectors")
+    path_keys = written_keys = ("user_vectors", "item_vectors", "all_vectors")
     later_keys = ("center", "residual", "prior_events", "residual_half_life", "side", "own", "user_embeddings")
 
+    side: Owner = "user"  # type: ignore[assignment]  # one more than other groups
+    """Whose model scores a candidate: that of its `user`, of its `item` over the vectors of users, or the one of `all`
+    users over the vectors of items."""
     name: Name | None = None
     """Goes into the column names: `dual_NAME_score`."""
     half_life: HalfLife = "none"
@@ -248,22 +256,44 @@ class DualGroup(SidedTableGroup, TargetGroup):
     sd: Annotated[bool, Field(strict=True)] = False
     """Also write the posterior standard deviation of the score."""
     refit_every: PositiveDuration | None = None
-    """Fit a user at most this often: on the events visible at the as-of time floored to this step since 1970 UTC."""
+    """Fit a user at most this often: on the events visible at the as-of time floored to this step since 1970 UTC. With
+    side = "all" it is `1d` unless set."""
     user_vectors: str | None = None
     """Parquet file to write with one vector per user, as of `as_of` (unset: just after the newest interaction)."""
     item_vectors: str | None = None
     """With side = "item": Parquet file to write with one vector per item, as of the same moment."""
+    all_vectors: str | None = None
+    """With side = "all": Parquet file to write with the vector of each step at whose beginning new events are seen."""
+
+    @property
+    def of_side(self) -> Side:
+        return Side() if self.surveys else super().of_side  # everybody's model is made before the pass of users
+
+    @property
+    def surveys(self) -> bool:
+        return self.side == "all"
+
+    @property
+    def model_side(self) -> Side:
+        """Whose model it is."""
+        return Side("all") if self.surveys else self.of_side
 
     @property
     def owner_vectors(self) -> str | None:
-        return self.user_vectors if self.side == "user" else self.item_vectors
+        return {"user": self.user_vectors, "item": self.item_vectors, "all": self.all_vectors}[self.side]
 
     @model_validator(mode="after")
     def _vectors_of_owners(self) -> DualGroup:
-        if self.side == "item" and self.user_vectors is not None:
-            raise ValueError('user_vectors: with side = "item" every item has a model; use `item_vectors`')
-        if self.side == "user" and self.item_vectors is not None:
-            raise ValueError('item_vectors: every user has a model; use `user_vectors`, or set side = "item"')
+        for owner in ("user", "item", "all"):
+            if owner != self.side and getattr(self, f"{owner}_vectors") is not None:
+                whose = "one model is that of all users" if self.surveys else f"every {self.side} has a model"
+                raise ValueError(f'{owner}_vectors: with side = "{self.side}" {whose}; use `{self.side}_vectors`')
+        return self
+
+    @model_validator(mode="after")
+    def _squared_for_all(self) -> DualGroup:
+        if self.surveys and self.loss != "squared":
+            raise ValueError(f'loss: side = "all" adds up squares; `{self.loss}` is for a model of a user or an item')
         return self
 
     @model_validator(mode="after")

@@ -104,6 +104,7 @@ _FLAGS = {
     "loss": "--loss",
     "user_vectors": "--user-vectors",
     "item_vectors": "--item-vectors",
+    "all_vectors": "--all-vectors",
     "side": "--side",
     "own": "--own",
     "refit_every": "--refit-every",

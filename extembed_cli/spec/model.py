@@ -84,8 +84,9 @@ class Spec(Frozen):
     """Numbers that a training reads from an event, with the key that has each: it runs without groups."""
     _side: Side | None = PrivateAttr(default=None)
     """Of a pass: only its groups count; None = all sides"""
-    _derives: bool = PrivateAttr(default=False)
-    """Whether a pass derives tables of users; then no group counts"""
+    _reads: Literal["derivation", "survey"] | None = PrivateAttr(default=None)
+    """What a pass reads the log for, if it has no candidates to compute: no group counts when vectors of users are
+    derived, and those alone that have to learn from the events of all items in a survey"""
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Spec:
@@ -95,6 +96,7 @@ class Spec(Frozen):
         for key, group in self.groups.items():
             if isinstance(group, HistoryGroup):
                 problems += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])
+                problems += self._not_added_up(key, group) if group.surveys else []
             for kind, names in group.tables.items():
                 problems += _unknown(f"{key}.{kind}", names, getattr(self, kind))
         for name, table in self.user_embeddings.items():
@@ -122,6 +124,16 @@ class Spec(Frozen):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _not_added_up(self, key: str, group: HistoryGroup) -> list[str]:
+        """Return problems with histories whose old events go out of view."""
+        limits = {name: (self.history(name).window, self.history(name).max_events) for name in self.histories_of(group)}
+        return [
+            f'{key}.histories: `{name}` has a {"window" if window else "max_events"}, but side = "all" adds up events '
+            "along time and takes none off; use `half_life`, or name other histories"
+            for name, (window, most) in limits.items()
+            if window or most
+        ]
 
     def _in_need_of(self, kind: TableKind) -> str:
         """Return the groups that need a kind of tables, as messages name them."""
@@ -152,7 +164,8 @@ class Spec(Frozen):
                 f"[[{technique}]]" for technique, kind in Group.known.items() if "user_vectors" in kind.written_keys
             ]
             problems.append(
-                f"`candidates` is missing: only {' and '.join(able)} groups that all have `user_vectors` can do without"
+                f"`candidates` is missing: only {' and '.join(able)} groups that all write vectors (`user_vectors`, "
+                "`item_vectors`, `all_vectors`) can do without"
             )
         if self.candidates is None and self.within is not None:
             problems.append("within: without `candidates` there are no requests; leave it out")
@@ -164,7 +177,7 @@ class Spec(Frozen):
             for kind, names in (("embedding table", self.embeddings_of(group)), ("history", self.histories_of(group))):
                 if len(names) > 1:
                     problems.append(
-                        f"{key}.{group.of_side.owner}_vectors: takes one {kind}, and the group has {len(names)}: "
+                        f"{key}.{group.side}_vectors: takes one {kind}, and the group has {len(names)}: "
                         f"{', '.join(names)}; name one of them"
                     )
         for key, path in self._vector_paths().items():
@@ -191,7 +204,8 @@ class Spec(Frozen):
             f"{technique}.{index}": group
             for technique in Group.known
             for index, group in enumerate(getattr(self, technique, ()))
-            if self._side in (None, group.of_side) and not self._derives
+            if (group.surveys if self._reads == "survey" else self._side in (None, group.of_side))
+            and self._reads != "derivation"
         }
 
     def of(self, kind: type[AnyGroup]) -> tuple[AnyGroup, ...]:
@@ -248,7 +262,7 @@ class Spec(Frozen):
     def whole(self) -> Spec:
         """The spec that a pass is of."""
         spec = self.model_copy()
-        spec._side, spec._derives = None, False
+        spec._side, spec._reads = None, None
         return spec
 
     def derivations(self) -> list[str]:
@@ -259,9 +273,15 @@ class Spec(Frozen):
     def derivation(self) -> Spec:
         """Return the spec of the pass that derives tables of users from the histories of all users."""
         spec = self.pass_of(Side())
-        spec._derives = True
+        spec._reads = "derivation"
         spec._values = self._derived_targets()
         return spec
+
+    def survey(self) -> Spec | None:
+        """Return the spec of the pass over the events of all items that groups have to learn from; None if none has."""
+        spec = self.pass_of(Side("item"))
+        spec._reads = "survey"
+        return spec if spec.groups else None
 
     def _derived_targets(self) -> dict[Expression, str]:
         targets = {name: self.derived(name).target_expression for name in self.derivations()}
@@ -282,7 +302,10 @@ class Spec(Frozen):
     @property
     def tables(self) -> Mapping[str, TableSpec]:
         """The tables of vectors by name; in a pass those of the partners alone."""
-        if self._derives:
+        if self._reads == "survey":
+            used = dict.fromkeys(name for group in self.groups.values() for name in self.embeddings_of(group))
+            return {name: self.embeddings[name] for name in used}
+        if self._reads == "derivation":
             sources = dict.fromkeys(table.derived.embedding for table in self.user_embeddings.values() if table.derived)
             return {name: self.embeddings[name] for name in sources}
         if self._side is None:
@@ -311,7 +334,9 @@ class Spec(Frozen):
     @property
     def needs_all_owners(self) -> bool:
         """Whether users without a candidate are needed too."""
-        return self._derives or any(group.owner_vectors for group in self.groups.values())
+        return self._reads is not None or any(
+            group.owner_vectors and not group.surveys for group in self.groups.values()
+        )
 
     # --- inputs and outputs ---
 

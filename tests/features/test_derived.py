@@ -16,7 +16,7 @@ from helpers.outputs import ran, same
 from helpers.reference import Event, unit_vectors
 from helpers.reference_targets import residuals
 
-from extembed_cli.jobs.derivation import scratch_of
+from extembed_cli.jobs.early_reads import folders_of_all
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.spec.loading import load_spec
@@ -182,7 +182,7 @@ def test_within_reads_columns_of_both_sides(world: World) -> None:
 
 def test_the_folder_of_a_killed_derivation_is_removed(world: World) -> None:
     path = spec(world, BOTH)
-    left = scratch_of(load_spec(path), RunOptions(workers=1), "derive")
+    left, _ = folders_of_all(load_spec(path), RunOptions(workers=1))
     (left / "shared").mkdir(parents=True)
     run_spec(path)
     assert not left.exists()

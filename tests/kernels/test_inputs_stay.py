@@ -67,6 +67,10 @@ histories = ["all"]
 half_life = "1h"
 sd = true
 [[dual]]
+side = "all"
+histories = ["all"]
+sd = true
+[[dual]]
 name = "scaled"
 sd = true
 histories = ["recent"]

@@ -20,6 +20,7 @@ from extembed_cli.spec.tables import Matrix
 
 # Eigenvalues this far below the largest are as small as the rounding of float32 vectors, which would decide the fit.
 _SINGULAR = 1e-6
+_STEP = "1d"  # of everybody's model, unless set
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Fit:
     loss: str
     bias: bool
     refit_every: str | None
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether it is of everybody's events."""
+        return self.side.owner == "all"
 
     @property
     def is_rotated(self) -> bool:
@@ -79,12 +85,35 @@ class Fit:
             "small against the weights that float64 cannot solve a fit. Raise `regularization`, or lower `weight`"
         )
 
+    @property
+    def step_us(self) -> int:
+        """Microseconds between the times of fits; 1 unless set."""
+        return 1 if self.refit_every is None else duration_us(self.refit_every)
+
     def as_of(self, candidates: Candidates) -> Candidates:
         """Return the candidates as of the times at which their owners are fitted."""
         if self.refit_every is None:
             return candidates
-        step = duration_us(self.refit_every)
-        return replace(candidates, times=candidates.times // step * step)
+        return replace(candidates, times=candidates.times // self.step_us * self.step_us)
+
+    def prior(self, eigenvalues: Doubles, partners: int, events: int) -> Doubles:
+        """Return the diagonal of P = w0 Λ + λ (events + w0 N)^ν in the coordinates of G = Q Λ Qᵀ: (D)."""
+        prior: Doubles = self.unobserved_weight * eigenvalues + self.strength(partners, events)
+        return prior
+
+    def strength(self, partners: int, events: int) -> float:
+        """Return λ (events + w0 N)^ν."""
+        scale: float = (events + self.unobserved_weight * partners) ** self.scaling
+        return self.regularization * scale
+
+    def check(self, eigenvalues: Doubles, partners: int) -> None:
+        """Raise where it is not unique: without regularization, the Gramian alone has to make it so."""
+        prior = self.prior(eigenvalues, partners, 1)
+        if prior.min() <= _SINGULAR * prior.max() and self.regularization == 0:
+            raise DataError(
+                f"embeddings {self.embedding}: its vectors do not span their {len(prior)} dimensions, so with "
+                "regularization = 0 a dual fit is not unique. Set regularization above 0"
+            )
 
     @property
     def sd_meaning(self) -> str:
@@ -121,7 +150,7 @@ def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
             yield Fit(
                 spec.matrix(embedding, group),
                 history,
-                group.of_side,
+                group.model_side,
                 group.half_life,
                 group.target_expression,
                 group.regularization,
@@ -129,13 +158,23 @@ def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
                 group.scaling,
                 group.loss,
                 group.bias,
-                group.refit_every,
+                group.refit_every or (_STEP if group.surveys else None),
             )
 
 
 def all_fits(spec: Spec) -> list[Fit]:
     """Return the different fits of a spec."""
     return list(dict.fromkeys(fit for group in spec.of(DualGroup) for fit in fits(spec, group)))
+
+
+def owner_fits(spec: Spec) -> list[Fit]:
+    """Return the fits of each owner's own events."""
+    return [fit for fit in all_fits(spec) if not fit.is_of_all]
+
+
+def fits_of_all(spec: Spec) -> list[Fit]:
+    """Return the fits of everybody's events."""
+    return [fit for fit in all_fits(spec) if fit.is_of_all]
 
 
 # --- state -------------------------------------------------------------------------------------------
@@ -168,19 +207,7 @@ class PreparedFit:
 
     def prior(self, events: int) -> Doubles:
         """Return the diagonal of P = w0 Λ + λ (events + w0 N)^ν: (D)."""
-        fit = self.fit
-        strength = fit.regularization * (events + fit.unobserved_weight * self.basis.partners) ** fit.scaling
-        prior: Doubles = fit.unobserved_weight * self.basis.eigenvalues + strength
-        return prior
-
-    def check(self) -> None:
-        """Raise where a fit is not unique: without regularization, the Gramian alone has to make it so."""
-        prior = self.prior(1)
-        if prior.min() <= _SINGULAR * prior.max() and self.fit.regularization == 0:
-            raise DataError(
-                f"embeddings {self.fit.embedding}: its vectors do not span their {len(prior)} dimensions, so with "
-                "regularization = 0 a dual fit is not unique. Set regularization above 0"
-            )
+        return self.fit.prior(self.basis.eigenvalues, self.basis.partners, events)
 
 
 def sees_prefixes(spec: Spec, fit: Fit) -> bool:

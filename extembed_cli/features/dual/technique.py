@@ -14,6 +14,7 @@ from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.features.dual.bases import Basis, make_basis
+from extembed_cli.features.dual.everybody import PAIR_BYTES, Everybody, EverybodyScores, EverybodySurvey, Needs
 from extembed_cli.features.dual.fits import (
     Fit,
     FitStatistic,
@@ -21,7 +22,9 @@ from extembed_cli.features.dual.fits import (
     all_fits,
     columns,
     fits,
+    fits_of_all,
     is_additive,
+    owner_fits,
     sees_prefixes,
 )
 from extembed_cli.features.dual.shard import NOT_CONVERGED, DualShard
@@ -30,9 +33,12 @@ from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import (
     Estimate,
+    Memory,
+    MomentVectors,
     Prepared,
     ShardWork,
     State,
+    Survey,
     Task,
     Technique,
     VectorFile,
@@ -50,6 +56,8 @@ _RESIDUAL = 1e-6  # of a fit; above it the run warns
 # Newton steps, about, and the products with a matrix that they take where as-of times share a factor.
 _STEPS, _SHARED_STEPS = {"squared": 1, "logistic": 7}, 110
 # Measured on 2 cores, see docs/decisions/.
+_MATRICES = 12  # of a worker, while the steps of everybody's fit are solved
+_EVERYBODY = "everybody"  # key of what is kept of these fits
 _SECONDS_PER_PRODUCT = 1.5e-10
 _SECONDS_PER_FIT = {True: 20e-6, False: 130e-6}  # nested in those of the owner's other as-of times, or by itself
 
@@ -68,11 +76,20 @@ class Dual(Technique):
         return any(fit.unobserved_weight > 0 for fit in all_fits(spec) if fit.matrix == matrix)
 
     def copies(self, spec: Spec, matrix: Matrix) -> int:
-        return len({fit.basis for fit in all_fits(spec) if fit.matrix == matrix})
+        return len({fit.basis for fit in owner_fits(spec) if fit.matrix == matrix})
+
+    def survey(self, spec: Spec, prepared: Prepared, events: int) -> Survey:
+        needs: dict[Fit, Needs] = {}
+        for group in spec.of(DualGroup):
+            for fit in fits(spec, group):
+                scores = spec.candidates is not None
+                need = Needs(scores, scores and group.sd, group.all_vectors is not None)
+                needs[fit] = Needs(*map(any, zip(need, needs.get(fit, need), strict=True)))
+        return EverybodySurvey(spec, needs, prepared, events)
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> DualState:
         bases: dict[tuple[Matrix, bool, bool], Basis] = {}
-        loaded = [fit for fit in all_fits(spec) if fit.matrix in prepared.embeddings]
+        loaded = [fit for fit in owner_fits(spec) if fit.matrix in prepared.embeddings]
         for fit in loaded:
             if fit.basis not in bases:
                 totals = prepared.totals[fit.matrix] if fit.is_rotated else None
@@ -88,25 +105,35 @@ class Dual(Technique):
         problems = Problems()
         for fit in loaded:
             with problems.collect():
-                PreparedFit(fit, prepared.embeddings[fit.matrix], bases[fit.basis]).check()
+                fit.check(bases[fit.basis].eigenvalues, bases[fit.basis].partners)
         problems.raise_any()
-        return _state(spec, statistics, prepared, bases)
+        return _state(spec, statistics, prepared, bases, prepared.surveyed.get(DualGroup.technique, {}))
 
     def open(
         self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
     ) -> DualState:
         bases = {
             fit.basis: Basis.open(arrays, about[_file_name(fit.basis)], prepared.embeddings[fit.matrix])
-            for fit in all_fits(spec)
+            for fit in owner_fits(spec)
         }
-        return _state(spec, statistics, prepared, bases)
+        everybody = {
+            fit: Everybody.open(arrays.of("everybody"), about[_EVERYBODY][str(place)])
+            for place, fit in enumerate(fits_of_all(spec))
+        }
+        return _state(spec, statistics, prepared, bases, everybody)
+
+    def memory_of_survey(self, spec: Spec, events: int, dims: Mapping[str, int]) -> Memory:
+        wanted = fits_of_all(spec)
+        largest = max((dims[fit.embedding] + fit.bias for fit in wanted), default=0)
+        return Memory(state=len(wanted) * events * PAIR_BYTES, batch=8 * largest**2 * _MATRICES)
 
     def seconds_per_candidate(self, spec: Spec, events: float) -> float:
-        return sum(_SECONDS_PER_FIT[is_additive(spec, fit)] for fit in all_fits(spec))
+        return sum(_SECONDS_PER_FIT[is_additive(spec, fit)] for fit in owner_fits(spec))
 
     def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
-        costs = [_expected(spec, fit, work, work.candidates, dims[fit.embedding]) for fit in all_fits(spec)]
+        costs = [_expected(spec, fit, work, work.candidates, dims[fit.embedding]) for fit in owner_fits(spec)]
         costs += [_expected(spec, fit, work, work.owners, dims[fit.embedding]) for fit in _vector_fits(spec).values()]
+        costs += [_expected_of_all(fit, work, dims[fit.embedding]) for fit in fits_of_all(spec)]
         systems, products = (sum(each) for each in zip(*costs, strict=True)) if costs else (0, 0.0)
         return Estimate(products * _SECONDS_PER_PRODUCT, {"dual fits": int(systems)})
 
@@ -154,7 +181,7 @@ class Dual(Technique):
 
 def _vector_fits(spec: Spec) -> dict[str, Fit]:
     """Return the fits whose owner vectors are written, by file."""
-    groups = spec.of(DualGroup)
+    groups = [group for group in spec.of(DualGroup) if not group.surveys]
     return {path: next(fits(spec, group)) for group in groups if (path := group.owner_vectors) is not None}
 
 
@@ -164,12 +191,22 @@ def _file_name(basis: tuple[Matrix, bool, bool]) -> str:
 
 
 def _state(
-    spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, bases: dict[tuple[Matrix, bool, bool], Basis]
+    spec: Spec,
+    statistics: Sequence[Hashable],
+    prepared: Prepared,
+    bases: dict[tuple[Matrix, bool, bool], Basis],
+    everybody: Mapping[Fit, Everybody],
 ) -> DualState:
-    prepared_fits = {fit: PreparedFit(fit, prepared.embeddings[fit.matrix], bases[fit.basis]) for fit in all_fits(spec)}
+    embeddings = prepared.embeddings
+    prepared_fits = {fit: PreparedFit(fit, embeddings[fit.matrix], bases[fit.basis]) for fit in owner_fits(spec)}
     estimates = [s for s in statistics if isinstance(s, FitStatistic)]
     files = {path: prepared_fits[fit] for path, fit in _vector_fits(spec).items() if fit in prepared_fits}
-    return DualState(prepared_fits, estimates, files)
+    scores = [
+        EverybodyScores(fit, fitted, embeddings[fit.matrix], normalized=spec.table(fit.embedding).normalize)
+        for fit, fitted in everybody.items()
+    ]
+    of_all = {group.all_vectors: next(fits(spec, group)) for group in spec.of(DualGroup) if group.all_vectors}
+    return DualState(prepared_fits, estimates, files, scores, of_all)
 
 
 @dataclass(frozen=True)
@@ -180,21 +217,41 @@ class DualState(State):
     estimates: list[FitStatistic]
     user_files: dict[str, PreparedFit]
     """The fits whose owner vectors are written, by path"""
+    everybody: list[EverybodyScores]
+    all_files: dict[str, Fit]
+    """The fits of everybody's events whose vectors are written, by path"""
 
     @property
     def passes(self) -> int:
-        return len({estimate.fit for estimate in self.estimates}) + len(self.user_files)
+        return len(self._scored) + len(self.user_files)
+
+    @property
+    def _scored(self) -> list[Fit]:
+        """The fits of owners that score candidates."""
+        return [fit for fit in dict.fromkeys(estimate.fit for estimate in self.estimates) if fit in self.fits]
 
     def vector_files(self) -> Mapping[str, VectorFile]:
         return self.user_files
 
+    def moment_vectors(self) -> Iterator[MomentVectors]:
+        fitted = {each.fit: each.everybody for each in self.everybody}
+        for path, fit in self.all_files.items():
+            new = fitted[fit].is_new
+            steps, vectors = fitted[fit].steps[new], fitted[fit].vectors[new]
+            yield MomentVectors(path, steps * fit.step_us, vectors, fit.bias, fit.meaning)
+
     def save(self, arrays: ArrayFolder) -> dict[str, Any]:
         bases = {fit.fit.basis: fit for fit in self.fits.values()}
-        return {_file_name(name): fit.basis.save(arrays, _file_name(name), fit.matrix) for name, fit in bases.items()}
+        kept = {_file_name(name): fit.basis.save(arrays, _file_name(name), fit.matrix) for name, fit in bases.items()}
+        folder = arrays.of("everybody")
+        everybody = {str(i): each.everybody.save(folder, str(i)) for i, each in enumerate(self.everybody)}
+        return {**kept, _EVERYBODY: everybody}
 
     def tasks(self, work: ShardWork) -> Iterator[Task]:
         """Yield the tasks of the fits for the candidates, then of those for the owners' vectors."""
-        for fit in dict.fromkeys(estimate.fit for estimate in self.estimates):
+        for scores in self.everybody:
+            yield from scores.tasks(work, self.estimates)
+        for fit in self._scored:
             shard = DualShard(work, self.fits[fit], sd=FitStatistic("sd", fit) in self.estimates)
             work.values.update({FitStatistic("score", fit): shard.score, FitStatistic("sd", fit): shard.sd})
             yield from _tasks(shard, 1.0)
@@ -226,6 +283,15 @@ def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
     for task in tasks(shard):
         yield partial(run, task)
     yield lambda: Tally(counts={"systems": shard.systems})
+
+
+def _expected_of_all(fit: Fit, work: ShardWork, dim: int) -> tuple[int, float]:
+    """Return the same for a fit of everybody's events: the items of a step are summed, and each step is solved."""
+    steps = len(np.unique(work.candidates.times // fit.step_us))
+    items = np.unique(
+        work.history.times // fit.step_us * (work.history.partners.max(initial=0) + 1) + work.history.partners
+    )
+    return steps, float(len(items) * dim**2 + steps * dim**3)
 
 
 def _expected(spec: Spec, fit: Fit, work: ShardWork, candidates: Candidates, dim: int) -> tuple[int, float]:

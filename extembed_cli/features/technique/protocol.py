@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from extembed_cli.data.matrices import EmbeddingMatrix, TableVectors
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.data.vocabulary import Vocabulary
 from extembed_cli.features.technique.columns import Column
-from extembed_cli.histories.csr import Candidates, History
+from extembed_cli.histories.csr import Candidates, History, Shard
 from extembed_cli.histories.event_lists import EventList
 from extembed_cli.histories.visibility import Seen, visible
 from extembed_cli.spec.expressions import Expression
@@ -55,6 +55,25 @@ class Prepared:
     mapped: threads.Mapping = map
     folder: Path | None = None
     """Where arrays lie in mapped files; None = in memory"""
+    surveyed: Mapping[str, Any] = field(default_factory=dict)
+    """What techniques have learnt from the events of all items, by their keys"""
+
+
+class Surveyed(NamedTuple):
+    """What a technique has learnt from the events of all items."""
+
+    result: Any
+    tally: Tally
+
+
+class Survey(Protocol):
+    """Learns from the events of all items, before any shard is computed."""
+
+    def add(self, shard: Shard) -> None:
+        """Take the events and candidates of some items, in any number of shards: the result is the same."""
+
+    def result(self, mapped: threads.Mapping) -> Surveyed:
+        """Return the result, once all items have been added."""
 
 
 class VectorFile(Protocol):
@@ -74,6 +93,19 @@ class VectorFile(Protocol):
 
     def original(self, vectors: Floats) -> Values:
         """Return vectors (n, dim) in the coordinates in which they are written."""
+
+
+@dataclass(frozen=True)
+class MomentVectors:
+    """A file with vectors that count from a time on."""
+
+    path: str
+    times: Ints
+    """(n) us"""
+    vectors: Doubles
+    """(n, dim), with a bias last if there is one"""
+    with_bias: bool
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -108,6 +140,10 @@ class State(Protocol):
 
     def item_vectors(self) -> Iterator[ItemVectors]:
         """Yield the files of partner vectors."""
+        return iter(())
+
+    def moment_vectors(self) -> Iterator[MomentVectors]:
+        """Yield the files of vectors that belong to nobody, but to moments."""
         return iter(())
 
     def save(self, arrays: ArrayFolder) -> dict[str, Any]:
@@ -242,6 +278,10 @@ class Technique(Protocol):
 
     # --- what it reads ---
 
+    def survey(self, spec: Spec, prepared: Prepared, events: int) -> Survey | None:
+        """Return what learns from so many events of all items, for the groups that survey; `prepared` numbers items."""
+        return None
+
     def check_dims(self, spec: Spec, dims: Mapping[str, int]) -> None:
         """Raise if it cannot use vectors of these lengths, by table."""
         return
@@ -272,6 +312,10 @@ class Technique(Protocol):
 
     def memory(self, spec: Spec, partners: int) -> Memory:
         """Return the memory that the technique takes, with so many partners in all tables."""
+        return Memory()
+
+    def memory_of_survey(self, spec: Spec, events: int, dims: Mapping[str, int]) -> Memory:
+        """Return the memory of a survey; its state may be in files."""
         return Memory()
 
     def bytes_of_longest(self, spec: Spec, events: int) -> int:
