@@ -22,21 +22,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from implicit.cpu._als import least_squares_cg
-from processes import measure, median
+from processes import Cost, measure, median
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.features.dual.bases import make_basis
-from extembed_cli.features.dual.fits import PreparedFit, all_fits
+from extembed_cli.features.dual.fits import PreparedFit, owner_fits
 from extembed_cli.features.dual.shard import DualShard
 from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.prepare import gramian
 from extembed_cli.features.technique.protocol import ShardWork
-from extembed_cli.histories.csr import History, every_user
+from extembed_cli.histories.csr import History, every_owner
 from extembed_cli.histories.visibility import visible_end
+from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.loading import build_spec
-from extembed_cli.spec.model import Expression
 from extembed_cli.system.threads import threads
 
 USERS, EVENTS, ITEMS = 12_000, 50, 40_000
@@ -74,7 +74,7 @@ def compare(dim: int, runs: int) -> None:
                 command = [*peer, solver, str(folder)]
                 sides[f"implicit {solver}, {blas} BLAS thread(s)"] = (command, {"OPENBLAS_NUM_THREADS": blas})
         measure(ours)
-        costs = {side: [] for side in sides}
+        costs: dict[str, list[Cost]] = {side: [] for side in sides}
         for _ in range(runs):
             for side, (command, env) in sides.items():
                 costs[side].append(measure(command, env))
@@ -99,21 +99,21 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
     history = History(
         indptr=np.append(0, np.cumsum(counts)),
         times=log["timestamp"].cast(pa.int64()).to_numpy(),
-        items=items.astype(np.int32),
+        partners=items.astype(np.int32),
         values={Expression("2.0", "Float64"): np.full(len(users), 2.0)},
     )
     matrix = EmbeddingMatrix(unit, np.append(norms, 0), np.arange(ITEMS + 1, dtype=np.int32), {})
     group = {"target": "2.0", "unobserved_weight": 1.0, "regularization": 1.0, "user_vectors": "u.parquet"}
     spec = build_spec({"interactions": "i", "embeddings": {"items": {"path": "e"}}, "dual": [group]}, "benchmark")
-    (fit,) = all_fits(spec)
+    (fit,) = owner_fits(spec)
 
     def ours() -> None:
         with threads(os.cpu_count() or 1) as mapped:
             total = gramian(matrix, mapped, normalized=True)
             basis = make_basis(matrix, ITEMS, total, normalized=True, bias=False, mapped=mapped)
-            users = every_user(history, START_US + 2 * YEAR_US)
+            users = every_owner(history, START_US + 2 * YEAR_US)
             work = ShardWork(spec, {}, history, users, users, visible_end(spec, history, users))
-            shard = DualShard(work, PreparedFit(fit, matrix, basis), of_users=True)
+            shard = DualShard(work, PreparedFit(fit, matrix, basis), of_owners=True)
             for _ in mapped(lambda task: task(), tasks(shard)):
                 pass
             assert shard.vectors is not None
@@ -135,7 +135,7 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
         "3-step CG, 1 BLAS thread": theirs_with_one_thread,
         "3-step CG, default BLAS threads": theirs,
     }
-    seconds = {side: [] for side in sides}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(runs):
         for side, run in sides.items():
             began = time.perf_counter()
@@ -147,7 +147,8 @@ def in_process(folder: Path, dim: int, runs: int) -> None:
 def vectors_of(path: Path) -> np.ndarray:
     """Return the vectors of a file as a matrix."""
     column = pq.read_table(path)["embedding"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)
+    vectors: np.ndarray = column.flatten().to_numpy().reshape(len(column), -1)
+    return vectors
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -85,7 +86,8 @@ def ranker_auc(frame: pl.DataFrame, columns: list[str]) -> float:
             colsample_bytree=0.8, random_state=seed, n_jobs=2, verbose=-1,
         )  # fmt: skip
         model.fit(train.select(columns).to_numpy(), train["label"].to_numpy())
-        aucs.append(roc_auc_score(test["label"].to_numpy(), model.predict_proba(test.select(columns).to_numpy())[:, 1]))
+        chances = np.asarray(model.predict_proba(test.select(columns).to_numpy()))[:, 1]
+        aucs.append(roc_auc_score(test["label"].to_numpy(), chances))
     return float(np.mean(aucs))
 
 
@@ -119,17 +121,17 @@ CHANGES: dict[str, dict[str, object]] = {
 }
 
 
-def group_of(target: str, strength: float = REGULARIZATION, w0: float = UNOBSERVED_WEIGHT) -> dict[str, object]:
+def group_of(target: str, strength: float = REGULARIZATION, w0: float = UNOBSERVED_WEIGHT) -> dict[str, Any]:
     """Return one [[dual]] group; without an expression, the target is 1 on liked events."""
     text = TARGETS[target]
     history = "liked" if text is None else "all"
-    group: dict[str, object] = {"histories": [history], "regularization": strength, "unobserved_weight": w0}
+    group: dict[str, Any] = {"histories": [history], "regularization": strength, "unobserved_weight": w0}
     return group if text is None else {**group, "target": text}
 
 
-def column_of(index: int, group: dict[str, object]) -> str:
+def column_of(index: int, group: dict[str, Any]) -> str:
     """Return the column of the score."""
-    (history,) = group["histories"]  # type: ignore[misc]
+    (history,) = group["histories"]
     return f"text__{history}__dual_g{index}_score"
 
 

@@ -49,7 +49,8 @@ def prepare(folder: Path, out: Path) -> str:
     extembed(out, "run", "spec.toml")
     tables = spec[: spec.index("[histories")].replace('"candidates.parquet"', '"features.parquet"')
     (out / "neural.toml").write_text(tables + RATINGS + '[[neural]]\nmodel = "model"\n')
-    return candidates["timestamp"].sort()[int(len(candidates) * 0.45)].isoformat()
+    cut: str = candidates["timestamp"].sort()[int(len(candidates) * 0.45)].isoformat()
+    return cut
 
 
 def evaluate_variant(out: Path, until: str, flags: list[str], seed: int) -> dict[str, float]:

@@ -117,7 +117,7 @@ def command_reference() -> str:
 
 def spec_reference() -> str:
     """Return a table of the keys of each table of a spec, from the docstrings of the fields."""
-    tables = {
+    tables: dict[str, type[BaseModel]] = {
         "Top of the file": Spec,
         "[columns]": Columns,
         "[columns.candidates], [columns.interactions]": LogColumns,
