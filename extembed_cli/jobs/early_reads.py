@@ -12,6 +12,7 @@ from extembed_cli.data.scratch import make_folder, scratch_folder
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.spec.model import Spec
+from extembed_cli.system.memory import give_back
 
 Read = Literal["derive", "survey"]
 LARGEST_PART = 4  # arrays above this part of the memory (a quarter) are in files
@@ -33,6 +34,7 @@ def folder_of(read: Read, spec: Spec, options: RunOptions, layout: Layout) -> It
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        give_back()  # memory is short, and the passes need little of what was read
 
 
 def folders_of_all(spec: Spec, options: RunOptions) -> list[Path]:

@@ -25,7 +25,8 @@ AGGREGATE = ["aggregate", "--half-life", "30d", "--threshold", "0.3", "--history
 DUAL = ["dual", "--target", "rating - 3", "--sd"]
 LOGISTIC = ["dual", "--target", "rating - 3", "--loss", "logistic"]
 RESIDUAL = [*AGGREGATE, "--target", "rating", "--residual", "item+user", "--top", "5"]
-LARGE = [AGGREGATE, DUAL, LOGISTIC, RESIDUAL]
+EVERYBODY = ["dual", "--side", "all", "--target", "rating - 3", "--sd", "--half-life", "30d", "--refit-every", "6h"]
+LARGE = [AGGREGATE, DUAL, LOGISTIC, RESIDUAL, EVERYBODY]
 
 
 def write(folder: Path, users: np.ndarray, candidates: np.ndarray, dim: int, items: int = 20_000) -> None:
@@ -62,7 +63,7 @@ def run(folder: Path, command: list[str], memory: int, *more: str) -> tuple[Cost
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("command", LARGE, ids=["aggregate", "dual", "logistic", "residual"])
+@pytest.mark.parametrize("command", LARGE, ids=["aggregate", "dual", "logistic", "residual", "everybody"])
 def test_a_log_larger_than_memory_keeps_to_memory(large: Path, command: list[str]) -> None:
     """With less memory a run uses less, and the bytes are the same."""
     digests = set()

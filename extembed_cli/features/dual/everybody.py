@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from extembed_cli.arrays import Bools, Doubles, Ints, Values
+from extembed_cli.arrays import Bools, Doubles, Ints, Nums, Values
 from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
 from extembed_cli.data.matrices import ROWS, EmbeddingMatrix, places_of
 from extembed_cli.data.shard_results import Tally
@@ -34,9 +34,9 @@ from extembed_cli.system.threads import Mapping
 
 PAIR_BYTES = 32  # of an item in a step
 _PAIR = np.dtype([("step", "i8"), ("item", "i4"), ("events", "i4"), ("weight", "f8"), ("value", "f8")])
-_PAIRS = 2**20  # sorted at a time
+_PAIRS = 2**17  # sorted at a time
 _SUMS = 8  # matrices kept at a time
-_FLOATS = 2**20  # vector elements gathered at a time
+_FLOATS = 2**18  # vector elements gathered at a time
 
 
 @dataclass(frozen=True)
@@ -262,30 +262,33 @@ class EverybodyScores:
         self.fit, self.everybody, self.matrix, self.normalized = fit, everybody, matrix, normalized
 
     def tasks(self, work: ShardWork, statistics: Sequence[FitStatistic]) -> Iterator[Task]:
-        """Yield tasks that score some candidates each."""
-        rows = len(work.candidates.rows)
-        values = {each.kind: np.full(rows, np.nan, np.float32) for each in statistics if each.fit == self.fit}
-        work.values.update({FitStatistic(kind, self.fit): each for kind, each in values.items()})
-        step = max(1, _FLOATS // self.everybody.vectors.shape[1])
-        for low in range(0, rows, step):
-            yield partial(self._score, work, values, slice(low, low + step))
-
-    def _score(self, work: ShardWork, values: dict[str, Values], at: slice) -> Tally:
-        began = time.perf_counter()
+        """Yield tasks that score the candidates of some steps and items; those of one step and item are scored once."""
         candidates = work.candidates
-        places = self.everybody.places(candidates.times[at] // self.fit.step_us)
-        slots = self.matrix.slots_of(candidates.partners[at], candidates.times[at])
+        values = {s.kind: np.full(len(candidates.rows), np.nan, np.float32) for s in statistics if s.fit == self.fit}
+        work.values.update({FitStatistic(kind, self.fit): each for kind, each in values.items()})
+        places = self.everybody.places(candidates.times // self.fit.step_us)
+        slots = self.matrix.slots_of(candidates.partners, candidates.times)
         known = np.flatnonzero((places >= 0) & (slots != self.matrix.missing))
-        known = known[np.argsort(places[known], kind="stable")]
-        places = places[known]
-        rows = self.matrix.exact(slots[known], normalized=self.normalized, bias=self.fit.bias)
+        order = known[np.lexsort((slots[known], places[known]))]
+        bounds = np.append(run_starts(places[order], slots[order]), len(order))
+        pairs = max(1, _FLOATS // self.everybody.vectors.shape[1])
+        for low in range(0, len(bounds) - 1, pairs):
+            yield partial(self._score, values, places, slots, order, bounds[low : low + pairs + 1])
+
+    def _score(self, values: dict[str, Values], places: Ints, slots: Nums, order: Ints, bounds: Ints) -> Tally:
+        """Score the candidates between the first and the last of some bounds of `order`."""
+        began = time.perf_counter()
+        first, rows, counts = order[bounds[:-1]], order[bounds[0] : bounds[-1]], np.diff(bounds)
+        place = places[first]
+        vectors = self.matrix.exact(slots[first], normalized=self.normalized, bias=self.fit.bias)
         if "score" in values:
-            values["score"][at][known] = np.einsum("nd,nd->n", rows, self.everybody.vectors[places])
+            scores = np.einsum("nd,nd->n", vectors, self.everybody.vectors[place])
+            values["score"][rows] = np.repeat(scores, counts)
         if "sd" in values:
-            bounds = np.append(run_starts(places), len(places)).tolist()
-            for low, high in pairwise(bounds):
+            deviations = np.zeros(len(first))
+            for low, high in pairwise(np.append(run_starts(place), len(place)).tolist()):
                 # One product of a fixed shape for each row: its bits do not depend on the other candidates.
-                images = np.matmul(self.everybody.roots[places[low]], rows[low:high, :, None])[..., 0]
-                values["sd"][at][known[low:high]] = np.sqrt(np.einsum("nd,nd->n", images, images))
-        seconds = time.perf_counter() - began
-        return Tally(seconds={"dual": seconds})
+                images = np.matmul(self.everybody.roots[place[low]], vectors[low:high, :, None])[..., 0]
+                deviations[low:high] = np.sqrt(np.einsum("nd,nd->n", images, images))
+            values["sd"][rows] = np.repeat(deviations, counts)
+        return Tally(seconds={"dual": time.perf_counter() - began})
