@@ -76,12 +76,12 @@ def run_job(
 
         results: list[PassResults] = []
         derived = derive(opened, options, mapped, watch)
-        of_derived = sum(table.bytes_in_memory for table in derived.values())
         surveyed = survey(opened, options, mapped, watch)
+        kept_before = surveyed.bytes_in_memory + sum(table.bytes_in_memory for table in derived.values())
 
         def run_pass(number: int) -> None:
             of_pass, cache = passes[number], caches[number]
-            layout = _layout(of_pass, options, cache, of_derived + sum(each.bytes_in_memory for each in results))
+            layout = _layout(of_pass, options, cache, kept_before + sum(each.bytes_in_memory for each in results))
             kept = stack.enter_context(_scratch(of_pass.spec, number, options, layout, digests, models, watch))
             place = Place(Layout(**kept.layout) if kept else layout, kept)
             engine = start_engine(mapped, kept if place.layout.shards > 1 else None)
@@ -122,7 +122,7 @@ def run_job(
 
 def _layout(opened: Opened, options: RunOptions, cache: VectorCache | None, earlier: int) -> Layout:
     """Return the layout of a pass; `earlier` are the bytes that are taken already."""
-    needs = {"derived vectors and features of the other side": earlier} if earlier else None
+    needs = {"what was computed before this pass": earlier} if earlier else None
     spec, inputs, workers = opened.spec, opened.complete(), options.workers
     if options.layout is not None:
         return options.layout

@@ -30,17 +30,18 @@ class SurveyResults(NamedTuple):
 
     by_technique: dict[str, Any]
     tally: Tally
+    bytes_in_memory: int = 0
 
 
 def survey(opened: Opened, options: RunOptions, mapped: Mapping, watch: Watch) -> SurveyResults:
     """Return what the techniques of a spec learn from the events of all items, from one read of the log."""
-    results = SurveyResults({}, Tally())
     spec = opened.spec.survey()
     if spec is None:
-        return results
+        return SurveyResults({}, Tally())
     of_pass, techniques = opened.of_pass(spec), techniques_of(spec)
     inputs, dims = of_pass.complete(), dims_of(of_pass)
-    costs = [each.memory_of_survey(spec, inputs.interactions.rows, dims) for each in techniques]
+    candidates = inputs.candidates.rows if inputs.candidates else 0
+    costs = [each.memory_of_survey(spec, inputs.interactions.rows, candidates, dims) for each in techniques]
     sums, matrices = sum(each.state for each in costs), options.workers * sum(each.batch for each in costs)
     in_files = options.memory is not None and sums > options.memory // LARGEST_PART
     needs = {"sums over all users": matrices + (0 if in_files else sums)}
@@ -54,14 +55,14 @@ def survey(opened: Opened, options: RunOptions, mapped: Mapping, watch: Watch) -
         prepared, problems = Prepared({}, {}, {}, vocabulary, mapped, files), Problems()
         load_tables(spec, inputs.embeddings, loaded.ids, prepared, problems)
         problems.raise_any()
-        events = loaded.events.usable
-        surveys = {t.group.technique: each for t in techniques if (each := t.survey(spec, prepared, events))}
+        rows = loaded.events.usable, loaded.candidates.rows
+        surveys = {t.group.technique: each for t in techniques if (each := t.survey(spec, prepared, *rows))}
         for index in range(loaded.partition.shards):
             shard = loaded.shard(spec, index)
             for of_technique in surveys.values():
                 of_technique.add(shard)
-        for technique, of_technique in surveys.items():
-            learnt = of_technique.result(mapped)
-            results.by_technique[technique] = learnt.result
-            results.tally.add(learnt.tally)
-    return results
+        results, tally = {technique: each.result(mapped) for technique, each in surveys.items()}, Tally()
+    for learnt in results.values():
+        tally.add(learnt.tally)
+    in_memory = sum(learnt.bytes_in_memory for learnt in results.values())
+    return SurveyResults({technique: learnt.result for technique, learnt in results.items()}, tally, in_memory)

@@ -7,7 +7,7 @@ step are summed on their own, and added to what came before, which has decayed:
 
     A(t + 1) = 2^(−step / half_life) A(t) + new
 
-so no sum of a step depends on later events. The posterior variance of a score is xᵀ M⁻¹ x = |R x|², R = L⁻¹, M = L Lᵀ.
+so no sum of a step depends on later events. The posterior variance of a score is xᵀ M⁻¹ x.
 Shapes: n items, d dimensions; everything is float64.
 """
 
@@ -61,8 +61,8 @@ def solve_step(sums: StepSums, prior: Doubles) -> StepFit:
     return StepFit(vector, float(np.linalg.norm(matrix @ vector - sums.right)) / (size or 1.0))
 
 
-def root_of_step(sums: StepSums, prior: Doubles) -> Doubles:
-    """Return R (d, d) of a step, lower triangular. Raises LinAlgError where M is not positive definite."""
-    # The inverse of an upper triangle needs no pivoting.
-    root: Doubles = np.linalg.inv(np.linalg.cholesky(sums.matrix + prior).T).T
-    return root
+def variances_of_step(sums: StepSums, prior: Doubles, rows: Doubles) -> Doubles:
+    """Return xᵀ M⁻¹ x of some rows x (n, d): (n). Raises LinAlgError where M has no inverse."""
+    images = np.linalg.solve(sums.matrix + prior, rows.T)
+    variances: Doubles = np.maximum(np.einsum("nd,dn->n", rows, images), 0)
+    return variances

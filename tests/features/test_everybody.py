@@ -18,7 +18,7 @@ from helpers.reference_dual import ReferenceFit, item_vectors, solve
 from helpers.reference_targets import residuals
 from helpers.refusals import USAGE, refused
 
-from extembed_cli.features.dual import everybody
+from extembed_cli.features.dual import survey
 from extembed_cli.jobs.early_reads import folders_of_all
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
@@ -133,8 +133,8 @@ def test_everybody_has_the_same_bytes_in_any_layout(
     path = spec(world, EVERY)
     before = {each.name for each in world.folder.iterdir()}
     whole = ran(path, 1, Layout())
-    monkeypatch.setattr(everybody, "_PAIRS", 40)  # several windows of steps
-    monkeypatch.setattr(everybody, "_SUMS", 3)
+    monkeypatch.setattr(survey, "_PAIRS", 40)  # several windows of steps
+    monkeypatch.setattr(survey, "_SUMS", 3)
     same(whole, ran(path, 2, layout))
     left = {each.name for each in world.folder.iterdir()} - before
     assert left == {"out.parquet", "out.parquet.run.json", "all.parquet"}
@@ -143,7 +143,7 @@ def test_everybody_has_the_same_bytes_in_any_layout(
 def test_a_step_of_many_items_is_summed_in_blocks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     path = spec(world, EVERY)
     whole = run_spec(path)
-    monkeypatch.setattr(everybody, "ROWS", 2)
+    monkeypatch.setattr(survey, "ROWS", 2)
     for name, values in run_spec(path).to_dict().items():
         if "all_dual" in name:
             np.testing.assert_allclose(values.to_numpy(), whole[name].to_numpy(), rtol=1e-5, atol=1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from extembed_cli.kernels.step_sums import StepSums, root_of_step, solve_step
+from extembed_cli.kernels.step_sums import StepSums, solve_step, variances_of_step
 
 DIM, STEPS = 6, 5
 
@@ -30,9 +30,9 @@ def test_decayed_sums_are_those_over_all_events() -> None:
     vector, residual = solve_step(sums, prior)
     np.testing.assert_allclose(vector, np.linalg.inv(matrix + prior) @ right, rtol=1e-10)
     assert residual < 1e-14
-    root = root_of_step(sums, prior)
-    np.testing.assert_allclose(root.T @ root, np.linalg.inv(matrix + prior), rtol=1e-10)
-    assert (np.triu(root, 1) == 0).all()
+    variances = variances_of_step(sums, prior, rows)
+    expected = [x @ np.linalg.inv(matrix + prior) @ x for x in rows]
+    np.testing.assert_allclose(variances, expected, rtol=1e-10)
 
 
 def test_events_of_weight_0_count_as_events_alone() -> None:

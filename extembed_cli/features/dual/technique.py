@@ -14,7 +14,7 @@ from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.features.dual.bases import Basis, make_basis
-from extembed_cli.features.dual.everybody import PAIR_BYTES, Everybody, EverybodyScores, EverybodySurvey, Needs
+from extembed_cli.features.dual.everybody import Everybody, EverybodyScores
 from extembed_cli.features.dual.fits import (
     Fit,
     FitStatistic,
@@ -28,6 +28,7 @@ from extembed_cli.features.dual.fits import (
     sees_prefixes,
 )
 from extembed_cli.features.dual.shard import NOT_CONVERGED, DualShard
+from extembed_cli.features.dual.survey import BYTES_PER_CANDIDATE, BYTES_PER_EVENT, EverybodySurvey, Needs
 from extembed_cli.features.dual.systems import Solves
 from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.technique.columns import Column
@@ -78,14 +79,14 @@ class Dual(Technique):
     def copies(self, spec: Spec, matrix: Matrix) -> int:
         return len({fit.basis for fit in owner_fits(spec) if fit.matrix == matrix})
 
-    def survey(self, spec: Spec, prepared: Prepared, events: int) -> Survey:
+    def survey(self, spec: Spec, prepared: Prepared, events: int, candidates: int) -> Survey:
         needs: dict[Fit, Needs] = {}
         for group in spec.of(DualGroup):
             for fit in fits(spec, group):
                 scores = spec.candidates is not None
                 need = Needs(scores, scores and group.sd, group.all_vectors is not None)
                 needs[fit] = Needs(*map(any, zip(need, needs.get(fit, need), strict=True)))
-        return EverybodySurvey(spec, needs, prepared, events)
+        return EverybodySurvey(spec, needs, prepared, events, candidates)
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> DualState:
         bases: dict[tuple[Matrix, bool, bool], Basis] = {}
@@ -122,10 +123,13 @@ class Dual(Technique):
         }
         return _state(spec, statistics, prepared, bases, everybody)
 
-    def memory_of_survey(self, spec: Spec, events: int, dims: Mapping[str, int]) -> Memory:
+    def memory_of_survey(self, spec: Spec, events: int, candidates: int, dims: Mapping[str, int]) -> Memory:
         wanted = fits_of_all(spec)
         largest = max((dims[fit.embedding] + fit.bias for fit in wanted), default=0)
-        return Memory(state=len(wanted) * events * PAIR_BYTES, batch=8 * largest**2 * _MATRICES)
+        return Memory(
+            state=len(wanted) * (events * BYTES_PER_EVENT + candidates * BYTES_PER_CANDIDATE),
+            batch=8 * largest**2 * _MATRICES,
+        )
 
     def seconds_per_candidate(self, spec: Spec, events: float) -> float:
         return sum(_SECONDS_PER_FIT[is_additive(spec, fit)] for fit in owner_fits(spec))
@@ -202,7 +206,13 @@ def _state(
     estimates = [s for s in statistics if isinstance(s, FitStatistic)]
     files = {path: prepared_fits[fit] for path, fit in _vector_fits(spec).items() if fit in prepared_fits}
     scores = [
-        EverybodyScores(fit, fitted, embeddings[fit.matrix], normalized=spec.table(fit.embedding).normalize)
+        EverybodyScores(
+            fit,
+            fitted,
+            embeddings[fit.matrix],
+            prepared.vocabulary.ids,
+            normalized=spec.table(fit.embedding).normalize,
+        )
         for fit, fitted in everybody.items()
     ]
     of_all = {group.all_vectors: next(fits(spec, group)) for group in spec.of(DualGroup) if group.all_vectors}

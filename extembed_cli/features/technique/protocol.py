@@ -64,6 +64,7 @@ class Surveyed(NamedTuple):
 
     result: Any
     tally: Tally
+    bytes_in_memory: int = 0
 
 
 class Survey(Protocol):
@@ -278,8 +279,8 @@ class Technique(Protocol):
 
     # --- what it reads ---
 
-    def survey(self, spec: Spec, prepared: Prepared, events: int) -> Survey | None:
-        """Return what learns from so many events of all items, for the groups that survey; `prepared` numbers items."""
+    def survey(self, spec: Spec, prepared: Prepared, events: int, candidates: int) -> Survey | None:
+        """Return what learns from so many rows of all items, for the groups that survey; `prepared` numbers items."""
         return None
 
     def check_dims(self, spec: Spec, dims: Mapping[str, int]) -> None:
@@ -314,7 +315,7 @@ class Technique(Protocol):
         """Return the memory that the technique takes, with so many partners in all tables."""
         return Memory()
 
-    def memory_of_survey(self, spec: Spec, events: int, dims: Mapping[str, int]) -> Memory:
+    def memory_of_survey(self, spec: Spec, events: int, candidates: int, dims: Mapping[str, int]) -> Memory:
         """Return the memory of a survey; its state may be in files."""
         return Memory()
 
