@@ -71,9 +71,8 @@ def column_reference() -> str:
         )
         rows.append([f"`{column}`", meaning, definition.dtype])
     rows += [[f"`{name}`", meaning, dtype] for name, meaning, dtype in _columns({"direct": [{}]})]
-    for loss in ("squared", "logistic"):
-        for name, meaning, dtype in _dual_columns(loss):
-            condition = "" if loss == "squared" else ', `loss = "logistic"`'
+    for keys, condition in _DUAL.items():
+        for name, meaning, dtype in _dual_columns(dict(keys)):
             rows.append([f"`{name}`{condition}", meaning, dtype])
     rows.append(["`neural_score`", "the trained model's logit", "Float32"])
     for kind, meaning in MEANINGS.items():
@@ -81,8 +80,11 @@ def column_reference() -> str:
     return table(["column", "meaning", "type"], rows)
 
 
-def _dual_columns(loss: str) -> Iterator[tuple[str, str, str]]:
-    group = {"sd": True, "unobserved_weight": 0.1, "loss": loss, "target": "target"}
+_DUAL = {(): "", (("loss", "logistic"),): ', `loss = "logistic"`', (("side", "all"),): ""}
+
+
+def _dual_columns(keys: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    group = {"sd": True, "unobserved_weight": 0.1, "target": "target", **keys}
     for name, meaning, dtype in _columns({"dual": [group]}):
         yield name, meaning.replace("0.1 Σ", "w0 Σ").replace(f"{REGULARIZATION:g} ‖u‖²", "λ ‖u‖²"), dtype
 
@@ -221,7 +223,7 @@ KEYS = {
     "inputs.candidates.users": "Users with a candidate.",
     "inputs.candidates.null_user_or_time": "Candidates without a user or a time. All their features are null.",
     "inputs.candidates.null_item": "Candidates without an item. Their counters are known, the rest is null.",
-    "inputs.user_embeddings.NAME": "The same keys for a table of users. Only in runs with `side = \"item\"`.",
+    "inputs.user_embeddings.NAME": "The same keys for a table of users. Only in runs of a spec with one.",
     "inputs.embeddings.NAME.rows": "Rows of the table.",
     "inputs.embeddings.NAME.dim": "Length of its vectors.",
     "inputs.embeddings.NAME.items_with_vector": "Items of the log or the candidates that have a vector in it.",
@@ -252,6 +254,8 @@ KEYS = {
 }  # fmt: skip
 STAGES = {
     "check": "Open all inputs; check paths, columns and types.",
+    "derive": "Derive tables of users from their histories.",
+    "survey": 'Read all events by item, for the fits of `side = "all"`.',
     "read": "Read events and candidates.",
     "shard": "Split them into shards of users.",
     "vectors": "Read the embedding tables.",
@@ -266,16 +270,19 @@ STAGES = {
     "score": "Score with neural models.",
 }
 SOME_RUNS = {
-    "digests.models", "digests.user_embeddings.NAME", "inputs.user_embeddings.NAME",
+    "digests.models",
     "inputs.embeddings.NAME.null_ids", "inputs.embeddings.NAME.replaced_duplicates",
-    "inputs.embeddings.NAME.bad_vectors", "score",
+    "inputs.embeddings.NAME.bad_vectors", "score", "derive",
 }  # fmt: skip
 """Keys and stages that the run on the sample data does not have."""
-_NAMED = {"digests.embeddings": "NAME", "inputs.embeddings": "NAME", "stages": "STAGE"}
+_NAMED = {
+    "digests.embeddings": "NAME", "inputs.embeddings": "NAME", "stages": "STAGE",
+    "digests.user_embeddings": "NAME", "inputs.user_embeddings": "NAME",
+}  # fmt: skip
 """Tables whose keys are names of the user."""
 _WHOLE = {
     "spec", "seconds_by_technique", "inputs.histories", "inputs.interactions.dropped",
-    "inputs.interactions.null_targets",
+    "inputs.interactions.null_targets", "inputs.user_embeddings.NAME",
 }  # fmt: skip
 """Tables that have one description for all keys."""
 

@@ -74,6 +74,8 @@ def run_job(
         digests = stack.enter_context(digesting(inputs, known))
         mapped = stack.enter_context(threads(options.workers))
 
+        for each, cache in zip(passes, caches, strict=True):  # raise before any work
+            _layout(each, options, cache, 0)
         results: list[PassResults] = []
         derived = derive(opened, options, mapped, watch)
         surveyed = survey(opened, options, mapped, watch)

@@ -2,9 +2,11 @@
 
 Items belong to topics. `text` vectors encode the topic, with noise and a large common direction, like those of text
 models; `image` vectors encode a style that matters less, and one item in twenty has none. Users like some topics and
-dislike others, and change their taste once, so that recent events say more. Some items are better than others,
-whatever their topic: what an event says beyond its item's quality is the taste. A request shows a user ten items, and
-the user may click, like or dislike an item a few seconds later.
+dislike others, and change their taste once, so that recent events say more. `profile` vectors of users are in the space
+of the texts: a survey of both tastes, with noise. Some topics please everybody more than others, and some items are
+better than their topic: what an event says beyond its item's quality is the taste. One item in four appears late, when
+nobody has seen it yet. A request shows a user ten items, and the user may click, like or dislike an item a few seconds
+later.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from extembed_cli.arrays import Doubles, Ints, Values
 from extembed_cli.data.commit import staged
@@ -25,6 +26,9 @@ REQUESTS, REQUEST_ITEMS = 22, 10  # mean number of requests of a user, items in 
 START_US, DAYS = 1_767_225_600_000_000, 120  # from 2026-01-01 UTC
 CANDIDATES_FROM = 0.55  # share of the time after which requests are candidates
 DAY_US = 86_400_000_000
+LATE = 0.25  # share of the items that appear between these shares of the time
+LATE_FROM, LATE_TO = 0.4, 0.95
+TABLES = ("interactions", "candidates", "item_text", "item_image", "user_profile")
 
 SPEC = """\
 # Features for the requests in candidates.parquet. Try:
@@ -42,6 +46,9 @@ center = true
 
 [embeddings.image]
 path = "item_image.parquet"
+
+[user_embeddings.profile]
+path = "user_profile.parquet"
 
 [histories.liked]
 where = "event = 'like'"
@@ -68,6 +75,25 @@ percentiles = []
 target      = "CASE WHEN event = 'like' THEN 1.0 WHEN event = 'click' THEN 0.5 ELSE -1.0 END"
 residual    = "item"
 
+# How many have seen the item, and what they said.
+[[counters]]
+side       = "item"
+own        = true
+histories  = ["all"]
+half_lives = ["7d", "60d"]
+target     = "CASE WHEN event = 'like' THEN 1.0 WHEN event = 'click' THEN 0.5 ELSE -1.0 END"
+
+# Did people like this user like the item?
+[[aggregate]]
+side        = "item"
+histories   = ["liked", "disliked"]
+half_lives  = ["60d"]
+percentiles = []
+
+# The profiles are in the space of the texts.
+[[direct]]
+embeddings = ["text"]
+
 # A linear model per user; it needs no centred vectors.
 [[dual]]
 embeddings = ["text"]
@@ -76,12 +102,21 @@ histories  = ["all"]
 half_life  = "60d"
 target     = "CASE WHEN event = 'like' THEN 1.0 WHEN event = 'click' THEN 0.5 ELSE -1.0 END"
 residual   = "item"
+
+# One model of all users, for items that hardly anybody has seen.
+[[dual]]
+side       = "all"
+embeddings = ["text"]
+histories  = ["all"]
+half_life  = "60d"
+bias       = true
+target     = "CASE WHEN event = 'like' THEN 1.0 WHEN event = 'click' THEN 0.5 ELSE -1.0 END"
 """
 
 
 def write_sample(folder: Path, seed: int = 0) -> None:
     """Write the tables and `spec.toml` into a folder without other files."""
-    names = {*(f"{name}.parquet" for name in ("interactions", "candidates", "item_text", "item_image")), "spec.toml"}
+    names = {*(f"{name}.parquet" for name in TABLES), "spec.toml"}
     if folder.exists() and (not folder.is_dir() or any(path.name not in names for path in folder.iterdir())):
         raise SpecError(f"{folder}: has other files; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,14 +133,19 @@ def make_world(seed: int = 0) -> dict[str, pa.Table]:
     topic = rng.integers(0, TOPICS, ITEMS)
     style = rng.integers(0, STYLES, ITEMS)
     popularity = rng.gamma(2.0, 0.5, ITEMS) + 0.05
-    quality = rng.normal(0, 0.8, ITEMS)
+    quality = rng.normal(0, 0.6, TOPICS)[topic] + rng.normal(0, 0.7, ITEMS)
     requests = _requests(rng)
     user, shown_at = requests["user"], requests["time"]
 
     chance = popularity / popularity.sum()
     item = rng.choice(ITEMS, size=(len(user), REQUEST_ITEMS), p=chance)
     user, shown_at = user[:, None], shown_at[:, None]
-    affinity = _affinity(rng, user, topic[item], style[item], shown_at)
+    late = rng.random(ITEMS) < LATE
+    appears = START_US + np.where(late, rng.uniform(LATE_FROM, LATE_TO, ITEMS), 0) * DAYS * DAY_US
+    too_early = appears[item] > shown_at
+    item[too_early] = rng.choice(ITEMS, too_early.sum(), p=np.where(late, 0, chance) / chance[~late].sum())
+    tastes = rng.choice([-2.0, 0.0, 1.8], size=(2, USERS + 1, TOPICS), p=[0.25, 0.45, 0.3])
+    affinity = _affinity(rng, tastes, user, topic[item], style[item], shown_at)
     noise = rng.logistic(size=item.shape)
     liking = affinity + quality[item] + 0.7 * np.log(popularity[item]) + noise
     event = np.select([liking > 2.2, liking > 0.9, liking < -2.6], ["like", "click", "dislike"], "")
@@ -136,11 +176,15 @@ def make_world(seed: int = 0) -> dict[str, pa.Table]:
         }
     )
     pictured = np.flatnonzero(rng.random(ITEMS) > 0.05)
+    topics, styles = rng.standard_normal((TOPICS, 32)), rng.standard_normal((STYLES, 16))
+    texts = _noisy(rng, topics[topic]) + 1.2 * rng.standard_normal(32)
+    profiles = _noisy(rng, tastes.mean(axis=0)[1:] @ topics / np.sqrt(TOPICS))
     return {
         "interactions": interactions,
         "candidates": candidates,
-        "item_text": _table(names, _group_vectors(rng, topic, TOPICS, 32, common=1.2)),
-        "item_image": _table(names[pictured], _group_vectors(rng, style, STYLES, 16, common=0.0)[pictured]),
+        "item_text": _table("item_id", names, texts),
+        "item_image": _table("item_id", names[pictured], _noisy(rng, styles[style])[pictured]),
+        "user_profile": _table("user_id", np.arange(1, USERS + 1, dtype=np.int32), profiles),
     }
 
 
@@ -155,13 +199,13 @@ def _requests(rng: np.random.Generator) -> dict[str, Ints]:
 
 def _affinity(
     rng: np.random.Generator,
+    tastes: Doubles,
     user: Ints,
     topic: Ints,
     style: Ints,
     time: Ints,
 ) -> Doubles:
     """Return how much users like items at a time: by a taste for styles and one for topics, which changes once."""
-    tastes = rng.choice([-2.0, 0.0, 1.8], size=(2, USERS + 1, TOPICS), p=[0.25, 0.45, 0.3])
     styles = rng.choice([-0.6, 0.6], size=(USERS + 1, STYLES))
     change = START_US + rng.integers(20 * DAY_US, 100 * DAY_US, USERS + 1)
     era = (time >= change[user]).astype(np.int64)
@@ -169,16 +213,13 @@ def _affinity(
     return affinity
 
 
-def _group_vectors(rng: np.random.Generator, group: Ints, groups: int, dim: int, common: float) -> NDArray[np.float16]:
-    """Return vectors of items: the centre of the item's group, noise, and a direction common to all items."""
-    centres = rng.standard_normal((groups, dim))
-    vectors = centres[group] + 0.8 * rng.standard_normal((len(group), dim)) + common * rng.standard_normal(dim)
-    return vectors.astype(np.float16)
+def _noisy(rng: np.random.Generator, vectors: Doubles) -> Doubles:
+    return vectors + 0.8 * rng.standard_normal(vectors.shape)
 
 
-def _table(names: Values, vectors: NDArray[np.float16]) -> pa.Table:
-    dim = vectors.shape[1]
-    return pa.table({"item_id": names, "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)})
+def _table(key: str, ids: Values, vectors: Doubles) -> pa.Table:
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), vectors.shape[1])
+    return pa.table({key: ids, "embedding": column})
 
 
 def _times(micros: Ints) -> pa.Array:

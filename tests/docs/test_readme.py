@@ -38,7 +38,7 @@ def test_the_first_command_prints_what_the_readme_shows(shop: Path) -> None:
 
 
 def test_rows_that_the_readme_shows_are_rows_of_the_file(shop: Path) -> None:
-    shown = next(block.text for block in blocks(README, "text") if "item-0393" in block.text)
+    shown = next(block.text for block in blocks(README, "text") if "item-1919" in block.text)
     features = pl.read_parquet(shop / "features.parquet")
     rows = list(shown_rows(shown))
     assert len(rows) == 3

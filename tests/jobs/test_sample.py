@@ -56,8 +56,28 @@ def test_the_features_rank_by_the_planted_taste(tmp_path: Path) -> None:
     labels = features["label"].to_numpy()
     aucs = {
         name: auc(features[name].fill_null(0).to_numpy(), labels)
-        for name in ("text__liked__cos_share_ge_030__hl7d", "text__disliked__cos_share_ge_030__hl7d", "liked__count")
+        for name in (
+            "text__liked__cos_share_ge_030__hl7d",
+            "text__disliked__cos_share_ge_030__hl7d",
+            "liked__count",
+            "profile__text__cos",
+            "profile__liked__item_cos_mean__hl60d",
+            "text__all__all_dual_score",
+        )
     }
     assert aucs["text__liked__cos_share_ge_030__hl7d"] > 0.6
     assert aucs["text__disliked__cos_share_ge_030__hl7d"] < 0.42
     assert 0.45 < aucs["liked__count"] < 0.55
+    assert aucs["profile__text__cos"] > 0.6
+    assert aucs["profile__liked__item_cos_mean__hl60d"] > 0.53
+    assert aucs["text__all__all_dual_score"] > 0.55
+
+
+def test_some_items_appear_late(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    unseen = run_spec(tmp_path / "spec.toml").filter(pl.col("item_all__count") == 0)
+    late = unseen.filter(pl.col("timestamp") > pl.col("timestamp").median())
+    assert len(unseen) > 400
+    assert len(late) > 100
+    # Everybody's model knows what their texts are worth.
+    assert auc(unseen["text__all__all_dual_score"].to_numpy(), unseen["label"].to_numpy()) > 0.55
