@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles, Ints
-from extembed_cli.data.embeddings import first_dim, load_vectors
+from extembed_cli.data.embeddings import load_vectors
 from extembed_cli.data.ids import same_type
 from extembed_cli.data.inputs import Opened
 from extembed_cli.data.mapped_arrays import zeros
@@ -17,10 +17,11 @@ from extembed_cli.data.matrices import BYTES_PER_MOMENT, TableVectors
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.features.derived import derive_vectors, moments_of
 from extembed_cli.features.prepare import matrices_of
-from extembed_cli.jobs.early_reads import LARGEST_PART, folder_of
-from extembed_cli.jobs.layout import Layout, layout_of
+from extembed_cli.jobs.early_reads import ReadPlan, folder_of, plan_read
+from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.jobs.reading import load
+from extembed_cli.jobs.reading import dims_of, load
+from extembed_cli.spec.model import Spec
 from extembed_cli.spec.tables import Matrix
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
@@ -31,22 +32,29 @@ Derived = dict[Matrix, TableVectors]
 
 def derive(opened: Opened, options: RunOptions, mapped: Mapping, watch: Watch) -> Derived:
     """Return the derived tables that a spec uses; where memory is short, shards and vectors are in files."""
-    spec = opened.spec
-    names = spec.derivations()
-    if not names:
+    plan = plan_derivation(opened, options)
+    if plan is None:
         return {}
-    used = dict.fromkeys(m for each in spec.passes() for name in each.derivations() for m in matrices_of(each)[name])
-    matrices, of_pass = list(used), opened.of_pass(spec.derivation())
-    inputs = of_pass.complete()
-    sources = [spec.derived(matrix.table).embedding for matrix in matrices]
-    dims = sum(first_dim(inputs.embeddings[source], spec.vector_column(source)) for source in sources)
+    with folder_of("derive", opened.spec, options, plan.layout) as folder, watch.timing("derive"):
+        return _derive(plan.opened, _matrices(opened.spec), plan.layout, folder, mapped, watch)
+
+
+def plan_derivation(opened: Opened, options: RunOptions) -> ReadPlan | None:
+    """Return how the log is read for derived tables; None if there are none."""
+    spec, matrices = opened.spec, _matrices(opened.spec)
+    if not matrices:
+        return None
+    of_pass = opened.of_pass(spec.derivation())
+    inputs, dims = of_pass.complete(), dims_of(opened)
     moments = inputs.interactions.rows + (inputs.candidates.rows if inputs.candidates else 0)
-    in_files = options.memory is not None and 4 * dims * moments > options.memory // LARGEST_PART
-    needs = {"derived vectors": moments * (BYTES_PER_MOMENT * len(matrices) + (0 if in_files else 4 * dims))}
-    layout = options.layout or layout_of(of_pass.spec, inputs, options.workers, options.memory, other_needs=needs)
-    layout = replace(layout, mapped=layout.mapped or in_files)
-    with folder_of("derive", spec, options, layout) as folder, watch.timing("derive"):
-        return _derive(of_pass, matrices, layout, folder, mapped, watch)
+    vectors = 4 * moments * sum(dims[matrix.table] for matrix in matrices)
+    return plan_read(of_pass, options, "derived vectors", vectors, moments * BYTES_PER_MOMENT * len(matrices))
+
+
+def _matrices(spec: Spec) -> list[Matrix]:
+    """Return the derived vectors that the groups use."""
+    passes = spec.passes()
+    return list(dict.fromkeys(m for each in passes for name in each.derivations() for m in matrices_of(each)[name]))
 
 
 def _derive(

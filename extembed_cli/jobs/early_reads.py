@@ -1,21 +1,42 @@
-"""Folders of the reads of the whole log that come before the passes: derived tables, and surveys."""
+"""The reads of the whole log that come before the passes, for derived tables and for surveys: plans and folders."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+from extembed_cli.data.inputs import Opened
 from extembed_cli.data.scratch import make_folder, scratch_folder
-from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.layout import Layout, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.memory import give_back
 
 Read = Literal["derive", "survey"]
-LARGEST_PART = 4  # arrays above this part of the memory (a quarter) are in files
+_LARGEST_PART = 4  # arrays above this part of the memory (a quarter) are in files
+
+
+class ReadPlan(NamedTuple):
+    """How the log is read."""
+
+    opened: Opened
+    layout: Layout
+    bytes_in_memory: int
+    """Of the arrays that are made from it"""
+
+
+def plan_read(opened: Opened, options: RunOptions, purpose: str, arrays: int, others: int) -> ReadPlan:
+    """Return the plan of a read that makes arrays of so many bytes, which may be in files, and others; or raise."""
+    in_files = options.memory is not None and arrays > options.memory // _LARGEST_PART
+    kept = others + (0 if in_files else arrays)
+    layout = options.layout or layout_of(
+        opened.spec, opened.complete(), options.workers, options.memory, other_needs={purpose: kept}
+    )
+    return ReadPlan(opened, replace(layout, mapped=layout.mapped or in_files), kept)
 
 
 @contextmanager

@@ -94,7 +94,8 @@ def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) 
         return
     fixed = sum(fixed_needs(spec, loaded.inputs, workers).values())
     batch = sum(technique.bytes_of_longest(spec, longest) for technique in techniques_of(spec))
-    need = fixed + longest * _event_bytes(spec, loaded.inputs) + workers * batch
+    copies = 1 if spec.side.own else 2  # without the events of a candidate's own user
+    need = fixed + copies * longest * _event_bytes(spec, loaded.inputs) + workers * batch
     if need > memory:
         fewer, owner = "lower --workers, " if workers > 1 else "", spec.side.owner
         threads = counted(workers, "worker")

@@ -10,16 +10,23 @@ from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.features.technique.protocol import Estimate, ShardWork
 from extembed_cli.histories.csr import Shard, every_owner
 from extembed_cli.histories.visibility import visible_end
+from extembed_cli.jobs.derivation import plan_derivation
+from extembed_cli.jobs.early_reads import ReadPlan
 from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import dims_of, first_shard, load, open_all, sample_layout
 from extembed_cli.jobs.report import inputs_report
+from extembed_cli.jobs.survey import plan_survey
 from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 
-_SECONDS_PER_ROW, _SECONDS_PER_SHARD = 1e-6, 0.2  # measured on 2 cores, see docs/decisions/
+_SECONDS_PER_ROW, _SECONDS_PER_READ_ROW, _SECONDS_PER_SHARD = (
+    1e-6,
+    3e-6,
+    0.2,
+)  # measured on 2 cores, see docs/decisions/
 
 
 class _PassPlan(NamedTuple):
@@ -43,7 +50,8 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         passes.append(_PassPlan(each.spec, loaded, coverage, layout, estimates))
     if loaded.inputs.candidates is not None:
         read_requests(spec, loaded.inputs.candidates)
-    return {**_plan(spec, passes, options.workers), "warnings": watch.warnings}
+    reads = [plan for plan in (plan_derivation(opened, options), plan_survey(opened, options)) if plan is not None]
+    return {**_plan(spec, passes, reads, options.workers), "warnings": watch.warnings}
 
 
 def _written(spec: Spec) -> dict[str, list[str]]:
@@ -52,8 +60,8 @@ def _written(spec: Spec) -> dict[str, list[str]]:
     return {key: [path for g in spec.groups.values() if (path := g.written().get(key))] for key in keys}
 
 
-def _plan(spec: Spec, passes: list[_PassPlan], workers: int) -> dict[str, Any]:
-    """Return the plan, extrapolated from one shard of the loaded inputs of each pass."""
+def _plan(spec: Spec, passes: list[_PassPlan], reads: list[ReadPlan], workers: int) -> dict[str, Any]:
+    """Return the plan, extrapolated from one shard of the loaded inputs of each pass, with the reads before them."""
     counts: dict[str, int] = {}
     seconds, loaded = 1.0, passes[0].loaded
     for each in passes:
@@ -63,6 +71,10 @@ def _plan(spec: Spec, passes: list[_PassPlan], workers: int) -> dict[str, Any]:
         seconds += (each.loaded.candidates.rows + each.loaded.events.rows) * _SECONDS_PER_ROW
         seconds += shards * sum(estimate.seconds for estimate in each.estimates) / workers
         seconds += (each.layout.shards - 1) * _SECONDS_PER_SHARD
+    seconds += len(reads) * (loaded.candidates.rows + loaded.events.rows) * _SECONDS_PER_READ_ROW
+    kept = sum(read.bytes_in_memory for read in reads)
+    jobs = [(each.spec, each.loaded.inputs, each.layout) for each in passes]
+    jobs += [(read.opened.spec, read.opened.complete(), read.layout) for read in reads]
     return {
         "inputs": inputs_report([(each.spec, each.loaded, each.coverage, None) for each in passes]),
         "output": spec.output,
@@ -72,9 +84,7 @@ def _plan(spec: Spec, passes: list[_PassPlan], workers: int) -> dict[str, Any]:
         "shards": max(each.layout.shards for each in passes),
         "workers": workers,
         "counts": counts,
-        "estimated_memory_bytes": max(
-            memory_needed(each.spec, each.loaded.inputs, each.layout, workers) for each in passes
-        ),
+        "estimated_memory_bytes": kept + max(memory_needed(*job, workers) for job in jobs),
         "estimated_seconds": round(seconds, 1),
     }
 

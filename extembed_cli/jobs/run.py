@@ -30,7 +30,7 @@ from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns, technique_digests, techniques_of
 from extembed_cli.histories.csr import Shard
-from extembed_cli.jobs.derivation import derive
+from extembed_cli.jobs.derivation import derive, plan_derivation
 from extembed_cli.jobs.early_reads import folders_of_all
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
@@ -38,7 +38,7 @@ from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
 from extembed_cli.jobs.passes import PassResults, Place
 from extembed_cli.jobs.reading import SECONDS_PER_ROW, digesting, load, open_all, sample_layout
 from extembed_cli.jobs.report import closing, computed
-from extembed_cli.jobs.survey import survey
+from extembed_cli.jobs.survey import plan_survey, survey
 from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.jobs.within import within_part
 from extembed_cli.spec.model import MAX_PASSES, Spec
@@ -74,8 +74,10 @@ def run_job(
         digests = stack.enter_context(digesting(inputs, known))
         mapped = stack.enter_context(threads(options.workers))
 
-        for each, cache in zip(passes, caches, strict=True):  # raise before any work
+        for each, cache in zip(passes, caches, strict=True):  # raise before any work if memory is too short
             _layout(each, options, cache, 0)
+        plan_derivation(opened, options)
+        plan_survey(opened, options)
         results: list[PassResults] = []
         derived = derive(opened, options, mapped, watch)
         surveyed = survey(opened, options, mapped, watch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,7 @@ from extembed_cli.errors import Problems
 from extembed_cli.features.prepare import load_tables
 from extembed_cli.features.registry import techniques_of
 from extembed_cli.features.technique.protocol import Prepared
-from extembed_cli.jobs.early_reads import LARGEST_PART, folder_of
-from extembed_cli.jobs.layout import layout_of
+from extembed_cli.jobs.early_reads import ReadPlan, folder_of, plan_read
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import dims_of, load
 from extembed_cli.system.progress import Watch
@@ -35,28 +34,21 @@ class SurveyResults(NamedTuple):
 
 def survey(opened: Opened, options: RunOptions, mapped: Mapping, watch: Watch) -> SurveyResults:
     """Return what the techniques of a spec learn from the events of all items, from one read of the log."""
-    spec = opened.spec.survey()
-    if spec is None:
+    plan = plan_survey(opened, options)
+    if plan is None:
         return SurveyResults({}, Tally())
-    of_pass, techniques = opened.of_pass(spec), techniques_of(spec)
-    inputs, dims = of_pass.complete(), dims_of(of_pass)
-    candidates = inputs.candidates.rows if inputs.candidates else 0
-    costs = [each.memory_of_survey(spec, inputs.interactions.rows, candidates, dims) for each in techniques]
-    sums, matrices = sum(each.state for each in costs), options.workers * sum(each.batch for each in costs)
-    in_files = options.memory is not None and sums > options.memory // LARGEST_PART
-    needs = {"sums over all users": matrices + (0 if in_files else sums)}
-    layout = options.layout or layout_of(spec, inputs, options.workers, options.memory, other_needs=needs)
-    layout = replace(layout, mapped=layout.mapped or in_files)
+    of_pass, layout, _ = plan
+    spec = of_pass.spec
     with folder_of("survey", opened.spec, options, layout) as folder, watch.timing("survey"):
         loaded = load(of_pass, watch, layout, None if folder is None else Scratch(folder, asdict(layout)))
         ids = pl.concat(same_type(*(loaded.ids[name].ids.drop_nulls() for name in spec.tables))).unique().sort()
         vocabulary = Vocabulary(ids, np.arange(len(ids), dtype=np.int32))
         files = folder if layout.mapped else None
         prepared, problems = Prepared({}, {}, {}, vocabulary, mapped, files), Problems()
-        load_tables(spec, inputs.embeddings, loaded.ids, prepared, problems)
+        load_tables(spec, loaded.inputs.embeddings, loaded.ids, prepared, problems)
         problems.raise_any()
         rows = loaded.events.usable, loaded.candidates.rows
-        surveys = {t.group.technique: each for t in techniques if (each := t.survey(spec, prepared, *rows))}
+        surveys = {t.group.technique: each for t in techniques_of(spec) if (each := t.survey(spec, prepared, *rows))}
         for index in range(loaded.partition.shards):
             shard = loaded.shard(spec, index)
             for of_technique in surveys.values():
@@ -66,3 +58,16 @@ def survey(opened: Opened, options: RunOptions, mapped: Mapping, watch: Watch) -
         tally.add(learnt.tally)
     in_memory = sum(learnt.bytes_in_memory for learnt in results.values())
     return SurveyResults({technique: learnt.result for technique, learnt in results.items()}, tally, in_memory)
+
+
+def plan_survey(opened: Opened, options: RunOptions) -> ReadPlan | None:
+    """Return how the log is read for surveys; None if no group has to learn from all items."""
+    spec = opened.spec.survey()
+    if spec is None:
+        return None
+    of_pass = opened.of_pass(spec)
+    inputs, dims = of_pass.complete(), dims_of(of_pass)
+    candidates = inputs.candidates.rows if inputs.candidates else 0
+    costs = [t.memory_of_survey(spec, inputs.interactions.rows, candidates, dims) for t in techniques_of(spec)]
+    state, batches = sum(each.state for each in costs), options.workers * sum(each.batch for each in costs)
+    return plan_read(of_pass, options, "sums over all users", state, batches)
