@@ -113,7 +113,7 @@ def run_job(
             "workers": options.workers,
             "shards": max(each.place.layout.shards for each in results),
             "resumed_shards": sum(each.results.resumed for each in results),
-            "cached_embeddings": [name for cache in caches if cache for name in cache.hits],
+            "cached_embeddings": list(dict.fromkeys(name for cache in caches if cache for name in cache.hits)),
             **computed(spec, results, surveyed.tally, watch.costs, options.workers),
             "warnings": watch.warnings,
         }

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import World, extembed, run_spec, soak
+from conftest import World, extembed, run_spec, soak, timestamps
 from features.test_audience import HOUR, START, spec, write
 from helpers.aggregate_loop import micros
 from helpers.outputs import ran, same
@@ -225,6 +225,25 @@ def test_the_vectors_of_steps_give_the_scores(world: World, table: str) -> None:
     report = extembed("run", path, "--json").ok().json
     assert report["all_vectors"][0]["rows"] == len(begins)
     assert world.table("all").equals(content)
+
+
+@pytest.mark.parametrize("lag", ["0s", "90d"])
+def test_times_before_1970_are_like_others(world: World, lag: str) -> None:
+    """The step before 1970 is number -1."""
+    hours = {"interactions": [-300, -200, -100, 50], "candidates": [-250, -12, -3, 90]}
+    for name, each in hours.items():
+        columns = {"user_id": [1, 2, 1, 2], "item_id": [1, 2, 1, 2], "timestamp": timestamps(np.array(each) * HOUR)}
+        world.write(name, {**columns, "rating": [1.0, -1.0, 1.0, 1.0], "weight": [1.0] * 4})
+    path = spec(world, ITEMS + group("sd = true", ONLY_ALL), top=f'lag = "{lag}"\n')
+    output = run_spec(path)
+    assert output["text__all__all_dual_score"].is_null().to_list() == [lag != "0s"] * 4
+    later = pl.from_arrow(world.table("interactions")), pl.from_arrow(world.table("candidates"))
+    for name, frame in zip(hours, later, strict=True):
+        assert isinstance(frame, pl.DataFrame)
+        world.write(name, frame.with_columns(pl.col("timestamp") + pl.duration(days=20_000)).to_arrow())
+    shifted = run_spec(path)
+    for column in ("text__all__all_dual_score", "text__all__all_dual_sd"):
+        assert output[column].equals(shifted[column], null_equal=True)
 
 
 def test_an_empty_log_gives_nulls(world: World) -> None:

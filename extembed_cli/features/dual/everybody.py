@@ -45,7 +45,7 @@ class Everybody:
     def places(self, steps: Ints) -> Ints:
         """Return the place of each step; -1 where no event is seen."""
         place = np.searchsorted(self.steps, steps)
-        known = np.append(self.steps, -1)[place] == steps
+        known = np.append(self.steps, np.iinfo(np.int64).min)[place] == steps
         return np.where(known, place, -1)
 
     def deviations_of(self, places: Ints, items: Ints) -> Floats:
