@@ -1,20 +1,20 @@
 """`where`, `weight` and `target`: a column's name, or a row-wise polars SQL expression.
 
-An expression is row-wise if all parts of polars' serialised form are on a list of operations that read one row only:
+The words of an expression are checked before polars parses it (`spec/sql.py`): its parser opens the files of table
+functions. It is row-wise if all parts of polars' serialised form are on a list of operations that read one row only:
 anything else (an aggregate, a window, a function that polars adds later) would make a feature depend on rows
 that its user must not see, or on how the users are split into shards.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from typing import Any
 
 import polars as pl
 
 from extembed_cli.errors import SpecError, did_you_mean, listing
+from extembed_cli.spec.sql import UnknownColumnError, checked
 
 _ROW_WISE_NODES = {"Column", "Literal", "BinaryExpr", "Ternary", "Cast", "Alias", "Function"}
 _ROW_WISE_NAMESPACES = {
@@ -44,6 +44,9 @@ def compile_expression(text: str, key: str, schema: dict[str, pl.DataType], dtyp
     except pl.exceptions.PolarsError as error:
         hint = ". Write a time as timestamp '2026-01-31 06:00:00'" if "date/datetime/time" in str(error) else ""
         raise SpecError(f"{key} = {text!r}: does not fit the columns: {_first_line(error)}{hint}") from None
+    if dtype == pl.Boolean() and actual not in {pl.Boolean(), pl.Null()}:
+        such = f"`{text} = 1`" if actual.is_integer() else f"`{text} > 0`" if actual.is_numeric() else "`x = 'a'`"
+        raise SpecError(f"{key} = {text!r}: is {actual}, and neither true nor false; write a condition, such as {such}")
     if not (actual.is_numeric() or actual in {pl.Boolean(), pl.String(), pl.Null()}):
         raise SpecError(f"{key} = {text!r}: is {actual} and cannot become {dtype}; compare it with something")
     return expression.cast(dtype)
@@ -56,11 +59,16 @@ def columns_of(text: str, key: str, names: list[str]) -> list[str]:
 
 def _sql(text: str, key: str, names: list[str]) -> pl.Expr:
     try:
-        return pl.sql_expr(text)
-    except pl.exceptions.PolarsError as error:
-        hint = did_you_mean(text, names) if text.isidentifier() else ""
+        return pl.sql_expr(checked(text, names))
+    except UnknownColumnError as unknown:
+        raise _no_column(str(unknown), text, key, names) from None
+    except ValueError as error:
         raise SpecError(
-            f"{key} = {text!r}: neither a column nor a row-wise SQL expression: {_first_line(error)}{hint}"
+            f"{key} = {text!r}: is {error}. Compute such a column before the run, as of each event, and name it here"
+        ) from None
+    except pl.exceptions.PolarsError as error:
+        raise SpecError(
+            f"{key} = {text!r}: neither a column nor a row-wise SQL expression: {_first_line(error)}"
         ) from None
 
 
@@ -68,28 +76,30 @@ def _roots(expression: pl.Expr, text: str, key: str, names: list[str]) -> list[s
     roots = list(dict.fromkeys(expression.meta.root_names()))
     for name in roots:
         if name not in names:
-            raise SpecError(f"{key} = {text!r}: the interactions have no column `{name}`{did_you_mean(name, names)}")
+            raise _no_column(name, text, key, names)
     return roots
 
 
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-_CLOCK = re.compile(r"\b(now|today|(current|local)_?(date|time|timestamp))\b", re.IGNORECASE)
+def _no_column(name: str, text: str, key: str, names: list[str]) -> SpecError:
+    return SpecError(f"{key} = {text!r}: the interactions have no column `{name}`{did_you_mean(name, names)}")
 
 
 def _parse(text: str, key: str, schema: dict[str, pl.DataType]) -> pl.Expr:
-    clock = _CLOCK.search(_QUOTED.sub("", text))
-    if clock and clock[0] not in schema:
-        raise SpecError(f"{key} = {text!r}: {clock[0]} reads the clock, so tomorrow's run would differ. Write a date")
     expression = _sql(text, key, list(schema))
     _roots(expression, text, key, list(schema))
-    tree = json.loads(expression.meta.serialize(format="json"))
-    refused = sorted(_not_row_wise(tree))
+    try:
+        refused = sorted(_not_row_wise(json.loads(expression.meta.serialize(format="json"))))
+    except RecursionError:
+        raise SpecError(
+            f"{key} = {text[:60] + ' ...'!r}: is too deep to be checked. Write `x IN (1, 2, ...)` for a chain of ORs, "
+            "or compute the column before the run"
+        ) from None
     if refused:
         raise SpecError(
             f"{key} = {text!r}: not row-wise ({listing(refused)}): aggregates and windows would read other rows, "
             "including the future. Compute such a column before the run, as of each event, and name it here"
         )
-    return pl.Expr.deserialize(io.StringIO(json.dumps(_with_float_literals(tree))), format="json")
+    return expression
 
 
 def _not_row_wise(node: Any) -> set[str]:
@@ -124,17 +134,6 @@ def _function_name(function: Any) -> str:
     if name in {"Boolean", "Bitwise", *_ROW_WISE_NAMESPACES}:
         return f"{name}.{inner if isinstance(inner, str) else next(iter(inner))}"
     return str(name)
-
-
-def _with_float_literals(node: Any) -> Any:
-    """Replace Decimal literals by Float64: SQL's `1.0` is a Decimal, and dividing by it keeps six digits."""
-    if isinstance(node, dict):
-        scalar = node.get("Scalar")
-        if isinstance(scalar, dict) and isinstance(scalar.get("Decimal"), list):
-            unscaled, _, scale = scalar["Decimal"]
-            return {"Scalar": {"Float64": unscaled / 10**scale}}
-        return {key: _with_float_literals(value) for key, value in node.items()}
-    return [_with_float_literals(value) for value in node] if isinstance(node, list) else node
 
 
 def _first_line(error: Exception) -> str:

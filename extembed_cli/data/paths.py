@@ -12,6 +12,8 @@ from extembed_cli.errors import InputError, Problems
 
 MANIFEST = "_extembed_manifest.json"
 _PARQUET = (".parquet", ".parq", ".pq")
+_FORMATS = {"Delta Lake": "_delta_log", "Iceberg": "metadata/*.metadata.json", "Hudi": ".hoodie"}
+"""Table formats, by what only their folders have"""
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -28,7 +30,10 @@ class SourceFile:
 
 
 def resolve(label: str, paths: str | tuple[str, ...]) -> list[SourceFile]:
-    """Return the files of an input's path or paths, in a fixed order. An existing path wins over a glob."""
+    """Return the files of an input's path or paths, in a fixed order; one that is named twice, or linked, comes once.
+
+    An existing path wins over a glob. Files of a table format are refused: which of them count is in its log.
+    """
     files: list[SourceFile] = []
     problems = Problems()
     for text in (paths,) if isinstance(paths, str) else paths:
@@ -37,7 +42,31 @@ def resolve(label: str, paths: str | tuple[str, ...]) -> list[SourceFile]:
     problems.raise_any()
     if not files:
         raise InputError(f"{label}: the list of paths is empty; name at least one Parquet file")
-    return files
+    _check_formats(label, files)
+    different: dict[object, SourceFile] = {}
+    for file in files:
+        different.setdefault(_identity(file.path), file)
+    return list(different.values())
+
+
+def _identity(path: Path) -> object:
+    """Return what is the same for all names of a file."""
+    try:
+        status = path.stat()
+    except OSError:  # reported when it is opened
+        return path
+    return status.st_dev, status.st_ino
+
+
+def _check_formats(label: str, files: list[SourceFile]) -> None:
+    """Raise if files belong to a table of Delta Lake, Iceberg or Hudi: some of them may have been removed from it."""
+    for folder in dict.fromkeys(parent for file in files for parent in file.path.absolute().parents):
+        for name, log in _FORMATS.items():
+            if next(folder.glob(log), None) is not None:
+                raise InputError(
+                    f"{label}: {folder}: is a {name} table, whose log says which files count. Export it to Parquet "
+                    "and name the export"
+                )
 
 
 def _resolve_one(label: str, text: str) -> list[SourceFile]:

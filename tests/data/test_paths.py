@@ -15,7 +15,7 @@ import pytest
 from conftest import World, run_spec, small_world, soak
 from polars.testing import assert_frame_equal
 
-from extembed_cli.errors import ExtembedError
+from extembed_cli.errors import ExtembedError, InputError
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
@@ -275,3 +275,41 @@ def test_candidate_files_with_incompatible_columns_are_refused(world: World, nam
     with pytest.raises(ExtembedError, match=name):
         run_spec(spec(world, candidates="candidates.d"))
     assert not (world.folder / "out.parquet").exists()
+
+
+# --- one file under several names, and files that are not a heap --------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["list", "glob", "link", "hard link", "folder"])
+def test_a_file_that_is_named_twice_counts_once(world: World, expected: pl.DataFrame, kind: str) -> None:
+    log = world.folder / "interactions.parquet"
+    names: dict[str, Any] = {
+        "list": ["interactions.parquet", "./interactions.parquet"],
+        "glob": ["interactions.parquet", "[i]nteractions.parquet", "interaction*.parquet"],
+        "link": ["interactions.parquet", "linked.parquet"],
+        "hard link": ["linked.parquet", "interactions.parquet"],
+        "folder": ["logs", "logs/interactions.parquet"],
+    }
+    if kind == "link":
+        (world.folder / "linked.parquet").symlink_to(log)
+    elif kind == "hard link":
+        (world.folder / "linked.parquet").hardlink_to(log)
+    elif kind == "folder":
+        (world.folder / "logs").mkdir()
+        log.rename(world.folder / "logs" / "interactions.parquet")
+    assert_frame_equal(run_spec(spec(world, interactions=names[kind])), expected, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [("_delta_log/0.json", "Delta Lake"), ("metadata/v1.metadata.json", "Iceberg"), (".hoodie/x", "Hudi")],
+)
+@pytest.mark.parametrize("path", ["table", "table/*.parquet", "table/year=2024/a.parquet", "table/**"])
+def test_a_table_format_is_not_read_as_a_heap_of_files(world: World, made: str, name: str, path: str) -> None:
+    """Some of its files may have been removed from the table."""
+    table = world.folder / "table"
+    for file in (table / made, table / "year=2024" / "a.parquet", table / "b.parquet"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes((world.folder / "interactions.parquet").read_bytes())
+    with pytest.raises(InputError, match=f"table: is a {name} table"):
+        run_spec(spec(world, interactions=path))

@@ -168,9 +168,18 @@ def test_invalid_expressions_are_refused(world: World, key: str, text: str, part
     refused(world, spec, USAGE, f"{key} = {text!r}: ", *parts)
 
 
-def test_a_where_that_is_not_boolean_is_refused(world: World) -> None:
-    spec = world.spec('[histories.liked]\nwhere = "timestamp"\n')
-    refused(world, spec, USAGE, "histories.liked.where = 'timestamp': ", "cannot become Boolean", "compare it")
+@pytest.mark.parametrize(
+    ("where", "parts"),
+    [
+        ("timestamp", ("is Datetime", "neither true nor false")),
+        ("rating", ("is Int64", "such as `rating = 1`")),
+        ("rating + 0.5", ("is Float64", "such as `rating + 0.5 > 0`")),
+        ("CASE WHEN rating > 3 THEN 'a' END", ("is String", "neither true nor false")),
+    ],
+)
+def test_a_where_that_is_not_boolean_is_refused(world: World, where: str, parts: tuple[str, ...]) -> None:
+    spec = world.spec(f'[histories.liked]\nwhere = "{where}"\n')
+    refused(world, spec, USAGE, f"histories.liked.where = {where!r}: ", *parts)
 
 
 def test_invalid_expressions_are_reported_together(world: World) -> None:

@@ -1,0 +1,125 @@
+"""Expressions are checked before a parser sees them: nothing but the row itself is read."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import World, extembed, run_spec
+from helpers.refusals import USAGE, refused
+
+from extembed_cli.spec.sql import UnknownColumnError, checked
+
+COLUMNS = ("rating", "x", "end", "date", "Two words")
+TABLE_FUNCTIONS = ("read_csv", "read_parquet", "read_ipc", "read_json", "read_ndjson", "scan_csv", "scan_parquet")
+READING = [
+    *(f"rating in (select a from {function}('{{path}}'))" for function in TABLE_FUNCTIONS),
+    *(f"rating > {function}('{{path}}')" for function in TABLE_FUNCTIONS),
+    "exists (select 1 from read_csv('{path}'))",
+    "rating = any (select a from read_csv('{path}'))",
+    "rating in (from read_csv('{path}'))",
+    "rating in (table x)",
+    "(with t as (select 1) select * from t) > 1",
+    "rating in (values (1))",
+    "rating > (SeLeCt max(a) FROM read_csv('{path}'))",
+    "rating > 1 union select 1",
+    "rating > 1 /* '*/ and x in (select a from read_csv('{path}')) /* ' */",
+    "rating > 1 -- '\n and x in (select a from read_csv('{path}'))",
+    "x = 'a\\' or x in (select a from read_csv(\"{path}\"))'",
+    "x = E'\\'' or rating in (select a from read_csv('{path}'))",
+    "rating > 1; select 1",
+    "rating > 1 limit 1",
+    "`rating` > 1",
+    "x = $$ a $$",
+    "unnest(x) > 1",
+]
+
+
+@pytest.mark.parametrize("text", READING)
+@pytest.mark.parametrize("key", ["histories.liked.where", "weight", "counters.0.target"])
+def test_nothing_but_the_row_is_read(world: World, text: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = world.folder / "secret.csv"
+    secret.write_text("a\nsecret\n")
+    text = text.format(path=secret)
+    value = json.dumps(text)
+    spec = {
+        "histories.liked.where": f"[histories.liked]\nwhere = {value}\n",
+        "weight": f"weight = {value}\n",
+        "counters.0.target": f"[[counters]]\ntarget = {value}\n",
+    }[key]
+
+    def parse(sql: str) -> pl.Expr:
+        raise AssertionError(f"polars would parse {sql!r}")
+
+    monkeypatch.setattr(pl, "sql_expr", parse)
+    message = refused(world, world.spec(spec), USAGE, f"{key} = ")
+    assert "secret\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rating / 3.0 >= .5 and not x = 'it''s'",
+        "CASE WHEN rating BETWEEN 1 AND 2 THEN 1.5e0 ELSE -1 END",
+        "cast(x as double precision) + x::int",
+        "\"Two words\" = 'select' or \"date\" > DATE '2024-02-29' + INTERVAL '1' DAY",
+        "extract(year from x) > 2020 and x is distinct from 3",
+        "coalesce(lower(x), 'a') like 'b%' and x in ('a', 'b')",
+        "date > 1 and end > 2",
+    ],
+)
+def test_rows_can_be_read_in_many_ways(text: str) -> None:
+    assert checked(text, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("avg(rating) > 2", "not row-wise (AVG)"),
+        ("row_number() > 2", "not row-wise (ROW_NUMBER)"),
+        ("now() > x", "reads the clock"),
+        ("current_date > x", "reads the clock"),
+        ("system('rm')", "SYSTEM(...), which is not a function that reads one row"),
+        ("x = N'a'", "written with N'...'"),
+        ("1.5.2 > x", "not an expression at '1.5.2"),
+        (" or ".join(["rating = 1"] * 4000), "too long"),
+    ],
+)
+def test_anything_else_is_refused_by_name(text: str, part: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        checked(text, COLUMNS)
+    assert part in str(caught.value)
+
+
+def test_an_unknown_word_is_no_column() -> None:
+    with pytest.raises(UnknownColumnError, match="ratin"):
+        checked("ratin > 2", COLUMNS)
+
+
+LONG = {
+    "or": (" or ".join(f"rating = {i}" for i in range(150)), " or ".join(f"rating = {i}" for i in range(2000))),
+    "when": (
+        f"CASE {' '.join(f'WHEN rating = {i} THEN {i}' for i in range(120))} END > 3",
+        f"CASE {' '.join(f'WHEN rating = {i} THEN {i}' for i in range(1200))} END > 3",
+    ),
+    "plus": (" + ".join(["rating"] * 150) + " > 1", " + ".join(["rating"] * 2000) + " > 1"),
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_long_expressions_work_or_are_refused(world: World, kind: str) -> None:
+    long, too_long = LONG[kind]
+    output = run_spec(world.spec(f"[histories.long]\nwhere = {json.dumps(long)}\n[[aggregate]]\n"))
+    assert output["long__count"].sum() > 0
+    spec = world.spec(f"[histories.long]\nwhere = {json.dumps(too_long)}\n[[aggregate]]\n")
+    extembed("run", spec).failed(2, "histories.long.where = ", "too")
+
+
+def test_decimal_numbers_are_floats(world: World) -> None:
+    """Polars reads `3.0` as a decimal: a quotient would have six digits."""
+    output = run_spec(world.spec('[[counters]]\nhalf_lives = ["none"]\ntarget = "rating / 7.0"\n'))
+    expected = run_spec(world.spec('[[counters]]\nhalf_lives = ["none"]\ntarget = "rating"\n'))
+    mean = expected["all__target_mean"].to_numpy() / 7
+    assert abs(output["all__target_mean"].to_numpy() - mean)[~np.isnan(mean)].max() < 1e-6
