@@ -50,9 +50,14 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(area / (positives * (len(labels) - positives)))
 
 
-def test_the_features_rank_by_the_planted_taste(tmp_path: Path) -> None:
-    write_sample(tmp_path)
-    features = run_spec(tmp_path / "spec.toml")
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    folder: Path = tmp_path_factory.mktemp("sample")
+    write_sample(folder)
+    return run_spec(folder / "spec.toml")
+
+
+def test_the_features_rank_by_the_planted_taste(features: pl.DataFrame) -> None:
     labels = features["label"].to_numpy()
     aucs = {
         name: auc(features[name].fill_null(0).to_numpy(), labels)
@@ -73,9 +78,8 @@ def test_the_features_rank_by_the_planted_taste(tmp_path: Path) -> None:
     assert aucs["text__all__all_dual_score"] > 0.55
 
 
-def test_some_items_appear_late(tmp_path: Path) -> None:
-    write_sample(tmp_path)
-    unseen = run_spec(tmp_path / "spec.toml").filter(pl.col("item_all__count") == 0)
+def test_some_items_appear_late(features: pl.DataFrame) -> None:
+    unseen = features.filter(pl.col("item_all__count") == 0)
     late = unseen.filter(pl.col("timestamp") > pl.col("timestamp").median())
     assert len(unseen) > 400
     assert len(late) > 100

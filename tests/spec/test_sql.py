@@ -7,7 +7,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from conftest import World, extembed, run_spec
+from conftest import World, extembed, run_spec, soak
 from helpers.refusals import USAGE, refused
 
 from extembed_cli.spec.sql import UnknownColumnError, checked
@@ -37,8 +37,14 @@ READING = [
 ]
 
 
-@pytest.mark.parametrize("text", READING)
-@pytest.mark.parametrize("key", ["histories.liked.where", "weight", "counters.0.target"])
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        *(("histories.liked.where", text) for text in READING),
+        *((key, READING[0]) for key in ("weight", "counters.0.target")),
+        *(soak(key, text) for key in ("weight", "counters.0.target") for text in READING[1:]),
+    ],
+)
 def test_nothing_but_the_row_is_read(world: World, text: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = world.folder / "secret.csv"
     secret.write_text("a\nsecret\n")
