@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from extembed_cli.system.progress import Watch
 
+VECTORS = {"user_vectors": "user vectors", "item_vectors": "item vectors", "all_vectors": "vectors of all users"}
+"""The words for each kind of written vectors, by the key in a report"""
+
 
 def say(message: str) -> None:
     """Write a message for a person to stderr."""
@@ -150,8 +153,7 @@ def summary(report: dict[str, Any], verbose: int) -> None:
         _stages(report["stages"])
         for technique, seconds in report["seconds_by_technique"].items():
             say(f"  of which {technique:10} {seconds:8.3f} s per worker")
-    for vectors in report["user_vectors"]:
-        say(f"{vectors['path']}: {vectors['rows']:,} user vectors")
-    for vectors in report["item_vectors"]:
-        say(f"{vectors['path']}: {vectors['rows']:,} item vectors")
+    for kind, label in VECTORS.items():
+        for vectors in report[kind]:
+            say(f"{vectors['path']}: {vectors['rows']:,} {label}")
     say(report["summary"])

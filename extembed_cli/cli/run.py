@@ -63,10 +63,11 @@ def _plan(plan: dict[str, Any]) -> str:
         for name, table in inputs.get(kind, {}).items():
             coverage = coverage_text(table["coverage"])
             lines.append(f"{label:13} {name}: {table['rows']:,} rows; vectors for {coverage}")
-    if inputs["candidates"]["rows"] or not plan["user_vectors"] + plan["item_vectors"]:
+    vectors = [(label, path) for kind, label in console.VECTORS.items() for path in plan[kind]]
+    if inputs["candidates"]["rows"] or not vectors:
         lines.append(f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows")
     lines += [
-        *(f"{kind.replace('_', ' ')}  {path}" for kind in ("user_vectors", "item_vectors") for path in plan[kind]),
+        *(f"{label}  {path}" for label, path in vectors),
         *([f"columns       {len(plan['columns'])} features"] if plan["columns"] else []),
         *(f"              {name}" for name in plan["columns"]),
         *([f"work          {work}"] if work else []),

@@ -27,6 +27,7 @@ from extembed_cli.system.threads import Mapping, prefetched
 
 _BATCH_BYTES = 2**22  # bytes of vectors read at a time
 _ID_ROWS = 2**18  # ids read at a time
+_FIRST_ROWS = 256  # vectors read at a time, until one is not null
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
 # A centred vector shorter than this share of the mean's norm is rounding error and has no direction.
 _ZERO_CENTRED = 1e-6
@@ -247,7 +248,7 @@ def _normalize(raw: Floats, has_vector: Bools, center: bool, mapped: Mapping) ->
         vectors = raw[at].astype(np.float64)
         if center:
             vectors -= mean
-        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        lengths = np.sqrt(np.vecdot(vectors, vectors))
         norms[at] = np.where(has_vector[at] & (lengths > shortest), lengths, 0)
         vectors /= np.where(norms[at] > 0, norms[at], np.inf)[:, None]
         raw[at] = vectors
@@ -320,9 +321,14 @@ def _usable(vectors: Values) -> Bools:
 
 
 def first_dim(table: Table, column: str) -> int:
-    """Return the length of a table's first vector; 1 if there is none."""
-    first = next(table.parts[0].batches([column], 1), None)
-    return _dense(first.column(0), "", 0, None)[0].shape[1] if first is not None and len(first) else 1
+    """Return the length of a table's first vector; 0 if there is none."""
+    for part in table.parts:
+        for batch in part.batches([column], _FIRST_ROWS):
+            vectors = batch.column(0)
+            if vectors.null_count < len(vectors):
+                first = int(np.argmax(vectors.is_valid())) if vectors.null_count else 0
+                return int(_dense(vectors.slice(first, 1), "", 0, None)[0].shape[1])
+    return 0
 
 
 def _shown(item: object) -> str:

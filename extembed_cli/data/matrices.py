@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums, Values
 from extembed_cli.data import ipc
 from extembed_cli.data.ids import same_type
 from extembed_cli.data.mapped_arrays import ArrayFolder, is_mapped, zeros
+from extembed_cli.kernels.segments import ragged
 
 ROWS = 2048  # rows of a matrix processed at a time: a fixed number
 
@@ -34,10 +36,10 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, partners: Ints, times: Ints, slots: Nums, lag_us: int) -> Moments:
-        """Return the moments of rows in any order; a row of partner -1 is left out."""
+        """Return the moments of rows in any order."""
         different, place = np.unique(times, return_inverse=True)
         keys = partners * (len(different) + 1) + place
-        order = np.argsort(keys)[np.count_nonzero(partners < 0) :]
+        order = np.argsort(keys)
         return cls(different, keys[order], slots[order], lag_us)
 
     def at(self, partners: Values, times: Ints, missing: int) -> Nums:
@@ -181,26 +183,41 @@ class TableVectors:
 
     def of(self, vocabulary: pl.Series) -> EmbeddingMatrix:
         """Return the matrix of these vectors by the nums of a vocabulary."""
-        if self.times is not None:
-            return self._at_moments(vocabulary, self.times)
-        items, ids = same_type(vocabulary, self.ids)
-        missing = len(ids)
-        rows = places_of(items, ids, missing)
-        slots = np.full(len(items) + 1, missing, np.int32)
-        slots[:-1] = np.where(self.norms[rows] > 0, rows, missing)
-        items_with_vector = int(np.count_nonzero(slots[:-1] != missing))
-        return EmbeddingMatrix(self.vectors, self.norms, slots, {**self.report, "items_with_vector": items_with_vector})
-
-    def _at_moments(self, vocabulary: pl.Series, times: Ints) -> EmbeddingMatrix:
         missing = len(self.ids)
-        rows = np.where(self.norms[:-1] > 0, np.arange(missing), missing).astype(np.int32)
-        partners = places_of(self.ids, vocabulary, -1)
+        owners, rows = self._rows_of(vocabulary)
+        usable = self.norms[rows] > 0
         slots = np.full(len(vocabulary) + 1, missing, np.int32)
-        known = np.flatnonzero((rows != missing) & (partners >= 0))
-        slots[partners[known]] = rows[known]
+        slots[owners[usable]] = rows[usable]
         report = {**self.report, "items_with_vector": int(np.count_nonzero(slots != missing))}
-        moments = Moments.of(partners, times, rows, self.lag_us)
+        moments = None
+        if self.times is not None:
+            moments = Moments.of(
+                owners, self.times[rows], np.where(usable, rows, missing).astype(np.int32), self.lag_us
+            )
         return EmbeddingMatrix(self.vectors, self.norms, slots, report, moments)
+
+    def having(self, ids: pl.Series) -> Bools:
+        """(ids + 1) Whether each id has a vector, at any time; False for a null one."""
+        owners, rows = self._rows_of(ids)
+        flags = np.zeros(len(ids) + 1, np.bool_)
+        flags[owners[self.norms[rows] > 0]] = True
+        return flags
+
+    def _rows_of(self, ids: pl.Series) -> tuple[Ints, Ints]:
+        """Return the places of some ids and their rows, as pairs: the rows of an id follow each other."""
+        ids, known = same_type(ids, self._runs["id"])
+        places = np.minimum(known.search_sorted(ids).to_numpy(), max(0, len(known) - 1))
+        found = np.flatnonzero((ids == known.gather(places)).fill_null(value=False)) if len(known) else places[:0]
+        first, counts = (self._runs[part].to_numpy()[places[found]] for part in ("first", "rows"))
+        return np.repeat(found, counts), ragged(first, counts)
+
+    @cached_property
+    def _runs(self) -> pl.DataFrame:
+        """The different ids in order, each with its first row and the number of its rows."""
+        rows = self.ids.to_frame("id").with_columns(first=pl.int_range(pl.len()), rows=pl.lit(1, pl.Int64))
+        if self.times is None:
+            return rows
+        return rows.group_by("id").agg(pl.col("first").min(), pl.col("rows").sum()).sort("id")
 
 
 def places_of(ids: pl.Series, places: pl.Series, missing: int) -> Ints:

@@ -88,6 +88,18 @@ class Part:
                 else:
                     yield batch
 
+    def extremes(self, column: str) -> pa.Array | None:
+        """Return the least and the greatest value of a column of integers or times, if its footer has them."""
+        with reading(self.path), open_parquet(self.path) as file:
+            groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+            chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
+            known = [chunk.statistics for chunk in chunks if chunk.path_in_schema == column]
+            if not known or not all(each is not None and each.has_min_max for each in known):
+                return None
+            kind = self.schema.field(column).type
+            values = [min(each.min_raw for each in known), max(each.max_raw for each in known)]
+            return pa.array(values, pa.int32() if kind.bit_width == 32 else pa.int64()).cast(kind, safe=False)
+
     def tables(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
         """Yield the named columns, `rows` at a time, with values checked: a damaged page can hold invalid text."""
         for batch in self.batches(columns, rows):

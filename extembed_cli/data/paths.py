@@ -12,8 +12,8 @@ from extembed_cli.errors import InputError, Problems
 
 MANIFEST = "_extembed_manifest.json"
 _PARQUET = (".parquet", ".parq", ".pq")
-_FORMATS = {"Delta Lake": "_delta_log", "Iceberg": "metadata/*.metadata.json", "Hudi": ".hoodie"}
-"""Table formats, by what only their folders have"""
+_GZIP = b"\x1f\x8b"
+_HEAD = 2**16  # bytes of a table's metadata that are read to tell whose they are
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -61,12 +61,29 @@ def _identity(path: Path) -> object:
 def _check_formats(label: str, files: list[SourceFile]) -> None:
     """Raise if files belong to a table of Delta Lake, Iceberg or Hudi: some of them may have been removed from it."""
     for folder in dict.fromkeys(parent for file in files for parent in file.path.absolute().parents):
-        for name, log in _FORMATS.items():
-            if next(folder.glob(log), None) is not None:
-                raise InputError(
-                    f"{label}: {folder}: is a {name} table, whose log says which files count. Export it to Parquet "
-                    "and name the export"
-                )
+        kind = _table_format(folder)
+        if kind is not None:
+            raise InputError(
+                f"{label}: {folder}: is {kind} table, whose log says which files count. Export it to Parquet "
+                "and name the export"
+            )
+
+
+def _table_format(folder: Path) -> str | None:
+    """Return which table format a folder is a table of, with its article."""
+    if (folder / "_delta_log").is_dir():
+        return "a Delta Lake"
+    if (folder / ".hoodie").is_dir():
+        return "a Hudi"
+    for log in folder.glob("metadata/*.metadata.json"):
+        try:
+            with log.open("rb") as file:
+                head = file.read(_HEAD)
+        except OSError:  # in a folder of others, far above the input
+            continue
+        if head.startswith(_GZIP) or b'"format-version"' in head:
+            return "an Iceberg"
+    return None
 
 
 def _resolve_one(label: str, text: str) -> list[SourceFile]:

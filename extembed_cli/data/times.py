@@ -41,6 +41,19 @@ def has_dates(table: Table, column: str) -> bool:
     return any(types.is_date(part.schema.field(column).type) for part in table.parts)
 
 
+def time_range(table: Table, column: str, time_unit: str | None) -> tuple[int, int] | None:
+    """Return the earliest and the latest time of a table (us), if the footers of all its files have them."""
+    extremes = [part.extremes(column) for part in table.parts if part.rows]
+    if not extremes or any(each is None for each in extremes):
+        return None
+    try:
+        each = [times_us(pa.chunked_array([values]), time_unit, table.label) for values in extremes]
+    except DataError:  # raised with all others once the column is read
+        return None
+    times = pl.concat(each)
+    return int(times.min()), int(times.max())  # type: ignore[arg-type]
+
+
 def times_us(column: pa.ChunkedArray, time_unit: str | None, where: str) -> pl.Series:
     """Return times as Int64 microseconds since 1970 UTC; naive times are UTC, finer ones are floored."""
     kind = column.type

@@ -55,11 +55,7 @@ class VectorCache:
                     shutil.rmtree(leftover, ignore_errors=True)
         self.digests = {name: self._digest(table) for name, table in tables.items()}
         """The digest of each table's content, as in the run report."""
-        self._cached = {
-            name: [entry for entry in entries if entry is not None]
-            for name in tables
-            if None not in (entries := [self._open(name, center) for center in centers[name]])
-        }
+        self._cached = {name: entries for name in tables if (entries := self._entries(name))}
 
     @property
     def hits(self) -> list[str]:
@@ -75,8 +71,9 @@ class VectorCache:
 
     def vectors(self, name: str, ids: TableIds, mapped: Mapping) -> list[TableVectors]:
         """Return all vectors of each matrix of a table; add them to the cache if they are not in it."""
-        if name in self._cached:
-            return self._cached[name]
+        kept = self._cached.get(name) or self._entries(name)  # an earlier read of this run may have put it there
+        if kept:
+            return kept
         centers = self.centers[name]
         buildings = [Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder)) for _ in centers]
         try:
@@ -105,6 +102,11 @@ class VectorCache:
             mapped_file = np.memmap(entry / _VECTORS, np.float32, "r", shape=vectors.vectors.shape)
             vectors = replace(vectors, vectors=np.asarray(mapped_file))
         return vectors
+
+    def _entries(self, name: str) -> list[TableVectors]:
+        """Return the entries of a table; none if one is missing."""
+        entries = [self._open(name, center) for center in self.centers[name]]
+        return [] if None in entries else [entry for entry in entries if entry is not None]
 
     def _key(self, name: str, center: bool) -> str:
         options = self.spec.table(name).model_dump(include={"bad_vectors", "duplicates"}) | {"center": center}

@@ -66,7 +66,7 @@ class Shared:
     def coverage(self, shard: Shard) -> Coverage:
         """Return the counts of a shard."""
         partners = {table: vectors.with_vector for table, vectors in self.by_table.items()}
-        owners = {t: vectors.with_vector for t, vectors in _by_table(self.owner_vectors(shard.owners)).items()}
+        owners = {table: vectors.having(shard.owners) for table, vectors in _by_table(self.owner_tables).items()}
         return Coverage.of(shard, partners, owners)
 
     @property
@@ -163,8 +163,9 @@ def prepare(
             prepared.embeddings[matrix] = vectors.of(vocabulary.ids)
         elif matrix.table in spec.owner_tables:
             prepared.owner_tables[matrix] = vectors
+    problems.raise_any()
     columns, states = shard_columns(spec), {}
-    for technique in techniques_of(spec):  # of the tables that could be loaded, for all problems together
+    for technique in techniques_of(spec):
         with problems.collect():
             states[technique.group.technique] = technique.prepare(spec, _statistics(technique, columns), prepared)
     problems.raise_any()

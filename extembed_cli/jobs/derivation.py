@@ -11,16 +11,16 @@ import polars as pl
 from extembed_cli.arrays import Doubles, Ints
 from extembed_cli.data.embeddings import load_vectors
 from extembed_cli.data.ids import same_type
-from extembed_cli.data.inputs import Opened
+from extembed_cli.data.inputs import Loaded, Opened
 from extembed_cli.data.mapped_arrays import zeros
-from extembed_cli.data.matrices import BYTES_PER_MOMENT, TableVectors
+from extembed_cli.data.matrices import BYTES_PER_MOMENT, EmbeddingMatrix, TableVectors
 from extembed_cli.data.scratch import Scratch
+from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.features.derived import derive_vectors, moments_of
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.jobs.early_reads import ReadPlan, folder_of, plan_read
-from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.jobs.reading import dims_of, load
+from extembed_cli.jobs.reading import cache_of, dims_of, load
 from extembed_cli.spec.model import Spec
 from extembed_cli.spec.tables import Matrix
 from extembed_cli.system.progress import Watch
@@ -36,7 +36,7 @@ def derive(opened: Opened, options: RunOptions, mapped: Mapping, watch: Watch) -
     if plan is None:
         return {}
     with folder_of("derive", opened.spec, options, plan.layout) as folder, watch.timing("derive"):
-        return _derive(plan.opened, _matrices(opened.spec), plan.layout, folder, mapped, watch)
+        return _derive(plan, _matrices(opened.spec), options, folder, mapped, watch)
 
 
 def plan_derivation(opened: Opened, options: RunOptions) -> ReadPlan | None:
@@ -58,23 +58,26 @@ def _matrices(spec: Spec) -> list[Matrix]:
 
 
 def _derive(
-    opened: Opened, matrices: list[Matrix], layout: Layout, folder: Path | None, mapped: Mapping, watch: Watch
+    plan: ReadPlan, matrices: list[Matrix], options: RunOptions, folder: Path | None, mapped: Mapping, watch: Watch
 ) -> Derived:
     """Return all tables from one read of the log."""
+    opened, layout, _ = plan
     spec = opened.spec
-    loaded = load(opened, watch, layout, None if folder is None else Scratch(folder, asdict(layout)))
+    centers: dict[str, list[bool]] = {}
+    for matrix in matrices:
+        kinds = centers.setdefault(spec.derived(matrix.table).embedding, [])
+        kinds += [] if matrix.center in kinds else [matrix.center]
+    cache = cache_of(opened, options, centers)
+    loaded = load(opened, watch, layout, None if folder is None else Scratch(folder, asdict(layout)), cache)
+    sources = _sources(spec, loaded, centers, cache, folder, mapped)
     most = loaded.events.usable + loaded.candidates.rows
     tables = []
     for matrix in matrices:
-        source = spec.derived(matrix.table).embedding
-        # The mean is that of the whole table, whichever items the log has.
-        items = None if matrix.center else loaded.vocabulary.ids
-        table, ids = loaded.inputs.embeddings[source], loaded.ids[source]
-        [vectors] = load_vectors(spec, source, table, ids, items, [(matrix.center, folder)], mapped)
-        of_items = vectors.of(loaded.vocabulary.ids)
+        derived = spec.derived(matrix.table)
+        of_items = sources[Matrix(derived.embedding, matrix.center)]
         # The file has no name and outlives the folder.
-        out = zeros((most + 1, of_items.vectors.shape[1]), np.float32, None if folder is None else folder.parent)
-        tables.append((spec.derived(matrix.table), of_items, out))
+        out = zeros((most + 1, of_items.dim), np.float32, None if folder is None else folder.parent)
+        tables.append((derived, of_items, out))
     owners: list[pl.Series] = []
     times: list[Ints] = []
     norms: list[list[Doubles]] = [[] for _ in tables]
@@ -100,3 +103,28 @@ def _derive(
         )
         for matrix, (_, _, out), kept in zip(matrices, tables, norms, strict=True)
     }
+
+
+def _sources(
+    spec: Spec,
+    loaded: Loaded,
+    centers: dict[str, list[bool]],
+    cache: VectorCache | None,
+    folder: Path | None,
+    mapped: Mapping,
+) -> dict[Matrix, EmbeddingMatrix]:
+    """Return the vectors of items, centred and not, that tables are derived from: one read for each table."""
+    sources: dict[Matrix, EmbeddingMatrix] = {}
+    for name, kinds in centers.items():
+        if cache is not None:
+            tables = cache.vectors(name, loaded.ids[name], mapped)
+        else:
+            # The mean is that of the whole table, whichever items the log has.
+            items = None if any(kinds) else loaded.vocabulary.ids
+            table = loaded.inputs.embeddings[name]
+            tables = load_vectors(
+                spec, name, table, loaded.ids[name], items, [(kind, folder) for kind in kinds], mapped
+            )
+        for center, vectors in zip(kinds, tables, strict=True):
+            sources[Matrix(name, center)] = vectors.of(loaded.vocabulary.ids)
+    return sources

@@ -29,12 +29,22 @@ class ReadPlan(NamedTuple):
     """Of the arrays that are made from it"""
 
 
-def plan_read(opened: Opened, options: RunOptions, purpose: str, arrays: int, others: int) -> ReadPlan:
-    """Return the plan of a read that makes arrays of so many bytes, which may be in files, and others; or raise."""
+def plan_read(
+    opened: Opened, options: RunOptions, purpose: str, arrays: int, others: int, *, earlier: int = 0
+) -> ReadPlan:
+    """Return the plan of a read that makes arrays of so many bytes, which may be in files, and others; or raise.
+
+    `earlier` are the bytes that an earlier read has left in memory.
+    """
     in_files = options.memory is not None and arrays > options.memory // _LARGEST_PART
     kept = others + (0 if in_files else arrays)
     layout = options.layout or layout_of(
-        opened.spec, opened.complete(), options.workers, options.memory, other_needs={purpose: kept}
+        opened.spec,
+        opened.complete(),
+        options.workers,
+        options.memory,
+        cached=options.cache is not None,
+        other_needs={purpose: kept, **({"earlier reads": earlier} if earlier else {})},
     )
     return ReadPlan(opened, replace(layout, mapped=layout.mapped or in_files), kept)
 

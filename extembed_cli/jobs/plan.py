@@ -22,11 +22,10 @@ from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 
-_SECONDS_PER_ROW, _SECONDS_PER_READ_ROW, _SECONDS_PER_SHARD = (
-    1e-6,
-    3e-6,
-    0.2,
-)  # measured on 2 cores, see docs/decisions/
+# Measured on 2 cores, see docs/decisions/.
+_SECONDS_PER_ROW = 1e-6
+_SECONDS_PER_READ_ROW = 3e-6
+_SECONDS_PER_SHARD = 0.2
 
 
 class _PassPlan(NamedTuple):

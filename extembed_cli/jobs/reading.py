@@ -17,9 +17,11 @@ from extembed_cli.data.partition import Partition
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.errors import ExtembedError
+from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.within import check_requests
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -62,6 +64,20 @@ def dims_of(opened: Opened) -> dict[str, int]:
     spec = opened.spec
     dims = {name: first_dim(table, spec.vector_column(name)) for name, table in opened.embeddings.items()}
     return {**dims, **{name: dims[spec.derived(name).embedding] for name in spec.derivations()}}
+
+
+def cache_of(opened: Opened, options: RunOptions, centers: dict[str, list[bool]] | None = None) -> VectorCache | None:
+    """Return the tables of a pass in the cache folder of a run, if it has one.
+
+    centers  by table whether its vectors are centred, for each kind of them; as the techniques read them unless given
+    """
+    if options.cache is None:
+        return None
+    spec, inputs = opened.spec, opened.complete()
+    if centers is None:
+        centers = {name: [matrix.center for matrix in matrices] for name, matrices in matrices_of(spec).items()}
+    tables = {name: table for name, table in inputs.embeddings.items() if spec.time_column(name) is None}
+    return VectorCache(options.cache, spec, tables, centers)
 
 
 def load(

@@ -27,7 +27,7 @@ from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.engines.base import Engine, Job, Results, ShardInput
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError
-from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
+from extembed_cli.features.prepare import Shared, Sources, prepare
 from extembed_cli.features.registry import output_columns, technique_digests, techniques_of
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.derivation import derive, plan_derivation
@@ -36,7 +36,7 @@ from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
 from extembed_cli.jobs.passes import PassResults, Place
-from extembed_cli.jobs.reading import SECONDS_PER_ROW, digesting, load, open_all, sample_layout
+from extembed_cli.jobs.reading import SECONDS_PER_ROW, cache_of, digesting, load, open_all, sample_layout
 from extembed_cli.jobs.report import closing, computed
 from extembed_cli.jobs.survey import plan_survey, survey
 from extembed_cli.jobs.warnings import result_warnings
@@ -69,7 +69,7 @@ def run_job(
         inputs = opened.complete()
         models = technique_digests(spec)
         watch.total(sum(_seconds(each.spec, each.complete()) for each in passes) + _seconds_to_write(inputs))
-        caches = [_cache(each.spec, options, each.complete()) for each in passes]
+        caches = [cache_of(each, options) for each in passes]
         known = {name: digest for cache in caches if cache for name, digest in cache.digests.items()}
         digests = stack.enter_context(digesting(inputs, known))
         mapped = stack.enter_context(threads(options.workers))
@@ -157,14 +157,6 @@ def _run_pass(
         return shared
 
     return PassResults(place, loaded, *_compute(spec, loaded, layout.shards, prepared, engine, watch))
-
-
-def _cache(spec: Spec, options: RunOptions, inputs: Inputs) -> VectorCache | None:
-    if options.cache is None:
-        return None
-    tables = {name: table for name, table in inputs.embeddings.items() if spec.time_column(name) is None}
-    centers = {name: [matrix.center for matrix in matrices] for name, matrices in matrices_of(spec).items()}
-    return VectorCache(options.cache, spec, tables, centers)
 
 
 def _seconds_per_candidate(spec: Spec, inputs: Inputs) -> float:

@@ -204,7 +204,7 @@ class Spec(Frozen):
             f"{technique}.{index}": group
             for technique in Group.known
             for index, group in enumerate(getattr(self, technique, ()))
-            if (group.surveys if self._reads == "survey" else self._side in (None, group.of_side))
+            if (group.surveys if self.is_survey else self._side in (None, group.of_side))
             and self._reads != "derivation"
         }
 
@@ -283,6 +283,11 @@ class Spec(Frozen):
         spec._reads = "survey"
         return spec if spec.groups else None
 
+    @property
+    def is_survey(self) -> bool:
+        """Whether it is the spec of the pass that groups have to learn from."""
+        return self._reads == "survey"
+
     def _derived_targets(self) -> dict[Expression, str]:
         targets = {name: self.derived(name).target_expression for name in self.derivations()}
         return {target: f"user_embeddings.{name}.from.target" for name, target in targets.items() if target is not None}
@@ -302,7 +307,7 @@ class Spec(Frozen):
     @property
     def tables(self) -> Mapping[str, TableSpec]:
         """The tables of vectors by name; in a pass those of the partners alone."""
-        if self._reads == "survey":
+        if self.is_survey:
             used = dict.fromkeys(name for group in self.groups.values() for name in self.embeddings_of(group))
             return {name: self.embeddings[name] for name in used}
         if self._reads == "derivation":
@@ -334,9 +339,11 @@ class Spec(Frozen):
     @property
     def needs_all_owners(self) -> bool:
         """Whether users without a candidate are needed too."""
-        return self._reads is not None or any(
-            group.owner_vectors and not group.surveys for group in self.groups.values()
-        )
+        if self._reads is not None:
+            return True
+        written = [group for group in self.groups.values() if group.owner_vectors]
+        # Everybody's model is there before the pass of users: it reads their events to count them, if nothing else.
+        return any(not group.surveys or self.candidates is None for group in written)
 
     # --- inputs and outputs ---
 

@@ -210,14 +210,21 @@ def test_an_item_that_occurs_twice_is_refused(world: World) -> None:
     refused(world, world.spec(), DATA, *parts, shell=True)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0])
-def test_vectors_without_a_direction_are_refused(world: World, bad: float) -> None:
+@pytest.mark.parametrize(
+    ("group", "bad"),
+    [
+        *[("[[aggregate]]", bad) for bad in (np.nan, np.inf, -np.inf, 0.0)],
+        ("[[dual]]", 0.0),
+        ('[[dual]]\nside = "all"', np.nan),
+    ],
+)
+def test_vectors_without_a_direction_are_refused(world: World, group: str, bad: float) -> None:
     rows = np.ones((35, 8))
     rows[3, 4], rows[30] = bad, bad
     rows[3] *= bad != 0
     replace(world, "text", "embedding", vectors(rows))
     parts = ("text.parquet", "2 of 35 vectors are zero or not finite", "item_id 3, 30", 'bad_vectors = "missing"')
-    refused(world, world.spec(), DATA, *parts, "[embeddings.text]")
+    refused(world, world.spec(f"{group}\n"), DATA, *parts, "[embeddings.text]")
 
 
 def test_problems_of_two_embedding_tables_are_reported_together(world: World) -> None:

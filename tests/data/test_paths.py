@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -301,15 +302,31 @@ def test_a_file_that_is_named_twice_counts_once(world: World, expected: pl.DataF
 
 
 @pytest.mark.parametrize(
-    ("made", "name"),
-    [("_delta_log/0.json", "Delta Lake"), ("metadata/v1.metadata.json", "Iceberg"), (".hoodie/x", "Hudi")],
+    ("log", "content", "name"),
+    [
+        ("_delta_log/0.json", b"{}", "a Delta Lake"),
+        ("metadata/v1.metadata.json", b'{\n  "format-version" : 2}', "an Iceberg"),
+        ("metadata/v1.gz.metadata.json", gzip.compress(b'{"format-version":2}'), "an Iceberg"),
+        (".hoodie/x", b"", "a Hudi"),
+    ],
 )
 @pytest.mark.parametrize("path", ["table", "table/*.parquet", "table/year=2024/a.parquet", "table/**"])
-def test_a_table_format_is_not_read_as_a_heap_of_files(world: World, made: str, name: str, path: str) -> None:
+def test_a_table_format_is_not_read_as_a_heap_of_files(
+    world: World, log: str, content: bytes, name: str, path: str
+) -> None:
     """Some of its files may have been removed from the table."""
     table = world.folder / "table"
-    for file in (table / made, table / "year=2024" / "a.parquet", table / "b.parquet"):
+    for file in (table / "year=2024" / "a.parquet", table / "b.parquet"):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes((world.folder / "interactions.parquet").read_bytes())
-    with pytest.raises(InputError, match=f"table: is a {name} table"):
+    (table / log).parent.mkdir()
+    (table / log).write_bytes(content)
+    with pytest.raises(InputError, match=f"table: is {name} table"):
         run_spec(spec(world, interactions=path))
+
+
+def test_other_metadata_beside_the_data_is_no_table_format(world: World) -> None:
+    about = world.folder / "metadata" / "experiment.metadata.json"
+    about.parent.mkdir()
+    about.write_text('{"owner": "search"}', encoding="utf-8")
+    assert len(run_spec(spec(world))) == world.table("candidates").num_rows

@@ -75,14 +75,14 @@ def test_a_second_run_reads_no_table(cached: World, monkeypatch: pytest.MonkeyPa
 
 def guarded(world: World) -> object:
     """Return a reader that fails on the embedding tables."""
+    from extembed_cli.data.embeddings import _FIRST_ROWS
     from extembed_cli.data.parquet import Part
 
     read = Part.batches
 
     def batches(part: Part, *args: object) -> object:
-        assert (
-            part.path.name in {"interactions.parquet", "candidates.parquet"} or args[1] == 1
-        )  # reads the length of the first vector
+        first = args[1] == _FIRST_ROWS  # for the length of the vectors
+        assert part.path.name in {"interactions.parquet", "candidates.parquet"} or first
         return read(part, *args)  # type: ignore[arg-type]
 
     return batches

@@ -49,10 +49,11 @@ def cosine(u: np.ndarray, v: np.ndarray) -> float:
 
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
-def test_the_values_are_those_of_a_loop(world: World, center: bool, normalize: bool) -> None:
-    keys = f"normalize = {str(normalize).lower()}\n"
+@pytest.mark.parametrize("normalize_users", [False, True])
+def test_the_values_are_those_of_a_loop(world: World, center: bool, normalize: bool, normalize_users: bool) -> None:
+    keys, of_users = (f"normalize = {str(each).lower()}\n" for each in (normalize, normalize_users))
     group = f"[[direct]]\ncenter = {str(center).lower()}\n"
-    output = run_spec(spec(world, f"{ITEMS}{keys}{OF_USERS}{group}"))
+    output = run_spec(spec(world, f"{ITEMS}{keys}{OF_USERS}{of_users}{group}"))
     users, items = raw(world, "users", "user_id"), raw(world, "items", "item_id")
     if center:
         users, items = centred(users), centred(items)
@@ -67,7 +68,8 @@ def test_the_values_are_those_of_a_loop(world: World, center: bool, normalize: b
         known += 1
         expected = cosine(user, item)
         assert abs(cos - expected) < 1e-6
-        assert abs(dot - (expected if normalize else expected * np.linalg.norm(item))) < 1e-5
+        norms = (1 if normalize else np.linalg.norm(item)) * (1 if normalize_users else np.linalg.norm(user))
+        assert abs(dot - expected * norms) < 1e-5
     assert 40 < known < len(output)
     assert str(output.schema["v__text__cos"]) == "Float32"
 
@@ -163,6 +165,13 @@ def test_vectors_of_other_lengths_are_refused(world: World, command: str) -> Non
     path = spec(world, f"{BOTH}[[direct]]\n")
     args = ("run", path, "--dry-run") if command == "dry-run" else (command, path)
     extembed(*args).failed(1, "direct.0: the vectors of users in `v` have 7 dimensions, those of items in `text` 5")
+
+
+def test_a_table_without_a_vector_is_told_as_such(world: World) -> None:
+    for rows in (0, 3):
+        of_nothing = pa.array([None] * rows, pa.list_(pa.float32()))
+        world.write("users", {"user_id": np.arange(rows), "embedding": of_nothing})
+        extembed("run", spec(world, f"{BOTH}[[direct]]\n")).failed(1, "there is no vector in column `embedding`")
 
 
 def test_a_spec_without_a_table_of_users_or_items_is_refused(world: World) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import World, extembed, run_spec, soak, timestamps
-from features.test_audience import HOUR, START, spec, write
+from conftest import World, extembed, run_spec, soak, timestamps, vectors
+from features.test_audience import DIM, HOUR, OF_USERS, START, spec, write
 from helpers.aggregate_loop import micros
 from helpers.outputs import ran, same
 from helpers.reference import Event, ReferenceHistory
@@ -18,11 +18,17 @@ from helpers.reference_dual import ReferenceFit, item_vectors, solve
 from helpers.reference_targets import residuals
 from helpers.refusals import USAGE, refused
 
+from extembed_cli.data import vector_cache
+from extembed_cli.data.embeddings import load_vectors
+from extembed_cli.features import prepare
 from extembed_cli.features.dual import survey
+from extembed_cli.jobs import derivation
 from extembed_cli.jobs.early_reads import folders_of_all
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
 
 ITEMS = '[embeddings.text]\npath = "items.parquet"\n'
 DAY = 24 * HOUR
@@ -81,7 +87,7 @@ def test_the_scores_are_those_of_a_loop(
         for i, e in enumerate(events)
     ]
     raw = {row["item_id"]: row["embedding"] for row in world.table("items").to_pylist()}
-    vectors = item_vectors(raw, normalize="normalize" not in table, center="center" in table, bias=fit.bias)
+    items = item_vectors(raw, normalize="normalize" not in table, center="center" in table, bias=fit.bias)
     step = next((line.split('"')[1] for line in keys.splitlines() if "refit" in line), "1d")
     fit = ReferenceFit(
         fit.regularization,
@@ -99,9 +105,9 @@ def test_the_scores_are_those_of_a_loop(
         for name, history in {"all": ReferenceHistory(), "liked": liked}.items():
             key = name, micros(candidate["timestamp"])
             if key not in solved:
-                solved[key] = solve(vectors, fit, of_all, history, 0, key[1], lag)
+                solved[key] = solve(items, fit, of_all, history, 0, key[1], lag)
             score, sd = (output[f"text__{name}__all_dual_{kind}"][row] for kind in ("score", "sd"))
-            x = vectors.get(candidate["item_id"])
+            x = items.get(candidate["item_id"])
             if solved[key] is None or x is None:
                 assert score is None
                 assert sd is None
@@ -115,11 +121,14 @@ def test_the_scores_are_those_of_a_loop(
 
 DECAYED = 'name = "d"\ntarget = "rating"\nhalf_life = "40h"\nsd = true\n'
 RESIDUAL = 'name = "r"\ntarget = "rating"\nresidual = "user"\nbias = true\nrefit_every = "5h"\n'
-EVERY = f"""{ITEMS}
+EVERY = f"""{ITEMS}{OF_USERS}
 {group(DECAYED)}
 {group(RESIDUAL + 'all_vectors = "all.parquet"', ONLY_ALL)}
 [[dual]]
 target = "rating"
+[[dual]]
+side = "item"
+unobserved_weight = 0.1
 [[aggregate]]
 """
 
@@ -210,14 +219,14 @@ def test_the_vectors_of_steps_give_the_scores(world: World, table: str) -> None:
     assert begins == sorted(set(begins))
     assert all(begin % DAY == 0 for begin in begins)
     raw = {row["item_id"]: row["embedding"] for row in world.table("items").to_pylist()}
-    vectors = item_vectors(raw, normalize=not table, center=bool(table))
+    items = item_vectors(raw, normalize=not table, center=bool(table))
     for row, candidate in enumerate(world.table("candidates").to_pylist()):
         place = int(np.searchsorted(begins, micros(candidate["timestamp"]), "right")) - 1
         score = output["text__all__all_dual_score"][row]
-        if place < 0 or candidate["item_id"] not in vectors:
+        if place < 0 or candidate["item_id"] not in items:
             assert score is None
             continue
-        product = np.asarray(steps["embedding"][place]) @ vectors[candidate["item_id"]] + steps["bias"][place]
+        product = np.asarray(steps["embedding"][place]) @ items[candidate["item_id"]] + steps["bias"][place]
         assert abs(score - product) < 1e-4
     content = world.table("all")
     inputs = f'interactions = "interactions.parquet"\nweight = "weight"\n{ITEMS}{table}'
@@ -227,14 +236,18 @@ def test_the_vectors_of_steps_give_the_scores(world: World, table: str) -> None:
     assert world.table("all").equals(content)
 
 
-@pytest.mark.parametrize("lag", ["0s", "90d"])
-def test_times_before_1970_are_like_others(world: World, lag: str) -> None:
+@pytest.mark.parametrize(
+    ("lag", "half_life", "long_ago"), [("0s", "none", 0), ("90d", "none", 0), ("0s", "1d", 0), ("0s", "1d", 3_000 * 24)]
+)
+def test_times_before_1970_are_like_others(world: World, lag: str, half_life: str, long_ago: int) -> None:
     """The step before 1970 is number -1."""
     hours = {"interactions": [-300, -200, -100, 50], "candidates": [-250, -12, -3, 90]}
+    hours = {name: [each - long_ago for each in times] for name, times in hours.items()}
     for name, each in hours.items():
         columns = {"user_id": [1, 2, 1, 2], "item_id": [1, 2, 1, 2], "timestamp": timestamps(np.array(each) * HOUR)}
         world.write(name, {**columns, "rating": [1.0, -1.0, 1.0, 1.0], "weight": [1.0] * 4})
-    path = spec(world, ITEMS + group("sd = true", ONLY_ALL), top=f'lag = "{lag}"\n')
+    keys = f'sd = true\nhalf_life = "{half_life}"\n'
+    path = spec(world, ITEMS + group(keys, ONLY_ALL), top=f'lag = "{lag}"\n')
     output = run_spec(path)
     assert output["text__all__all_dual_score"].is_null().to_list() == [lag != "0s"] * 4
     later = pl.from_arrow(world.table("interactions")), pl.from_arrow(world.table("candidates"))
@@ -263,6 +276,60 @@ def test_the_report_counts_the_steps(world: World) -> None:
     plan = extembed("run", path, "--dry-run", "--json").ok().json
     assert plan["counts"]["dual fits"] == len(days)
     extembed("check", path).ok()
+
+
+def test_vectors_alone_are_reported(world: World) -> None:
+    path = spec(world, ITEMS + group('all_vectors = "all.parquet"\n', ONLY_ALL))
+    path.write_text(path.read_text().replace('candidates = "candidates.parquet"\noutput = "out.parquet"\n', ""))
+    plan = extembed("run", path, "--dry-run").ok().out
+    assert "all.parquet" in plan
+    assert "240 rows, 240 used" in plan
+    done = extembed("run", path).ok()
+    steps = world.table("all").num_rows
+    assert f"{steps} dual fits" in plan
+    assert f"all.parquet: {steps} vectors of all users" in done.err
+    assert "240 rows, 240 used" in extembed("check", path).ok().out
+
+
+def test_many_steps_are_counted_before_they_are_solved(world: World) -> None:
+    """As many as the candidates, or the days between the first and the last row."""
+    estimates = {}
+    for every in ("1d", "1s"):
+        path = spec(world, ITEMS + group(f'refit_every = "{every}"', ONLY_ALL))
+        estimates[every] = extembed("run", path, "--dry-run", "--json").ok().json["estimated_memory_bytes"]
+    rows = world.table("candidates").num_rows
+    assert 0.8 * rows < (estimates["1s"] - estimates["1d"]) / (8 * DIM) <= rows
+
+
+def test_the_tables_of_a_survey_are_kept_in_the_cache(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that users' vectors are derived from."""
+    taste = '[user_embeddings.taste]\nfrom = {embedding = "text", history = "liked"}\n'
+    world.write("items", pa.concat_tables([world.table("items"), world.table("items").slice(0, 2)]))
+    rest = f'duplicates = "last"\n{OF_USERS}{taste}{group(DECAYED)}[[direct]]\n'
+    path = spec(world, ITEMS + rest)
+    expected, options = run_spec(path), RunOptions(workers=2, cache=world.folder / "cache")
+    for reads in (2, 0):  # of each table
+        read = []
+        monkeypatch.setattr(
+            vector_cache, "load_vectors", lambda *args, read=read: read.append(1) or load_vectors(*args)
+        )
+        for module in (derivation, prepare):
+            monkeypatch.setattr(module, "load_vectors", None)
+        report = run_job(load_spec(path), options, Watch())
+        assert len(read) == reads
+        assert pl.read_parquet(world.folder / "out.parquet").equals(expected, null_equal=True)
+    assert sorted(report["cached_embeddings"]) == ["text", "v"]
+
+
+def test_problems_of_all_tables_are_raised_together(world: World) -> None:
+    for name in ("items", "users"):
+        table = world.table(name)
+        rows = np.array(table["embedding"].to_pylist(), np.float32)
+        rows[1] = 0
+        world.write(name, {table.column_names[0]: table[0], "embedding": vectors(rows)})
+    path = spec(world, EVERY + "[[direct]]\n")
+    for command in ("run", "check"):
+        extembed(command, path).failed(1, "embeddings text", "user_embeddings v")
 
 
 def test_the_folder_of_a_killed_survey_is_removed(world: World) -> None:

@@ -41,3 +41,11 @@ def test_more_events_and_other_pieces_change_no_bit_of_a_cosine(candidates: int)
 def test_clipping() -> None:
     assert clipped(np.array([-1.0000001, 0.5, 1.0000001])).tolist() == [-1, 0.5, 1]
     assert exact_cosines(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32)).tolist() == [0]
+
+
+def test_other_pairs_change_no_bit_of_an_exact_cosine() -> None:
+    rng = np.random.default_rng(4)
+    a, b = unit(rng, 40, 10_000), unit(rng, 40, 10_000)
+    together = exact_cosines(a, b)
+    alone = np.concatenate([exact_cosines(a[i : i + 1], b[i : i + 1]) for i in range(40)])
+    assert together.tobytes() == alone.tobytes()

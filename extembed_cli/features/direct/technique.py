@@ -90,7 +90,7 @@ def _pairs(spec: Spec, group: DirectGroup) -> Iterator[tuple[Matrix, Matrix]]:
 
 
 def _check_dims(key: str, users: str, items: str, dims: Mapping[str, int]) -> None:
-    if dims[users] != dims[items]:
+    if dims[users] != dims[items] and dims[users] and dims[items]:  # a table without a vector is reported when read
         raise DataError(
             f"{key}: the vectors of users in `{users}` have {dims[users]} dimensions, those of items in `{items}` "
             f"{dims[items]}. [[direct]] needs vectors of one space, such as those of two towers: name the tables that "

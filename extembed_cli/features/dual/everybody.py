@@ -98,6 +98,6 @@ class EverybodyScores:
         began = time.perf_counter()
         first = order[bounds[:-1]]
         rows = self.matrix.exact(slots[first], normalized=self.normalized, bias=self.fit.bias)
-        of_pairs = np.einsum("nd,nd->n", rows, self.everybody.vectors[places[first]])
+        of_pairs = np.vecdot(rows, self.everybody.vectors[places[first]])
         scores[order[bounds[0] : bounds[-1]]] = np.repeat(of_pairs, np.diff(bounds))
         return Tally(seconds={"dual": time.perf_counter() - began})

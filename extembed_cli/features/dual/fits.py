@@ -162,19 +162,19 @@ def fits(spec: Spec, group: DualGroup) -> Iterator[Fit]:
             )
 
 
-def all_fits(spec: Spec) -> list[Fit]:
+def _all_fits(spec: Spec) -> list[Fit]:
     """Return the different fits of a spec."""
     return list(dict.fromkeys(fit for group in spec.of(DualGroup) for fit in fits(spec, group)))
 
 
 def owner_fits(spec: Spec) -> list[Fit]:
     """Return the fits of each owner's own events."""
-    return [fit for fit in all_fits(spec) if not fit.is_of_all]
+    return [fit for fit in _all_fits(spec) if not fit.is_of_all]
 
 
 def fits_of_all(spec: Spec) -> list[Fit]:
     """Return the fits of everybody's events."""
-    return [fit for fit in all_fits(spec) if fit.is_of_all]
+    return [fit for fit in _all_fits(spec) if fit.is_of_all]
 
 
 # --- state -------------------------------------------------------------------------------------------

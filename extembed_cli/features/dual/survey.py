@@ -23,7 +23,7 @@ from extembed_cli.data.shard_results import Tally
 from extembed_cli.errors import DataError, Problems
 from extembed_cli.features.dual.everybody import Everybody
 from extembed_cli.features.dual.fits import Fit
-from extembed_cli.features.technique.protocol import Prepared, Survey, Surveyed, TableTotals
+from extembed_cli.features.technique.protocol import Prepared, Rows, Survey, Surveyed, TableTotals
 from extembed_cli.histories.csr import Shard
 from extembed_cli.kernels.gramian import eigen
 from extembed_cli.kernels.segments import run_starts
@@ -35,7 +35,7 @@ from extembed_cli.system.threads import Mapping
 
 _EVENTS = np.dtype([("step", "i8"), ("item", "i4"), ("events", "i4"), ("weight", "f8"), ("value", "f8")])
 _CANDIDATES = np.dtype([("step", "i8"), ("item", "i4")])
-BYTES_PER_EVENT, BYTES_PER_CANDIDATE = _EVENTS.itemsize, _CANDIDATES.itemsize + 12
+_BYTES_PER_DEVIATION = _CANDIDATES.itemsize + 12  # the pair, and its place with the deviation
 _PAIRS = 2**17  # of step and item, sorted at a time
 _SUMS = 8  # matrices kept at a time
 
@@ -50,16 +50,21 @@ class Needs(NamedTuple):
     """At the steps that see new events"""
 
 
+def bytes_of_fit(fit: Fit, needs: Needs, rows: Rows, dim: int) -> int:
+    """Return the most bytes that a survey keeps of a fit: sums of events, deviations, and the vectors of its steps."""
+    steps = rows.candidates * needs.scores + rows.events * needs.vectors
+    if rows.span_us is not None:
+        steps = min(steps, rows.span_us // fit.step_us + 3)
+    deviations = rows.candidates * needs.sd * _BYTES_PER_DEVIATION
+    return rows.events * _EVENTS.itemsize + deviations + 8 * steps * dim
+
+
 class EverybodySurvey(Survey):
     """The fits of all events, from shards of items."""
 
     def __init__(self, spec: Spec, needs: dict[Fit, Needs], prepared: Prepared, events: int, candidates: int) -> None:
         self.ids = prepared.vocabulary.ids
-        self.fits = [
-            _FitOfAll(spec, fit, need, prepared, events, candidates)
-            for fit, need in needs.items()
-            if fit.matrix in prepared.embeddings
-        ]
+        self.fits = [_FitOfAll(spec, fit, need, prepared, events, candidates) for fit, need in needs.items()]
         problems = Problems()
         for each in self.fits:
             with problems.collect():
@@ -251,8 +256,10 @@ class _FitOfAll:
 
     def _steps(self, steps: Ints, mapped: Mapping, tally: Tally) -> Iterator[_Step]:
         """Yield what is needed to solve each step."""
-        items = self._items_of(steps)
-        running, at, place = StepSums(np.zeros((self.dim, self.dim)), np.zeros(self.dim), 0), 0, 0
+        if not len(steps):
+            return
+        items, at, place = self._items_of(steps), int(self.events.steps[0]), 0
+        running = StepSums(np.zeros((self.dim, self.dim)), np.zeros(self.dim), 0)
         blocks = self._blocks(steps)
         while some := list(islice(blocks, _SUMS)):
             for step, sums, seconds in mapped(self._sums_of, some):

@@ -19,7 +19,6 @@ from extembed_cli.features.dual.fits import (
     Fit,
     FitStatistic,
     PreparedFit,
-    all_fits,
     columns,
     fits,
     fits_of_all,
@@ -28,7 +27,7 @@ from extembed_cli.features.dual.fits import (
     sees_prefixes,
 )
 from extembed_cli.features.dual.shard import NOT_CONVERGED, DualShard
-from extembed_cli.features.dual.survey import BYTES_PER_CANDIDATE, BYTES_PER_EVENT, EverybodySurvey, Needs
+from extembed_cli.features.dual.survey import EverybodySurvey, Needs, bytes_of_fit
 from extembed_cli.features.dual.systems import Solves
 from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.technique.columns import Column
@@ -37,6 +36,7 @@ from extembed_cli.features.technique.protocol import (
     Memory,
     MomentVectors,
     Prepared,
+    Rows,
     ShardWork,
     State,
     Survey,
@@ -74,24 +74,18 @@ class Dual(Technique):
             yield from columns(spec, group)
 
     def needs_gramian(self, spec: Spec, matrix: Matrix) -> bool:
-        return any(fit.unobserved_weight > 0 for fit in all_fits(spec) if fit.matrix == matrix)
+        solved = fits_of_all(spec) if spec.is_survey else owner_fits(spec)
+        return any(fit.unobserved_weight > 0 for fit in solved if fit.matrix == matrix)
 
     def copies(self, spec: Spec, matrix: Matrix) -> int:
         return len({fit.basis for fit in owner_fits(spec) if fit.matrix == matrix})
 
     def survey(self, spec: Spec, prepared: Prepared, events: int, candidates: int) -> Survey:
-        needs: dict[Fit, Needs] = {}
-        for group in spec.of(DualGroup):
-            for fit in fits(spec, group):
-                scores = spec.candidates is not None
-                need = Needs(scores, scores and group.sd, group.all_vectors is not None)
-                needs[fit] = Needs(*map(any, zip(need, needs.get(fit, need), strict=True)))
-        return EverybodySurvey(spec, needs, prepared, events, candidates)
+        return EverybodySurvey(spec, _needs(spec), prepared, events, candidates)
 
     def prepare(self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared) -> DualState:
         bases: dict[tuple[Matrix, bool, bool], Basis] = {}
-        loaded = [fit for fit in owner_fits(spec) if fit.matrix in prepared.embeddings]
-        for fit in loaded:
+        for fit in owner_fits(spec):
             if fit.basis not in bases:
                 totals = prepared.totals[fit.matrix] if fit.is_rotated else None
                 bases[fit.basis] = make_basis(
@@ -104,11 +98,13 @@ class Dual(Technique):
                     at=prepared.folder and prepared.folder / f"{_file_name(fit.basis)}.vectors",
                 )
         problems = Problems()
-        for fit in loaded:
+        for fit in owner_fits(spec):
             with problems.collect():
                 fit.check(bases[fit.basis].eigenvalues, bases[fit.basis].partners)
         problems.raise_any()
-        return _state(spec, statistics, prepared, bases, prepared.surveyed.get(DualGroup.technique, {}))
+        surveyed = prepared.surveyed.get(DualGroup.technique, {})
+        everybody = {fit: surveyed[fit] for fit in fits_of_all(spec)}  # a pass of items scores none
+        return _state(spec, statistics, prepared, bases, everybody)
 
     def open(
         self, spec: Spec, statistics: Sequence[Hashable], prepared: Prepared, arrays: ArrayFolder, about: dict[str, Any]
@@ -123,12 +119,12 @@ class Dual(Technique):
         }
         return _state(spec, statistics, prepared, bases, everybody)
 
-    def memory_of_survey(self, spec: Spec, events: int, candidates: int, dims: Mapping[str, int]) -> Memory:
-        wanted = fits_of_all(spec)
-        largest = max((dims[fit.embedding] + fit.bias for fit in wanted), default=0)
+    def memory_of_survey(self, spec: Spec, rows: Rows, dims: Mapping[str, int]) -> Memory:
+        needs = _needs(spec)
+        sizes = {fit: dims[fit.embedding] + fit.bias for fit in needs}
         return Memory(
-            state=len(wanted) * (events * BYTES_PER_EVENT + candidates * BYTES_PER_CANDIDATE),
-            batch=8 * largest**2 * _MATRICES,
+            state=sum(bytes_of_fit(fit, need, rows, sizes[fit]) for fit, need in needs.items()),
+            batch=8 * max(sizes.values(), default=0) ** 2 * _MATRICES,
         )
 
     def seconds_per_candidate(self, spec: Spec, events: float) -> float:
@@ -137,7 +133,7 @@ class Dual(Technique):
     def estimate(self, spec: Spec, work: ShardWork, dims: Mapping[str, int]) -> Estimate:
         costs = [_expected(spec, fit, work, work.candidates, dims[fit.embedding]) for fit in owner_fits(spec)]
         costs += [_expected(spec, fit, work, work.owners, dims[fit.embedding]) for fit in _vector_fits(spec).values()]
-        costs += [_expected_of_all(fit, work, dims[fit.embedding]) for fit in fits_of_all(spec)]
+        costs += [_expected_of_all(fit, need, work, dims[fit.embedding]) for fit, need in _needs(spec).items()]
         systems, products = (sum(each) for each in zip(*costs, strict=True)) if costs else (0, 0.0)
         return Estimate(products * _SECONDS_PER_PRODUCT, {"dual fits": int(systems)})
 
@@ -183,6 +179,17 @@ class Dual(Technique):
             )
 
 
+def _needs(spec: Spec) -> dict[Fit, Needs]:
+    """Return what is needed of each fit of everybody's events."""
+    needs: dict[Fit, Needs] = {}
+    for group in spec.of(DualGroup):
+        for fit in fits(spec, group) if group.surveys else ():
+            scores = spec.candidates is not None
+            need = Needs(scores, scores and group.sd, group.all_vectors is not None)
+            needs[fit] = Needs(*map(any, zip(need, needs.get(fit, need), strict=True)))
+    return needs
+
+
 def _vector_fits(spec: Spec) -> dict[str, Fit]:
     """Return the fits whose owner vectors are written, by file."""
     groups = [group for group in spec.of(DualGroup) if not group.surveys]
@@ -204,7 +211,7 @@ def _state(
     embeddings = prepared.embeddings
     prepared_fits = {fit: PreparedFit(fit, embeddings[fit.matrix], bases[fit.basis]) for fit in owner_fits(spec)}
     estimates = [s for s in statistics if isinstance(s, FitStatistic)]
-    files = {path: prepared_fits[fit] for path, fit in _vector_fits(spec).items() if fit in prepared_fits}
+    files = {path: prepared_fits[fit] for path, fit in _vector_fits(spec).items()}
     scores = [
         EverybodyScores(
             fit,
@@ -295,13 +302,13 @@ def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:
     yield lambda: Tally(counts={"systems": shard.systems})
 
 
-def _expected_of_all(fit: Fit, work: ShardWork, dim: int) -> tuple[int, float]:
+def _expected_of_all(fit: Fit, needs: Needs, work: ShardWork, dim: int) -> tuple[int, float]:
     """Return the same for a fit of everybody's events: the items of a step are summed, and each step is solved."""
-    steps = len(np.unique(work.candidates.times // fit.step_us))
-    items = np.unique(
-        work.history.times // fit.step_us * (work.history.partners.max(initial=0) + 1) + work.history.partners
-    )
-    return steps, float(len(items) * dim**2 + steps * dim**3)
+    of_events = work.history.times // fit.step_us
+    solved = [work.candidates.times // fit.step_us] * needs.scores + [of_events + 1] * needs.vectors
+    steps = len(np.unique(np.concatenate(solved)))
+    items = len(np.unique(of_events * (work.history.partners.max(initial=0) + 1) + work.history.partners))
+    return steps, float(items * dim**2 + steps * dim**3)
 
 
 def _expected(spec: Spec, fit: Fit, work: ShardWork, candidates: Candidates, dim: int) -> tuple[int, float]:

@@ -88,7 +88,6 @@ class Neural(Technique):
             {
                 group.model: prepare_scorer(spec, group, tables, prepared.vocabulary.ids, prepared.mapped)
                 for group in spec.of(NeuralGroup)
-                if _tables_of(group, spec) <= set(tables)
             },
             {name: matrix.with_vector[:-1] for name, matrix in tables.items()},
         )

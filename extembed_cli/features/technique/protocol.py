@@ -46,7 +46,7 @@ class Prepared:
     """The embedding tables of a job, for a technique to prepare its own state from."""
 
     embeddings: dict[Matrix, EmbeddingMatrix]
-    """A table with a problem is missing, and the job ends once all problems are known"""
+    """Vectors of partners"""
     owner_tables: dict[Matrix, TableVectors]
     """Tables with vectors of the owners"""
     totals: dict[Matrix, TableTotals]
@@ -65,6 +65,15 @@ class Surveyed(NamedTuple):
     result: Any
     tally: Tally
     bytes_in_memory: int = 0
+
+
+class Rows(NamedTuple):
+    """The rows of a job's log."""
+
+    events: int
+    candidates: int
+    span_us: int | None
+    """From the earliest to the latest of their times, if known before they are read"""
 
 
 class Survey(Protocol):
@@ -315,7 +324,7 @@ class Technique(Protocol):
         """Return the memory that the technique takes, with so many partners in all tables."""
         return Memory()
 
-    def memory_of_survey(self, spec: Spec, events: int, candidates: int, dims: Mapping[str, int]) -> Memory:
+    def memory_of_survey(self, spec: Spec, rows: Rows, dims: Mapping[str, int]) -> Memory:
         """Return the memory of a survey; its state may be in files."""
         return Memory()
 
