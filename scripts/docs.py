@@ -223,7 +223,8 @@ KEYS = {
     "inputs.candidates.users": "Users with a candidate.",
     "inputs.candidates.null_user_or_time": "Candidates without a user or a time. All their features are null.",
     "inputs.candidates.null_item": "Candidates without an item. Their counters are known, the rest is null.",
-    "inputs.user_embeddings.NAME": "The same keys for a table of users. Only in runs of a spec with one.",
+    "inputs.user_embeddings.NAME": "The same keys for a table of users. Only in runs of a spec with one. Of a table "
+    "that `[[direct]]` groups alone use, `coverage.events` is null and `items_with_vector` is absent.",
     "inputs.embeddings.NAME.rows": "Rows of the table.",
     "inputs.embeddings.NAME.dim": "Length of its vectors.",
     "inputs.embeddings.NAME.items_with_vector": "Items of the log or the candidates that have a vector in it.",
