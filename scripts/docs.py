@@ -32,8 +32,10 @@ from extembed_cli.spec.defaults import REGULARIZATION
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.loading import build_spec, load_spec
 from extembed_cli.spec.model import HistorySpec, Spec, WithinSpec, spec_type
+from extembed_cli.spec.requirements import Requirements
 from extembed_cli.spec.tables import (
     Columns,
+    DerivedSpec,
     EmbeddingSpec,
     LogColumns,
     TableColumns,
@@ -127,8 +129,10 @@ def spec_reference() -> str:
         "[embeddings.X.columns]": TableColumns,
         "[user_embeddings.X]": UserEmbeddingSpec,
         "[user_embeddings.X.columns]": UserTableColumns,
+        "[user_embeddings.X.from]": DerivedSpec,
         "[histories.X]": HistorySpec,
         "[within]": WithinSpec,
+        "[require]": Requirements,
         **{f"[[{technique}]]": group for technique, group in Group.known.items()},
     }
     blocks = []
@@ -137,7 +141,7 @@ def spec_reference() -> str:
         for key, field in model.model_fields.items():
             plain = isinstance(field.default, str | bool | int | float | tuple) and field.default != ()
             default = "required" if field.is_required() else f"`{json.dumps(field.default)}`" if plain else ""
-            rows.append([f"`{key}`", default, " ".join((field.description or "").split())])
+            rows.append([f"`{field.alias or key}`", default, " ".join((field.description or "").split())])
         heading = title if title[0] != "[" else ", ".join(f"`{part}`" for part in title.split(", "))
         blocks.append(f"## {heading}\n\n{table(['key', 'default', 'meaning'], rows)}")
     return "\n\n".join(blocks)

@@ -96,4 +96,4 @@ def aggregate(
         **{"target": target, "temperatures": temperatures, "top": top, **asdict(residual), **asdict(side)},
     }
     data = {**inputs.data(candidates, output), "aggregate": [group]}
-    execute(spec_from_flags(data, how.overrides or ()), how, show)
+    execute(spec_from_flags(data, how.settings()), how, show)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import Set, ShowFlags, SpecPath
+from extembed_cli.cli.options import ShowFlags, SpecFlags, SpecPath
+from extembed_cli.errors import counted
 
 
 @expand
-def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
+def check(*, spec: SpecPath, changes: SpecFlags, show: ShowFlags) -> None:
     """Read all inputs and show all problems.
 
     Writes nothing.
@@ -19,7 +20,7 @@ def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
     from extembed_cli.jobs.report import coverage_text
     from extembed_cli.jobs.specs import load_spec
 
-    loaded = load_spec(spec, overrides or ())
+    loaded = load_spec(spec, changes.settings())
     with console.watching(show.quiet, show.verbose) as watch:
         report = check_job(loaded, watch)
     if show.json:
@@ -36,6 +37,7 @@ def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
                 f"{kind} {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
                 f"vectors for {coverage_text(table['coverage'])}"
             )
-    lines.append(f"{report['columns']} features; no problems found")
+    found = counted(len(report["warnings"]), "warning") if report["warnings"] else "no problems found"
+    lines.append(f"{counted(report['columns'], 'feature')}; {found}")
     if not show.quiet:
         console.result("\n".join(lines))

@@ -38,15 +38,16 @@ def result_json(data: dict[str, Any]) -> None:
 
 
 @contextmanager
-def watching(quiet: bool, verbose: int) -> Iterator[Watch]:
-    """Yield a watch that shows a run: a bar on a terminal, stages with `-v`, warnings and notes unless quiet."""
+def watching(quiet: int, verbose: int) -> Iterator[Watch]:
+    """Yield a watch that shows warnings (-qq: none), notes, a bar on a terminal (-q: none), and stages (with -v)."""
     from extembed_cli.system.progress import Watch
 
     watch = Watch(stage=lambda name: signals.exit_if_received(), moved=lambda rows, work: signals.exit_if_received())
+    if quiet < 2:
+        watch.warn = lambda message: say(f"warning: {message}")
     if quiet:
         yield watch
         return
-    watch.warn = lambda message: say(f"warning: {message}")
     watch.note = say
     if not sys.stderr.isatty() or os.environ.get("TERM") in {"dumb", "unknown"}:
         if verbose:

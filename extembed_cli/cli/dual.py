@@ -156,4 +156,4 @@ def dual(
         )
     group = {**asdict(fit), **asdict(residual), **asdict(side), "half_life": half_life[0] if half_life else None}
     data = {**inputs.data(candidates, output), "dual": [group]}
-    execute(spec_from_flags(data, how.overrides or ()), how, show)
+    execute(spec_from_flags(data, how.settings()), how, show)

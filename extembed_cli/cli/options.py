@@ -53,7 +53,7 @@ OptionalCandidatePaths: TypeAlias = Annotated[
         "--candidates",
         "-c",
         metavar="PATH",
-        help="Rows that get features: file, glob or directory. Repeatable. Not needed for --user-vectors.",
+        help="Rows that get features: file, glob or directory. Repeatable. Not needed to write vectors alone.",
     ),
 ]
 TimeUnit: TypeAlias = Annotated[
@@ -237,7 +237,10 @@ class ShowFlags:
     """The options for the output of a command."""
 
     json: Json = False
-    quiet: Annotated[bool, option("--quiet", "-q", help="Show only errors.", panel=RUN)] = False
+    quiet: Annotated[
+        int,
+        option("--quiet", "-q", count=True, help="Show only warnings and errors; given twice, only errors.", panel=RUN),
+    ] = 0
     verbose: Annotated[
         int,
         option("--verbose", "-v", count=True, help="Show stages and seconds; given twice, also tracebacks.", panel=RUN),
@@ -282,10 +285,33 @@ class ResourceFlags:
 
 
 @dataclass(kw_only=True)
-class RunFlags(ResourceFlags):
-    """The options for how a job runs."""
+class SpecFlags:
+    """Changes to a spec, and what its data must reach, as flags."""
 
     overrides: Set = None
+    require: Annotated[
+        list[str] | None,
+        option(
+            "--require",
+            metavar="KEY=SHARE",
+            help="Least share that the data must reach, else exit 1: `coverage=0.5`, `coverage.TABLE=0.9`, "
+            "`users_met=0.5`, `non_null=0.1`, `non_null.PATTERN=0.5`. Repeatable.",
+        ),
+    ] = None
+    allow_empty: Annotated[
+        bool, option("--allow-empty", help="Accept inputs that do not match at all, with a warning.")
+    ] = False
+
+    def settings(self) -> list[str]:
+        """Return all of it as overrides of a spec."""
+        required = [f"require.{each}" for each in self.require or ()]
+        return [*(self.overrides or ()), *required, *["require.allow_empty=true"] * self.allow_empty]
+
+
+@dataclass(kw_only=True)
+class RunFlags(ResourceFlags, SpecFlags):
+    """The options for how a job runs."""
+
     dry_run: Annotated[
         bool,
         option("--dry-run", help="Print the plan and stop: inputs, coverage, columns, memory, seconds."),

@@ -32,7 +32,7 @@ def run(
 
     if engine != "local":
         raise SpecError(f"--engine {engine}: this version runs on `local` only")
-    execute(load_spec(spec, how.overrides or (), output), how, show)
+    execute(load_spec(spec, how.settings(), output), how, show)
 
 
 def execute(spec: Spec, how: RunFlags, show: ShowFlags) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
-from extembed_cli.data.ids import as_ids
+from extembed_cli.data.ids import as_ids, examples
 from extembed_cli.data.interactions import RENAME
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.times import check_time_type, times_us
@@ -23,6 +24,11 @@ class CandidateCounts:
     rows: int = 0
     null_user_or_time: int = 0
     null_item: int = 0
+    oldest: int | None = None
+    newest: int | None = None
+    """As-of times of usable candidates (us)."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """A few ids of users and items, as messages write them."""
 
     def usable_candidates(self, candidates: pl.DataFrame) -> pl.DataFrame:
         """Count the rows; return those with a user and a time. The others get nulls as features."""
@@ -30,6 +36,13 @@ class CandidateCounts:
         self.null_item += candidates["item"].null_count()
         usable = candidates.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
         self.null_user_or_time += len(candidates) - len(usable)
+        if len(usable):
+            for role in ("user", "item"):
+                self.examples.setdefault(role, examples(usable[role]))
+            oldest: Any = usable["time"].min()
+            newest: Any = usable["time"].max()
+            self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
+            self.newest = newest if self.newest is None else max(self.newest, newest)
         return usable
 
 
@@ -42,21 +55,25 @@ def check_candidates(spec: Spec, table: Table) -> None:
         fixes[names["time"]] += ", or give one as-of time for all (as_of, --as-of)"
     table.require(fixes)
     if "time" in names:
-        check_time_type(table, names["time"], spec.time_unit)
+        check_time_type(table, spec.times("candidates"))
 
 
 def read_candidates(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:
     """Yield all candidates, `rows` at a time: `user`, `item`, `time` (floored to `as_of_step`), `row`. Keep nulls."""
-    user, item, time = (spec.column("candidates", role) for role in ("user", "item", "time"))
-    wanted = list(dict.fromkeys([user, item] if spec.as_of else [user, item, time]))
+    user, item = (spec.column("candidates", role) for role in ("user", "item"))
+    time = spec.times("candidates")
+    wanted = list(dict.fromkeys([user, item] if spec.as_of else [user, item, time.name]))
     problems = Problems()
     row = 0
     for part in table.parts:
         with problems.collect():
             for data in part.tables(wanted, rows):
-                columns = {"user": as_ids(data.column(user)), "item": as_ids(data.column(item))}
+                ids = {"user": user, "item": item}
+                columns = {
+                    role: as_ids(data.column(name), f"{part.path}: column `{name}`") for role, name in ids.items()
+                }
                 if not spec.as_of:
-                    columns["time"] = times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`")
+                    columns["time"] = times_us(data.column(time.name), time, f"{part.path}: column `{time.name}`")
                 frame = pl.DataFrame(columns)
                 if spec.as_of:
                     frame = frame.with_columns(time=pl.lit(time_us(spec.as_of), pl.Int64))

@@ -1,21 +1,20 @@
-"""Counts over the shards for the run report, and warnings about inputs that do not match."""
+"""Counts over the shards: how the inputs of a pass match."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from extembed_cli.arrays import Bools
+from extembed_cli.arrays import Bools, Ints, Values
 from extembed_cli.data.inputs import Loaded
-from extembed_cli.data.times import has_dates
 from extembed_cli.histories.csr import Shard
-from extembed_cli.spec.durations import DAY_US, duration_us
 from extembed_cli.spec.model import Spec
 
-_YEAR_US = 365 * DAY_US
+HasVector = Callable[[Values, Ints], Bools]
+"""Returns whether each num has a vector at a time: nums (n) and times (n) in us -> (n)"""
 
 
 @dataclass
@@ -33,18 +32,10 @@ class Coverage:
     events_covered: dict[str, int] = field(default_factory=dict)
     candidates_covered: dict[str, int] = field(default_factory=dict)
     """By table: those whose item has a vector, or in a table of the owners, whose owner has one"""
-    oldest: int | None = None
-    """The oldest event (us)"""
-    latest: int | None = None
-    """The latest as-of time (us)"""
 
     @classmethod
-    def of(cls, shard: Shard, partners: Mapping[str, Bools], owners: Mapping[str, Bools]) -> Coverage:
-        """Return the counts of one shard.
-
-        partners  by table: (partners + 1) whether each has a vector; False for a null one
-        owners    by table: (owners + 1) whether each has a vector
-        """
+    def of(cls, shard: Shard, partners: Mapping[str, HasVector], owners: Mapping[str, HasVector]) -> Coverage:
+        """Return the counts of one shard; by table, who has a vector at a time."""
         history, candidates = shard.history, shard.candidates
         have_events, have_candidates = np.diff(history.indptr) > 0, np.diff(candidates.indptr) > 0
         return cls(
@@ -56,13 +47,11 @@ class Coverage:
                 expression.column: _count(values if expression.dtype == "Boolean" else ~np.isnan(values))
                 for expression, values in history.values.items()
             },
-            events_covered={name: _count(having[history.partners]) for name, having in partners.items()},
+            events_covered={name: _count(has(history.partners, history.times)) for name, has in partners.items()},
             candidates_covered={
-                **{name: _count(having[candidates.partners]) for name, having in partners.items()},
-                **{name: _count(having[candidates.owners]) for name, having in owners.items()},
+                **{name: _count(has(candidates.partners, candidates.times)) for name, has in partners.items()},
+                **{name: _count(has(candidates.owners, candidates.times)) for name, has in owners.items()},
             },
-            oldest=int(history.times.min()) if len(history.times) else None,
-            latest=int(candidates.times.max()) if len(candidates.times) else None,
         )
 
     def add(self, other: Coverage, times: int = 1) -> None:
@@ -73,8 +62,6 @@ class Coverage:
             counts = getattr(self, name)
             for key, count in getattr(other, name).items():
                 counts[key] = counts.get(key, 0) + times * count
-        self.oldest = min((t for t in (self.oldest, other.oldest) if t is not None), default=None)
-        self.latest = max((t for t in (self.latest, other.latest) if t is not None), default=None)
 
     def of_table(self, table: str) -> dict[str, float | None]:
         """Return the shares of the used events and of the candidates that have a vector; None = not counted."""
@@ -114,55 +101,6 @@ class Coverage:
             },
             **by_kind,
         }
-
-    def mismatches(self, spec: Spec, loaded: Loaded) -> list[str]:
-        """Return warnings about inputs that do not match: the features would be valid but worthless."""
-        warnings: list[str] = []
-        times = spec.column("interactions", "time")
-        if has_dates(loaded.inputs.interactions, times) and duration_us(spec.lag) < DAY_US:
-            warnings.append(
-                f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that "
-                'day\'s evening. Set lag = "1d" (--lag 1d)'
-            )
-        if loaded.inputs.candidates is not None:
-            if not self.candidates:
-                return warnings
-            warnings += self._candidate_warnings(spec)
-        elif not spec.needs_all_owners:
-            return []  # nothing but item vectors, for which no event is read
-        if not self.events:
-            return warnings or ["no interaction can be used: every history is empty"]
-        if loaded.events.newest is not None and loaded.events.newest < _YEAR_US:
-            warnings.append("all interactions are in 1970, so candidates would see their future. Is time_unit right?")
-        for name, members in self.members(spec).items():
-            if not members:
-                warnings.append(
-                    f"histories.{name}: no interaction matches where = {spec.history(name).where!r}: it is always empty"
-                )
-        for target, key in spec.targets.items():
-            if not self.expressions.get(target.column, 0):
-                warnings.append(f"{key} = {target.text!r}: null for every interaction, so its columns are null")
-        for name in loaded.ids:
-            share, whose = self.of_table(name), "item" if name in spec.embeddings else "user"
-            if 0 in share.values():
-                rows = "interactions" if share["events"] == 0 else "candidates"
-                warnings.append(
-                    f"{spec.table_label(name)}: no {whose} of the {rows} has a vector. Are the {whose} ids the same?"
-                )
-        return warnings
-
-    def _candidate_warnings(self, spec: Spec) -> list[str]:
-        if not self.owners_met:
-            owner = spec.side.owner
-            return [
-                f"no {owner} of the candidates has an interaction: every history is empty. "
-                f"Are the {owner} ids the same?"
-            ]
-        assert self.oldest is not None
-        assert self.latest is not None
-        if self.latest - duration_us(spec.lag) <= self.oldest:
-            return ["all candidates are before the first interaction, so every history is empty. Is time_unit right?"]
-        return []
 
 
 def _count(flags: Bools) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
-from extembed_cli.data.ids import as_ids, same_type
+from extembed_cli.data.ids import as_ids, same_type, shown
 from extembed_cli.data.mapped_arrays import zeros
 from extembed_cli.data.matrices import TableVectors, places_of
 from extembed_cli.data.parquet import Table
@@ -22,7 +22,7 @@ from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.model import Spec
-from extembed_cli.spec.tables import TableSpec
+from extembed_cli.spec.tables import TableSpec, TimeColumn
 from extembed_cli.system.threads import Mapping, prefetched
 
 _BATCH_BYTES = 2**22  # bytes of vectors read at a time
@@ -61,9 +61,9 @@ def check_embedding(spec: Spec, name: str, table: Table) -> None:
     problems = Problems()
     time = spec.time_column(name)
     if time is not None:
-        table.require({time: fix.format(key, "time")})
+        table.require({time.name: fix.format(key, "time")})
         with problems.collect():
-            check_time_type(table, time, spec.time_unit)
+            check_time_type(table, time)
     lengths: dict[int, Path] = {}
     for part in table.parts:
         kind = _vectors_type(part.schema.field(embedding).type)
@@ -87,8 +87,12 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     """Read the ids alone, so that duplicates are reported and all places are known before any vector is read."""
     column, time = spec.id_column(name), spec.time_column(name)
     if time is not None:
-        return _load_moments(spec, table, column, time)
-    parts = [as_ids(data.column(0)) for part in table.parts for data in part.tables([column], _ID_ROWS)]
+        return _load_moments(table, column, time)
+    parts = [
+        as_ids(data.column(0), f"{part.path}: column `{column}`")
+        for part in table.parts
+        for data in part.tables([column], _ID_ROWS)
+    ]
     ids = pl.concat(same_type(*parts)) if parts else pl.Series(dtype=pl.Int64)
     kept = ids.is_not_null()
     repeated = (ids.is_duplicated() & kept).sum()
@@ -96,7 +100,7 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
         if spec.table(name).duplicates == "error":
             role, key = _role_and_key(table)
             counts = ids.filter(ids.is_duplicated() & kept).value_counts(sort=True).head(5)
-            examples = listing(f"{_shown(item)} {count} times" for item, count in counts.iter_rows())
+            examples = listing(f"{shown(item)} {count} times" for item, count in counts.iter_rows())
             raise DataError(
                 f"{table.label} ({table.parts[0].path}): {repeated:,} of {len(ids):,} rows share {_AN_ID[role]} "
                 f'({column} {examples}). Make them unique, or set duplicates = "last" under [{key}]'
@@ -110,13 +114,13 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     return TableIds(ids, kept.to_numpy(), {k: v for k, v in report.items() if v or k == "rows"})
 
 
-def _load_moments(spec: Spec, table: Table, column: str, time: str) -> TableIds:
+def _load_moments(table: Table, column: str, time: TimeColumn) -> TableIds:
     """Read ids and times of a table whose vectors change."""
     parts, times = [], []
     for part in table.parts:
-        for data in part.tables([column, time], _ID_ROWS):
-            parts.append(as_ids(data.column(column)))
-            times.append(times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`"))
+        for data in part.tables([column, time.name], _ID_ROWS):
+            parts.append(as_ids(data.column(column), f"{part.path}: column `{column}`"))
+            times.append(times_us(data.column(time.name), time, f"{part.path}: column `{time.name}`"))
     ids = pl.concat(same_type(*parts)) if parts else pl.Series(dtype=pl.Int64)
     moments = pl.concat(times) if times else pl.Series(dtype=pl.Int64)
     kept = ids.is_not_null() & moments.is_not_null()
@@ -124,7 +128,7 @@ def _load_moments(spec: Spec, table: Table, column: str, time: str) -> TableIds:
     tied = rows.filter(rows.is_duplicated())
     if len(tied):
         role, _ = _role_and_key(table)
-        examples = listing(_shown(each) for each in tied["id"].unique(maintain_order=True).head(5))
+        examples = listing(shown(each) for each in tied["id"].unique(maintain_order=True).head(5))
         raise DataError(
             f"{table.label} ({table.parts[0].path}): {len(tied):,} rows share {_AN_ID[role]} and a time "
             f"({column} {examples}). A vector counts from its time on, so only one may have it"
@@ -262,7 +266,7 @@ def _bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) ->
     role, key = _role_and_key(table)
     return DataError(
         f"{table.label} ({table.parts[0].path}): {count:,} of {table.rows:,} vectors are {problem} "
-        f'({role}_id {listing(map(_shown, examples), 4)}). Set bad_vectors = "missing" under [{key}] '
+        f'({role}_id {listing(map(shown, examples), 4)}). Set bad_vectors = "missing" under [{key}] '
         f"to treat those {role}s as having no vector"
     )
 
@@ -329,7 +333,3 @@ def first_dim(table: Table, column: str) -> int:
                 first = int(np.argmax(vectors.is_valid())) if vectors.null_count else 0
                 return int(_dense(vectors.slice(first, 1), "", 0, None)[0].shape[1])
     return 0
-
-
-def _shown(item: object) -> str:
-    return item.hex() if isinstance(item, bytes) else str(item)

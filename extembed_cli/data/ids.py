@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from extembed_cli.data.parquet import Table
-from extembed_cli.errors import DataError, Problems
+from extembed_cli.errors import DataError, Problems, counted, listing
+
+_LARGEST_EXACT = 2.0**53  # of the floats, above which not every integer is one
+_FIRST_IDS, _EXAMPLES = 1000, 3  # looked at, and shown
 
 
 def _storage(kind: pa.DataType) -> pa.DataType:
@@ -22,11 +25,14 @@ def _storage(kind: pa.DataType) -> pa.DataType:
 
 
 def id_kind(kind: pa.DataType) -> str | None:
-    """Return `integer`, `text`, `binary`, `nothing` (a column of nulls), or None for a type that ids cannot have."""
+    """Return `integer`, `text`, `binary`, `nothing` (a column of nulls), or None for a type that ids cannot have.
+
+    Floats count as integers, because pandas makes floats of integers where one is missing.
+    """
     kind = _storage(kind)
     if types.is_null(kind):
         return "nothing"
-    if types.is_integer(kind):
+    if types.is_integer(kind) or types.is_floating(kind) or (types.is_decimal(kind) and kind.scale == 0):
         return "integer"
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return "text"
@@ -65,8 +71,11 @@ def check_id_kinds(role: str, uses: Iterable[tuple[Table, str]]) -> None:
     problems.raise_any()
 
 
-def as_ids(column: pa.ChunkedArray) -> pl.Series:
-    """Return ids as Int64 (Int128 where unsigned ones need it), String or Binary."""
+def as_ids(column: pa.ChunkedArray, where: str) -> pl.Series:
+    """Return ids as Int64 (Int128 where larger ones need it), String or Binary.
+
+    Raises DataError, which begins with `where`, for floats that are no integers, or too large to be exact ones.
+    """
     while types.is_dictionary(column.type) or isinstance(column.type, pa.BaseExtensionType):
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -81,8 +90,24 @@ def as_ids(column: pa.ChunkedArray) -> pl.Series:
     series = as_series(column)
     if kind == "nothing":
         return series
-    if series.dtype == pl.UInt64 and (series.max() or 0) > 2**63 - 1:  # type: ignore[operator]
-        return series.cast(pl.Int128)
+    if types.is_floating(column.type):
+        return _of_floats(series, where)
+    if series.dtype.is_decimal() or series.dtype == pl.UInt64:
+        wide = series.cast(pl.Int128)
+        fits = not len(wide) or wide.is_between(-(2**63), 2**63 - 1).all()
+        return wide.cast(pl.Int64) if fits else wide
+    return series.cast(pl.Int64)
+
+
+def _of_floats(series: pl.Series, where: str) -> pl.Series:
+    """Return integers that a program has written as floats, NaN for a missing one."""
+    series = series.cast(pl.Float64).fill_nan(None)
+    wrong = series.filter((series.abs() > _LARGEST_EXACT) | (series != series.round()))
+    if len(wrong):
+        raise DataError(
+            f"{where}: {counted(len(wrong), 'id')} of type float that no integer of at most 2^53 has written "
+            f"({listing(wrong.head(3))}). Cast the column where the file is written (pandas: astype('Int64'))"
+        )
     return series.cast(pl.Int64)
 
 
@@ -97,6 +122,8 @@ def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
         kind = kind.value_type
     if kinds or types.is_null(kind):
         return narrowed(series).to_arrow()
+    if not (types.is_integer(kind) or id_kind(kind) in {"text", "binary"}):
+        return narrowed(series).to_arrow()  # floats that stand for integers, and decimals
     if types.is_integer(kind):
         series = series.cast(pl.UInt64() if types.is_unsigned_integer(kind) else pl.Int64())
     array = series.to_arrow().cast(_storage(kind))
@@ -127,6 +154,16 @@ def same_type(*series: pl.Series) -> list[pl.Series]:
         return [s.cast(pl.Int64) for s in series]
     dtype = pl.Int128() if pl.Int128() in types_ else next(iter(types_))
     return [s.cast(dtype) for s in series]
+
+
+def shown(value: object) -> str:
+    """Return an id as messages write it: text in quotes, bytes as hex digits."""
+    return value.hex() if isinstance(value, bytes) else repr(value)
+
+
+def examples(ids: pl.Series) -> str:
+    """Return a few different ids as messages write them."""
+    return listing(map(shown, ids.drop_nulls().head(_FIRST_IDS).unique(maintain_order=True)), _EXAMPLES) or "none"
 
 
 def as_series(column: pa.ChunkedArray) -> pl.Series:

@@ -10,11 +10,12 @@ import polars as pl
 import pyarrow as pa
 
 from extembed_cli.data.expressions import columns_of, compile_expression
-from extembed_cli.data.ids import as_ids
+from extembed_cli.data.ids import as_ids, examples
 from extembed_cli.data.parquet import Part, Table
 from extembed_cli.data.residuals import event_columns, mean_columns, null_residuals
 from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, listing
+from extembed_cli.spec.durations import YEAR_US
 from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.model import Spec
 
@@ -38,6 +39,10 @@ class EventCounts:
     oldest: int | None = None
     newest: int | None = None
     """Times of usable events (us)."""
+    years: dict[str, int] = field(default_factory=dict)
+    """Usable events by the number of their year since 1970."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """A few ids of users and items, as messages write them."""
 
     def usable_events(self, spec: Spec, events: pl.DataFrame) -> pl.DataFrame:
         """Count the rows; return those with user, item, time and weight. The others are counted by reason."""
@@ -54,6 +59,11 @@ class EventCounts:
         self.usable += len(events)
         self._add_nulls({t.text: events[t.of(None).column].null_count() for t in spec.targets})
         if len(events):
+            years = (events["time"] // YEAR_US).value_counts().iter_rows()
+            for year, count in years:
+                self.years[str(year)] = self.years.get(str(year), 0) + count
+            for role in ("user", "item"):
+                self.examples.setdefault(role, examples(events[role]))
             oldest: Any = events["time"].min()
             newest: Any = events["time"].max()
             self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
@@ -75,7 +85,7 @@ def check_interactions(spec: Spec, table: Table) -> None:
     table.require({name: RENAME.format(role=role) for role, name in roles.items()})
     problems = Problems()
     with problems.collect():
-        check_time_type(table, roles["time"], spec.time_unit)
+        check_time_type(table, spec.times("interactions"))
     for expression, key in spec.expressions.items():
         with problems.collect():
             columns_of(expression.text, key, table.names)
@@ -103,9 +113,9 @@ def no_events(spec: Spec) -> pl.DataFrame:
 
 def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.DataFrame]:
     """Yield the events of one file with canonical keys and the evaluated expressions."""
-    user, item, time = (spec.column("interactions", role) for role in ("user", "item", "time"))
-    expressions = spec.expressions
-    needed = [user, item, time]
+    user, item = (spec.column("interactions", role) for role in ("user", "item"))
+    time, expressions = spec.times("interactions"), spec.expressions
+    needed = [user, item, time.name]
     for expression, key in expressions.items():
         needed += columns_of(expression.text, key, table.names)
     problems = Problems()
@@ -118,9 +128,9 @@ def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.Data
     for data in part.tables(list(dict.fromkeys(needed)), rows):
         frame = pl.DataFrame(
             {
-                "user": as_ids(data.column(user)),
-                "item": as_ids(data.column(item)),
-                "time": times_us(data.column(time), spec.time_unit, f"{part.path}: column `{time}`"),
+                "user": as_ids(data.column(user), f"{part.path}: column `{user}`"),
+                "item": as_ids(data.column(item), f"{part.path}: column `{item}`"),
+                "time": times_us(data.column(time.name), time, f"{part.path}: column `{time.name}`"),
             }
         )
         raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))

@@ -11,6 +11,7 @@ from extembed_cli.data.ids import as_ids, check_id_kinds, same_type
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, listing
+from extembed_cli.spec.tables import TimeColumn
 
 NO_TIME = np.iinfo(np.int64).min
 _ROWS = 131_072  # read at a time
@@ -37,23 +38,24 @@ def read_labels(table: Table, name: str, *, graded: bool) -> Doubles:
     return labels
 
 
-def read_times(table: Table, name: str, time_unit: str | None) -> Ints:
+def read_times(table: Table, column: TimeColumn) -> Ints:
     """Return the times (n) in µs UTC; NO_TIME = null."""
-    check_time_type(table, name, time_unit)
-    where = f"{table.parts[0].path}: `{name}`"
-    parts = [times_us(part[name], time_unit, where).fill_null(NO_TIME).to_numpy() for part in _tables(table, name)]
+    check_time_type(table, column)
+    where = f"{table.parts[0].path}: `{column.name}`"
+    tables = _tables(table, column.name)
+    parts = [times_us(part[column.name], column, where).fill_null(NO_TIME).to_numpy() for part in tables]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def read_codes(table: Table, role: str, name: str) -> Ints:
     """Return a number for each row (n): distinct ids count from 1 in order of ids; 0 = null."""
     check_id_kinds(role, [(table, name)])
-    return codes([part[name] for part in _tables(table, name)])
+    return codes([part[name] for part in _tables(table, name)], f"{table.parts[0].path}: column `{name}`")
 
 
-def codes(columns: list[pa.ChunkedArray]) -> Ints:
+def codes(columns: list[pa.ChunkedArray], where: str) -> Ints:
     """Return a number for each row of all columns: distinct values count from 1 in order of values; 0 = null."""
-    values = pl.concat(same_type(*map(as_ids, columns)))
+    values = pl.concat(same_type(*(as_ids(column, where) for column in columns)))
     return values.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
 
 

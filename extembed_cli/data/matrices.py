@@ -74,6 +74,11 @@ class EmbeddingMatrix:
             return self.slots[partners]
         return self.moments.at(partners, times, self.missing)
 
+    def has_vector(self, partners: Values, times: Ints) -> Bools:
+        """Whether each partner has a vector as of a time: (n) each."""
+        flags: Bools = self.slots_of(partners, times) != self.missing
+        return flags
+
     @property
     def dim(self) -> int:
         """The length of the vectors."""
@@ -195,13 +200,6 @@ class TableVectors:
                 owners, self.times[rows], np.where(usable, rows, missing).astype(np.int32), self.lag_us
             )
         return EmbeddingMatrix(self.vectors, self.norms, slots, report, moments)
-
-    def having(self, ids: pl.Series) -> Bools:
-        """(ids + 1) Whether each id has a vector, at any time; False for a null one."""
-        owners, rows = self._rows_of(ids)
-        flags = np.zeros(len(ids) + 1, np.bool_)
-        flags[owners[self.norms[rows] > 0]] = True
-        return flags
 
     def _rows_of(self, ids: pl.Series) -> tuple[Ints, Ints]:
         """Return the places of some ids and their rows, as pairs: the rows of an id follow each other."""

@@ -40,7 +40,9 @@ class Roles:
     baseline: tuple[str, ...] = ()
     """Globs of the ranker's own columns."""
     time_unit: str | None = None
-    """Unit of integer times."""
+    """Unit of times that are numbers."""
+    time_format: str | None = None
+    """Format of times that are text."""
 
     def columns(self) -> dict[str, str]:
         """Return the column of each flag that names one."""
@@ -95,13 +97,14 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
     metadata = _metadata(path, table)
     if table.rows == 0:
         raise DataError(f"{path}: has no rows")
-    names_of_roles = metadata["spec"].get("columns", {})
-    names_of_roles = {**names_of_roles, **names_of_roles.get("candidates", {})}
+    columns = metadata["spec"].get("columns", {})
+    names_of_roles = {**metadata["spec"], **columns, **columns.get("candidates", {})}
     roles = replace(
         roles,
         time=roles.time or names_of_roles.get("time", "timestamp"),
         user=roles.user or names_of_roles.get("user", "user_id"),
-        time_unit=roles.time_unit or metadata["spec"].get("time_unit"),
+        time_unit=roles.time_unit or names_of_roles.get("time_unit"),
+        time_format=names_of_roles.get("time_format"),
     )
     features = {column["name"]: column for column in metadata["columns"] if column["name"] in table.names}
     problems = Problems()

@@ -15,6 +15,7 @@ from extembed_cli.errors import Problems, ResourceError
 from extembed_cli.evaluate.column_types import fits_float32, is_text
 from extembed_cli.evaluate.columns import FeatureFile, count_columns
 from extembed_cli.kernels.segments import run_starts
+from extembed_cli.spec.tables import TimeColumn
 
 # Measured: bytes of this process, of a value, and of a value in each ranker (its copy, LightGBM's copy, its bins).
 _BYTES_FOR_LIBRARIES = 320 * 2**20
@@ -93,7 +94,7 @@ def read_roles(file: FeatureFile) -> RoleValues:
     with problems.collect():
         labels = read_labels(table, roles.label, graded=roles.group is not None)
     with problems.collect():
-        times = read_times(table, roles.time, roles.time_unit)
+        times = read_times(table, TimeColumn(roles.time, roles.time_unit, roles.time_format))
     with problems.collect():
         users = read_codes(table, "user", roles.user)
     with problems.collect():
@@ -136,7 +137,7 @@ def read_rows(
             done += count
             progress(len(table))
     for name, index in texts.items():
-        text_codes = codes([pa.chunked_array(text_values[name], pa.large_string())])
+        text_codes = codes([pa.chunked_array(text_values[name], pa.large_string())], name)
         values[:, index] = np.where(text_codes == 0, np.nan, text_codes)
     for name, index in wide.items():
         values[:, index] = _as_float32(np.concatenate(wide_values.pop(name)))

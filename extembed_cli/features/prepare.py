@@ -65,9 +65,12 @@ class Shared:
 
     def coverage(self, shard: Shard) -> Coverage:
         """Return the counts of a shard."""
-        partners = {table: vectors.with_vector for table, vectors in self.by_table.items()}
-        owners = {table: vectors.having(shard.owners) for table, vectors in _by_table(self.owner_tables).items()}
-        return Coverage.of(shard, partners, owners)
+        owners = _by_table(self.owner_vectors(shard.owners))
+        return Coverage.of(
+            shard,
+            {table: vectors.has_vector for table, vectors in self.by_table.items()},
+            {table: vectors.has_vector for table, vectors in owners.items()},
+        )
 
     @property
     def reports(self) -> dict[str, dict[str, Any]]:

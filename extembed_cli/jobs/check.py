@@ -11,6 +11,7 @@ from extembed_cli.jobs.derivation import derive
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
 from extembed_cli.jobs.report import inputs_report
+from extembed_cli.jobs.requirements import check_inputs
 from extembed_cli.jobs.survey import survey
 from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.model import Spec
@@ -30,7 +31,7 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
                 sources = Sources(derived=derived, surveyed=survey(opened, options, map, watch).by_technique)
             shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
         _, coverage = first_shard(each.spec, loaded, shared.coverage)
-        watch.warn_of(coverage.mismatches(each.spec, loaded))
+        check_inputs(each.spec, loaded, coverage, watch, sampled=loaded.partition.shards > 1)
         passes.append((each.spec, loaded, coverage, shared.reports))
     if loaded.inputs.candidates is not None:
         read_requests(spec, loaded.inputs.candidates)

@@ -16,6 +16,7 @@ from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import dims_of, first_shard, load, open_all, sample_layout
 from extembed_cli.jobs.report import inputs_report
+from extembed_cli.jobs.requirements import check_inputs
 from extembed_cli.jobs.survey import plan_survey
 from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.groups import Group
@@ -44,7 +45,7 @@ def plan_job(spec: Spec, options: RunOptions, watch: Watch) -> dict[str, Any]:
         layout = layout_of(each.spec, loaded.inputs, options.workers, options.memory)
         with watch.timing("encode"):
             shard, coverage = first_shard(each.spec, loaded)
-        watch.warn_of(coverage.mismatches(each.spec, loaded))
+        check_inputs(each.spec, loaded, coverage, watch, sampled=loaded.partition.shards > 1)
         estimates = _estimates(each.spec, dims_of(opened), loaded, shard)
         passes.append(_PassPlan(each.spec, loaded, coverage, layout, estimates))
     if loaded.inputs.candidates is not None:

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.data.coverage import Coverage
+import polars as pl
+
+from extembed_cli.data.coverage import Coverage, HasVector
 from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.feature_file import check_names, check_not_an_input, check_target
 from extembed_cli.data.inputs import Inputs, Loaded, Opened, open_inputs, read_inputs
@@ -46,7 +48,17 @@ def open_all(spec: Spec, watch: Watch) -> Opened:
                 check_requests(spec, opened.candidates)
         if not opened.problems.errors:
             _check_dims(opened)
+    watch.warn_of(_unused(spec))
     return opened
+
+
+def _unused(spec: Spec) -> Iterator[str]:
+    """Yield warnings about tables that no group reads."""
+    used = {matrix.table for technique in techniques_of(spec) for matrix in technique.matrices(spec)}
+    used |= {spec.derived(name).embedding for name in spec.derivations()}
+    for name in spec.tables if spec.groups else ():
+        if name not in used:
+            yield f"{spec.table_label(name)}: no group uses this table"
 
 
 def _check_dims(opened: Opened) -> None:
@@ -129,13 +141,19 @@ def first_shard(
     """
     shard, coverage = loaded.shard(spec, 0), Coverage()
     if coverage_of is None:
-        partners = {name: loaded.rows_of(name, loaded.vocabulary.ids) for name in loaded.ids if name in spec.tables}
-        owners = {name: loaded.rows_of(name, shard.owners) for name in loaded.ids if name in spec.owner_tables}
+        partners = {name: _with_row(loaded, name, loaded.vocabulary.ids) for name in loaded.ids if name in spec.tables}
+        owners = {name: _with_row(loaded, name, shard.owners) for name in loaded.ids if name in spec.owner_tables}
         of_shard = Coverage.of(shard, partners, owners)
     else:
         of_shard = coverage_of(shard)
     coverage.add(of_shard, times=loaded.partition.shards)
     return shard, coverage
+
+
+def _with_row(loaded: Loaded, table: str, ids: pl.Series) -> HasVector:
+    """Return whether the table has a row for each num of some ids, at whatever time."""
+    known = loaded.rows_of(table, ids)
+    return lambda nums, times: known[nums]
 
 
 @contextmanager

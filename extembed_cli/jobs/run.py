@@ -38,6 +38,7 @@ from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
 from extembed_cli.jobs.passes import PassResults, Place
 from extembed_cli.jobs.reading import SECONDS_PER_ROW, cache_of, digesting, load, open_all, sample_layout
 from extembed_cli.jobs.report import closing, computed
+from extembed_cli.jobs.requirements import check_features, check_inputs
 from extembed_cli.jobs.survey import plan_survey, survey
 from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.jobs.within import within_part
@@ -97,6 +98,7 @@ def run_job(
         _remove_scratch(spec, options, len(passes))
         features = [each.results.features for each in results] + _within(spec, inputs, results, mapped, watch)
         candidates = results[0].loaded.candidates.rows
+        check_features(spec, candidates, features)
         watch.expect(candidates)
         with watch.timing("write") as cost:
             report = write_outputs(spec, stage, results, features, {**digests.result(), **models}, mapped, watch)
@@ -200,7 +202,7 @@ def _compute(
             shard, seconds = _timed(partial(loaded.shard, spec, index)) if only is None else only.result()
             cost.add(0 if only is None else seconds, rows=len(shard.history.partners) + len(shard.candidates.partners))
         if only is not None:  # warn before the computation, which takes long
-            watch.warn_of(shared.coverage(shard).mismatches(spec, loaded))
+            check_inputs(spec, loaded, shared.coverage(shard), watch)
         return shard
 
     candidates = loaded.candidates.rows - loaded.candidates.null_user_or_time
@@ -211,7 +213,7 @@ def _compute(
         job = Job(spec, shared, loaded.vectors_as_of)
         results = Results.of(engine.run(job, inputs, lambda rows: watch.moved(rows, rows * seconds_per_candidate)))
     if only is None:
-        watch.warn_of(results.coverage.mismatches(spec, loaded))
+        check_inputs(spec, loaded, results.coverage, watch)
     watch.warn_of(result_warnings(job, results))
     return job, results
 

@@ -82,7 +82,7 @@ def plan_survey(opened: Opened, options: RunOptions) -> ReadPlan | None:
 def _rows(opened: Opened) -> Rows:
     """Return the rows of the log, with the time that they span by the footers of its files."""
     spec, inputs = opened.spec, opened.complete()
-    of_events = time_range(inputs.interactions, spec.column("interactions", "time"), spec.time_unit)
+    of_events = time_range(inputs.interactions, spec.times("interactions"))
     if inputs.candidates is None:
         candidates, of_candidates = 0, of_events
     else:
@@ -90,7 +90,7 @@ def _rows(opened: Opened) -> Rows:
         if spec.as_of is not None:
             of_candidates = (time_us(spec.as_of),) * 2
         else:
-            of_candidates = time_range(inputs.candidates, spec.column("candidates", "time"), spec.time_unit)
+            of_candidates = time_range(inputs.candidates, spec.times("candidates"))
     span = None
     if of_events is not None and of_candidates is not None:
         times = (*of_events, *of_candidates)

@@ -24,6 +24,7 @@ from extembed_cli.histories.without_own import sees_own
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import digesting, load, open_all, sample_layout
+from extembed_cli.jobs.requirements import check_inputs
 from extembed_cli.jobs.train_memory import training_layout, training_needs
 from extembed_cli.jobs.warnings import repeated_items
 from extembed_cli.neural.config import EventValue, Fold, Layers, TrainingSettings
@@ -121,7 +122,7 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
         with watch.timing("encode"):
             events = loaded.events.usable
             data, unseen = build_dataset(spec, reading, shards(), labelled, usable, events, folder)
-        watch.warn_of(coverage.mismatches(spec, loaded))
+        check_inputs(spec, loaded, coverage, watch)
         watch.warn_of(repeated_items(repeats, coverage.candidates))
         first = cuts[0] if cuts[0] is not None else int(labelled.times[usable].max(initial=0)) + 1
         values = standardize(data.examples, [target.column for target in spec.targets], first)
@@ -178,7 +179,7 @@ def _labelled(spec: Spec, settings: TrainingSettings, table: Table, watch: Watch
         with problems.collect():
             labels = read_labels(table, settings.label, graded=settings.group is not None)
         with problems.collect():
-            times = read_times(table, spec.column("candidates", "time"), spec.time_unit)
+            times = read_times(table, spec.times("candidates"))
         with problems.collect():
             groups = None if settings.group is None else read_codes(table, "group", settings.group)
     problems.raise_any()

@@ -18,9 +18,10 @@ def result_warnings(job: Job, results: Results) -> Iterator[str]:
     for path, parts in zip(job.shared.vector_files, results.vectors, strict=True):
         if not any(len(part.owners) for part in parts):
             as_of = time_text(job.vectors_as_of)
+            side = job.spec.side
             yield (
-                f"{path}: no {job.spec.side.owner} has a usable event before {as_of}, so the file is empty. "
-                "Are as_of and lag right?"
+                f"{path}: no {side.owner} has an event before {as_of} whose {side.partner} has a vector and whose "
+                "target is known, so the file is empty"
             )
 
 

@@ -80,7 +80,7 @@ def _check_moments(spec: Spec, candidates: Table, requests: Ints) -> None:
     """Raise if candidates of one request have different as-of times: the older would see what the newer see."""
     if spec.as_of is not None or spec.within is None:
         return
-    times = read_times(candidates, spec.column("candidates", "time"), spec.time_unit)
+    times = read_times(candidates, spec.times("candidates"))
     known = np.flatnonzero((requests > 0) & (times != NO_TIME))
     number, moment = requests[known], times[known] // spec.as_of_step_us
     oldest = np.full(int(requests.max(initial=0)) + 1, np.iinfo(np.int64).max)

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 DAY_US = 86_400_000_000
+YEAR_US = 365 * DAY_US
 _UNIT_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": DAY_US, "w": 7 * DAY_US}
 _DURATION = re.compile(r"(0|[1-9][0-9]*)([smhdw])")
 _LONGEST_US = 1000 * 366 * DAY_US

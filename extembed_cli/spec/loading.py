@@ -151,9 +151,10 @@ def _fields_at(loc: Iterable[str | int]) -> list[str]:
     """Return the known keys of the table that `loc` points to."""
     model: type[BaseModel] = spec_type()
     for part in loc:
-        if isinstance(part, str) and part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
+        field = next((field for key, field in model.model_fields.items() if part == (field.alias or key)), None)
+        if field is not None:
+            model = _model_in(field.annotation) or model
+    return [field.alias or key for key, field in model.model_fields.items()]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

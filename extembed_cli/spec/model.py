@@ -17,9 +17,19 @@ from extembed_cli.errors import did_you_mean
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.groups import DualGroup, Group, HistoryGroup, NeuralGroup, TableGroup
+from extembed_cli.spec.requirements import Requirements
 from extembed_cli.spec.sides import Side, TableKind
-from extembed_cli.spec.tables import Columns, DerivedSpec, EmbeddingSpec, Matrix, TableSpec, UserEmbeddingSpec
-from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time
+from extembed_cli.spec.tables import (
+    Columns,
+    DerivedSpec,
+    EmbeddingSpec,
+    Matrix,
+    TableSpec,
+    TimeColumn,
+    TimeKeys,
+    UserEmbeddingSpec,
+)
+from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time, TimeUnit
 
 ALL = "all"  # the history of every interaction; always exists
 MAX_PASSES = 3  # of users, and of items with and without the candidate's own user
@@ -65,8 +75,10 @@ class Spec(Frozen):
     """Floor as-of times to this step since 1970 UTC: what a nightly (`1d`) batch would have known."""
     lag: Duration = "0s"
     """Events this young at the as-of time are not visible yet."""
-    time_unit: Literal["s", "ms", "us", "ns"] | None = None
-    """The unit of integer timestamps since 1970 UTC."""
+    time_unit: TimeUnit | None = None
+    """The unit of timestamps that are numbers since 1970 UTC."""
+    time_format: str | None = None
+    """The format of timestamps that are text, such as `%d/%m/%Y %H:%M`; ISO 8601 unless set."""
     weight: str | None = None
     """Weight of an interaction: a column's name or a row-wise SQL expression; 1 unless set."""
     columns: Columns = Columns()
@@ -79,6 +91,8 @@ class Spec(Frozen):
     """Named histories; `all` (every interaction) always exists."""
     within: WithinSpec | None = None
     """Features relative to those of the other candidates of a request."""
+    require: Requirements = Requirements()
+    """What the data must reach."""
 
     _values: dict[Expression, str] = PrivateAttr(default_factory=dict)
     """Numbers that a training reads from an event, with the key that has each: it runs without groups."""
@@ -121,6 +135,7 @@ class Spec(Frozen):
             listed = [f"[[{technique}]]" for technique in Group.known]
             problems.append(f"nothing to compute: add a group, {', '.join(listed[:-1])} or {listed[-1]}")
         problems += self._wrong_paths()
+        problems += self._wrong_requirements()
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -154,6 +169,19 @@ class Spec(Frozen):
                     problems.append(f"{key}.unobserved_weight: needs vectors that are the same at all times")
                 if group.center and table.columns.time is not None:
                     problems.append(f"{key}.center: the mean of vectors that change would know their future")
+        return problems
+
+    def _wrong_requirements(self) -> list[str]:
+        """Return problems with what is required of tables and users."""
+        tables = self.require.coverage if isinstance(self.require.coverage, dict) else {}
+        known = [*self.embeddings, *self.user_embeddings]
+        problems = [
+            f"require.coverage: nothing is named `{name}`{did_you_mean(name, known)}"
+            for name in tables
+            if name not in known
+        ]
+        if self.require.users_met is not None and not any(g.of_side.owner == "user" for g in self.groups.values()):
+            problems.append("require.users_met: no group reads the histories of users")
         return problems
 
     def _wrong_paths(self) -> list[str]:
@@ -357,6 +385,13 @@ class Spec(Frozen):
         """Return the user's name for the column `user`, `item` or `time` of an input."""
         return getattr(getattr(self.columns, source), role) or getattr(self.columns, role) or _DEFAULT_COLUMNS[role]
 
+    def times(self, source: Literal["interactions", "candidates"]) -> TimeColumn:
+        """Return the column of times of an input."""
+        return self._times(self.column(source, "time"), getattr(self.columns, source))
+
+    def _times(self, name: str, keys: TimeKeys) -> TimeColumn:
+        return TimeColumn(name, keys.time_unit or self.time_unit, keys.time_format or self.time_format)
+
     def table_path(self, table: str) -> str | tuple[str, ...] | None:
         """Return the path of a table; None for a derived one."""
         return self.embeddings[table].path if table in self.embeddings else self.user_embeddings[table].path
@@ -365,9 +400,12 @@ class Spec(Frozen):
         """Return the user's name for the column of ids of a table."""
         return self._table_column(table, "item" if table in self.embeddings else "user")
 
-    def time_column(self, table: str) -> str | None:
+    def time_column(self, table: str) -> TimeColumn | None:
         """Return the column of times of a table whose vectors change; None for any other."""
-        return None if table in self.embeddings else self.user_embeddings[table].columns.time
+        if table in self.embeddings:
+            return None
+        columns = self.user_embeddings[table].columns
+        return None if columns.time is None else self._times(columns.time, columns)
 
     def vector_column(self, table: str) -> str:
         """Return the user's name for the column of vectors of a table."""
@@ -433,12 +471,12 @@ class Spec(Frozen):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the data: the class with the groups of all techniques exists only at run time."""
-        return _restored, (self.model_dump(exclude_unset=True), self._side)
+        return _restored, (self.model_dump(exclude_unset=True, by_alias=True), self._side)
 
     def meaning(self) -> dict[str, Any]:
         """Return the computation as plain data, without output, paths and run options."""
         data: dict[str, Any] = self.model_dump(
-            mode="json", by_alias=True, exclude_none=True, exclude={"output", "interactions", "candidates"}
+            mode="json", by_alias=True, exclude_none=True, exclude={"output", "interactions", "candidates", "require"}
         )
         for kind in ("embeddings", "user_embeddings"):
             tables = data.pop(kind)

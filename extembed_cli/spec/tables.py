@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from extembed_cli.spec.targets import TargetKeys
-from extembed_cli.spec.types import Frozen, HalfLife, Paths
+from extembed_cli.spec.types import Frozen, HalfLife, Paths, TimeUnit
 
 
-class LogColumns(Frozen):
-    """Your names for the columns of interactions or candidates."""
+class TimeColumn(NamedTuple):
+    """A column of times, and how it writes them."""
+
+    name: str
+    unit: str | None = None
+    """Of numbers since 1970: s, ms, us or ns"""
+    format: str | None = None
+    """Of text, as strftime writes it; None = ISO 8601"""
+
+
+class TimeKeys(Frozen):
+    """How an input writes times that are numbers or text."""
+
+    time_unit: TimeUnit | None = None
+    """The unit of times that are numbers since 1970 UTC: `s`, `ms`, `us` or `ns`."""
+    time_format: str | None = None
+    """The format of times that are text, such as `%d/%m/%Y %H:%M`; ISO 8601 unless set."""
+
+
+class RoleColumns(Frozen):
+    """Your names for the columns of a log."""
 
     user: str | None = None
     """Column of user ids; `user_id` unless set."""
@@ -19,6 +38,10 @@ class LogColumns(Frozen):
     """Column of item ids; `item_id` unless set."""
     time: str | None = None
     """Column of timestamps; `timestamp` unless set."""
+
+
+class LogColumns(RoleColumns, TimeKeys):
+    """Your names for the columns of interactions or candidates, and how these write their times."""
 
 
 class TableColumns(Frozen):
@@ -30,7 +53,7 @@ class TableColumns(Frozen):
     """Column of vectors; `embedding` unless set."""
 
 
-class UserTableColumns(Frozen):
+class UserTableColumns(TimeKeys):
     """Your names for the columns of a table of users."""
 
     user: str | None = None
@@ -41,7 +64,7 @@ class UserTableColumns(Frozen):
     """Column of times, if a user's vector changes: a row counts from its time on, until the user's next row."""
 
 
-class Columns(LogColumns):
+class Columns(RoleColumns):
     """Your column names for all inputs, with overrides for each."""
 
     embedding: str | None = None
@@ -90,8 +113,6 @@ class DerivedSpec(TargetKeys):
 
 class UserEmbeddingSpec(TableSpec):
     """A table of users: their own external vectors, or vectors derived from their histories."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     path: Paths | None = None
     """File, list of files, glob or directory of Parquet with user ids and vectors."""

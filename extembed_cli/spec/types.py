@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -67,6 +67,7 @@ def _check_paths(value: object) -> object:
     return value
 
 
+TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns"]
 Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
 PositiveDuration: TypeAlias = Annotated[str, AfterValidator(_check_positive_duration)]
 HalfLife: TypeAlias = Annotated[str, AfterValidator(_check_half_life)]
@@ -83,6 +84,7 @@ Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
 Threshold: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_threshold)]
 Temperature: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_temperature)]
 Top: TypeAlias = Annotated[int, Field(ge=1, le=1000, strict=True)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths)]

@@ -72,9 +72,10 @@ class Watch:
                 self.stage(self._inside[-1])
 
     def warning(self, message: str) -> None:
-        """Report a warning, and keep it for the run report."""
-        self.warnings.append(message)
-        self.warn(message)
+        """Report a warning once, and keep it for the run report."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            self.warn(message)
 
     def warn_of(self, messages: Iterable[str]) -> None:
         """Report several warnings."""

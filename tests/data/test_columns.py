@@ -233,8 +233,10 @@ def test_where_reads_columns_of_any_type(world: World, kind: str) -> None:
     if kind in {"bool", "string", "dictionary"}:  # the other types have one value and null
         selected = pa.array([v == values[0].as_py() for v in values.to_pylist()])
     world.write("interactions", table.append_column("selected", selected))
-    plain = run(world, '[histories.some]\nwhere = "selected"\n')
-    assert_frame_equal(run(world, f'[histories.some]\nwhere = "{WHERES[kind]}"\n'), plain, check_exact=True)
+    accepted = "[require]\nallow_empty = true\n"  # of `nothing`
+    plain = run(world, f'{accepted}[histories.some]\nwhere = "selected"\n')
+    features = run(world, f'{accepted}[histories.some]\nwhere = "{WHERES[kind]}"\n')
+    assert_frame_equal(features, plain, check_exact=True)
 
 
 # --- null keys ---------------------------------------------------------------------------------------
@@ -325,7 +327,10 @@ def test_candidates_without_any_key_have_null_features(world: World) -> None:
 def test_constants_are_valid_expressions(world: World) -> None:
     plain = run_spec(world.spec())
     features = run_spec(
-        world.spec('weight = "2.0"\n[histories.every]\nwhere = "true"\n[histories.none]\nwhere = "1 = 2"\n')
+        world.spec(
+            'weight = "2.0"\n[histories.every]\nwhere = "true"\n[histories.none]\nwhere = "1 = 2"\n'
+            "[require]\nallow_empty = true\n"
+        )
     )
     assert features["every__count"].to_list() == plain["all__count"].to_list()
     assert features["none__count"].sum() == 0

@@ -142,7 +142,7 @@ def test_candidates_of_a_wider_type_do_not_change_that_of_the_log(world: World) 
         pa.array([2**64 - 1 - n for n in world.table("candidates")["user_id"].to_pylist()], pa.uint64()),
         "candidates",
     )
-    run_spec(world.spec('[[dual]]\nuser_vectors = "users.parquet"\n'))
+    run_spec(world.spec('[require]\nallow_empty = true\n[[dual]]\nuser_vectors = "users.parquet"\n'))
     users = world.table("users")
     assert users.schema.field("user_id").type == pa.int32()
     assert users["user_id"].to_pylist() == list(range(-10, 20))
@@ -151,4 +151,4 @@ def test_candidates_of_a_wider_type_do_not_change_that_of_the_log(world: World) 
 def test_a_log_without_any_user(world: World) -> None:
     """The user column has nulls only, and the null type."""
     with_users(world, pa.nulls(600))
-    assert compute_user_vectors(world).num_rows == 0
+    assert compute_user_vectors(world, top="require.allow_empty = true\n").num_rows == 0

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 from conftest import World, extembed, run_spec, timestamps, vectors
@@ -154,8 +156,24 @@ def test_users_that_do_not_match_are_reported(world: World) -> None:
     table = world.table("users")
     world.write("users", table.set_column(0, "user_id", pa.array(np.arange(table.num_rows) + 1000)))
     for command in ("run", "check"):
-        ran = extembed(command, spec(world, f"{BOTH}[[direct]]\n")).ok()
-        assert "user_embeddings v: no user of the candidates has a vector. Are the user ids the same?" in ran.err
+        message = "user_embeddings v: no user of the candidates has a vector. Are the user ids the same?"
+        extembed(command, spec(world, f"{BOTH}[[direct]]\n")).failed(1, message)
+
+
+def test_coverage_is_as_of_each_row(world: World) -> None:
+    """A vector that counts from a later time on is none yet."""
+    path = spec(world, f"{ITEMS}{CHANGING}[[direct]]\n")
+    output = run_spec(path)
+    known = pl.read_parquet(world.folder / "items.parquet")["item_id"]
+    share = output.filter(pl.col("item_id").is_in(known.implode()))["v__text__cos"].is_not_null().mean()
+    report = json.loads((world.folder / "out.parquet.run.json").read_text())
+    covered = report["inputs"]["user_embeddings"]["v"]["coverage"]["candidates"]
+    assert 0.3 < covered < 0.9
+    assert abs(covered - share) < 0.1
+    late = world.table("moments")
+    since = pa.compute.add(late["since"], pa.scalar(400 * 24 * HOUR, pa.duration("us")))
+    world.write("moments", late.set_column(2, "since", since))
+    extembed("run", path).failed(1, "user_embeddings v: no user of the candidates has a vector")
 
 
 @pytest.mark.parametrize("command", ["run", "check", "dry-run"])

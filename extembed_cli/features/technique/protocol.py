@@ -215,7 +215,7 @@ class ShardWork:
         if key not in self._selected:
             if matrix is not None:
                 vectors = self.embeddings[matrix]
-                seen = seen.only(vectors.slots_of(events.partners, events.times) != vectors.missing)
+                seen = seen.only(vectors.has_vector(events.partners, events.times))
             elif target is not None:
                 seen = seen.only(~np.isnan(events.values[target]))
             self._selected[key] = seen

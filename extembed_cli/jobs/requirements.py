@@ -1,0 +1,151 @@
+"""Whether the data of a run is what its features need: checked before anything is committed.
+
+Inputs that do not match at all give valid features that are worthless, all of them null or 0. They are refused unless
+`allow_empty` is set, like everything that falls short of `[require]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from extembed_cli.data.coverage import Coverage
+from extembed_cli.data.ids import examples
+from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.shard_results import FeaturePart
+from extembed_cli.data.times import has_dates, has_numbers
+from extembed_cli.errors import DataError, Problems
+from extembed_cli.spec.durations import DAY_US, YEAR_US, duration_us, time_text
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.progress import Watch
+
+_FAR_YEARS = 20
+_NEARLY_ALL = 0.99
+
+
+def check_inputs(spec: Spec, loaded: Loaded, coverage: Coverage, watch: Watch, *, sampled: bool = False) -> None:
+    """Warn of doubtful inputs of a pass; raise what they fall short of, all together.
+
+    Counts from a sample of the owners decide nothing: then all of it is a warning.
+    """
+    watch.warn_of(_doubts(spec, loaded))
+    empty, short = list(_empty(spec, loaded, coverage)), list(_short(spec, loaded, coverage))
+    if sampled or spec.require.allow_empty:
+        watch.warn_of(empty)
+        empty = []
+    if sampled:
+        watch.warn_of(short)
+        return
+    problems = Problems()
+    problems.errors += [DataError(f"{message} (--allow-empty accepts it)") for message in empty]
+    problems.errors += map(DataError, short)
+    problems.raise_any()
+
+
+def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePart]]) -> None:
+    """Raise if a feature is null for more of the candidates than the spec allows; `features` has all of them."""
+    if not spec.require.non_null or not rows:
+        return
+    problems = Problems()
+    for parts in features:
+        for name in parts[0].columns if parts else ():
+            least = spec.require.non_null_of(name)
+            if least == 0:
+                continue
+            known = sum(int(np.count_nonzero(~np.isnan(part.columns[name]))) for part in parts)
+            if known < least * rows:
+                share = f"{known / rows:.2%} of the candidates, less than {least:.2%}"
+                problems.errors.append(DataError(f"require.non_null: `{name}` has a value for {share}"))
+    problems.raise_any()
+
+
+def _doubts(spec: Spec, loaded: Loaded) -> Iterator[str]:
+    """Yield warnings about times that may not be what they seem."""
+    times = spec.column("interactions", "time")
+    if has_dates(loaded.inputs.interactions, times) and duration_us(spec.lag) < DAY_US:
+        yield (
+            f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that "
+            'day\'s evening. Set lag = "1d" (--lag 1d)'
+        )
+    newest = loaded.events.newest
+    if newest is not None and 0 <= newest < YEAR_US and has_numbers(loaded.inputs.interactions, times):
+        yield "all interactions are in 1970, so candidates would see their future. Is time_unit right?"
+
+
+def _empty(spec: Spec, loaded: Loaded, coverage: Coverage) -> Iterator[str]:
+    """Yield what does not match at all."""
+    if loaded.inputs.candidates is None:
+        if not spec.needs_all_owners:  # nothing but item vectors, for which no event is read
+            return
+    elif not coverage.candidates:
+        return
+    if not loaded.events.usable:
+        yield "no interaction can be used: every history is empty"
+        return
+    if loaded.inputs.candidates is not None and not coverage.owners_met:
+        owner = spec.side.owner
+        yield (
+            f"no {owner} of the candidates has an interaction: every history is empty. Are the {owner} ids the same? "
+            f"Candidates have {loaded.candidates.examples[owner]}, interactions {loaded.events.examples[owner]}"
+        )
+        return
+    yield from _apart(spec, loaded)
+    for name, members in coverage.members(spec).items():
+        if not members:
+            where = spec.history(name).where
+            yield f"histories.{name}: no interaction matches where = {where!r}: it is always empty"
+    for target, key in spec.targets.items():
+        if not coverage.expressions.get(target.column, 0):
+            what = "" if target.residual is None else "as a residual "
+            yield f"{key} = {target.text!r}: {what}null for every interaction, so its columns are null"
+    for name, ids in loaded.ids.items():
+        share, whose = coverage.of_table(name), "item" if name in spec.embeddings else "user"
+        if 0 not in share.values():
+            continue
+        kind = "interactions" if share["events"] == 0 else "candidates"
+        rows = loaded.events if kind == "interactions" else loaded.candidates
+        yield (
+            f"{spec.table_label(name)}: no {whose} of the {kind} has a vector. Are the {whose} ids the same? "
+            f"The {kind} have {rows.examples[whose]}, the table {examples(ids.ids)}"
+        )
+
+
+def _apart(spec: Spec, loaded: Loaded) -> Iterator[str]:
+    """Yield that candidates and interactions do not meet in time."""
+    events, first, last = loaded.events, loaded.candidates.oldest, loaded.candidates.newest
+    if first is None or last is None or events.oldest is None or events.newest is None:
+        return
+    far = _FAR_YEARS * YEAR_US
+    before = sum(count for year, count in events.years.items() if (int(year) + 1) * YEAR_US <= first - far)
+    after = sum(count for year, count in events.years.items() if int(year) * YEAR_US >= last + far)
+    if max(before, after) >= _NEARLY_ALL * events.usable:
+        yield (
+            f"interactions and candidates lie more than {_FAR_YEARS} years apart: interactions from "
+            f"{time_text(events.oldest)} to {time_text(events.newest)}, candidates from {time_text(first)} to "
+            f"{time_text(last)}. Is time_unit right for both? columns.interactions.time_unit and "
+            "columns.candidates.time_unit are units of their own"
+        )
+    elif last - duration_us(spec.lag) <= events.oldest:
+        right = f"Are {'as_of' if spec.as_of else 'the times'} and lag right?"
+        newest = time_text(last) if spec.lag == "0s" else f"{time_text(last)} less the lag of {spec.lag}"
+        yield (
+            "all candidates are before the first interaction, so every history is empty: the last is at "
+            f"{newest}, the first interaction at {time_text(events.oldest)}. {right}"
+        )
+
+
+def _short(spec: Spec, loaded: Loaded, coverage: Coverage) -> Iterator[str]:
+    """Yield where inputs fall short of what the spec requires."""
+    least = spec.require.users_met
+    if least is not None and spec.side.owner == "user" and coverage.owners_met < least * coverage.owners:
+        met = coverage.owners_met / coverage.owners
+        yield f"require.users_met: {met:.2%} of the candidates' users have an interaction, less than {least:.2%}"
+    for name in loaded.ids:
+        least = spec.require.coverage_of(name)
+        for rows, share in coverage.of_table(name).items():
+            if share is not None and share < least:
+                yield (
+                    f"require.coverage: {share:.2%} of the {rows} have a vector in {spec.table_label(name)}, less than "
+                    f"{least:.2%}"
+                )

@@ -1,0 +1,182 @@
+"""Inputs that do not match, or fall short of `[require]`, end with exit 1 before anything is committed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import World, extembed, timestamps, vectors
+from helpers.refusals import DATA, USAGE, contents, refused, replace
+
+from extembed_cli.errors import DataError
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.run import run_job
+from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
+
+ALLOWED = "[require]\nallow_empty = true\n"
+LIKED = '[histories.liked]\nwhere = "rating >= 9"\n'
+HOUR = 3_600_000_000
+
+
+def other_items(world: World) -> str:
+    replace(world, "text", "item_id", np.arange(35) + 1000)
+    return ""
+
+
+def other_users(world: World) -> str:
+    replace(world, "candidates", "user_id", pa.array([f"{user:08d}" for user in range(300)]))
+    replace(world, "interactions", "user_id", pa.array([str(user) for user in range(600)]))
+    return ""
+
+
+def empty_history(world: World) -> str:
+    return LIKED
+
+
+def empty_log(world: World) -> str:
+    world.write("interactions", world.table("interactions").slice(0, 0))
+    return ""
+
+
+def null_target(world: World) -> str:
+    return '[[dual]]\ntarget = "NULLIF(rating, rating)"\n'
+
+
+def seconds_for_milliseconds(world: World) -> str:
+    for name, divisor in (("interactions", 1_000_000), ("candidates", 1_000)):
+        micros = world.table(name)["timestamp"].cast(pa.int64()).to_numpy()
+        replace(world, name, "timestamp", micros // divisor)
+    return 'time_unit = "ms"\n'
+
+
+def candidates_before_the_log(world: World) -> str:
+    micros = world.table("candidates")["timestamp"].cast(pa.int64()).to_numpy()
+    replace(world, "candidates", "timestamp", timestamps(micros - 200 * 24 * HOUR))
+    return ""
+
+
+def items_that_no_candidate_has(world: World) -> str:
+    replace(world, "candidates", "item_id", np.arange(300) % 5 + 35)
+    return ""
+
+
+EMPTY: dict[Any, tuple[str, ...]] = {
+    other_items: ("embeddings text: no item of the interactions has a vector", "have ", "the table 1000, 1001, 1002"),
+    other_users: (
+        "no user of the candidates has an interaction: every history is empty. Are the user ids the same?",
+        "Candidates have '00000000', '00000001', '00000002', ..., interactions '0', '1', '2', ...",
+    ),
+    empty_history: ("histories.liked: no interaction matches where = 'rating >= 9': it is always empty",),
+    empty_log: ("no interaction can be used: every history is empty",),
+    null_target: ("dual.0.target = 'NULLIF(rating, rating)': null for every interaction",),
+    seconds_for_milliseconds: (
+        "interactions and candidates lie more than 20 years apart: interactions from 1970-01-20T",
+        "candidates from 2023-11-",
+        "Is time_unit right for both? columns.interactions.time_unit",
+    ),
+    candidates_before_the_log: ("all candidates are before the first interaction",),
+    items_that_no_candidate_has: (
+        "embeddings text: no item of the candidates has a vector",
+        "The candidates have 35, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", EMPTY, ids=lambda change: change.__name__)
+def test_inputs_that_do_not_match_are_refused(world: World, change: Any) -> None:
+    spec = change(world)
+    message = refused(world, world.spec(spec), DATA, *EMPTY[change], "(--allow-empty accepts it)")
+    assert message.count("\n") == 0
+    for command in (["check"], ["run", "--dry-run"]):
+        extembed(*command, world.spec(spec), "-q").failed(DATA, EMPTY[change][0])
+
+
+@pytest.mark.parametrize("change", EMPTY, ids=lambda change: change.__name__)
+def test_they_are_accepted_with_a_warning(world: World, change: Any) -> None:
+    spec = change(world)
+    done = extembed("run", world.spec(spec), "--allow-empty", "-q").ok()
+    for part in EMPTY[change]:
+        assert part in done.err
+    assert done.err.startswith("warning: ")
+    assert "allow-empty" not in done.err
+    assert extembed("run", world.spec(spec), "--allow-empty", "-qq").ok().err == ""
+    top, tables = (spec, "") if spec.startswith("time_unit") else ("", spec)
+    checked = extembed("check", world.spec(top + ALLOWED + tables)).ok()
+    assert checked.out.rstrip().endswith("warning") or checked.out.rstrip().endswith("warnings")
+    assert "no problems found" not in checked.out
+
+
+def test_a_unit_of_its_own_mends_times_that_do_not_meet(world: World) -> None:
+    expected = world.run()
+    columns = [name for name in expected.columns if "__" in name]
+    spec = seconds_for_milliseconds(world) + '[columns.interactions]\ntime_unit = "s"\n'
+    assert world.run(spec).select(columns).equals(expected.select(columns), null_equal=True)
+
+
+def test_all_that_does_not_match_is_told_together(world: World) -> None:
+    other_items(world)
+    refused(world, world.spec(LIKED), DATA, "histories.liked", "embeddings text")
+
+
+SHORT = [
+    ("coverage = 0.9", "require.coverage: 8", "% of the candidates have a vector in embeddings text, less than 90.00%"),
+    ("coverage.text = 0.9", "of the events have a vector in embeddings text, less than 90.00%"),
+    ("users_met = 0.99", "require.users_met: 9", "% of the candidates' users have an interaction, less than 99.00%"),
+    ("non_null = 0.97", "require.non_null: `text__all__cos_p10__hl30d` has a value for ", "less than 97.00%"),
+    ('non_null."text__*_max" = 0.97', "require.non_null: `text__all__cos_max` has a value for "),
+]
+
+
+@pytest.mark.parametrize(("key", "parts"), [(key, parts) for key, *parts in SHORT])
+def test_less_than_required_is_refused(world: World, key: str, parts: list[str]) -> None:
+    message = refused(world, world.spec(f"[require]\n{key}\n"), DATA, *parts)
+    assert "allow-empty" not in message
+    assert ("cos_max" in message) == ("non_null" in key)
+    assert ("cos_min" in message) == (key == "non_null = 0.97")
+    flag = key.replace(" ", "").replace('"', "")
+    plain = world.spec()
+    before = contents(world.folder)
+    extembed("run", plain, "--require", flag, cwd=world.folder).failed(DATA, *parts)
+    assert contents(world.folder) == before
+
+
+def test_enough_is_accepted_and_changes_no_byte(world: World) -> None:
+    world.run()
+    plain = (world.folder / "out.parquet").read_bytes()
+    keys = "coverage = 0.8\nusers_met = 0.9\nnon_null = 0.5\n"
+    world.run(f"[require]\n{keys}")
+    assert (world.folder / "out.parquet").read_bytes() == plain
+
+
+def test_shares_are_those_of_all_shards(world: World) -> None:
+    spec = world.spec("[require]\nusers_met = 0.99\nnon_null = 0.97\n")
+    messages = []
+    for layout in (Layout(), Layout(shards=3, rows=100)):
+        with pytest.raises(DataError) as caught:
+            run_job(load_spec(spec), RunOptions(workers=1, layout=layout), Watch())
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [
+        ("coverage = 1.5", "require.coverage"),
+        ("coverage.image = 0.5", "require.coverage: nothing is named `image`; known: text"),
+        ("users = 0.5", "`require.users` is not a known key; did you mean `users_met`?"),
+        ('allow_empty = "yes"', "`require.allow_empty`: must be true or false"),
+    ],
+)
+def test_wrong_requirements_are_refused(world: World, key: str, part: str) -> None:
+    refused(world, world.spec(f"[require]\n{key}\n"), USAGE, part)
+
+
+def test_a_table_of_users_can_be_required_too(world: World) -> None:
+    world.write("users", {"user_id": np.arange(3), "embedding": vectors(np.eye(3, 8) + 1)})
+    tables = '[user_embeddings.u]\npath = "users.parquet"\n'
+    spec = world.spec(f"[require]\ncoverage = {{u = 0.5}}\n{tables}[[direct]]\n[[aggregate]]\n")
+    refused(world, spec, DATA, "of the candidates have a vector in user_embeddings u, less than 50.00%")
