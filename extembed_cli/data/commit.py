@@ -1,4 +1,8 @@
-"""Atomic outputs: a lock, temporary names, fsync, rename. A killed run leaves the old output or the new one."""
+"""Atomic outputs: a lock, temporary names, fsync, rename. A killed run leaves the old output or the new one.
+
+A directory is written beside the old one and takes its place in one step. An output that is a link stays one: the file
+that it points to is replaced.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from extembed_cli.errors import DISK_FULL, LockedError, ResourceError, SpecError
 from extembed_cli.system import signals
+from extembed_cli.system.exchange import exchange
 
 _NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -29,6 +36,7 @@ def locked(output: Path, wait: float) -> Iterator[None]:
     """
     if not output.name:
         raise SpecError(f"{output}: is not a file name; name the output, such as features.parquet")
+    output = real(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -79,7 +87,7 @@ def writing(output: Path) -> Iterator[None]:
 
 
 class Staged:
-    """Files under temporary names beside their targets, all renamed together."""
+    """Files and folders under temporary names beside their targets, all renamed together."""
 
     def __init__(self) -> None:
         self.files: dict[Path, Path] = {}
@@ -89,8 +97,24 @@ class Staged:
         """Old files under other names that the new files replace; removed after the renames."""
 
     def temporary(self, target: Path, path: Path | None = None) -> Path:
-        """Return a temporary path for a target: one of this process, or the given one, which readers look for."""
-        path = path or target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        """Create an empty file with a temporary name for a target: a new name, or a given one, which readers look for.
+
+        The name cannot be guessed, and a link in its place is not followed.
+        """
+        target = real(target)
+        if path is None:
+            path = _hidden(target)
+        else:
+            path.unlink(missing_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        self.files[path] = target
+        return path
+
+    def new_folder(self, target: Path) -> Path:
+        """Create a folder with a temporary name that will take the place of a target with all its files."""
+        target = real(target)
+        path = _hidden(target)
+        path.mkdir()
         self.files[path] = target
         return path
 
@@ -102,42 +126,105 @@ class Staged:
     def json(self, target: Path, data: dict[str, Any]) -> Path:
         """Write JSON under a temporary name."""
         path = self.temporary(target)
-        path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, data)
         return path
 
     def commit(self) -> None:
         """Sync all files to the disk, then rename them all; only a crash can come in between."""
         for path in self.files:
-            _fsync(path)
+            for each in [*path.iterdir(), path] if path.is_dir() else [path]:
+                _fsync(each)
         with signals.deferred():
             for path, target in self.files.items():
-                path.replace(target)
-                _fsync(target.parent)  # a manifest must not reach the disk before the parts that it lists
+                if path.is_dir():
+                    _replace_folder(path, target)
+                else:
+                    path.replace(target)
+                _fsync(target.parent)
             for old in self.obsolete:
                 with suppress(OSError):
                     old.unlink()
 
 
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _set_aside(target: Path) -> Path:
+    """Return the name of an old folder while the new one is renamed, where both cannot be exchanged in one step."""
+    return target.with_name(f".{target.name}.old")
+
+
+def _replace_folder(path: Path, target: Path) -> None:
+    """Give a folder the name of a target; the old folder, if there is one, gets another name."""
+    if not target.exists():
+        path.rename(target)
+        return
+    shutil.copymode(target, path)
+    if exchange(path, target):
+        return
+    target.rename(_set_aside(target))
+    path.rename(target)
+    shutil.rmtree(_set_aside(target), ignore_errors=True)
+
+
+def real(path: Path) -> Path:
+    """Return where a path leads if it is a link, or below one."""
+    return Path(os.path.realpath(path))
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Write a file that gets its name only once it is complete and on the disk."""
+    temporary = _hidden(path)
+    try:
+        with open(temporary, "xb") as file:  # noqa: PTH123  x: never through a link
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write JSON as people read it."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 @contextmanager
 def staged() -> Iterator[Staged]:
-    """Yield a stage for files that are committed together or not at all; uncommitted files are removed."""
+    """Yield a stage for files that are committed together or not at all.
+
+    At the end what has a temporary name is removed: files that were not committed, and folders that were replaced.
+    """
     stage = Staged()
     try:
         yield stage
     finally:
         for path in stage.files:
-            with suppress(OSError):
-                path.unlink()
+            _remove(path)
         for folder in stage.folders:
             with suppress(OSError):
                 folder.rmdir()
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove the temporary files of killed runs; the output must be locked."""
-    for leftover in matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.\d+\.tmp"):
-        with suppress(OSError):
-            leftover.unlink()
+    """Remove the temporary files of killed runs, and bring back a folder that was set aside; the output is locked."""
+    aside = _set_aside(output)
+    if aside.is_dir() and not output.exists():
+        aside.rename(output)
+    _remove(aside)
+    for leftover in matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.[0-9a-f]+\.tmp"):
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there and may be removed."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:

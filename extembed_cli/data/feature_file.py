@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from extembed_cli.arrays import Bools, Values
-from extembed_cli.data.commit import Staged, file_digest, matching
+from extembed_cli.data.commit import Staged, file_digest, real, write_json
+from extembed_cli.data.footer import carried_over
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.paths import MANIFEST
 from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
@@ -24,7 +27,9 @@ from extembed_cli.system.threads import prefetched
 METADATA_KEY = b"extembed"
 ROW_GROUP = 131_072
 PART_ROWS = 2**20
-_OURS = re.compile(r"part-\d{5}-[0-9a-f]{12}\.parquet|\.(part-\d{5}\.parquet|_extembed_manifest\.json)\.\d+\.tmp")
+_OURS = re.compile(
+    rf"part-\d{{5}}-[0-9a-f]{{12}}\.parquet|{MANIFEST}|\.(part-\d{{5}}\.parquet|{MANIFEST})\.[0-9a-f]+\.tmp"
+)
 _OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parq", ".pq", ".arrow", ".feather", ".gz", ".zip"}
 _CHANGED = "did the candidates change during the run? Run again; the old output is untouched"
 
@@ -33,7 +38,7 @@ def check_target(path: str) -> None:
     """Raise if the output would overwrite something that is not ours."""
     if "://" in path:
         raise SpecError(f"{path}: only local paths can be written")
-    output = Path(path)
+    output = real(Path(path))
     if (output.parent / MANIFEST).exists():
         raise SpecError(
             f"{output}: is inside a directory of parts, whose readers would read it too; name another place"
@@ -48,6 +53,8 @@ def check_target(path: str) -> None:
     elif output.exists():
         if not output.is_dir():
             raise SpecError(f"{output}: is a file; an output that does not end in .parquet is a directory of parts")
+        if output.is_mount():
+            raise SpecError(f"{output}: is a mount point, which cannot be replaced as a whole; name a directory in it")
         if not (output / MANIFEST).exists() and not all(_OURS.fullmatch(path.name) for path in output.iterdir()):
             raise SpecError(
                 f"{output}: this directory holds something else; name a new one, or end in .parquet for one file"
@@ -92,8 +99,8 @@ def write_features(
     batch.
     """
     features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
-    kept = candidates.schema.metadata or {}
     metadata = {**metadata, "columns": [*_earlier_columns(candidates), *metadata["columns"]]}
+    kept = carried_over(candidates.schema, features)
     schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: _json(metadata)})
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -217,21 +224,38 @@ def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dic
 def _write_directory(
     stage: Staged, output: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str]
 ) -> str:
-    """Write parts named by their content, then the manifest that readers trust; return its SHA-256."""
-    stage.folder(output)
+    """Write parts named by their content, and the manifest that readers trust; return the SHA-256 of the manifest."""
+    folder = stage.new_folder(output)
     parts: list[dict[str, Any]] = []
     for index, chunk in enumerate(_chunks(batches)):
-        path = stage.temporary(output / f"part-{index:05d}.parquet")
+        path = folder / f"part-{index:05d}.parquet"
         rows = _write(path, schema, chunk(), dictionaries)
         digest = file_digest(path)
         parts.append({"file": f"part-{index:05d}-{digest[:12]}.parquet", "rows": rows, "sha256": digest})
-        stage.files[path] = output / parts[-1]["file"]
-    listed = {part["file"] for part in parts}
-    stage.obsolete += [
-        path for path in matching(output, _OURS.pattern) if path.name not in listed and path not in stage.files
-    ]
-    total = sum(part["rows"] for part in parts)
-    return file_digest(stage.json(output / MANIFEST, {"rows": total, "parts": parts}))
+        path.rename(folder / parts[-1]["file"])
+    write_json(folder / MANIFEST, {"rows": sum(part["rows"] for part in parts), "parts": parts})
+    if output.exists():
+        _keep_others(output, folder)
+    return file_digest(folder / MANIFEST)
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Link or copy what somebody has put beside the parts of an old directory."""
+
+    def link(source: str, target: str) -> str:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+        return target
+
+    for path in old.iterdir():
+        if _OURS.fullmatch(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, copy_function=link)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 def _chunks(batches: Iterator[pa.RecordBatch]) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:

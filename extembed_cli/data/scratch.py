@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from extembed_cli.data.commit import replace_bytes
 from extembed_cli.errors import DISK_FULL, SpecError
 
 _JOB = "job.json"
@@ -29,9 +30,7 @@ class Scratch:
 
     def write_json(self, name: str, data: dict[str, Any]) -> None:
         """Write a file that gets its name only once it is complete."""
-        temporary = self.folder / f"{name}.tmp"
-        temporary.write_text(json.dumps(data), encoding="utf-8")
-        temporary.replace(self.folder / name)
+        replace_bytes(self.folder / name, json.dumps(data).encode())
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return the data that `write_json` wrote, or None."""
@@ -61,6 +60,7 @@ def scratch(
     are removed, and a note says why. A job that fits into memory (not `needed`) has no folder (None), unless it resumes
     a run with finished shards. No other run uses the folder, because the job has locked its output.
     """
+    _check_own(folder)
     old = None
     wanted = {aspect: _digest(value) for aspect, value in job().items()} if needed or folder.exists() else {}
     if folder.exists():
@@ -84,6 +84,15 @@ def scratch(
         yield place
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise if somebody else has put a folder or a link in the place of ours: its name can be guessed."""
+    if folder.is_symlink() or (folder.exists() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
+        raise SpecError(
+            f"{folder}: is a link, or a folder of another user, and would be trusted as what a killed run has left. "
+            "Remove it, or name another place with --scratch"
+        )
 
 
 def make_folder(folder: Path, content: str, flag: str) -> None:

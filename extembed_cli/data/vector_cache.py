@@ -27,6 +27,7 @@ import pyarrow as pa
 import extembed_cli
 from extembed_cli.arrays import Floats
 from extembed_cli.data import ipc
+from extembed_cli.data.commit import replace_bytes
 from extembed_cli.data.embeddings import TableIds, load_vectors
 from extembed_cli.data.matrices import TableVectors
 from extembed_cli.data.parquet import Table
@@ -121,12 +122,15 @@ class VectorCache:
             return None
         try:
             table = ipc.map_table(folder / _IDS)
-            mapped = np.memmap(folder / _VECTORS, np.float32, "r", shape=tuple(about["shape"]))
-        except OSError:  # another run has just removed it, because the table changed
+            table.validate(full=True)
+            rows, dim = about["shape"]
+            vectors: Floats = np.asarray(np.memmap(folder / _VECTORS, np.float32, "r")).reshape(rows, dim)
+            norms = np.append(ipc.whole(table["norm"]).to_numpy(), 0)
+            ids, report = ipc.from_arrow(table.select(["id"]))["id"], dict(about["report"])
+        # Another run has just removed it, because the table changed; or it is not what a run has written.
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
             return None
-        vectors: Floats = np.asarray(mapped)
-        norms = np.append(ipc.whole(table["norm"]).to_numpy(), 0)
-        return TableVectors(ipc.from_arrow(table.select(["id"]))["id"], vectors, norms, about["report"])
+        return TableVectors(ids, vectors, norms, report) if len(norms) == len(vectors) else None
 
     def _digest(self, table: Table) -> dict[str, Any]:
         """Return the digest of a table's content: from the note, or else by reading the files.
@@ -178,9 +182,7 @@ def _checksums(folder: Path) -> dict[str, int]:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data), encoding="utf-8")
-    temporary.replace(path)
+    replace_bytes(path, json.dumps(data).encode())
 
 
 def _read(path: Path) -> dict[str, Any] | None:

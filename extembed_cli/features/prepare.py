@@ -6,7 +6,6 @@ prepare(spec, tables, ids, vocabulary) -> Shared
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,7 +36,7 @@ from extembed_cli.system import threads
 
 Vectors = TypeVar("Vectors")
 
-_ABOUT, _IDS, _COLUMNS = "shared.json", "vocabulary.arrow", "columns.pickle"
+_ABOUT, _IDS = "shared.json", "vocabulary.arrow"
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,13 @@ class Shared:
             "states": {technique: state.save(arrays.of(technique)) for technique, state in self.states.items()},
         }
         (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
-        # A technique may read files of its own to define its columns; a process that opens the state may lack them.
-        (folder / _COLUMNS).write_bytes(pickle.dumps(self.columns))
 
     @classmethod
-    def open(cls, spec: Spec, folder: Path) -> Shared:
-        """Open what `save` kept of the same spec."""
+    def open(cls, spec: Spec, columns: list[Column], folder: Path) -> Shared:
+        """Open what `save` kept of the same spec and columns.
+
+        The columns are given because a technique may read files of its own to define them, which another process lacks.
+        """
         arrays = ArrayFolder(folder)
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
         ids = ipc.from_arrow(ipc.map_table(folder / _IDS))["id"]
@@ -119,7 +119,6 @@ class Shared:
             for table, center, items, kept in about["totals"]
         }
         prepared = Prepared(embeddings, owner_tables, totals, Vocabulary(ids, arrays.get(about["ranks"])))
-        columns: list[Column] = pickle.loads((folder / _COLUMNS).read_bytes())
         states = {
             technique.group.technique: technique.open(
                 spec,
@@ -177,7 +176,7 @@ def prepare(
         return shared
     shared.save(folder)
     del shared, prepared, states  # what they have in memory is in files now
-    return Shared.open(spec, folder)
+    return Shared.open(spec, columns, folder)
 
 
 def load_tables(

@@ -37,6 +37,7 @@ def load_models(folder: str, config: ModelConfig) -> list[Model]:
     models = []
     try:
         tensors = load(data)
+        _check_shapes(config, tensors)
         for fold in range(len(config.folds)):
             with torch.random.fork_rng(devices=[]):
                 models.append(Model(config.architecture))
@@ -47,6 +48,19 @@ def load_models(folder: str, config: ModelConfig) -> list[Model]:
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[0]}. {RESTORE_HINT}") from None
     return models
+
+
+def _check_shapes(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise RuntimeError if the config describes larger models than the file has, before memory is taken for them."""
+    if not len(config.folds) <= len(tensors) or config.architecture.layers > len(tensors):
+        raise RuntimeError("fewer tensors than models or layers")
+    with torch.device("meta"):
+        skeleton = Model(config.architecture).state_dict()
+    for fold in range(len(config.folds)):
+        for name, each in skeleton.items():
+            there = tensors.get(f"{fold}.{name}")
+            if there is None or there.shape != each.shape:
+                raise RuntimeError(f"{fold}.{name} is missing or has another shape")
 
 
 def _whole(path: Path, config: ModelConfig) -> bytes | None:

@@ -38,8 +38,8 @@ from extembed_cli.engines.base import Job
 from extembed_cli.features.prepare import Shared
 
 folder, index, as_of = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-spec = pickle.loads((folder / "spec.pickle").read_bytes())
-shared = Shared.open(spec, folder / "shared")
+spec, columns = pickle.loads((folder / "spec.pickle").read_bytes())
+shared = Shared.open(spec, columns, folder / "shared")
 events, candidates = (ipc.map_table(folder / f"{name}-{index}.arrow") for name in ("events", "candidates"))
 shard = encode(spec, events, candidates, shared.vocabulary)
 Job(spec, shared, as_of).compute(shard).save(Scratch(folder, {}), index)
@@ -74,7 +74,7 @@ class ProcessEngine:
 
     def run(self, job: Job, shards: Iterable[ShardInput], progress: Progress) -> Iterator[ShardResult]:
         job.shared.save(self.folder / "shared")
-        (self.folder / "spec.pickle").write_bytes(pickle.dumps(job.spec))
+        (self.folder / "spec.pickle").write_bytes(pickle.dumps((job.spec, job.shared.columns)))
         scratch = Scratch(self.folder, {})
         for index, shard in enumerate(shards):
             for name, table in zip(("events", "candidates"), shard.tables(), strict=True):
@@ -135,7 +135,7 @@ def test_saved_state_opens_unchanged(world: World, tmp_path: Path) -> None:
     loaded = load(open_all(spec, Watch()), Watch(), Layout())
     shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
     shared.save(tmp_path / "shared")
-    opened = Shared.open(spec, tmp_path / "shared")
+    opened = Shared.open(spec, shared.columns, tmp_path / "shared")
     assert opened.columns == shared.columns
     assert opened.vocabulary.ids.equals(shared.vocabulary.ids)
     for name, matrix in shared.embeddings.items():

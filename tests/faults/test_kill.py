@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from helpers.faults import (
     DIRECTORY,
     FILE,
     KILLED,
+    MANIFEST,
     NEW,
     OLD,
     Fault,
@@ -22,14 +25,16 @@ from helpers.faults import (
     assert_tidy,
     build,
     drive,
-    frame,
     place,
     run_clean,
-    start,
     state,
+    undisturbed,
 )
 
-# The state on disk depends only on the place of the kill. The rename of the file, or of the manifest, commits.
+from extembed_cli.data import commit
+from extembed_cli.data.scratch import scratch_folder
+
+# The state on disk depends only on the place of the kill. The rename of a file, or the exchange of folders, commits.
 WRITER = "pyarrow.parquet:ParquetWriter"
 FILE_OLD = [
     Fault(f"{WRITER}.write_batch", "after", 2),
@@ -60,9 +65,10 @@ FILE_NEW_SOAK = [
     Fault("pathlib:Path.replace", "after", 2),
     Fault("filelock:FileLock.release"),
 ]
+EXCHANGE = "extembed_cli.data.commit:exchange"
 DIRECTORY_OLD = [
-    Fault("pathlib:Path.replace", "after", 1),
-    Fault("pathlib:Path.replace", "before", 4),
+    Fault("pathlib:Path.rename", "after", 1),  # a part got its name
+    Fault(EXCHANGE),
 ]
 DIRECTORY_OLD_SOAK = [
     Fault("filelock:FileLock.acquire", "after"),
@@ -71,22 +77,22 @@ DIRECTORY_OLD_SOAK = [
     Fault("extembed_cli.jobs.run:_compute", "after"),
     Fault(f"{WRITER}.write_batch", "after"),
     Fault(f"{WRITER}.close", "before", 2),
+    Fault("extembed_cli.data.feature_file:write_json"),
+    Fault("extembed_cli.data.feature_file:write_json", "after"),
     Fault("extembed_cli.jobs.outputs:write_features", "after"),
-    Fault("pathlib:Path.write_text", "after"),
     Fault("pathlib:Path.write_text", "after", 2),
     Fault("os:fsync", "before", 2),
     Fault("os:fsync", "after", 4),
-    Fault("pathlib:Path.replace"),
-    Fault("pathlib:Path.replace", "after", 2),
+    Fault("shutil:copymode", "after"),
 ]
 DIRECTORY_NEW = [
-    Fault("pathlib:Path.replace", "after", 4),
+    Fault(EXCHANGE, "after"),
 ]
 DIRECTORY_NEW_SOAK = [
-    Fault("pathlib:Path.unlink"),  # the first old part is removed
-    Fault("pathlib:Path.unlink", "after", 2),
-    Fault("pathlib:Path.replace", "after", 5),
-    Fault("os:fsync", "before", 9),
+    Fault("pathlib:Path.replace"),  # the report
+    Fault("pathlib:Path.replace", "after"),
+    Fault("extembed_cli.data.commit:_remove", "before", 2),  # the old directory
+    Fault("extembed_cli.data.commit:_remove", "after", 2),
     Fault("filelock:FileLock.release"),
 ]
 FIRST_FILE = [
@@ -96,12 +102,12 @@ FIRST_FILE_SOAK = [
     Fault("pathlib:Path.replace"),
 ]
 FIRST_DIRECTORY = [
-    Fault("pathlib:Path.replace", "before", 4),
+    Fault("pathlib:Path.rename", "before", 4),
 ]
 FIRST_DIRECTORY_SOAK = [
     Fault(f"{WRITER}.write_batch", "after"),
-    Fault("pathlib:Path.write_text", "after"),
-    Fault("pathlib:Path.replace", "after", 1),
+    Fault("extembed_cli.data.feature_file:write_json", "after"),
+    Fault("pathlib:Path.rename", "after", 1),
 ]
 
 
@@ -175,18 +181,20 @@ def test_a_file_is_the_new_one_from_the_rename_on(base: Base, tmp_path: Path, fa
 
 
 @places(DIRECTORY_OLD, DIRECTORY_OLD_SOAK)
-def test_a_directory_is_the_old_one_until_its_manifest(base: Base, tmp_path: Path, fault: Fault) -> None:
+def test_a_directory_is_the_old_one_until_the_exchange(base: Base, tmp_path: Path, fault: Fault) -> None:
     world = copy(base, tmp_path, DIRECTORY)
     kill(world, DIRECTORY, fault)
     assert state(world.folder / DIRECTORY) == base.old[DIRECTORY]
+    assert {path.name for path in (world.folder / DIRECTORY).iterdir()} == set(base.old[DIRECTORY])
     assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
 
 @places(DIRECTORY_NEW, DIRECTORY_NEW_SOAK)
-def test_a_directory_is_the_new_one_from_its_manifest_on(base: Base, tmp_path: Path, fault: Fault) -> None:
+def test_a_directory_is_the_new_one_from_the_exchange_on(base: Base, tmp_path: Path, fault: Fault) -> None:
     world = copy(base, tmp_path, DIRECTORY)
     kill(world, DIRECTORY, fault)
     assert state(world.folder / DIRECTORY) == base.new[DIRECTORY]
+    assert {path.name for path in (world.folder / DIRECTORY).iterdir()} == set(base.new[DIRECTORY])
     assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
 
@@ -211,24 +219,103 @@ def test_a_first_directory_without_a_manifest_does_not_stop_the_next_run(
 @pytest.mark.soak
 def test_a_run_after_several_kills_succeeds(base: Base, tmp_path: Path) -> None:
     world = copy(base, tmp_path, DIRECTORY)
-    for fault in (Fault(f"{WRITER}.close"), Fault("pathlib:Path.replace", "after", 2), DIRECTORY_NEW[0]):
+    for fault in (Fault(f"{WRITER}.close"), DIRECTORY_OLD[1], DIRECTORY_NEW[0]):
         kill(world, DIRECTORY, fault)
     assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
 
-def test_the_directory_of_a_killed_run_can_be_an_input(base: Base, tmp_path: Path) -> None:
-    """It has new and old parts. A run that reads it takes the parts in the manifest."""
+def test_a_reader_by_name_never_sees_old_and_new_parts_together(base: Base, tmp_path: Path) -> None:
     world = copy(base, tmp_path, DIRECTORY)
-    kill(world, DIRECTORY, Fault("pathlib:Path.replace", "before", 4))
-    assert len(list((world.folder / DIRECTORY).glob("part-*.parquet"))) == 6
-    spec = world.folder / "next.toml"
-    spec.write_text(
-        f'interactions = "interactions.parquet"\ncandidates = "{DIRECTORY}"\n[embeddings.text]\npath = "text.parquet"\n'
-        '[[aggregate]]\nname = "next"\n'
-    )
-    with start("run", spec, "-o", world.folder / "next.parquet") as run:
-        run.end().ok()
-    assert frame(world.folder / "next.parquet").height == 300
+    seen, done = [], threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            names = sorted(path.name for path in (world.folder / DIRECTORY).glob("part-*.parquet"))
+            seen.append(names)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(6):
+        undisturbed(*arguments(world, DIRECTORY, (NEW, OLD)[number % 2])).ok()
+    done.set()
+    reader.join()
+    whole = [sorted(name for name in files[DIRECTORY] if name != MANIFEST) for files in (base.old, base.new)]
+    assert len(seen) > 100
+    assert all(names in whole for names in seen), {str(names) for names in seen if names not in whole}
+
+
+def test_without_an_exchange_the_old_directory_is_set_aside(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = copy(base, tmp_path, DIRECTORY)
+    monkeypatch.setattr(commit, "exchange", lambda one, other: False)
+    assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
+    # As after a kill between the two renames.
+    (world.folder / DIRECTORY).rename(world.folder / "out" / ".features.old")
+    undisturbed(*arguments(world, DIRECTORY), "--require", "non_null=1").failed(1, "require.non_null")
+    assert state(world.folder / DIRECTORY) == base.new[DIRECTORY]
+    assert_tidy(world.folder / DIRECTORY)
+
+
+def test_what_others_put_into_a_directory_stays_there(base: Base, tmp_path: Path) -> None:
+    world = copy(base, tmp_path, DIRECTORY)
+    folder = world.folder / DIRECTORY
+    (folder / "notes" / "deep").mkdir(parents=True)
+    (folder / "notes" / "deep" / "why.txt").write_text("kept")
+    (folder / "README").symlink_to("notes/deep/why.txt")
+    assert run_clean(world, DIRECTORY, NEW) == base.new[DIRECTORY]
+    assert (folder / "notes" / "deep" / "why.txt").read_text() == "kept"
+    assert (folder / "README").readlink() == Path("notes/deep/why.txt")
+
+
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_stays_and_its_target_is_replaced(base: Base, tmp_path: Path, kind: str, dangling: bool) -> None:
+    world = copy(base, tmp_path, kind)
+    (world.folder / "real").mkdir()
+    target = world.folder / "real" / f"today{Path(kind).suffix}"
+    if dangling:
+        (shutil.rmtree if kind == DIRECTORY else Path.unlink)(world.folder / kind)
+    else:
+        (world.folder / kind).rename(target)
+    (world.folder / kind).symlink_to(target)
+    undisturbed(*arguments(world, kind)).ok()
+    assert (world.folder / kind).readlink() == target
+    files = state(target)
+    assert files is not None
+    assert list(files.values()) == list(base.new[kind].values())
+    assert {path.name for path in (world.folder / "real").iterdir()} == {target.name}
+    name = Path(kind).name
+    assert {path.name for path in (world.folder / "out").iterdir()} == {name, f"{name}.run.json"}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_outputs_have_the_mode_of_the_umask(base: Base, tmp_path: Path, mask: int) -> None:
+    world = copy(base, tmp_path, FILE, with_old=False)
+    before = os.umask(mask)
+    try:
+        for kind in (FILE, DIRECTORY):
+            undisturbed(*arguments(world, kind)).ok()
+    finally:
+        os.umask(before)
+    paths = [world.folder / FILE, world.folder / f"{FILE}.run.json", *(world.folder / DIRECTORY).iterdir()]
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o666 & ~mask}
+    assert (world.folder / DIRECTORY).stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_links_in_the_place_of_a_runs_own_files_are_not_followed(base: Base, tmp_path: Path) -> None:
+    world = copy(base, tmp_path, FILE)
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    (tmp_path / "folder").mkdir()
+    scratch = scratch_folder(world.folder / "out", world.folder / FILE)
+    for link, to in ((world.folder / "out" / ".features.parquet.lock", victim), (scratch, tmp_path / "folder")):
+        link.symlink_to(to)
+        undisturbed(*arguments(world, FILE), shards=2).failed(2, str(link))
+        link.unlink()
+        assert victim.read_text() == "untouched"
+        assert not list((tmp_path / "folder").iterdir())
+        assert state(world.folder / FILE) == base.old[FILE]
 
 
 def timed(world: World, kind: str, rows: int) -> tuple[dict[str, bytes], float]:

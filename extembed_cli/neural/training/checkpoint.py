@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from extembed_cli.data.commit import replace_bytes
 from extembed_cli.errors import InputError, SpecError, listing
 from extembed_cli.neural.training.trainer import Epoch, Trained, Trainer
 from extembed_cli.system.progress import Watch
@@ -37,12 +37,7 @@ class Checkpoint:
         finished = [{"epochs": [asdict(epoch) for epoch in model.epochs], "best": model.best} for model in done]
         rest = {"job": self.job, "done": finished, "epochs_of_done": trainer.settings.epochs, **rest}
         state = json.dumps({**rest, _CHECKSUM: _checksum(tensors, rest)})
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            file.write(save(tensors, {"state": state}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        replace_bytes(self.path, save(tensors, {"state": state}))
 
     def restore(self, make: Callable[[int], Trainer], watch: Watch) -> tuple[list[Trained], Trainer]:
         """Return the finished models and the trainer of the next one in their saved state.
