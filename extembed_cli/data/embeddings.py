@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
+from extembed_cli.data.frozen import read_mean
 from extembed_cli.data.ids import as_ids, same_type, shown
 from extembed_cli.data.mapped_arrays import zeros
 from extembed_cli.data.matrices import TableVectors, places_of
@@ -162,11 +163,17 @@ def load_vectors(
     for _, at in kinds[1:]:
         matrices.append(zeros(raw.shape, np.float32, at))
         matrices[-1][...] = raw
+    frozen = None
+    if isinstance(options.center, str):
+        frozen = read_mean(options.center, raw.shape[1], f"{table.label} center")
     results = []
     for (center, _), matrix in zip(kinds, matrices, strict=True):
-        norms, vanished = _normalize(matrix, has_vector, center, mapped)
+        mean = None
+        if center:
+            mean = _mean(matrix, has_vector, mapped) if frozen is None else frozen
+        norms, vanished = _normalize(matrix, has_vector, mean, mapped)
         if len(vanished) and options.bad_vectors == "error":
-            problem = "equal to the table's mean, so zero once centred"
+            problem = "equal to the mean, so zero once centred"
             raise _bad_vectors(table, len(vanished), places[vanished[:5]], problem)
         report = dict(table_ids.report, dim=raw.shape[1])
         if bad or len(vanished):
@@ -234,30 +241,47 @@ def _fill(
     return raw, has_vector, len(bad)
 
 
-def _normalize(raw: Floats, has_vector: Bools, center: bool, mapped: Mapping) -> tuple[Doubles, NDArray[np.intp]]:
-    """Centre (if set) and divide by the norm, in place, in float64.
+def mean_of_table(spec: Spec, name: str, table: Table, mapped: Mapping = map) -> tuple[Doubles, int]:
+    """Return the mean (d) of the usable raw vectors of a table, and their number."""
+    ids = load_ids(spec, name, table)
+    places, slots, _ = _slots(ids, None)
+    raw, has_vector, _ = _fill(table, spec.vector_column(name), slots, ids, len(places), spec.table(name), None)
+    return _mean(raw, has_vector, mapped), int(np.count_nonzero(has_vector))
+
+
+def _blocks(has_vector: Bools) -> list[slice]:
+    return [slice(low, min(low + _SUM_ROWS, len(has_vector))) for low in range(0, len(has_vector), _SUM_ROWS)]
+
+
+def _mean(raw: Floats, has_vector: Bools, mapped: Mapping) -> Doubles:
+    """Return the mean of the vectors, in float64; zeros if there are none."""
+    mean = np.zeros(raw.shape[1])
+    for total in mapped(lambda at: raw[at].sum(axis=0, dtype=np.float64), _blocks(has_vector)):
+        mean += total  # slots without a vector hold zeros
+    mean /= max(1, int(np.count_nonzero(has_vector)))
+    return mean
+
+
+def _normalize(
+    raw: Floats, has_vector: Bools, mean: Doubles | None, mapped: Mapping
+) -> tuple[Doubles, NDArray[np.intp]]:
+    """Subtract the mean (if given) and divide by the norm, in place, in float64.
 
     Return the norms, 0 = no vector, and the slots of vectors that are zero once centred.
     """
     norms = np.zeros(len(raw))
-    blocks = [slice(low, min(low + _SUM_ROWS, len(has_vector))) for low in range(0, len(has_vector), _SUM_ROWS)]
-    mean = np.zeros(raw.shape[1])
-    if center and has_vector.any():
-        for total in mapped(lambda at: raw[at].sum(axis=0, dtype=np.float64), blocks):
-            mean += total  # slots without a vector hold zeros
-        mean /= np.count_nonzero(has_vector)
-    shortest = _ZERO_CENTRED * np.linalg.norm(mean)
+    shortest = 0.0 if mean is None else _ZERO_CENTRED * np.linalg.norm(mean)
 
     def divide(at: slice) -> None:
         vectors = raw[at].astype(np.float64)
-        if center:
+        if mean is not None:
             vectors -= mean
         lengths = np.sqrt(np.vecdot(vectors, vectors))
         norms[at] = np.where(has_vector[at] & (lengths > shortest), lengths, 0)
         vectors /= np.where(norms[at] > 0, norms[at], np.inf)[:, None]
         raw[at] = vectors
 
-    for _ in mapped(divide, blocks):
+    for _ in mapped(divide, _blocks(has_vector)):
         pass
     return norms, np.flatnonzero(has_vector & (norms[:-1] == 0))
 

@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 
 from extembed_cli.arrays import Bools, Values
 from extembed_cli.data.commit import Staged, file_digest, real, write_json
-from extembed_cli.data.footer import carried_over
+from extembed_cli.data.footer import METADATA_KEY, carried_over, json_bytes
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.paths import MANIFEST
 from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
 from extembed_cli.errors import DataError, SpecError
 from extembed_cli.system.threads import prefetched
 
-METADATA_KEY = b"extembed"
 ROW_GROUP = 131_072
 PART_ROWS = 2**20
 _OURS = re.compile(
@@ -101,7 +100,7 @@ def write_features(
     features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
     metadata = {**metadata, "columns": [*_earlier_columns(candidates), *metadata["columns"]]}
     kept = carried_over(candidates.schema, features)
-    schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: _json(metadata)})
+    schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: json_bytes(metadata)})
 
     def batches() -> Iterator[pa.RecordBatch]:
         row = 0
@@ -154,7 +153,7 @@ def write_vectors(stage: Staged, output: Path, table: VectorTable, metadata: dic
     dim, key = table.dim, table.key
     fields = [pa.field(key, table.ids.type), pa.field("embedding", pa.list_(pa.float32(), dim))]
     fields += [pa.field("bias", pa.float32())] if table.with_bias else []
-    schema = pa.schema(fields, metadata={METADATA_KEY: _json(metadata)})
+    schema = pa.schema(fields, metadata={METADATA_KEY: json_bytes(metadata)})
     path = stage.temporary(output)
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -182,10 +181,6 @@ def candidate_rows(candidates: Table) -> Iterator[pa.RecordBatch]:
                 for f in schema
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _json(metadata: dict[str, Any]) -> bytes:
-    return json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _as(array: pa.Array, field: pa.Field, path: Path) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Key-value metadata of other programs in the footer of the candidates: what is still true once features are added.
+"""The key-value metadata in the footer of a Parquet file: our own, and what other programs have put there.
 
 Readers trust these keys more than the columns of the file: Spark reads the columns that its key lists and no others,
 and pandas takes the type of all column names from its key.
@@ -12,12 +12,18 @@ from typing import Any
 
 import pyarrow as pa
 
+METADATA_KEY = b"extembed"
 _SPARK, _PANDAS = b"org.apache.spark.sql.parquet.row.metadata", b"pandas"
 _SPARK_TYPES = {pa.uint32(): "long", pa.float32(): "float"}  # Spark has no unsigned integers
 
 
+def json_bytes(metadata: dict[str, Any]) -> bytes:
+    """Return metadata as a footer holds it: the same bytes for the same content."""
+    return json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def carried_over(candidates: pa.Schema, features: Sequence[pa.Field]) -> dict[bytes, bytes]:
-    """Return the metadata of the candidates with the features added to the keys that list all columns.
+    """Return the metadata of the candidates, with the features added to the keys that list all columns.
 
     A key that does not fit the candidates is left out: their files may have had different columns.
     """

@@ -197,7 +197,9 @@ def read_inputs(
     if problems.errors and vectors:
         for name, table_ids in ids.items():
             with problems.collect():
-                load_vectors(spec, name, opened.embeddings[name], table_ids, None, [(spec.table(name).center, None)])
+                load_vectors(
+                    spec, name, opened.embeddings[name], table_ids, None, [(bool(spec.table(name).center), None)]
+                )
     problems.raise_any()
     if any(group.reads_all_items for group in spec.groups.values()):
         for table_ids in ids.values():

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 import time
 import zlib
 from contextlib import suppress
@@ -29,6 +28,7 @@ from extembed_cli.arrays import Floats
 from extembed_cli.data import ipc
 from extembed_cli.data.commit import replace_bytes
 from extembed_cli.data.embeddings import TableIds, load_vectors
+from extembed_cli.data.frozen import frozen_digest
 from extembed_cli.data.matrices import TableVectors
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.scratch import make_folder
@@ -110,7 +110,9 @@ class VectorCache:
         return [] if None in entries else [entry for entry in entries if entry is not None]
 
     def _key(self, name: str, center: bool) -> str:
-        options = self.spec.table(name).model_dump(include={"bad_vectors", "duplicates"}) | {"center": center}
+        table = self.spec.table(name)
+        mean = frozen_digest(table.center, name) if center and isinstance(table.center, str) else center
+        options = table.model_dump(include={"bad_vectors", "duplicates"}) | {"center": mean}
         columns = [self.spec.id_column(name), self.spec.vector_column(name)]
         parts = [self.digests[name], options, columns, extembed_cli.__version__, np.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -143,7 +145,7 @@ class VectorCache:
         if known.get("states") == states:
             digest: dict[str, Any] = known["digest"]
             return digest
-        digest = table.digest(threading.Event())
+        digest = table.digest_now()
         table.check_unchanged()
         entries = known.get("entries", [])
         if known.get("digest") != digest:

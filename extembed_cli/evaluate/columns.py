@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.data.feature_file import METADATA_KEY
+from extembed_cli.data.footer import METADATA_KEY
 from extembed_cli.data.parquet import Table, open_table
 from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
 from extembed_cli.evaluate.column_types import is_learnable

@@ -19,6 +19,7 @@ from extembed_cli.arrays import Doubles
 from extembed_cli.data import ipc
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.embeddings import TableIds, load_vectors
+from extembed_cli.data.frozen import read_gramian
 from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.matrices import EmbeddingMatrix, TableVectors
 from extembed_cli.data.parquet import Table
@@ -207,7 +208,9 @@ def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared
     summed = {m for m in matrices if any(technique.needs_gramian(spec, m) for technique in techniques)}
     # The mean (`center`) and the Gramian are over the whole table, summed in order of ids.
     of_owners = name in spec.owner_tables
-    whole = of_owners or bool(summed) or any(matrix.center for matrix in matrices)
+    frozen = spec.table(name).frozen
+    centered = any(matrix.center for matrix in matrices) and "center" not in frozen
+    whole = of_owners or centered or bool(summed and "gramian" not in frozen)
     cache = cache if cache is not None and name in cache.tables else None
     folder = prepared.folder
     paths = {matrix: folder and folder / f"{matrix.name}.vectors" for matrix in matrices}
@@ -224,11 +227,20 @@ def _load(spec: Spec, name: str, table: Table, ids: TableIds, prepared: Prepared
             continue
         loaded = vectors.of(vocabulary.ids)
         if matrix in summed:
-            total = gramian(loaded, mapped, normalized=spec.table(name).normalize)
-            prepared.totals[matrix] = TableTotals(int(np.count_nonzero(loaded.norms)), total)
+            prepared.totals[matrix] = _totals(spec, matrix, loaded, mapped)
         if cache is None or any(technique.copies(spec, matrix) for technique in techniques):
             loaded = loaded.of_used_items(paths[matrix])
         prepared.embeddings[matrix] = loaded
+
+
+def _totals(spec: Spec, matrix: Matrix, loaded: EmbeddingMatrix, mapped: threads.Mapping) -> TableTotals:
+    """Return the Gramian of a table: of the vectors that are loaded, or from the file that the spec names."""
+    table, label = spec.table(matrix.table), spec.table_label(matrix.table)
+    if table.gramian is None:
+        total = gramian(loaded, mapped, normalized=table.normalize)
+        return TableTotals(int(np.count_nonzero(loaded.norms)), total)
+    frozen = read_gramian(table.gramian, loaded.dim, label, normalized=table.normalize, centered=matrix.center)
+    return TableTotals(frozen.vectors, frozen.gramian)
 
 
 def _by_table(vectors: dict[Matrix, Vectors]) -> dict[str, Vectors]:

@@ -45,6 +45,23 @@ def shard_columns(spec: Spec) -> list[Column]:
     return list(by_name.values())
 
 
+def whole_tables(spec: Spec) -> dict[str, list[str]]:
+    """Return by table the keys that make features depend on all its rows: `center`, `unobserved_weight`."""
+    sums: dict[str, list[str]] = {}
+    survey = spec.survey()
+    for of_pass in [*spec.passes(), *([] if survey is None else [survey])]:
+        for technique in techniques_of(of_pass):
+            for matrix in technique.matrices(of_pass):
+                derived = matrix.table in of_pass.derivations()
+                table = of_pass.derived(matrix.table).embedding if derived else matrix.table
+                frozen, keys = of_pass.table(table).frozen, sums.setdefault(table, [])
+                if matrix.center and "center" not in frozen:
+                    keys.append("`center`")
+                if "gramian" not in frozen and technique.needs_gramian(of_pass, matrix):
+                    keys.append("`unobserved_weight`")
+    return {name: list(dict.fromkeys(keys)) for name, keys in sums.items() if keys}
+
+
 def technique_of_step(step: str) -> Technique:
     """Return the first technique whose columns belong to a step of the ladder of an evaluation."""
     return next(technique for technique in TECHNIQUES if technique.step == step)

@@ -120,7 +120,8 @@ def _sources(
             tables = cache.vectors(name, loaded.ids[name], mapped)
         else:
             # The mean is that of the whole table, whichever items the log has.
-            items = None if any(kinds) else loaded.vocabulary.ids
+            whole = any(kinds) and "center" not in spec.table(name).frozen
+            items = None if whole else loaded.vocabulary.ids
             table = loaded.inputs.embeddings[name]
             tables = load_vectors(
                 spec, name, table, loaded.ids[name], items, [(kind, folder) for kind in kinds], mapped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from extembed_cli.data.coverage import Coverage
@@ -14,6 +15,11 @@ from extembed_cli.jobs.passes import PassResults
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import memory
 from extembed_cli.system.progress import Cost
+
+
+def report_path(output: Path) -> Path:
+    """Return the path of the run report of an output."""
+    return output.with_name(f"{output.name}.run.json")
 
 
 def computed(

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_info
 
 import extembed_cli
 from extembed_cli.data.commit import locked, staged, writing
+from extembed_cli.data.frozen import frozen_digest
 from extembed_cli.data.inputs import Inputs, Loaded, Opened
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
 from extembed_cli.data.shard_results import FeaturePart
@@ -37,10 +38,10 @@ from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
 from extembed_cli.jobs.passes import PassResults, Place
 from extembed_cli.jobs.reading import SECONDS_PER_ROW, cache_of, digesting, load, open_all, sample_layout
-from extembed_cli.jobs.report import closing, computed
+from extembed_cli.jobs.report import closing, computed, report_path
 from extembed_cli.jobs.requirements import check_features, check_inputs
 from extembed_cli.jobs.survey import plan_survey, survey
-from extembed_cli.jobs.warnings import result_warnings
+from extembed_cli.jobs.warnings import grown_tables, result_warnings
 from extembed_cli.jobs.within import within_part
 from extembed_cli.spec.model import MAX_PASSES, Spec
 from extembed_cli.system.memory import give_back
@@ -68,7 +69,7 @@ def run_job(
         if opened.problems.errors:  # read the other inputs too, to raise all problems together
             load(passes[0], watch, sample_layout(opened))
         inputs = opened.complete()
-        models = technique_digests(spec)
+        models = _other_digests(spec)
         watch.total(sum(_seconds(each.spec, each.complete()) for each in passes) + _seconds_to_write(inputs))
         caches = [cache_of(each, options) for each in passes]
         known = {name: digest for cache in caches if cache for name, digest in cache.digests.items()}
@@ -101,9 +102,10 @@ def run_job(
         check_features(spec, candidates, features)
         watch.expect(candidates)
         with watch.timing("write") as cost:
+            watch.warn_of(grown_tables(spec, outputs[0], digests.result()))
             report = write_outputs(spec, stage, results, features, {**digests.result(), **models}, mapped, watch)
             inputs.check_unchanged()
-            if technique_digests(spec) != models:
+            if _other_digests(spec) != models:
                 raise DataError(
                     f"{' and '.join(models)} that the spec names changed during the run. The old output is untouched; "
                     "run again"
@@ -121,7 +123,7 @@ def run_job(
         }
         report["summary"] = closing(spec, report)
         with writing(outputs[0]):
-            stage.json(outputs[0].with_name(outputs[0].name + ".run.json"), report)
+            stage.json(report_path(outputs[0]), report)
             stage.commit()
     return report
 
@@ -159,6 +161,16 @@ def _run_pass(
         return shared
 
     return PassResults(place, loaded, *_compute(spec, loaded, layout.shards, prepared, engine, watch))
+
+
+def _other_digests(spec: Spec) -> dict[str, Any]:
+    """Return the digests of the files that a spec names beside its inputs: models, and frozen sums of tables."""
+    frozen = {
+        name: {key: frozen_digest(path, f"{spec.table_label(name)} {key}") for key, path in table.frozen.items()}
+        for name, table in spec.tables.items()
+        if table.frozen
+    }
+    return {**technique_digests(spec), **({"frozen": frozen} if frozen else {})}
 
 
 def _seconds_per_candidate(spec: Spec, inputs: Inputs) -> float:

@@ -162,7 +162,7 @@ def _trained_tables(spec: Spec, inputs: TrainingInputs) -> dict[str, TrainedTabl
             sha256=inputs.digests["embeddings"][name]["sha256"],
             probes=probes.of(inputs.vocabulary, probed_items, vectors),
             normalize=options.normalize,
-            center=options.center,
+            center=bool(options.center),
         )
     return trained
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from extembed_cli.engines.base import Job, Results
-from extembed_cli.features.registry import techniques_of
+from extembed_cli.features.registry import techniques_of, whole_tables
+from extembed_cli.jobs.report import report_path
 from extembed_cli.spec.durations import time_text
+from extembed_cli.spec.model import Spec
 
 
 def result_warnings(job: Job, results: Results) -> Iterator[str]:
@@ -22,6 +27,30 @@ def result_warnings(job: Job, results: Results) -> Iterator[str]:
             yield (
                 f"{path}: no {side.owner} has an event before {as_of} whose {side.partner} has a vector and whose "
                 "target is known, so the file is empty"
+            )
+
+
+def grown_tables(spec: Spec, output: Path, digests: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning for each table that changed since the last run of an output, if this moves all rows' features.
+
+    The mean of a table (`center`) and its Gramian (`unobserved_weight`) are over all its items.
+    """
+    try:
+        earlier = json.loads(report_path(output).read_text(encoding="utf-8"))["digests"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name, keys in whole_tables(spec).items():
+        now = digests[spec.kind_of(name)][name]
+        try:
+            before = earlier[spec.kind_of(name)][name]
+            changed, rows = before["sha256"] != now["sha256"], before["rows"]
+        except (KeyError, TypeError):
+            continue
+        if changed:
+            yield (
+                f"{spec.table_label(name)}: has changed since the last run of {output} ({rows:,} rows then, "
+                f"{now['rows']:,} now), which moves the features of all rows by {' and '.join(keys)}. "
+                "`extembed center` keeps these sums as they are"
             )
 
 

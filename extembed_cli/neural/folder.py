@@ -94,7 +94,7 @@ def check_fits(group: NeuralGroup, config: ModelConfig, spec: Spec) -> None:
             continue
         options = spec.embeddings[name]
         for option in ("normalize", "center"):
-            if getattr(options, option) != getattr(table, option):
+            if bool(getattr(options, option)) != getattr(table, option):
                 value = str(getattr(table, option)).lower()
                 add(f"the model was trained with embeddings.{name}.{option} = {value}")
     for name, history in config.histories.items():

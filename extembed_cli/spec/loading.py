@@ -207,7 +207,8 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
             holders += [(group, key) for group in groups if isinstance(group, dict) for key in kind.path_keys]
     for tables in (data.get("embeddings"), data.get("user_embeddings")):
         if isinstance(tables, dict):
-            holders += [(table, "path") for table in tables.values() if isinstance(table, dict)]
+            keys = ("path", "center", "gramian")
+            holders += [(table, key) for table in tables.values() if isinstance(table, dict) for key in keys]
     for holder, key in holders:
         value = holder.get(key)
         if isinstance(value, str):

@@ -167,7 +167,7 @@ class Spec(Frozen):
                     continue
                 if isinstance(group, DualGroup) and group.unobserved_weight and table.changes:
                     problems.append(f"{key}.unobserved_weight: needs vectors that are the same at all times")
-                if group.center and table.columns.time is not None:
+                if group.center and table.columns.time is not None and not isinstance(table.center, str):
                     problems.append(f"{key}.center: the mean of vectors that change would know their future")
         return problems
 
@@ -272,7 +272,7 @@ class Spec(Frozen):
     def matrix(self, table: str, group: Group | None = None) -> Matrix:
         """Return the vectors of a table as a group uses them, or as the table says."""
         center = group.center if isinstance(group, TableGroup) else None
-        return Matrix(table, self.table(table).center if center is None else center)
+        return Matrix(table, bool(self.table(table).center) if center is None else center)
 
     # --- sides ---
 
@@ -479,9 +479,10 @@ class Spec(Frozen):
             mode="json", by_alias=True, exclude_none=True, exclude={"output", "interactions", "candidates", "require"}
         )
         for kind in ("embeddings", "user_embeddings"):
-            tables = data.pop(kind)
+            data.pop(kind)
+            tables = getattr(self, kind)
             if tables or kind == "embeddings":
-                data[kind] = {name: {k: v for k, v in t.items() if k != "path"} for name, t in tables.items()}
+                data[kind] = {name: table.meaning() for name, table in tables.items()}
         for technique in Group.known:
             groups = [group.meaning() for group in getattr(self, technique, ())]
             if groups:

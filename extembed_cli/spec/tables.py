@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -80,12 +80,27 @@ class TableSpec(Frozen):
 
     normalize: Annotated[bool, Field(strict=True)] = True
     """Divide each vector by its L2 norm. Cosines are the same either way; the dual fit is not."""
-    center: Annotated[bool, Field(strict=True)] = False
-    """Subtract the mean of the table's raw vectors before normalising: text models share a common direction."""
+    center: Annotated[bool, Field(strict=True)] | str = False
+    """Subtract the mean of the table's raw vectors before normalising: text models share a common direction. A path is
+    a mean from `extembed center`, which later rows of the table do not change."""
+    gramian: str | None = None
+    """For dual groups with `unobserved_weight`: Gramians from `extembed center --gramian`, which later rows of the
+    table do not change; those of the whole table unless set."""
     bad_vectors: Literal["error", "missing"] = "error"
     """Treatment of NaN, infinite and zero vectors: stop, or treat the item or user as having no vector."""
     duplicates: Literal["error", "last"] = "error"
     """Treatment of an id that occurs twice: stop, or take the last row."""
+
+    @property
+    def frozen(self) -> dict[str, str]:
+        """Paths of sums over the whole table that later rows do not change, by key."""
+        center = {"center": self.center} if isinstance(self.center, str) else {}
+        return {**center, **({"gramian": self.gramian} if self.gramian is not None else {})}
+
+    def meaning(self) -> dict[str, Any]:
+        """Return the table as plain data without its paths."""
+        data: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"path"})
+        return {**data, **dict.fromkeys(self.frozen, "frozen")}
 
 
 class EmbeddingSpec(TableSpec):
@@ -126,10 +141,12 @@ class UserEmbeddingSpec(TableSpec):
         if (self.path is None) == (self.derived is None):
             raise ValueError("path: a table of users has a `path`, or is derived `from` the log")
         if self.derived is not None:
-            unused = {"columns", "duplicates", "bad_vectors", "normalize"} & self.model_fields_set
+            unused = {"columns", "duplicates", "bad_vectors", "normalize", "gramian"} & self.model_fields_set
             if unused:
                 raise ValueError(f"{min(unused)}: is about a file; a derived table has none")
-        if self.columns.time is not None and self.center:
+            if isinstance(self.center, str):
+                raise ValueError("center: the vectors of the items are centred; give the path in their table")
+        if self.columns.time is not None and self.center is True:
             raise ValueError("center: the mean of vectors that change would know their future; leave it out")
         return self
 

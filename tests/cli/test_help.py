@@ -16,19 +16,20 @@ import extembed_cli
 SCRIPT = Path(sys.executable).with_name("extembed")
 COMMON = "--workers --memory --wait --json --quiet -q --verbose -v"
 FLAGS = {
-    "run": "SPEC.toml --output -o --engine --set --dry-run --scratch --cache --fresh " + COMMON,
+    "run": "SPEC.toml --output -o --engine --set --require --allow-empty --dry-run --scratch --cache --fresh " + COMMON,
     "aggregate": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --half-life --percentile "
     "--threshold --target --residual --prior-events --residual-half-life --temperature --top --sd "
     "--history NAME=WHERE --center --no-center --as-of --lag --window --max-events --weight "
-    "--time-unit --set --dry-run " + COMMON,
+    "--time-unit --set --require --allow-empty --dry-run " + COMMON,
     "dual": "-i --interactions -c --candidates -e --embedding NAME=PATH -o --output --user-vectors "
     "--regularization --unobserved-weight --scaling --half-life --target --residual --prior-events "
     "--residual-half-life --loss --bias --sd --refit-every --history NAME=WHERE --center --no-center "
-    "--as-of --lag --window --max-events --weight --time-unit --set --dry-run " + COMMON,
+    "--as-of --lag --window --max-events --weight --time-unit --set --require --allow-empty --dry-run " + COMMON,
     "evaluate": "FEATURES.parquet --label --output -o --time --user --group --time-unit --baseline "
     "--test-fraction --gap --from --max-rows --ranker --seed --seeds --resamples --min-gain " + COMMON,
-    "check": "SPEC.toml --set --json -q -v",
+    "check": "SPEC.toml --set --require --allow-empty --json -q -v",
     "columns": "SPEC.toml --set --json",
+    "center": "TABLE -o --output --gramian --item --embedding --bad-vectors --duplicates " + COMMON,
     "sample": "DIR --seed",
     "neural train": "SPEC.toml --label --model --until --group --max-events --set --encoder --dim --id-embedding "
     "--candidate --no-candidate --whiten --loss --epochs --batch-size --lr --dropout --seed --device "
