@@ -87,6 +87,11 @@ def as_ids(column: pa.ChunkedArray, where: str) -> pl.Series:
         return as_series(column.cast(pa.large_string()))
     if kind == "binary":
         return as_series(column.cast(pa.large_binary()))
+    if types.is_decimal(column.type):  # polars knows those of 128 bits alone
+        try:
+            column = column.cast(pa.decimal128(38, 0))
+        except pa.ArrowException as error:
+            raise DataError(f"{where}: an id is too long for 38 digits ({error}). Write the ids as text") from None
     series = as_series(column)
     if kind == "nothing":
         return series

@@ -16,7 +16,8 @@ from extembed_cli.data import ipc
 from extembed_cli.data.candidates import CandidateCounts, check_candidates, no_candidates, read_candidates
 from extembed_cli.data.embeddings import TableIds, check_embedding, load_ids, load_vectors
 from extembed_cli.data.encode import encode
-from extembed_cli.data.ids import check_id_kinds, same_type
+from extembed_cli.data.hive import are_integers
+from extembed_cli.data.ids import check_id_kinds, id_kind, same_type
 from extembed_cli.data.interactions import EventCounts, check_interactions, no_events, read_interactions
 from extembed_cli.data.parquet import Table, open_table
 from extembed_cli.data.partition import Partition
@@ -115,6 +116,34 @@ class Opened:
         """All inputs that could be opened."""
         return [*self.logs, *self.embeddings.values()]
 
+    def uses(self, role: str) -> list[tuple[Table, str]]:
+        """Return the tables that have ids of users or items, with the column of these."""
+        spec, kind = self.spec, "embeddings" if role == "item" else "user_embeddings"
+        uses = [(table, spec.column("interactions", role)) for table in [self.interactions] if table is not None]
+        uses += [(table, spec.column("candidates", role)) for table in [self.candidates] if table is not None]
+        tables = ((table, name) for name, table in self.embeddings.items() if spec.kind_of(name) == kind)
+        return [*uses, *((table, spec.id_column(name)) for table, name in tables)]
+
+    def fit_keys(self, role: str) -> None:
+        """Give ids that are the names of folders the type that the other inputs have."""
+        columns = {column for _, column in self.uses(role)} - set(self.spec.columns.types)
+        parts = [(part, column) for table, column in self.uses(role) for part in table.parts if column in columns]
+        stored = {id_kind(p.schema.field(c).type) for p, c in parts if c in p.schema.names and c not in p.partition}
+        keys = [(part, column) for part, column in parts if column in part.partition]
+        kinds = {id_kind(part.schema.field(column).type) for part, column in keys}
+        if not keys or stored | kinds in ({"integer"}, {"text"}):
+            return
+        texts = [part.partition[column] for part, column in keys]
+        wanted = "integer" if stored == {"integer"} and are_integers(texts) else "text"
+        for table, column in self.uses(role):
+            changed = table.with_key_type(column, wanted)
+            if table is self.interactions:
+                self.interactions = changed
+            elif table is self.candidates:
+                self.candidates = changed
+            else:
+                self.embeddings = {n: changed if t is table else t for n, t in self.embeddings.items()}
+
     def complete(self) -> Inputs:
         """Return all tables of the spec; call this only if there are no problems."""
         assert self.interactions is not None
@@ -132,12 +161,12 @@ def open_inputs(spec: Spec) -> Opened:
     opened = Opened(spec)
     problems = opened.problems
     with problems.collect():
-        table = open_table("interactions", spec.interactions)
+        table = open_table("interactions", spec.interactions, spec.columns.types)
         check_interactions(spec, table)
         opened.interactions = table
     if spec.candidates is not None:
         with problems.collect():
-            table = open_table("candidates", spec.candidates)
+            table = open_table("candidates", spec.candidates, spec.columns.types)
             check_candidates(spec, table)
             opened.candidates = table
     for name in spec.tables:
@@ -145,22 +174,14 @@ def open_inputs(spec: Spec) -> Opened:
         if path is None:  # derived
             continue
         with problems.collect():
-            table = open_table(spec.table_label(name), path)
+            table = open_table(spec.table_label(name), path, spec.columns.types)
             check_embedding(spec, name, table)
             opened.embeddings[name] = table
 
-    users, items = [], []
-    if opened.interactions is not None:
-        users.append((opened.interactions, spec.column("interactions", "user")))
-        items.append((opened.interactions, spec.column("interactions", "item")))
-    if opened.candidates is not None:
-        users.append((opened.candidates, spec.column("candidates", "user")))
-        items.append((opened.candidates, spec.column("candidates", "item")))
-    for name, table in opened.embeddings.items():
-        (items if name in spec.embeddings else users).append((table, spec.id_column(name)))
-    for role, uses in (("user", users), ("item", items)):
+    for role in ("user", "item"):
+        opened.fit_keys(role)
         with problems.collect():
-            check_id_kinds(role, uses)
+            check_id_kinds(role, opened.uses(role))
     return opened
 
 

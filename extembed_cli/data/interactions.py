@@ -14,7 +14,7 @@ from extembed_cli.data.ids import as_ids, examples
 from extembed_cli.data.parquet import Part, Table
 from extembed_cli.data.residuals import event_columns, mean_columns, null_residuals
 from extembed_cli.data.times import check_time_type, times_us
-from extembed_cli.errors import DataError, Problems, listing
+from extembed_cli.errors import DataError, Problems, SpecError, listing
 from extembed_cli.spec.durations import YEAR_US
 from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.model import Spec
@@ -88,8 +88,24 @@ def check_interactions(spec: Spec, table: Table) -> None:
         check_time_type(table, spec.times("interactions"))
     for expression, key in spec.expressions.items():
         with problems.collect():
-            columns_of(expression.text, key, table.names)
+            _check_columns(expression.text, key, table)
     problems.raise_any()
+
+
+def _check_columns(text: str, key: str, table: Table) -> None:
+    """Raise if an expression reads what is no column, or not one of all files."""
+    try:
+        columns_of(text, key, table.names)
+    except SpecError:
+        some = {name for part in table.parts for name in part.schema.names}
+        for name in columns_of(text, key, list(some)):  # raises if it is nowhere
+            path = table.missing_in(name)
+            if path is not None:
+                raise DataError(
+                    f"{table.label}: {path}: no column `{name}`, which {key} = {text!r} reads and other files have. "
+                    "Write it there too, with nulls"
+                ) from None
+        raise
 
 
 def read_interactions(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFrame]:

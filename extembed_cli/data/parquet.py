@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from extembed_cli.data import hive
 from extembed_cli.data.paths import SourceFile, resolve
-from extembed_cli.errors import DataError, InputError, Problems, did_you_mean
+from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
 
 
 @contextmanager
@@ -68,7 +69,8 @@ class Part:
     """Inode, size and time of change when it was opened."""
     row_bytes: int
     """Bytes of a decoded row, approximately."""
-    partition: dict[str, Any] = field(default_factory=dict)
+    partition: dict[str, str | None] = field(default_factory=dict)
+    """The values of its hive partition columns, as the folders write them"""
 
     def batches(self, columns: Sequence[str] | None = None, batch_size: int = 131_072) -> Iterator[pa.RecordBatch]:
         """Yield batches of the named columns (None = all), with page checksums verified and no read-ahead."""
@@ -78,7 +80,7 @@ class Part:
         with reading(self.path), open_parquet(self.path) as file:
             for batch in file.iter_batches(batch_size=batch_size, columns=stored):
                 arrays = [
-                    pa.repeat(pa.scalar(self.partition[f.name], f.type), batch.num_rows)
+                    hive.column_of(self.partition[f.name], f.type, batch.num_rows)
                     if f.name in self.partition
                     else batch.column(f.name)
                     for f in schema
@@ -134,15 +136,46 @@ class Table:
     @cached_property
     def schema(self) -> pa.Schema:
         """The one schema for all files: the widest type of each column."""
-        try:
-            schema = pa.unify_schemas([part.schema for part in self.parts], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise DataError(
-                f"{self.label}: the files have columns of types that do not fit together: {error}. "
-                "Write them with one schema"
-            ) from None
+        names = dict.fromkeys(name for part in self.parts for name in part.schema.names)
+        problems, fields = Problems(), []
+        for name in names:
+            with problems.collect():
+                fields.append(self._field(name))
+        problems.raise_any()
+        schema = pa.schema(fields, self.parts[0].schema.metadata)
         # A column that one file lacks is null there, even where the others declare it as not null.
         return pa.schema([f if f.name in self.names else f.with_nullable(True) for f in schema], schema.metadata)
+
+    def _field(self, name: str) -> pa.Field:
+        """Return a column with the widest of its types."""
+        having = [part for part in self.parts if name in part.schema.names]
+        fields = [part.schema.field(name) for part in having]
+        zoned = [each for each in fields if pa.types.is_timestamp(each.type) and each.type.tz is not None]
+        if zoned and all(pa.types.is_timestamp(each.type) for each in fields):  # a naive time is UTC
+            finest = max((each.type.unit for each in fields), key=("s", "ms", "us", "ns").index)
+            fields = [each.with_type(pa.timestamp(finest, zoned[0].type.tz)) for each in fields]
+        try:
+            return pa.unify_schemas([pa.schema([each]) for each in fields], promote_options="permissive").field(0)
+        except pa.ArrowException:
+            other = next(i for i, each in enumerate(fields) if each.type != fields[0].type)
+            raise DataError(
+                f"{self.label}: column `{name}` is {fields[0].type} in {having[0].path} and {fields[other].type} in "
+                f"{having[other].path}. Write the files with one schema"
+            ) from None
+
+    def missing_in(self, name: str) -> str | None:
+        """Return the path of the first file without a column that others have; None if there is no such file."""
+        without = [part for part in self.parts if name not in part.schema.names]
+        return str(without[0].path) if 0 < len(without) < len(self.parts) else None
+
+    def with_key_type(self, name: str, kind: str) -> Table:
+        """Return the table with another type of a hive partition column: `integer` or `text`."""
+        parts = []
+        for part in self.parts:
+            place = part.schema.get_field_index(name)
+            schema = part.schema.set(place, pa.field(name, hive.TYPES[kind])) if name in part.partition else part.schema
+            parts.append(replace(part, schema=schema))
+        return Table(self.label, tuple(parts))
 
     def require(self, columns: dict[str, str]) -> None:
         """Check that each file has the columns; `columns` maps their names to hints on how to rename them."""
@@ -188,8 +221,11 @@ def _part(path: Path, opened: pq.ParquetFile) -> Part:
     return Part(path, rows, opened.schema_arrow, _state(path), -(-size // max(1, rows)))
 
 
-def open_table(label: str, paths: str | tuple[str, ...]) -> Table:
-    """Resolve the paths of an input and read every footer; raise all unreadable files together."""
+def open_table(label: str, paths: str | tuple[str, ...], types: Mapping[str, str] | None = None) -> Table:
+    """Resolve the paths of an input and read every footer; raise all unreadable files together.
+
+    `types` of hive partition columns are `integer` or `text`; by default they are told by the values.
+    """
     files = resolve(label, paths)
     problems = Problems()
     parts: list[Part] = []
@@ -203,38 +239,32 @@ def open_table(label: str, paths: str | tuple[str, ...]) -> Table:
                 if twice:
                     raise DataError(f"{label}: {file.path}: column `{twice[0]}` occurs twice; rename one")
     problems.raise_any()
-    return Table(label, tuple(_with_partitions(files, parts)))
+    parts = _with_partitions(files, parts, types or {})
+    # A part without rows may have any types, as what wrote it had nothing to tell them by.
+    return Table(label, tuple([part for part in parts if part.rows] or parts[:1]))
 
 
-def _with_partitions(files: list[SourceFile], parts: list[Part]) -> list[Part]:
-    """Add the hive partition columns of files in `key=value` folders, typed as pyarrow infers them over all files.
+def _with_partitions(files: list[SourceFile], parts: list[Part], types: Mapping[str, str]) -> list[Part]:
+    """Add the hive partition columns of files in `key=value` folders; a file's own column wins over the folder's."""
+    keys = [
+        {key: text for key, text in file.keys.items() if key not in part.schema.names}
+        for file, part in zip(files, parts, strict=True)
+    ]
+    of_tables = [file.of_table.types for file in files if file.of_table is not None]
+    types = {**{key: kind for of_file in of_tables for key, kind in of_file.items()}, **types}
+    kinds = {}
+    for key in dict.fromkeys(key for of_file in keys for key in of_file):
+        texts = [of_file[key] for of_file in keys if key in of_file]
+        kinds[key] = hive.TYPES[types[key]] if key in types else hive.key_type(texts)
+        if pa.types.is_integer(kinds[key]) and not hive.are_integers(texts):
+            raise SpecError(f"columns.types.{key}: `integer`, but some folders have other values ({listing(texts)})")
+    return [
+        replace(part, schema=_with_fields(part.schema, {key: kinds[key] for key in of_file}), partition=of_file)
+        for part, of_file in zip(parts, keys, strict=True)
+    ]
 
-    A file's own column wins over the folder's.
-    """
-    if not any(file.in_partition for file in files):
-        return parts
-    import pyarrow.dataset as ds  # noqa: PLC0415  slow to import, and rarely needed
-    from pyarrow.fs import LocalFileSystem  # noqa: PLC0415
 
-    out = list(parts)
-    for base in {file.base for file in files if file.in_partition}:
-        inside = [i for i, file in enumerate(files) if file.base == base and file.in_partition]
-        factory = ds.FileSystemDatasetFactory(
-            LocalFileSystem(),
-            [str(files[i].path.absolute()) for i in inside],
-            ds.ParquetFileFormat(),
-            ds.FileSystemFactoryOptions(
-                partition_base_dir=str(Path(base or ".").absolute()), partitioning=ds.HivePartitioning.discover()
-            ),
-        )
-        with reading(files[inside[0]].path):
-            folders = factory.inspect_schemas()[-1]  # the last schema is that of the folders alone
-            fragments = factory.finish(folders).get_fragments()
-            for i, fragment in zip(inside, fragments, strict=True):
-                keys = ds.get_partition_keys(fragment.partition_expression)
-                keys = {k: v for k, v in keys.items() if k not in parts[i].schema.names}
-                schema = parts[i].schema
-                for key in keys:
-                    schema = schema.append(folders.field(key))
-                out[i] = replace(parts[i], schema=schema, partition=keys)
-    return out
+def _with_fields(schema: pa.Schema, kinds: Mapping[str, pa.DataType]) -> pa.Schema:
+    for name, kind in kinds.items():
+        schema = schema.append(pa.field(name, kind))
+    return schema

@@ -8,12 +8,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from extembed_cli.errors import InputError, Problems
+from extembed_cli.data.hive import keys_of
+from extembed_cli.data.lake import LakeFile, Version, files_of, split_version, table_format
+from extembed_cli.errors import InputError, Problems, SpecError
 
 MANIFEST = "_extembed_manifest.json"
 _PARQUET = (".parquet", ".parq", ".pq")
-_GZIP = b"\x1f\x8b"
-_HEAD = 2**16  # bytes of a table's metadata that are read to tell whose they are
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -23,10 +23,15 @@ class SourceFile:
 
     path: Path
     base: Path | None = None
+    of_table: LakeFile | None = None
+    """What the log of a table says about the file"""
 
     @property
-    def in_partition(self) -> bool:
-        return self.base is not None and any("=" in part for part in self.path.relative_to(self.base).parts[:-1])
+    def keys(self) -> dict[str, str | None]:
+        """The values of its partition columns, as text."""
+        if self.of_table is not None:
+            return self.of_table.keys
+        return {} if self.base is None else keys_of(self.path, self.base)
 
 
 def resolve(label: str, paths: str | tuple[str, ...]) -> list[SourceFile]:
@@ -60,36 +65,26 @@ def _identity(path: Path) -> object:
 
 def _check_formats(label: str, files: list[SourceFile]) -> None:
     """Raise if files belong to a table of Delta Lake, Iceberg or Hudi: some of them may have been removed from it."""
-    for folder in dict.fromkeys(parent for file in files for parent in file.path.absolute().parents):
-        kind = _table_format(folder)
+    heap = [file.path.absolute() for file in files if file.of_table is None]
+    for folder in dict.fromkeys(parent for path in heap for parent in path.parents):
+        kind = table_format(folder)
         if kind is not None:
             raise InputError(
-                f"{label}: {folder}: is {kind} table, whose log says which files count. Export it to Parquet "
-                "and name the export"
+                f"{label}: {folder}: is a table of {kind}, whose log says which files count. Name this folder"
             )
-
-
-def _table_format(folder: Path) -> str | None:
-    """Return which table format a folder is a table of, with its article."""
-    if (folder / "_delta_log").is_dir():
-        return "a Delta Lake"
-    if (folder / ".hoodie").is_dir():
-        return "a Hudi"
-    for log in folder.glob("metadata/*.metadata.json"):
-        try:
-            with log.open("rb") as file:
-                head = file.read(_HEAD)
-        except OSError:  # in a folder of others, far above the input
-            continue
-        if head.startswith(_GZIP) or b'"format-version"' in head:
-            return "an Iceberg"
-    return None
 
 
 def _resolve_one(label: str, text: str) -> list[SourceFile]:
     if "://" in text:
         raise InputError(f"{label}: {text}: only local paths can be read; copy or mount it")
+    text, version = split_version(text)
     path = Path(text)
+    if path.is_dir():
+        kind = table_format(path)
+        if kind is not None:
+            return [SourceFile(file.path, path, file) for file in files_of(label, path, kind, version)]
+    if version != Version():
+        raise SpecError(f"{label}: {text}: is no table of Delta Lake or Iceberg, so it has no versions")
     if path.is_dir():
         return _in_directory(label, path)
     if path.exists():

@@ -129,8 +129,9 @@ def _candidate_bytes(inputs: Inputs) -> int:
 
 def _text_bytes(spec: Spec, inputs: Inputs) -> int:
     """Return the bytes of an owner's id, if it is not an integer; else 0."""
-    owners = inputs.interactions.schema.field(spec.column("interactions", spec.side.owner))
-    return 0 if id_kind(owners.type) == "integer" else _BYTES_PER_TEXT_ID
+    column = spec.column("interactions", spec.side.owner)
+    kinds = {id_kind(part.schema.field(column).type) for part in inputs.interactions.parts}
+    return 0 if kinds == {"integer"} else _BYTES_PER_TEXT_ID
 
 
 def _event_bytes(spec: Spec, inputs: Inputs) -> int:

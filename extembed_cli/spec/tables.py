@@ -73,6 +73,9 @@ class Columns(RoleColumns):
     """Names in the candidates alone."""
     interactions: LogColumns = LogColumns()
     """Names in the interactions alone."""
+    types: dict[str, Literal["integer", "text"]] = Field(default_factory=dict)
+    """Types of columns that are names of folders (`month=01`), such as `{month = "integer"}`. Unless set, ids have the
+    type of the other inputs, and other values are integers if all are written as such, so `01` is text."""
 
 
 class TableSpec(Frozen):

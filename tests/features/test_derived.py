@@ -236,7 +236,7 @@ def test_a_user_whose_likes_and_dislikes_cancel_has_no_vector(tmp_path: Path) ->
     world.write("interactions", pl.DataFrame(rows).to_arrow())
     asked = {"user_id": [2, 2], "item_id": [3, 3], "timestamp": rows["timestamp"].gather([2, 3])}
     world.write("candidates", pl.DataFrame(asked).to_arrow())
-    output = run_spec(spec(world, taste('target = "rating"') + AUDIENCE, top=""))
+    output = run_spec(spec(world, taste('target = "rating"') + AUDIENCE, top="require.allow_empty = true\n"))
     assert output["item_all__count"].to_list() == [2, 3]
     # User 1 has a vector at the second event alone; later likes and dislikes are nothing together.
     assert output["taste__all__item_vector_count"].to_list() == [1, 1]

@@ -82,9 +82,9 @@ def test_targets_that_are_not_finite_are_refused(world: World, value: str) -> No
     fails(world, f'{GROUP}target = "CASE WHEN rating = 5 THEN {value} ELSE 1.0 END"', 1, "dual.0.target", "not finite")
 
 
-def test_null_targets_for_all_warn(world: World) -> None:
-    done = extembed("run", world.spec(f'{GROUP}target = "CASE WHEN rating > 9 THEN 1.0 END"')).ok()
-    assert "null for every interaction" in done.err
+def test_null_targets_for_all_give_nulls(world: World) -> None:
+    spec = world.spec(f'{GROUP}target = "CASE WHEN rating > 9 THEN 1.0 END"')
+    assert "null for every interaction" in extembed("run", spec, "--allow-empty").ok().err
     assert world.output()["text__all__dual_score"].null_count() == 300
 
 

@@ -247,7 +247,7 @@ def test_times_before_1970_are_like_others(world: World, lag: str, half_life: st
         columns = {"user_id": [1, 2, 1, 2], "item_id": [1, 2, 1, 2], "timestamp": timestamps(np.array(each) * HOUR)}
         world.write(name, {**columns, "rating": [1.0, -1.0, 1.0, 1.0], "weight": [1.0] * 4})
     keys = f'sd = true\nhalf_life = "{half_life}"\n'
-    path = spec(world, ITEMS + group(keys, ONLY_ALL), top=f'lag = "{lag}"\n')
+    path = spec(world, ITEMS + group(keys, ONLY_ALL), top=f'lag = "{lag}"\nrequire.allow_empty = true\n')
     output = run_spec(path)
     assert output["text__all__all_dual_score"].is_null().to_list() == [lag != "0s"] * 4
     later = pl.from_arrow(world.table("interactions")), pl.from_arrow(world.table("candidates"))
@@ -261,7 +261,7 @@ def test_times_before_1970_are_like_others(world: World, lag: str, half_life: st
 
 def test_an_empty_log_gives_nulls(world: World) -> None:
     world.write("interactions", world.table("interactions").slice(0, 0))
-    output = run_spec(spec(world, EVERY))
+    output = run_spec(spec(world, EVERY, top="require.allow_empty = true\n"))
     assert output["text__all__all_dual_d_score"].null_count() == len(output)
     assert world.table("all").num_rows == 0
 

@@ -100,7 +100,7 @@ def test_more_users_than_one_batch_holds_are_written(world: World) -> None:
 def test_a_log_without_a_usable_interaction_gives_no_users(world: World, rows: int) -> None:
     table = world.table("interactions").slice(0, rows)
     world.write("interactions", table.set_column(0, "user_id", pa.nulls(rows, pa.int64())))
-    report = run(vectors_only_spec(world, "bias = true"))
+    report = run(vectors_only_spec(world, "bias = true", "require.allow_empty = true\n"))
     users = world.table("users")
     assert users.num_rows == 0
     assert users.schema.names == ["user_id", "embedding", "bias"]

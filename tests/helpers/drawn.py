@@ -16,7 +16,8 @@ from hypothesis import settings
 
 HOUR = 3_600_000_000
 START = 1_700_000_000_000_000
-SPEC = """interactions = {interactions}
+SPEC = """require.allow_empty = true
+interactions = {interactions}
 candidates = {candidates}
 output = "out.parquet"
 weight = "weight"

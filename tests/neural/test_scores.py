@@ -191,7 +191,7 @@ def test_a_saved_state_needs_no_model_folder(trained_copy: Path, tmp_path: Path)
     shared = prepare(spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary)
     shared.save(tmp_path / "shared")
     shutil.rmtree(trained_copy / "model")
-    opened = Shared.open(spec, tmp_path / "shared")
+    opened = Shared.open(spec, shared.columns, tmp_path / "shared")
     assert opened.columns == shared.columns
     here, there = (Job(spec, each, 0).compute(loaded.shard(spec, 0)).features.columns for each in (shared, opened))
     assert here["neural_score"].tobytes() == there["neural_score"].tobytes()
@@ -199,7 +199,7 @@ def test_a_saved_state_needs_no_model_folder(trained_copy: Path, tmp_path: Path)
 
 def test_item_vectors_alone_need_no_events(trained_copy: Path) -> None:
     done = train(trained_copy, "--encoder", "mean", "--epochs", "1", "--item-vectors", str(trained_copy / "iv.parquet"))
-    assert "warning" not in done.ok().err
+    assert "interaction" not in done.ok().err
     items = pl.read_parquet(trained_copy / "iv.parquet")
     assert len(items) == len(pl.read_parquet(trained_copy / "text.parquet"))
     write_spec(trained_copy, GROUP + 'item_vectors = "iv.parquet"\n')

@@ -268,7 +268,7 @@ def test_a_column_that_two_groups_share_is_written_once(world: World) -> None:
 
 def test_no_interactions_at_all(world: World) -> None:
     world.write("interactions", world.table("interactions").slice(0, 0))
-    output = run_spec(world.spec())
+    output = run_spec(world.spec("require.allow_empty = true\n"))
     assert output["all__count"].to_list() == [0] * 300
     assert output["all__decayed_count__hl30d"].to_list() == [0.0] * 300
     assert output["text__all__vector_count"].to_list() == [0] * 300
