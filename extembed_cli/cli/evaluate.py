@@ -204,11 +204,12 @@ def _show(report: Report) -> None:
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
-    return "" if value is None else format(value, form)
+    from extembed_cli.evaluate.numbers import number_text
+
+    return "" if value is None else number_text(value, form)
 
 
 def _interval(rung: Rung) -> str:
     if rung.delta_ci is None or None in rung.delta_ci:
         return ""
-    low, high = rung.delta_ci
-    return f"{low:+.4f} to {high:+.4f}"
+    return " to ".join(_number(bound, "+.4f") for bound in rung.delta_ci)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.columns import FeatureFile
 from extembed_cli.evaluate.ladder import Step
+from extembed_cli.evaluate.numbers import gain_text
 from extembed_cli.evaluate.schema import Control
 from extembed_cli.evaluate.univariate import ColumnStatistics
 from extembed_cli.spec.durations import time_text
@@ -25,7 +26,8 @@ def permuted(steps: Sequence[Step]) -> Iterator[Control]:
         if step.control is not None:
             low, high = step.control.low, step.control.high
             passed = not low > 0
-            text = f"with permuted rows, its columns add {step.control.value:+.4f}, between {low:+.4f} and {high:+.4f}"
+            added = gain_text(step.control.value)
+            text = f"with permuted rows, its columns add {added}, between {gain_text(low)} and {gain_text(high)}"
             if not passed:
                 text += ". That is more than nothing: do not trust a gain that is smaller"
             yield Control(

@@ -10,6 +10,7 @@ import numpy as np
 
 from extembed_cli.evaluate.bootstrap import MIN_USERS, Interval
 from extembed_cli.evaluate.judge import Judge, Measurement
+from extembed_cli.evaluate.numbers import gain_text
 from extembed_cli.evaluate.ranker import RankerFit, TrainRankers
 
 _MAX_SHRINK = 1000.0  # an interval that is this many times too wide needs a million times the rows
@@ -88,16 +89,17 @@ def verdict(gain: Interval, over_control: Interval, rows: int, users: int, min_g
     if users < MIN_USERS:
         more = two_figures(max(1, rows * (MIN_USERS / users - 1)))
         return Verdict(CANNOT_TELL, f"the test rows have {users} users; at least {MIN_USERS} are needed", more)
-    adds = f"adds {gain.value:+.4f}, between {gain.low:+.4f} and {gain.high:+.4f}"
+    adds = f"adds {gain_text(gain.value)}, between {gain_text(gain.low)} and {gain_text(gain.high)}"
     if gain.low > 0 and over_control.low > 0 and gain.value >= min_gain:
         return Verdict(KEEP, adds)
     if gain.high < min_gain:
-        return Verdict(NOT_WORTH_IT, f"adds at most {gain.high:+.4f}, less than {min_gain:g}")
+        return Verdict(NOT_WORTH_IT, f"adds at most {gain_text(gain.high)}, less than {min_gain:g}")
     if gain.value < min_gain:
         shrink = (gain.high - gain.value) / (min_gain - gain.value)
     else:
         if gain.low > 0:
-            adds += f", but over its columns permuted between {over_control.low:+.4f} and {over_control.high:+.4f}"
+            low, high = gain_text(over_control.low), gain_text(over_control.high)
+            adds += f", but over its columns permuted between {low} and {high}"
         shrink = max(_excess(gain), _excess(over_control))
     if not shrink < _MAX_SHRINK:
         return Verdict(CANNOT_TELL, f"{adds}; more rows like these would not decide it")

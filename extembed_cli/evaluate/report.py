@@ -16,6 +16,7 @@ from extembed_cli.evaluate.columns import BASELINE, COUNTERS, FeatureFile, count
 from extembed_cli.evaluate.distributions import distributions
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, Verdict, verdict
+from extembed_cli.evaluate.numbers import gain_text
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.evaluate.schema import (
     TITLES,
@@ -141,7 +142,8 @@ def _summary(ladder: Sequence[Rung], all_controls: Sequence[Control], items: Seq
         return "There is nothing to compare with. Name your own columns with --baseline."
     kept = [rung for rung in steps if rung.verdict == KEEP]
     if kept:
-        names = ", ".join(f"{rung.step} ({TITLES[rung.metric]} {rung.delta:+.4f})" for rung in kept)
+        gains = ((rung, rung.delta) for rung in kept if rung.delta is not None)
+        names = ", ".join(f"{rung.step} ({TITLES[rung.metric]} {gain_text(gain)})" for rung, gain in gains)
         rest = "".join(f" {rung.step}: {rung.verdict}." for rung in steps if rung.verdict not in {KEEP, None})
         return f"The embeddings help this ranker: keep {names}.{rest}{where_items(kept, items)}"
     if any(rung.verdict == CANNOT_TELL for rung in steps):
@@ -162,8 +164,8 @@ def where_items(kept: Sequence[Rung], items: Sequence[Bucket]) -> str:
         return ""
     _, step, most, least = max(differences)
     return (
-        f" The gain of {step} comes from items with {most[0]} earlier events ({most[1].value:+.4f}; with {least[0]} "
-        f"{least[1].value:+.4f})."
+        f" The gain of {step} comes from items with {most[0]} earlier events ({gain_text(most[1].value)}; with "
+        f"{least[0]} {gain_text(least[1].value)})."
     )
 
 
