@@ -100,6 +100,15 @@ class SettingFlags:
             "--max-rows", min=1, metavar="N", help="Evaluate a sample of the users, with at most N rows.", panel=_HOW
         ),
     ] = None
+    steps: Annotated[
+        str | None,
+        option(
+            "--steps",
+            metavar="STEP,STEP",
+            help="Steps after the baseline, in this order, such as `counters,dual`.  [default: all, cheapest first]",
+            panel=_HOW,
+        ),
+    ] = None
     ranker: Annotated[str, option("--ranker", metavar="lightgbm", help="Ranker to train.", panel=_HOW)] = "lightgbm"
     seed: Annotated[int, option("--seed", min=0, metavar="N", help="The first seed.", panel=_HOW)] = 0
     seeds: Annotated[
@@ -131,6 +140,7 @@ class SettingFlags:
             gap=self.gap,
             from_time=self.from_time,
             max_rows=self.max_rows,
+            steps=None if self.steps is None else tuple(step.strip() for step in self.steps.split(",")),
             ranker=self.ranker,
             seeds=tuple(range(self.seed, self.seed + self.seeds)),
             resamples=self.resamples,

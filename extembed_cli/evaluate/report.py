@@ -243,4 +243,6 @@ def _warnings(all_controls: Sequence[Control], results: EvaluationResults) -> li
         messages.append(
             "no --baseline: the features may get the credit for what your ranker already knows. Name its columns"
         )
+    if COUNTERS in results.file.left_out:
+        messages.append("--steps leaves out the counters: the features may get the credit for what counters explain")
     return messages

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from extembed_cli.errors import Problems, SpecError
+from extembed_cli.errors import Problems, SpecError, did_you_mean
+from extembed_cli.evaluate.columns import feature_steps
 from extembed_cli.spec.durations import duration_us, time_us
 
 
@@ -22,6 +23,8 @@ class Settings(BaseModel):
     """Rows before this time are left out."""
     max_rows: int | None = None
     """Evaluate a sample of the users, with at most this many rows; null = all."""
+    steps: tuple[str, ...] | None = None
+    """Steps of the ladder after the baseline, in order; null = all that the file has, in order of cost."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A ranker is trained for each seed; values are means over the seeds."""
     resamples: int = 1000
@@ -52,6 +55,8 @@ class Settings(BaseModel):
             if not 0 < self.test_fraction < 1:
                 raise SpecError(f"--test-fraction {self.test_fraction:g}: must be between 0 and 1, such as 0.2")
         with problems.collect():
+            self._check_steps()
+        with problems.collect():
             try:
                 _ = self.gap_us
             except ValueError as error:
@@ -64,3 +69,10 @@ class Settings(BaseModel):
                     f"--from {self.from_time}: is not an ISO 8601 time; write one such as `2026-01-31T06:00:00`"
                 ) from None
         problems.raise_any()
+
+    def _check_steps(self) -> None:
+        for number, step in enumerate(self.steps or ()):
+            if step not in feature_steps():
+                raise SpecError(f"--steps {step}: no such step{did_you_mean(step, feature_steps())}")
+            if step in (self.steps or ())[:number]:
+                raise SpecError(f"--steps: names `{step}` twice")
