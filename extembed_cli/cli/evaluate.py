@@ -187,6 +187,7 @@ def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from extembed_cli.evaluate.ladder import CANNOT_TELL
     from extembed_cli.evaluate.schema import TITLES
 
     metric = report.ladder[0].metric
@@ -209,7 +210,7 @@ def _show(report: Report) -> None:
     out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)
     out.print(table, markup=False)
     for rung in report.ladder:
-        if rung.more_rows is not None:
+        if rung.verdict == CANNOT_TELL:
             out.print(f"{rung.step}: {rung.reason}", markup=False)
 
 

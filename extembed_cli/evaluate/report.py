@@ -9,7 +9,7 @@ from typing import Literal, cast
 import numpy as np
 
 import extembed_cli
-from extembed_cli.errors import listing
+from extembed_cli.errors import counted, listing
 from extembed_cli.evaluate import controls
 from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.columns import BASELINE, COUNTERS, FeatureFile, count_columns
@@ -61,7 +61,7 @@ def build_report(settings: Settings, results: EvaluationResults, judge: Judge) -
         *controls.own_history(results.file),
         *controls.training_end(results.file, results.assignment.left_out.get(TRAINED_ROWS, 0)),
     ]
-    ladder = [_rung(step, results, judge, settings.min_gain) for step in results.steps]
+    ladder = [_rung(step, results, judge, settings) for step in results.steps]
     strongest = _strongest(results)
     short = results.short_list
     return Report(
@@ -100,14 +100,14 @@ def _bounds(interval: Interval | None) -> tuple[float, float] | None:
     return None if interval is None else (interval.low, interval.high)
 
 
-def _rung(step: Step, results: EvaluationResults, judge: Judge, min_gain: float) -> Rung:
+def _rung(step: Step, results: EvaluationResults, judge: Judge, settings: Settings) -> Rung:
     decision = None
     if step.gain is not None and step.over_control is not None:
         test = results.split.test
-        decision = verdict(step.gain, step.over_control, len(test), judge.users.number, min_gain)
+        decision = verdict(step.gain, step.over_control, len(test), judge.users.number, settings)
         if not step.learned:
-            train_rows = len(results.split.train)
-            decision = Verdict(CANNOT_TELL, f"the ranker learns nothing from {train_rows:,} training rows")
+            learned_from = counted(len(results.split.train), "training row")
+            decision = Verdict(CANNOT_TELL, f"the ranker learns nothing from {learned_from}: add labelled candidates")
     seconds = None if results.file.run is None else results.file.run.get("seconds_by_technique", {}).get(step.name)
     return Rung(
         step=step.name,

@@ -75,8 +75,8 @@ class Rung(_Part):
     verdict: Literal["keep", "not worth it", "cannot tell"] | None
     """null for the first step, which has no gain."""
     reason: str | None
-    more_rows: int | None
-    """About how many more test rows a verdict needs."""
+    more_rows: tuple[int, int] | None
+    """Rough range of how many more test rows a verdict needs."""
 
 
 class Feature(_Part):
