@@ -47,8 +47,21 @@ class ResourceError(ExtembedError):
     exit_code = 5
 
 
+class NoAnswerError(ExtembedError):
+    """An evaluation has no answer, and `--strict` demands one."""
+
+    exit_code = 6
+
+
 # If problems of several kinds are raised together, the exit code is that of the kind to fix first.
-_PRECEDENCE: tuple[type[ExtembedError], ...] = (SpecError, InputError, ResourceError, LockedError, DataError)
+_PRECEDENCE: tuple[type[ExtembedError], ...] = (
+    SpecError,
+    InputError,
+    ResourceError,
+    LockedError,
+    DataError,
+    NoAnswerError,
+)
 
 
 class Problems:

@@ -158,6 +158,7 @@ WHAT_TO_DO = {
     3: "Check the path in the message. Write a torn file again.",
     4: "Wait for the other run, or let this one wait with `--wait SECONDS`.",
     5: "Raise `--memory`, lower `--workers`, or free space on the disk.",
+    6: "Add rows as the report says, mend the leak that it names, or leave out `--strict`.",
     INTERNAL_ERROR: "Run again with `-v -v` for a traceback, and report the bug.",
     128 + signal.SIGINT: "Nothing.",
     128 + signal.SIGTERM: "Nothing.",

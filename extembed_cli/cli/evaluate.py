@@ -11,7 +11,7 @@ import typer
 
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, option
+from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, named, option
 
 if TYPE_CHECKING:
     from extembed_cli.evaluate.columns import Roles
@@ -130,6 +130,23 @@ class SettingFlags:
     min_gain: Annotated[
         float, option("--min-gain", min=0, max=1, metavar="X", help="Smallest gain that is worth it.", panel=_HOW)
     ] = 0.001
+    require: Annotated[
+        list[str] | None,
+        option(
+            "--require",
+            metavar="STEP=VERDICT",
+            help="Exit with 1 if the step has another verdict, such as `aggregate=keep`. Repeatable.",
+            panel=_HOW,
+        ),
+    ] = None
+    strict: Annotated[
+        bool,
+        option(
+            "--strict",
+            help="Exit with 6 if there is no answer, or a required step's verdict is `cannot tell`.",
+            panel=_HOW,
+        ),
+    ] = False
 
     def settings(self) -> Settings:
         """Return the settings of an evaluation."""
@@ -145,6 +162,8 @@ class SettingFlags:
             seeds=tuple(range(self.seed, self.seed + self.seeds)),
             resamples=self.resamples,
             min_gain=self.min_gain,
+            require=named("--require", self.require or (), "STEP=VERDICT, such as aggregate=keep"),
+            strict=self.strict,
         )
 
 
@@ -167,12 +186,11 @@ def evaluate(
     Example:  extembed evaluate features.parquet --label clicked --baseline 'item_*' --baseline popularity -o report
     """
     from extembed_cli.evaluate.evaluate import report_job
+    from extembed_cli.evaluate.required import check_required
 
     with console.watching(show.quiet, show.verbose) as watch:
         report = report_job(features, roles.roles(), settings.settings(), output, resources.run_options(), watch)
-    if show.json:
-        console.result(report.model_dump_json(indent=2))
-    elif not show.quiet:
+    if not (show.json or show.quiet):
         _show(report)
     if show.verbose and not show.quiet:
         console.costs(watch)
@@ -180,6 +198,9 @@ def evaluate(
         for message in report.warnings:
             console.say(f"warning: {message}")
         console.say(f"{report.summary} See {output / 'report.html'}")
+    check_required(report)
+    if show.json:
+        console.result(report.model_dump_json(indent=2))
 
 
 def _show(report: Report) -> None:
@@ -187,8 +208,8 @@ def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from extembed_cli.evaluate.ladder import CANNOT_TELL
     from extembed_cli.evaluate.schema import TITLES
+    from extembed_cli.evaluate.verdicts import CANNOT_TELL
 
     metric = report.ladder[0].metric
     table = Table(box=None, pad_edge=False)

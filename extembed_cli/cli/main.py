@@ -55,7 +55,7 @@ def extembed(
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 done, 1 data, 2 usage or spec, 3 input, 4 locked, 5 resources, 128 + signal."""
+    """Run the command line and exit: 0 done, 1 data, 2 usage or spec, 3 input, 4 locked, 5 resources, 6 no answer."""
     try:
         app(prog_name="extembed")
     except ExtembedError as error:

@@ -76,6 +76,11 @@ def whole_steps(steps: Sequence[Step]) -> Iterator[Control]:
             return
 
 
+def leaks(controls: Sequence[Control]) -> list[str]:
+    """Return the columns and steps that may know the label."""
+    return [control.subject for control in controls if control.control in {FEATURE, STEP} and not control.passed]
+
+
 def _implausible(auc: Interval) -> bool:
     """Whether an AUC is too strong, and not by the luck of a few rows."""
     strength = max(auc.value, 1 - auc.value)

@@ -32,6 +32,7 @@ def evaluate(features: str, roles: Roles, settings: Settings, resources: Resourc
     seeds = settings.seeds
     with watch.timing("check"):
         file = open_features(features, roles, settings.steps)
+        settings.check_ladder(list(file.steps))
     with watch.timing("read"):
         watch.expect(file.table.rows)
         role_values = read_roles(file)

@@ -15,10 +15,10 @@ from extembed_cli.evaluate.numbers import gain_text
 from extembed_cli.evaluate.ranker import RankerFit, TrainRankers
 from extembed_cli.evaluate.rough import range_text, rough_range
 from extembed_cli.evaluate.settings import Settings
+from extembed_cli.evaluate.verdicts import CANNOT_TELL, KEEP, NOT_WORTH_IT, Verdict
 
 _MAX_SHRINK = 100.0  # an interval that is this many times too wide needs ten thousand times the rows
 _MARGIN = 1.05  # so that the estimated number of rows is enough
-KEEP, NOT_WORTH_IT, CANNOT_TELL = "keep", "not worth it", "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,6 @@ def measure_steps(
             over_control = measured.gain_over(permuted)
         yield Step(name, columns, measured, fits, gain, control, over_control)
         before = measured
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The decision about a step."""
-
-    word: str
-    reason: str
-    more_rows: tuple[int, int] | None = None
-    """Rough range of how many more test rows a decision needs."""
 
 
 def verdict(gain: Interval, over_control: Interval, rows: int, users: int, settings: Settings) -> Verdict:

@@ -40,6 +40,19 @@ def test_json_on_stdout_is_the_report(features: Path, tmp_path: Path) -> None:
     assert not done.err
 
 
+@pytest.mark.usefixtures("short_rankers")
+def test_the_report_is_written_before_the_exit(features: Path, tmp_path: Path) -> None:
+    flags = ("--baseline", "popularity", "--steps", "counters,aggregate")
+    done = run(features, tmp_path, *flags, "--require", "aggregate=not worth it")
+    done.failed(1, "error: --require aggregate=not worth it: the verdict is `keep`: adds +")
+    assert "aggregate" in done.out
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["settings"]["require"] == {"aggregate": "not worth it"}
+    assert (tmp_path / "report" / "report.html").exists()
+    few = run(features, tmp_path, *flags, "--max-rows", "400", "--require", "aggregate=keep", "--strict", "-q")
+    few.failed(6, "error: --require aggregate=keep: the verdict is `cannot tell`")
+
+
 BAD: dict[str, tuple[Callable[[pl.DataFrame], dict[str, pl.Series]], tuple[str, ...], tuple[str, ...]]] = {
     "not 0 or 1": (lambda f: {"label": f["label"] * 2 + 1}, (), ("has the values 1, 3", "0 or 1", "--group")),
     "text": (lambda f: {"label": f["label"].cast(pl.String)}, (), ("label `label`", "a number or a boolean")),

@@ -26,7 +26,8 @@ FLAGS = {
     "--residual-half-life --loss --bias --sd --refit-every --history NAME=WHERE --center --no-center "
     "--as-of --lag --window --max-events --weight --time-unit --set --dry-run " + COMMON,
     "evaluate": "FEATURES.parquet --label --output -o --time --user --group --time-unit --baseline "
-    "--test-fraction --gap --from --max-rows --steps --ranker --seed --seeds --resamples --min-gain " + COMMON,
+    "--test-fraction --gap --from --max-rows --steps --ranker --seed --seeds --resamples --min-gain --require --strict "
+    + COMMON,
     "check": "SPEC.toml --set --json -q -v",
     "columns": "SPEC.toml --set --json",
     "sample": "DIR --seed",

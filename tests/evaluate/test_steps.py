@@ -53,7 +53,7 @@ def test_rows_that_a_left_out_model_was_trained_on_stay(features: Path, tmp_path
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ("aggregate,dul", "--steps dul: no such step; did you mean `dual`?"),
+        ("aggregate,dul", "--steps dul: no such step; known: counters, aggregate, dual, neural"),
         ("", "--steps : no such step; known: counters, aggregate"),
         ("dual,baseline", "--steps baseline: no such step; known: counters, aggregate"),
         ("dual,dual", "--steps: names `dual` twice"),

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from extembed_cli.evaluate.bootstrap import Interval, UserBootstrap, mean_over_seeds
-from extembed_cli.evaluate.ladder import Verdict, verdict
+from extembed_cli.evaluate.ladder import verdict
 from extembed_cli.evaluate.rough import range_text, rough_range
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.univariate import clustered_auc
+from extembed_cli.evaluate.verdicts import Verdict
 from extembed_cli.kernels import metrics
 
 CASES = {
