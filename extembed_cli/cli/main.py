@@ -18,7 +18,6 @@ INTERNAL_ERROR = 70  # EX_SOFTWARE
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,7 +44,7 @@ def _version(show: bool) -> None:
 @app.callback()
 def extembed(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Point-in-time ranker features from external item embeddings: Parquet in, Parquet out.
