@@ -49,8 +49,11 @@ def test_the_report_is_written_before_the_exit(features: Path, tmp_path: Path) -
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["settings"]["require"] == {"aggregate": "not worth it"}
     assert (tmp_path / "report" / "report.html").exists()
-    few = run(features, tmp_path, *flags, "--max-rows", "400", "--require", "aggregate=keep", "--strict", "-q")
+    few = run(
+        features, tmp_path, *flags, "--max-rows", "400", "--require", "aggregate=keep", "--strict", "--json", "-q"
+    )
     few.failed(6, "error: --require aggregate=keep: the verdict is `cannot tell`")
+    assert (few.json["error"]["kind"], few.json["exit"]) == ("no answer", 6)
 
 
 BAD: dict[str, tuple[Callable[[pl.DataFrame], dict[str, pl.Series]], tuple[str, ...], tuple[str, ...]]] = {
