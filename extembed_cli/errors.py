@@ -88,8 +88,8 @@ class Problems:
     extembed_cli.errors.DataError: a.parquet: no column `user_id`
     """
 
-    def __init__(self) -> None:
-        self.errors: list[ExtembedError] = []
+    def __init__(self, errors: Iterable[ExtembedError] = ()) -> None:
+        self.errors = list(errors)
 
     @contextmanager
     def collect(self) -> Iterator[None]:

@@ -15,13 +15,11 @@ def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
 
     Example:  extembed check sample_data/spec.toml
     """
-    from extembed_cli.jobs.check import check_job
+    from extembed_cli.jobs.check import check_file
     from extembed_cli.jobs.report import coverage_text
-    from extembed_cli.jobs.specs import load_spec
 
-    loaded = load_spec(spec, overrides or ())
     with console.watching(show.quiet, show.verbose) as watch:
-        report = check_job(loaded, watch)
+        report = check_file(spec, overrides or (), watch)
     if show.json:
         console.result_json(report)
         return
