@@ -288,7 +288,7 @@ class RunFlags(ResourceFlags):
     overrides: Set = None
     dry_run: Annotated[
         bool,
-        option("--dry-run", help="Print the plan and stop: inputs, coverage, columns, memory, seconds."),
+        option("--dry-run", help="Print the plan and stop: rows, memory, seconds, inputs, coverage, columns."),
     ] = False
     scratch: Scratch = None
     cache: Annotated[
