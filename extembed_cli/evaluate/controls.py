@@ -13,6 +13,7 @@ from extembed_cli.evaluate.univariate import ColumnStatistics
 from extembed_cli.spec.durations import time_text
 
 IMPLAUSIBLE = 0.95  # an AUC that hardly any feature or ranker reaches without knowing the label
+_OWN_POSITIVES = 0.5  # share of the positives in their own history from which on the log may show what it predicts
 FEATURE, STEP = "single feature", "whole step"
 _LEAK = (
     f"implausibly strong (above {IMPLAUSIBLE:g} or below {1 - IMPLAUSIBLE:.2g}). Does it know the label? Look for "
@@ -87,27 +88,26 @@ def _implausible(auc: Interval) -> bool:
     return strength >= IMPLAUSIBLE and not strength - auc.half_width < 0.9
 
 
-def own_history(file: FeatureFile) -> Iterator[Control]:
-    """Yield whether the run report counts candidates in their own visible history."""
+def own_history(file: FeatureFile, positives: float) -> Iterator[Control]:
+    """Yield whether so many candidates are in their own visible history that rows may see their own event.
+
+    A log that repeats items has some. Features that see what they should predict have the positives there, which are
+    this share of the rows: the control fails at half of it.
+    """
     if file.run is None:
         text = "not checked: the run report of this file (OUT.run.json) is not beside it"
         yield Control(control="own history", subject="features", passed=True, value=None, ci=None, text=text)
         return
     count, rows = int(file.run.get("candidates_in_own_history") or 0), file.table.rows
+    share = count / max(1, rows)
+    passed = share <= positives * _OWN_POSITIVES
     text = f"{count:,} of {rows:,} candidates are in their own visible history"
-    if count:
+    if not passed:
         text += (
-            ". Some are normal in a log that repeats items (exposures, listening). If it is nearly all of them, each "
-            "row sees its own event: check timestamps, time_unit and lag"
+            f", and {positives:.1%} of the labels are positive. Either the log repeats items (exposures, listening), "
+            "or rows see their own event: check timestamps, time_unit and lag"
         )
-    yield Control(
-        control="own history",
-        subject=file.table.label,
-        passed=count == 0,
-        value=count / max(1, rows),
-        ci=None,
-        text=text,
-    )
+    yield Control(control="own history", subject=file.table.label, passed=passed, value=share, ci=None, text=text)
 
 
 def training_end(file: FeatureFile, left_out: int) -> Iterator[Control]:

@@ -55,11 +55,13 @@ class EvaluationResults:
 
 def build_report(settings: Settings, results: EvaluationResults, judge: Judge) -> Report:
     """Return the report of an evaluation."""
+    split = results.split
+    positives = float(np.concatenate([part.relevant for part in (split.train, split.valid, split.test)]).mean())
     all_controls = [
         *controls.permuted(results.steps),
         *controls.single_features(results.statistics),
         *controls.whole_steps(results.steps),
-        *controls.own_history(results.file),
+        *controls.own_history(results.file, positives),
         *controls.training_end(results.file, results.assignment.left_out.get(TRAINED_ROWS, 0)),
     ]
     ladder = [_rung(step, results, judge, settings) for step in results.steps]
