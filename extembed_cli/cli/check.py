@@ -5,6 +5,7 @@ from __future__ import annotations
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
 from extembed_cli.cli.options import Set, ShowFlags, SpecPath
+from extembed_cli.errors import counted
 
 
 @expand
@@ -31,9 +32,9 @@ def check(spec: SpecPath, show: ShowFlags, overrides: Set = None) -> None:
     for kind in ("embeddings", "user_embeddings"):
         for name, table in report["inputs"].get(kind, {}).items():
             lines.append(
-                f"{kind} {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
+                f"{kind} {name}: {counted(table['rows'], 'row')} of {counted(table['dim'], 'dimension')}, "
                 f"vectors for {coverage_text(table['coverage'])}"
             )
-    lines.append(f"{report['columns']} features; no problems found")
+    lines.append(f"{counted(report['columns'], 'feature')}; no problems found")
     if not show.quiet:
         console.result("\n".join(lines))

@@ -57,7 +57,7 @@ def _plan(plan: dict[str, Any]) -> str:
     inputs = plan["inputs"]
     vectors = [(label, path) for kind, label in console.VECTORS.items() for path in plan[kind]]
     writes_rows = inputs["candidates"]["rows"] or not vectors
-    work = ", ".join(f"{count:,} {name}" for name, count in plan["counts"].items())
+    work = ", ".join(counted(count, name.removesuffix("s")) for name, count in plan["counts"].items())
     lines = [
         *([f"rows          {plan['rows_out']:,}"] if writes_rows else []),
         f"memory        about {plan['estimated_memory_bytes'] / 2**20:,.0f} MiB",
@@ -68,7 +68,7 @@ def _plan(plan: dict[str, Any]) -> str:
     for kind, label in (("embeddings", "embeddings"), ("user_embeddings", "users")):
         for name, table in inputs.get(kind, {}).items():
             coverage = coverage_text(table["coverage"])
-            lines.append(f"{label:13} {name}: {table['rows']:,} rows; vectors for {coverage}")
+            lines.append(f"{label:13} {name}: {counted(table['rows'], 'row')}; vectors for {coverage}")
     lines += [
         *([f"output        {plan['output'] or '(none yet: give -o OUT)'}"] if writes_rows else []),
         *(f"{label}  {path}" for label, path in vectors),

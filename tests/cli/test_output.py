@@ -50,6 +50,18 @@ def test_json_is_one_document_and_the_report_beside_the_output(world: World) -> 
     assert report["warnings"] == []
 
 
+def test_one_of_a_kind_is_singular(world: World) -> None:
+    world.write("candidates", world.table("candidates").slice(0, 1))
+    spec = world.spec('[[dual]]\nhistories = ["all"]\ntarget = "rating - 3"\n')
+    plan, check = (extembed(*command).ok().out for command in (("run", spec, "--dry-run"), ("check", spec)))
+    assert re.search(r"^candidates +1 row, 1 user$", plan, re.MULTILINE)
+    assert re.search(r"^work +1 dual fit$", plan, re.MULTILINE)
+    assert re.search(r"^columns +1 feature$", plan, re.MULTILINE)
+    assert "candidates: 1 row, 1 user\n" in check
+    assert "\n1 feature; no problems found" in check
+    assert "out.parquet: 1 row, 1 feature in " in extembed("run", spec).ok().err
+
+
 def test_a_run_logs_to_stderr_only(world: World) -> None:
     spec = world.spec()
     quiet, usual, verbose = (extembed("run", spec, *flags).ok() for flags in (["-q"], [], ["-v"]))
