@@ -1,9 +1,13 @@
-# The two commands of the README are `make features` and `make test`; both make .venv when it is missing.
+# The two commands of the README are `make features` and `make test`; both make .venv when it is missing. The first
+# installs the core alone, which takes seconds; the others install the extras and the tools for developers into it.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+CORE   := $(VENV)/.core
 READY  := $(VENV)/.ready
+# Python compiles the few modules that a run imports, when it imports them.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 # The tests of a file stay together, so that what they share is made once.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
@@ -13,13 +17,17 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 help:  ## Show what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 
-$(READY): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable .
 	@touch $@
 
-features: $(READY)  ## Run the main job on sample_data and show a few rows of build/features.parquet
+$(READY): $(CORE)
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+features: $(CORE)  ## Run the main job on sample_data and show a few rows of build/features.parquet
 	@mkdir -p build
 	$(BIN)/extembed run sample_data/spec.toml -o build/features.parquet
 	@$(BIN)/python scripts/show.py build/features.parquet

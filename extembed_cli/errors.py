@@ -12,15 +12,17 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class ExtembedError(Exception):
-    """Base of all expected errors; `exit_code` is what the command line ends with."""
+    """Base of all expected errors; `exit_code` is what the command line ends with, `kind` a word for programs."""
 
     exit_code = 1
+    kind = "data"
 
 
 class SpecError(ExtembedError):
     """The spec or the flags are wrong."""
 
     exit_code = 2
+    kind = "spec"
 
 
 class DataError(ExtembedError):
@@ -33,22 +35,46 @@ class InputError(ExtembedError):
     """An input cannot be read: missing, not Parquet, torn."""
 
     exit_code = 3
+    kind = "input"
 
 
 class LockedError(ExtembedError):
     """Another run holds the output."""
 
     exit_code = 4
+    kind = "locked"
 
 
 class ResourceError(ExtembedError):
     """Out of memory or disk."""
 
     exit_code = 5
+    kind = "resources"
+
+
+class NoAnswerError(ExtembedError):
+    """An evaluation has no answer, and `--strict` demands one."""
+
+    exit_code = 6
+    kind = "no answer"
+
+
+class InternalError(ExtembedError):
+    """A bug in extembed. No data and no spec should lead to it."""
+
+    exit_code = 70  # EX_SOFTWARE
+    kind = "bug"
 
 
 # If problems of several kinds are raised together, the exit code is that of the kind to fix first.
-_PRECEDENCE: tuple[type[ExtembedError], ...] = (SpecError, InputError, ResourceError, LockedError, DataError)
+_PRECEDENCE: tuple[type[ExtembedError], ...] = (
+    SpecError,
+    InputError,
+    ResourceError,
+    LockedError,
+    DataError,
+    NoAnswerError,
+)
 
 
 class Problems:
@@ -62,8 +88,8 @@ class Problems:
     extembed_cli.errors.DataError: a.parquet: no column `user_id`
     """
 
-    def __init__(self) -> None:
-        self.errors: list[ExtembedError] = []
+    def __init__(self, errors: Iterable[ExtembedError] = ()) -> None:
+        self.errors = list(errors)
 
     @contextmanager
     def collect(self) -> Iterator[None]:

@@ -18,8 +18,8 @@ import typer
 from imports import drawing
 from pydantic import BaseModel
 
-from extembed_cli.cli.main import INTERNAL_ERROR, app
-from extembed_cli.errors import ExtembedError
+from extembed_cli.cli.main import app
+from extembed_cli.errors import ExtembedError, InternalError
 from extembed_cli.evaluate.schema import Report
 from extembed_cli.features.aggregate.statistics import COSINES, TABLE_COUNTERS
 from extembed_cli.features.counters.statistics import COUNTERS
@@ -162,7 +162,8 @@ WHAT_TO_DO = {
     3: "Check the path in the message. Write a torn file again.",
     4: "Wait for the other run, or let this one wait with `--wait SECONDS`.",
     5: "Raise `--memory`, lower `--workers`, or free space on the disk.",
-    INTERNAL_ERROR: "Run again with `-v -v` for a traceback, and report the bug.",
+    6: "Add rows as the report says, mend the leak that it names, or leave out `--strict`.",
+    InternalError.exit_code: "Run again with `-v -v` for a traceback, and report the bug.",
     128 + signal.SIGINT: "Nothing.",
     128 + signal.SIGTERM: "Nothing.",
 }
@@ -173,7 +174,6 @@ def exit_codes() -> str:
     meanings = {
         0: "Done.",
         **{error.exit_code: (error.__doc__ or "").splitlines()[0] for error in ExtembedError.__subclasses__()},
-        INTERNAL_ERROR: "A bug in extembed. No data and no spec should lead to it.",
         128 + signal.SIGINT: "Stopped by Ctrl-C (SIGINT). The old output is untouched.",
         128 + signal.SIGTERM: "Stopped by SIGTERM. The old output is untouched.",
     }

@@ -16,13 +16,11 @@ def check(*, spec: SpecPath, changes: SpecFlags, show: ShowFlags) -> None:
 
     Example:  extembed check sample_data/spec.toml
     """
-    from extembed_cli.jobs.check import check_job
+    from extembed_cli.jobs.check import check_file
     from extembed_cli.jobs.report import coverage_text
-    from extembed_cli.jobs.specs import load_spec
 
-    loaded = load_spec(spec, changes.settings())
     with console.watching(show.quiet, show.verbose) as watch:
-        report = check_job(loaded, watch)
+        report = check_file(spec, changes.settings(), watch)
     if show.json:
         console.result_json(report)
         return
@@ -34,7 +32,7 @@ def check(*, spec: SpecPath, changes: SpecFlags, show: ShowFlags) -> None:
     for kind in ("embeddings", "user_embeddings"):
         for name, table in report["inputs"].get(kind, {}).items():
             lines.append(
-                f"{kind} {name}: {table['rows']:,} rows of {table['dim']} dimensions, "
+                f"{kind} {name}: {counted(table['rows'], 'row')} of {counted(table['dim'], 'dimension')}, "
                 f"vectors for {coverage_text(table['coverage'])}"
             )
     found = counted(len(report["warnings"]), "warning") if report["warnings"] else "no problems found"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from extembed_cli.errors import counted
 from extembed_cli.system import signals
 
 if TYPE_CHECKING:
@@ -117,13 +118,13 @@ def used_text(events: dict[str, Any]) -> str:
     owners = "users" if "of_users_without_candidates" in events else "items"
     unused = events[f"of_{owners}_without_candidates"]
     reason = f" ({unused:,} of {owners} without candidates)" if unused else ""
-    return f"{events['rows']:,} rows, {events['used']:,} used{reason}"
+    return f"{counted(events['rows'], 'row')}, {events['used']:,} used{reason}"
 
 
 def candidates_text(candidates: dict[str, Any]) -> str:
     """Return how many candidates there are, and of how many users; in a spec of item histories alone, of items."""
-    owners = "users" if "users" in candidates else "items"
-    return f"{candidates['rows']:,} rows, {candidates[owners]:,} {owners}"
+    owner = "user" if "users" in candidates else "item"
+    return f"{counted(candidates['rows'], 'row')}, {counted(candidates[f'{owner}s'], owner)}"
 
 
 def _cost_text(cost: dict[str, Any]) -> str:
@@ -149,7 +150,7 @@ def summary(report: dict[str, Any], verbose: int) -> None:
     """Show the last lines of a run."""
     inputs = report["inputs"]
     for reason, count in inputs["interactions"]["dropped"].items():
-        say(f"dropped {count:,} interactions: {reason}")
+        say(f"dropped {counted(count, 'interaction')}: {reason}")
     if verbose:
         _stages(report["stages"])
         for technique, seconds in report["seconds_by_technique"].items():

@@ -140,7 +140,7 @@ def dual(
     how: RunFlags,
     show: ShowFlags,
 ) -> None:
-    """Fit a linear model per user, per item or of all users (technique 2).
+    """Fit a linear model per user, per item or of all (technique 2).
 
     It writes the scores of the candidates, and optionally one vector per user.
 

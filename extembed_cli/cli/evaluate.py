@@ -11,7 +11,7 @@ import typer
 
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, option
+from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, named, option
 
 if TYPE_CHECKING:
     from extembed_cli.evaluate.columns import Roles
@@ -100,6 +100,15 @@ class SettingFlags:
             "--max-rows", min=1, metavar="N", help="Evaluate a sample of the users, with at most N rows.", panel=_HOW
         ),
     ] = None
+    steps: Annotated[
+        str | None,
+        option(
+            "--steps",
+            metavar="STEP,STEP",
+            help="Steps after the baseline, in this order, such as `counters,dual`.  [default: all, cheapest first]",
+            panel=_HOW,
+        ),
+    ] = None
     ranker: Annotated[str, option("--ranker", metavar="lightgbm", help="Ranker to train.", panel=_HOW)] = "lightgbm"
     seed: Annotated[int, option("--seed", min=0, metavar="N", help="The first seed.", panel=_HOW)] = 0
     seeds: Annotated[
@@ -121,6 +130,23 @@ class SettingFlags:
     min_gain: Annotated[
         float, option("--min-gain", min=0, max=1, metavar="X", help="Smallest gain that is worth it.", panel=_HOW)
     ] = 0.001
+    require: Annotated[
+        list[str] | None,
+        option(
+            "--require",
+            metavar="STEP=VERDICT",
+            help="Exit with 1 if the step has another verdict, such as `aggregate=keep`. Repeatable.",
+            panel=_HOW,
+        ),
+    ] = None
+    strict: Annotated[
+        bool,
+        option(
+            "--strict",
+            help="Exit with 6 if there is no answer, or a required step's verdict is `cannot tell`.",
+            panel=_HOW,
+        ),
+    ] = False
 
     def settings(self) -> Settings:
         """Return the settings of an evaluation."""
@@ -131,10 +157,13 @@ class SettingFlags:
             gap=self.gap,
             from_time=self.from_time,
             max_rows=self.max_rows,
+            steps=None if self.steps is None else tuple(step.strip() for step in self.steps.split(",")),
             ranker=self.ranker,
             seeds=tuple(range(self.seed, self.seed + self.seeds)),
             resamples=self.resamples,
             min_gain=self.min_gain,
+            require=named("--require", self.require or (), "STEP=VERDICT, such as aggregate=keep"),
+            strict=self.strict,
         )
 
 
@@ -157,12 +186,11 @@ def evaluate(
     Example:  extembed evaluate features.parquet --label clicked --baseline 'item_*' --baseline popularity -o report
     """
     from extembed_cli.evaluate.evaluate import report_job
+    from extembed_cli.evaluate.required import check_required
 
     with console.watching(show.quiet, show.verbose) as watch:
         report = report_job(features, roles.roles(), settings.settings(), output, resources.run_options(), watch)
-    if show.json:
-        console.result(report.model_dump_json(indent=2))
-    elif not show.quiet:
+    if not (show.json or show.quiet):
         _show(report)
     if show.verbose and not show.quiet:
         console.costs(watch)
@@ -170,6 +198,9 @@ def evaluate(
         for message in report.warnings:
             console.say(f"warning: {message}")
         console.say(f"{report.summary} See {output / 'report.html'}")
+    check_required(report)
+    if show.json:
+        console.result(report.model_dump_json(indent=2))
 
 
 def _show(report: Report) -> None:
@@ -178,6 +209,7 @@ def _show(report: Report) -> None:
     from rich.table import Table
 
     from extembed_cli.evaluate.schema import TITLES
+    from extembed_cli.evaluate.verdicts import CANNOT_TELL
 
     metric = report.ladder[0].metric
     table = Table(box=None, pad_edge=False)
@@ -199,16 +231,17 @@ def _show(report: Report) -> None:
     out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)
     out.print(table, markup=False)
     for rung in report.ladder:
-        if rung.more_rows is not None:
+        if rung.verdict == CANNOT_TELL:
             out.print(f"{rung.step}: {rung.reason}", markup=False)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:
-    return "" if value is None else format(value, form)
+    from extembed_cli.evaluate.numbers import number_text
+
+    return "" if value is None else number_text(value, form)
 
 
 def _interval(rung: Rung) -> str:
     if rung.delta_ci is None or None in rung.delta_ci:
         return ""
-    low, high = rung.delta_ci
-    return f"{low:+.4f} to {high:+.4f}"
+    return " to ".join(_number(bound, "+.4f") for bound in rung.delta_ci)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from typing import Annotated, NoReturn
+from contextlib import suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import extembed_cli
 from extembed_cli.cli import aggregate, center, check, columns, console, dual, evaluate, neural, run, sample
-from extembed_cli.errors import DISK_FULL, ExtembedError
+from extembed_cli.errors import DISK_FULL, ExtembedError, InputError, InternalError, ResourceError
 from extembed_cli.system import signals
 
-INTERNAL_ERROR = 70  # EX_SOFTWARE
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # of click, or of the copy of it in Typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,7 +46,7 @@ def _version(show: bool) -> None:
 @app.callback()
 def extembed(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Point-in-time ranker features from external item embeddings: Parquet in, Parquet out.
@@ -56,42 +56,65 @@ def extembed(
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 done, 1 data, 2 usage or spec, 3 input, 4 locked, 5 resources, 128 + signal."""
+    """Run the command line and exit: 0 done, 1 data, 2 usage or spec, 3 input, 4 locked, 5 resources, 6 no answer."""
     try:
-        app(prog_name="extembed")
+        _run()
+    except SystemExit as end:
+        if end.code in signals.EXIT_CODES:
+            _json_error("stopped", signals.STOPPED, end.code)
+        raise
+
+
+def _run() -> NoReturn:
+    """Run the command line; report an error to the user, with `--json` to programs too, and exit."""
+    try:
+        code = app(prog_name="extembed", standalone_mode=False)
+    except _USAGE_ERROR as error:
+        error.show()
+        _json_error("usage", error.format_message(), error.exit_code)
+        sys.exit(error.exit_code)
     except ExtembedError as error:
-        _fail(str(error), error.exit_code, error)
+        _fail(error, error)
     except MemoryError as error:
-        _fail("out of memory; the old output is untouched. Lower --workers, or split the candidates", 5, error)
+        message = "out of memory; the old output is untouched. Lower --workers, or split the candidates"
+        _fail(ResourceError(message), error)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
         if error.errno in DISK_FULL:
             limit = " (a limit on the size of files: ulimit -f)" if error.errno == errno.EFBIG else ""
-            _fail(
+            message = (
                 f"no space left to write{limit}: {error}. The old output is untouched; free space on the disks of the "
-                "output and of --scratch, and run again",
-                5,
-                error,
+                "output and of --scratch, and run again"
             )
-        _fail(f"{error}", 3, error)
+            _fail(ResourceError(message), error)
+        _fail(InputError(f"{error}"), error)
     except SystemExit:
         raise
     except BaseException as error:  # polars' panics are BaseException
         _fail(
-            f"internal error: {type(error).__name__}: {error}. This is a bug; -v -v shows where", INTERNAL_ERROR, error
+            InternalError(f"internal error: {type(error).__name__}: {error}. This is a bug; -v -v shows where"), error
         )
-    sys.exit(0)
+    sys.exit(code or 0)
 
 
-def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+def _fail(reported: ExtembedError, error: BaseException) -> NoReturn:
+    """Report an error to the user and exit; `error` is what happened, for the traceback of `-v -v`."""
     signals.exit_if_received()  # what fails after a signal fails because of it
     short = [arg for arg in sys.argv[1:] if re.fullmatch("-[qv]+", arg)]
     if "".join(short).count("v") + sys.argv.count("--verbose") >= 2:
         import traceback
 
         traceback.print_exception(error)
-    for line in message.splitlines():
+    for line in str(reported).splitlines():
         console.say(f"extembed: error: {line}")
-    sys.exit(code)
+    _json_error(reported.kind, str(reported), reported.exit_code)
+    sys.exit(reported.exit_code)
+
+
+def _json_error(kind: str, message: str, code: int) -> None:
+    """Write the error to stdout as the result of a command with `--json`."""
+    if "--json" in sys.argv:
+        with suppress(OSError):  # the error may be that stdout cannot be written
+            console.result_json({"error": {"kind": kind, "message": message}, "exit": code})

@@ -129,9 +129,9 @@ class InputFlags:
 
     def data(self, candidates: list[str] | None, output: str | None) -> dict[str, Any]:
         """Return the inputs, the output and the histories of a spec."""
-        where = _named("--history", self.histories or (), "NAME=WHERE, such as liked='rating >= 4'")
-        tables = _named("-e", self.embeddings or (), "NAME=PATH")
-        of_users = _named("--user-embedding", self.user_embeddings or (), "NAME=PATH")
+        where = named("--history", self.histories or (), "NAME=WHERE, such as liked='rating >= 4'")
+        tables = named("-e", self.embeddings or (), "NAME=PATH")
+        of_users = named("--user-embedding", self.user_embeddings or (), "NAME=PATH")
         limits = {"window": self.window, "max_events": self.max_events}
         histories: dict[str, Any] = {name: {"where": text, **limits} for name, text in where.items()}
         if not histories and any(limit is not None for limit in limits.values()):
@@ -203,7 +203,7 @@ class SideFlags:
     ] = None
 
 
-def _named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
+def named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
     """Return the values of `NAME=VALUE` flags by name."""
     values: dict[str, str] = {}
     for text in texts:
@@ -212,7 +212,7 @@ def _named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
             hint = f". Did you mean {flag} {Path(text).stem}={text}?" if flag == "-e" else ""
             raise SpecError(f"{flag} {text}: write {form}{hint}")
         if name in values:
-            raise SpecError(f"{flag} {text}: `{name}` is given twice; use two names")
+            raise SpecError(f"{flag} {text}: `{name}` is given twice; give each name once")
         values[name] = value
     return values
 
@@ -314,7 +314,7 @@ class RunFlags(ResourceFlags, SpecFlags):
 
     dry_run: Annotated[
         bool,
-        option("--dry-run", help="Print the plan and stop: inputs, coverage, columns, memory, seconds."),
+        option("--dry-run", help="Print the plan and stop: rows, memory, seconds, inputs, coverage, columns."),
     ] = False
     scratch: Scratch = None
     cache: Annotated[

@@ -51,27 +51,30 @@ def execute(spec: Spec, how: RunFlags, show: ShowFlags) -> None:
 
 
 def _plan(plan: dict[str, Any]) -> str:
+    from extembed_cli.jobs.patterns import patterns
     from extembed_cli.jobs.report import coverage_text
 
     inputs = plan["inputs"]
-    work = ", ".join(f"{count:,} {name}" for name, count in plan["counts"].items())
+    vectors = [(label, path) for kind, label in console.VECTORS.items() for path in plan[kind]]
+    writes_rows = inputs["candidates"]["rows"] or not vectors
+    work = ", ".join(counted(count, name.removesuffix("s")) for name, count in plan["counts"].items())
     lines = [
+        *([f"rows          {plan['rows_out']:,}"] if writes_rows else []),
+        f"memory        about {plan['estimated_memory_bytes'] / 2**20:,.0f} MiB",
+        f"seconds       about {plan['estimated_seconds']:,.0f}",
         f"interactions  {console.used_text(inputs['interactions'])}",
         f"candidates    {console.candidates_text(inputs['candidates'])}",
     ]
     for kind, label in (("embeddings", "embeddings"), ("user_embeddings", "users")):
         for name, table in inputs.get(kind, {}).items():
             coverage = coverage_text(table["coverage"])
-            lines.append(f"{label:13} {name}: {table['rows']:,} rows; vectors for {coverage}")
-    vectors = [(label, path) for kind, label in console.VECTORS.items() for path in plan[kind]]
-    if inputs["candidates"]["rows"] or not vectors:
-        lines.append(f"output        {plan['output'] or '(none yet: give -o OUT)'}: {plan['rows_out']:,} rows")
+            lines.append(f"{label:13} {name}: {counted(table['rows'], 'row')}; vectors for {coverage}")
     lines += [
+        *([f"output        {plan['output'] or '(none yet: give -o OUT)'}"] if writes_rows else []),
         *(f"{label}  {path}" for label, path in vectors),
-        *([f"columns       {len(plan['columns'])} features"] if plan["columns"] else []),
-        *(f"              {name}" for name in plan["columns"]),
         *([f"work          {work}"] if work else []),
         f"layout        {counted(plan['shards'], 'shard')}, {counted(plan['workers'], 'worker')}",
-        f"estimates     {plan['estimated_memory_bytes'] / 2**20:,.0f} MiB, {plan['estimated_seconds']:.0f} s",
+        *([f"columns       {counted(len(plan['columns']), 'feature')}"] if plan["columns"] else []),
+        *(f"              {pattern}" for pattern in patterns(plan["columns"])),
     ]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from extembed_cli.data.footer import METADATA_KEY, carried_over, json_bytes
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.paths import MANIFEST
 from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
-from extembed_cli.errors import DataError, SpecError
+from extembed_cli.errors import DataError, SpecError, counted
 from extembed_cli.system.threads import prefetched
 
 ROW_GROUP = 131_072
@@ -78,7 +78,7 @@ def check_names(candidates: Table, features: list[str]) -> None:
     if taken:
         raise DataError(
             f"candidates: {candidates.parts[0].path}: already has the column `{taken[0]}`, which the job would add "
-            f"({len(taken)} such columns). Drop it there, or give the group a `name`"
+            f"({counted(len(taken), 'such column')}). Drop it there, or give the group a `name`"
         )
 
 

@@ -72,7 +72,7 @@ def figures(report: Report) -> list[Figure]:
     """Return all figures that the report has data for."""
     draw = (_ladder, _gains, _features, _distributions, _lengths, _items)
     candidates = [figure(report) for figure in draw]
-    return [figure for figure in candidates if figure.table.rows]
+    return [figure for figure in candidates if figure.panels and figure.table.rows]
 
 
 def _bounds(bounds: Sequence[float | None] | None) -> dict[str, float | None]:
@@ -267,12 +267,13 @@ def _items(report: Report) -> Figure:
 
 def _segments(report: Report, name: str, title: str, text: str, segments: Sequence[Segment], what: str) -> Figure:
     steps = [rung.step for rung in report.ladder if rung.delta is not None]
-    events = [segment.events for segment in segments]
+    drawn = [segment for segment in segments if None not in segment.gains.values()]
+    events = [segment.events for segment in drawn]
 
     def panel(step: str) -> Panel:
         rows = [
             {"events": segment.events, "step": step, "value": segment.gains[step], **_bounds(segment.gains_ci[step])}
-            for segment in segments
+            for segment in drawn
         ]
         y = alt.Y("events:N", sort=events, scale=alt.Scale(domain=events), title=what)
         bars, points = _intervals(_chart(rows).encode(y=y, color=_step_colour([step])), _GAIN, "events")
@@ -281,7 +282,7 @@ def _segments(report: Report, name: str, title: str, text: str, segments: Sequen
     return Figure(
         name,
         title,
-        f"{text} Groups of fewer than {MIN_USERS} users have no interval.",
-        [panel(step) for step in steps],
+        f"{text} Groups of fewer than {MIN_USERS} users are in the table only.",
+        [panel(step) for step in steps] if drawn else [],
         segments_table(report, segments, what),
     )

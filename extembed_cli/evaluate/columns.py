@@ -58,7 +58,7 @@ class FeatureFile:
     """As given on the command line."""
     table: Table
     steps: dict[str, list[str]]
-    """Columns of each step, in the order of the ladder; steps without columns are left out."""
+    """Columns of each step of the ladder, in order; without the steps that have no columns or are not chosen."""
     meanings: dict[str, str]
     """Formula of each feature."""
     spec: dict[str, Any]
@@ -74,6 +74,8 @@ class FeatureFile:
     """Column of item ids, if the file has it"""
     item_counters: list[str]
     """Counters of the histories of items"""
+    left_out: list[str]
+    """Steps of the file that are not chosen"""
 
     @property
     def user_counters(self) -> list[str]:
@@ -91,8 +93,11 @@ class FeatureFile:
         return max((until for until in self.trained_until.values() if until is not None), default=None)
 
 
-def open_features(path: str, roles: Roles) -> FeatureFile:
-    """Open a feature file and assign its columns to steps; raise all problems together."""
+def open_features(path: str, roles: Roles, chosen: Sequence[str] | None = None) -> FeatureFile:
+    """Open a feature file and assign its columns to steps; raise all problems together.
+
+    The ladder has the chosen steps in their order, by default all.
+    """
     table = open_table("features", path)
     metadata = _metadata(path, table)
     if table.rows == 0:
@@ -116,28 +121,22 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
                 raise SpecError(f"{flag} {name}: is a feature of extembed; name a column of your own")
     taken = {*features, *roles.columns().values()}
     baseline, unusable = _baseline(roles, table, taken, names_of_roles.get("item", "item_id"), problems)
-    steps = {BASELINE: baseline}
-    for step in feature_steps():
-        steps[step] = [name for name, column in features.items() if column["technique"] == step]
+    of_file, ladder = _steps_of(features), {}
     with problems.collect():
-        if not any(steps[step] for step in feature_steps()):
-            raise DataError(
-                f"{path}: has no feature columns; add a group, such as "
-                f"[[{next(iter(Group.known))}]], to its spec and run again"
-            )
+        ladder = _ladder(path, of_file, chosen)
     problems.raise_any()
     trained_until = {
         step: max(
             (time_us(features[n]["trained_until"]) for n in names if "trained_until" in features[n]), default=None
         )
-        for step in feature_steps()
-        if (names := [name for name in steps[step] if not features[name].get("out_of_time")])
+        for step, columns in ladder.items()
+        if (names := [name for name in columns if not features[name].get("out_of_time")])
         and registry.technique_of_step(step).is_trained
     }
     return FeatureFile(
         path,
         table,
-        {step: columns for step, columns in steps.items() if columns},
+        {BASELINE: baseline, **ladder} if baseline else ladder,
         {name: column["meaning"] for name, column in features.items()},
         metadata["spec"],
         _run_report(path, table, metadata),
@@ -145,8 +144,31 @@ def open_features(path: str, roles: Roles) -> FeatureFile:
         roles,
         unusable,
         item if (item := names_of_roles.get("item", "item_id")) in table.names else None,
-        [name for name in steps[COUNTERS] if features[name].get("owner") == "item"],
+        [name for name in ladder.get(COUNTERS, []) if features[name].get("owner") == "item"],
+        [step for step in of_file if step not in ladder],
     )
+
+
+def _steps_of(features: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the features of each step that has any."""
+    by_step = {step: [n for n, column in features.items() if column["technique"] == step] for step in feature_steps()}
+    return {step: names for step, names in by_step.items() if names}
+
+
+def _ladder(path: str, of_file: dict[str, list[str]], chosen: Sequence[str] | None) -> dict[str, list[str]]:
+    """Return the features of each step of the ladder: the chosen steps of a file, by default all."""
+    if not of_file:
+        raise DataError(
+            f"{path}: has no feature columns; add a group, such as [[{next(iter(Group.known))}]], to its spec and run "
+            "again"
+        )
+    steps = list(of_file) if chosen is None else chosen
+    missing = [step for step in steps if step not in of_file]
+    if missing:
+        raise SpecError(
+            f"--steps {','.join(steps)}: {path} has no columns of {listing(missing)}; it has {listing(of_file)}"
+        )
+    return {step: of_file[step] for step in steps}
 
 
 def feature_steps() -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.columns import FeatureFile
 from extembed_cli.evaluate.ladder import Step
+from extembed_cli.evaluate.numbers import gain_text
 from extembed_cli.evaluate.schema import Control
 from extembed_cli.evaluate.univariate import ColumnStatistics
 from extembed_cli.spec.durations import time_text
 
 IMPLAUSIBLE = 0.95  # an AUC that hardly any feature or ranker reaches without knowing the label
+_OWN_POSITIVES = 0.5  # share of the positives in their own history from which on the log may show what it predicts
 FEATURE, STEP = "single feature", "whole step"
 _LEAK = (
     f"implausibly strong (above {IMPLAUSIBLE:g} or below {1 - IMPLAUSIBLE:.2g}). Does it know the label? Look for "
@@ -25,7 +27,8 @@ def permuted(steps: Sequence[Step]) -> Iterator[Control]:
         if step.control is not None:
             low, high = step.control.low, step.control.high
             passed = not low > 0
-            text = f"with permuted rows, its columns add {step.control.value:+.4f}, between {low:+.4f} and {high:+.4f}"
+            added = gain_text(step.control.value)
+            text = f"with permuted rows, its columns add {added}, between {gain_text(low)} and {gain_text(high)}"
             if not passed:
                 text += ". That is more than nothing: do not trust a gain that is smaller"
             yield Control(
@@ -74,33 +77,37 @@ def whole_steps(steps: Sequence[Step]) -> Iterator[Control]:
             return
 
 
+def leaks(controls: Sequence[Control]) -> list[str]:
+    """Return the columns and steps that may know the label."""
+    return [control.subject for control in controls if control.control in {FEATURE, STEP} and not control.passed]
+
+
 def _implausible(auc: Interval) -> bool:
     """Whether an AUC is too strong, and not by the luck of a few rows."""
     strength = max(auc.value, 1 - auc.value)
     return strength >= IMPLAUSIBLE and not strength - auc.half_width < 0.9
 
 
-def own_history(file: FeatureFile) -> Iterator[Control]:
-    """Yield whether the run report counts candidates in their own visible history."""
+def own_history(file: FeatureFile, positives: float) -> Iterator[Control]:
+    """Yield whether so many candidates are in their own visible history that rows may see their own event.
+
+    A log that repeats items has some. Features that see what they should predict have the positives there, which are
+    this share of the rows: the control fails at half of it.
+    """
     if file.run is None:
         text = "not checked: the run report of this file (OUT.run.json) is not beside it"
         yield Control(control="own history", subject="features", passed=True, value=None, ci=None, text=text)
         return
     count, rows = int(file.run.get("candidates_in_own_history") or 0), file.table.rows
+    share = count / max(1, rows)
+    passed = share <= positives * _OWN_POSITIVES
     text = f"{count:,} of {rows:,} candidates are in their own visible history"
-    if count:
+    if not passed:
         text += (
-            ". Some are normal in a log that repeats items (exposures, listening). If it is nearly all of them, each "
-            "row sees its own event: check timestamps, time_unit and lag"
+            f", and {positives:.1%} of the labels are positive. Either the log repeats items (exposures, listening), "
+            "or rows see their own event: check timestamps, time_unit and lag"
         )
-    yield Control(
-        control="own history",
-        subject=file.table.label,
-        passed=count == 0,
-        value=count / max(1, rows),
-        ci=None,
-        text=text,
-    )
+    yield Control(control="own history", subject=file.table.label, passed=passed, value=share, ci=None, text=text)
 
 
 def training_end(file: FeatureFile, left_out: int) -> Iterator[Control]:

@@ -31,7 +31,8 @@ def evaluate(features: str, roles: Roles, settings: Settings, resources: Resourc
     settings.check()
     seeds = settings.seeds
     with watch.timing("check"):
-        file = open_features(features, roles)
+        file = open_features(features, roles, settings.steps)
+        settings.check_ladder(list(file.steps))
     with watch.timing("read"):
         watch.expect(file.table.rows)
         role_values = read_roles(file)

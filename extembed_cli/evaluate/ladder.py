@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from extembed_cli.errors import counted
 from extembed_cli.evaluate.bootstrap import MIN_USERS, Interval
 from extembed_cli.evaluate.judge import Judge, Measurement
+from extembed_cli.evaluate.numbers import gain_text
 from extembed_cli.evaluate.ranker import RankerFit, TrainRankers
+from extembed_cli.evaluate.rough import range_text, rough_range
+from extembed_cli.evaluate.settings import Settings
+from extembed_cli.evaluate.verdicts import CANNOT_TELL, KEEP, NOT_WORTH_IT, Verdict
 
-_MAX_SHRINK = 1000.0  # an interval that is this many times too wide needs a million times the rows
-_MARGIN = 1.05  # so that the number of rows in a reason is enough
-KEEP, NOT_WORTH_IT, CANNOT_TELL = "keep", "not worth it", "cannot tell"
+_MAX_SHRINK = 100.0  # an interval that is this many times too wide needs ten thousand times the rows
+_MARGIN = 1.05  # so that the estimated number of rows is enough
 
 
 @dataclass(frozen=True)
@@ -67,48 +71,45 @@ def measure_steps(
         before = measured
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The decision about a step."""
-
-    word: str
-    reason: str
-    more_rows: int | None = None
-    """About how many more test rows a decision needs."""
-
-
-def verdict(gain: Interval, over_control: Interval, rows: int, users: int, min_gain: float) -> Verdict:
+def verdict(gain: Interval, over_control: Interval, rows: int, users: int, settings: Settings) -> Verdict:
     """Return the decision about a step by its gain and by its gain over its columns permuted.
 
     Keep a step that surely gains, by at least `min_gain`, and more than its columns permuted; drop one that surely
     gains less than `min_gain`. Otherwise there are too few rows to decide: the width of an interval shrinks with the
-    square root of the number of rows, which gives the number of missing rows. Fewer than MIN_USERS users have no
-    useful interval.
+    square root of the number of rows, which gives the number of missing rows, and the reason says how to get them.
+    Fewer than MIN_USERS users have no useful interval.
     """
+    min_gain = settings.min_gain
     if users < MIN_USERS:
-        more = two_figures(max(1, rows * (MIN_USERS / users - 1)))
-        return Verdict(CANNOT_TELL, f"the test rows have {users} users; at least {MIN_USERS} are needed", more)
-    adds = f"adds {gain.value:+.4f}, between {gain.low:+.4f} and {gain.high:+.4f}"
+        reason = f"the test rows have {counted(users, 'user')}; at least {MIN_USERS} are needed"
+        return Verdict(CANNOT_TELL, f"{reason}: {more_rows_by(settings, ' of more users')}")
+    adds = f"adds {gain_text(gain.value)}, between {gain_text(gain.low)} and {gain_text(gain.high)}"
     if gain.low > 0 and over_control.low > 0 and gain.value >= min_gain:
         return Verdict(KEEP, adds)
     if gain.high < min_gain:
-        return Verdict(NOT_WORTH_IT, f"adds at most {gain.high:+.4f}, less than {min_gain:g}")
+        return Verdict(NOT_WORTH_IT, f"adds at most {gain_text(gain.high)}, less than {min_gain:g}")
     if gain.value < min_gain:
         shrink = (gain.high - gain.value) / (min_gain - gain.value)
     else:
         if gain.low > 0:
-            adds += f", but over its columns permuted between {over_control.low:+.4f} and {over_control.high:+.4f}"
+            low, high = gain_text(over_control.low), gain_text(over_control.high)
+            adds += f", but over its columns permuted between {low} and {high}"
         shrink = max(_excess(gain), _excess(over_control))
     if not shrink < _MAX_SHRINK:
-        return Verdict(CANNOT_TELL, f"{adds}; more rows like these would not decide it")
-    more = two_figures(max(1, rows * (_MARGIN * shrink**2 - 1)))
-    return Verdict(CANNOT_TELL, f"{adds}; about {more:,} more test rows are needed to tell", more)
+        return Verdict(
+            CANNOT_TELL,
+            f"{adds}; more rows like these would not decide it: change the features (other histories, half-lives or "
+            "tables) or --min-gain",
+        )
+    fewest, most = rough_range(rows * (_MARGIN * shrink**2 - 1))
+    more = f"roughly {range_text(fewest, most)} more test rows ({fewest:,} to {most:,})"
+    return Verdict(CANNOT_TELL, f"{adds}; to tell would take {more}: {more_rows_by(settings)}", (fewest, most))
 
 
-def two_figures(value: float) -> int:
-    """Round a number up to two significant figures: the number of missing rows is an estimate."""
-    unit: int = 10 ** max(0, math.floor(math.log10(value)) - 1)
-    return math.ceil(value / unit) * unit
+def more_rows_by(settings: Settings, of: str = "") -> str:
+    """Return how to get more test rows."""
+    sampled = "raise --max-rows, " if settings.max_rows is not None else ""
+    return f"{sampled}add labelled candidates{of}, or test on a longer span (--test-fraction)"
 
 
 def _excess(interval: Interval) -> float:

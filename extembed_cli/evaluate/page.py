@@ -12,6 +12,7 @@ from string import Template
 import altair as alt
 import vl_convert
 
+from extembed_cli.errors import counted
 from extembed_cli.evaluate.charts import Figure, figures
 from extembed_cli.evaluate.schema import TITLES, Data, Report, Rung
 from extembed_cli.evaluate.tables import TextTable
@@ -57,7 +58,7 @@ def _facts(data: Data) -> str:
     rows = f"{data.train_rows:,} train, {data.early_stopping_rows:,} early stopping, {data.test_rows:,} test"
     facts = {
         "rows": f"{data.rows:,}: {rows}",
-        "test": f"{data.test_users:,} users, from {data.test_from}",
+        "test": f"{counted(data.test_users, 'user')}, from {data.test_from}",
         "label": f"{data.label}, above 0 in {data.positive_share['test'] or 0:.1%} of the test rows",
         "requests by": data.group or "",
         "your columns": ", ".join(data.baseline),

@@ -9,13 +9,14 @@ from typing import Literal, cast
 import numpy as np
 
 import extembed_cli
-from extembed_cli.errors import listing
+from extembed_cli.errors import counted, listing
 from extembed_cli.evaluate import controls
 from extembed_cli.evaluate.bootstrap import Interval
 from extembed_cli.evaluate.columns import BASELINE, COUNTERS, FeatureFile, count_columns
 from extembed_cli.evaluate.distributions import distributions
 from extembed_cli.evaluate.judge import Judge
-from extembed_cli.evaluate.ladder import CANNOT_TELL, KEEP, Step, Verdict, verdict
+from extembed_cli.evaluate.ladder import Step, verdict
+from extembed_cli.evaluate.numbers import gain_text
 from extembed_cli.evaluate.rows import Rows
 from extembed_cli.evaluate.schema import (
     TITLES,
@@ -32,6 +33,7 @@ from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.shortlist import ShortList
 from extembed_cli.evaluate.split import TRAINED_ROWS, Assignment, Split
 from extembed_cli.evaluate.univariate import ColumnStatistics, correlations
+from extembed_cli.evaluate.verdicts import CANNOT_TELL, KEEP, NO_ANSWER, NOT_WORTH_IT, AnswerWord, Verdict
 from extembed_cli.spec.durations import DAY_US, time_text
 
 
@@ -53,19 +55,23 @@ class EvaluationResults:
 
 def build_report(settings: Settings, results: EvaluationResults, judge: Judge) -> Report:
     """Return the report of an evaluation."""
+    split = results.split
+    positives = float(np.concatenate([part.relevant for part in (split.train, split.valid, split.test)]).mean())
     all_controls = [
         *controls.permuted(results.steps),
         *controls.single_features(results.statistics),
         *controls.whole_steps(results.steps),
-        *controls.own_history(results.file),
+        *controls.own_history(results.file, positives),
         *controls.training_end(results.file, results.assignment.left_out.get(TRAINED_ROWS, 0)),
     ]
-    ladder = [_rung(step, results, judge, settings.min_gain) for step in results.steps]
+    ladder = [_rung(step, results, judge, settings) for step in results.steps]
     strongest = _strongest(results)
     short = results.short_list
+    answer, summary = answer_of(ladder, all_controls, results.items)
     return Report(
         version=extembed_cli.__version__,
-        summary=_summary(ladder, all_controls, results.items),
+        answer=answer,
+        summary=summary,
         data=_data(results),
         settings=settings,
         ladder=ladder,
@@ -99,14 +105,14 @@ def _bounds(interval: Interval | None) -> tuple[float, float] | None:
     return None if interval is None else (interval.low, interval.high)
 
 
-def _rung(step: Step, results: EvaluationResults, judge: Judge, min_gain: float) -> Rung:
+def _rung(step: Step, results: EvaluationResults, judge: Judge, settings: Settings) -> Rung:
     decision = None
     if step.gain is not None and step.over_control is not None:
         test = results.split.test
-        decision = verdict(step.gain, step.over_control, len(test), judge.users.number, min_gain)
+        decision = verdict(step.gain, step.over_control, len(test), judge.users.number, settings)
         if not step.learned:
-            train_rows = len(results.split.train)
-            decision = Verdict(CANNOT_TELL, f"the ranker learns nothing from {train_rows:,} training rows")
+            learned_from = counted(len(results.split.train), "training row")
+            decision = Verdict(CANNOT_TELL, f"the ranker learns nothing from {learned_from}: add labelled candidates")
     seconds = None if results.file.run is None else results.file.run.get("seconds_by_technique", {}).get(step.name)
     return Rung(
         step=step.name,
@@ -119,34 +125,33 @@ def _rung(step: Step, results: EvaluationResults, judge: Judge, min_gain: float)
         over_permuted_ci=_bounds(step.over_control),
         metrics=step.measured.values,
         seconds=seconds,
-        verdict=cast(Literal["keep", "not worth it", "cannot tell"], decision.word) if decision else None,
+        verdict=decision.word if decision else None,
         reason=decision.reason if decision else None,
         more_rows=decision.more_rows if decision else None,
     )
 
 
-def _summary(ladder: Sequence[Rung], all_controls: Sequence[Control], items: Sequence[Bucket]) -> str:
-    """Return the answer in one or two sentences: whether to keep the embeddings, or why there is no answer."""
-    leaks = [
-        control.subject
-        for control in all_controls
-        if control.control in {controls.FEATURE, controls.STEP} and not control.passed
-    ]
-    if leaks:
-        return f"No answer yet: {listing(leaks)} may know the label. If so, the numbers mean nothing."
+def answer_of(
+    ladder: Sequence[Rung], all_controls: Sequence[Control], items: Sequence[Bucket]
+) -> tuple[AnswerWord, str]:
+    """Return whether to keep the embeddings, in a word and in one or two sentences, or why there is no answer."""
+    leaked = controls.leaks(all_controls)
+    if leaked:
+        return NO_ANSWER, f"No answer yet: {listing(leaked)} may know the label. If so, the numbers mean nothing."
     steps = [rung for rung in ladder if rung.step not in {BASELINE, COUNTERS}]
     if not steps:
-        return "The file has only counters, so there are no features of the embeddings to evaluate."
+        return NO_ANSWER, "The file has only counters, so there are no features of the embeddings to evaluate."
     if all(rung.verdict is None for rung in steps):
-        return "There is nothing to compare with. Name your own columns with --baseline."
+        return NO_ANSWER, "There is nothing to compare with. Name your own columns with --baseline."
     kept = [rung for rung in steps if rung.verdict == KEEP]
     if kept:
-        names = ", ".join(f"{rung.step} ({TITLES[rung.metric]} {rung.delta:+.4f})" for rung in kept)
+        gains = ((rung, rung.delta) for rung in kept if rung.delta is not None)
+        names = ", ".join(f"{rung.step} ({TITLES[rung.metric]} {gain_text(gain)})" for rung, gain in gains)
         rest = "".join(f" {rung.step}: {rung.verdict}." for rung in steps if rung.verdict not in {KEEP, None})
-        return f"The embeddings help this ranker: keep {names}.{rest}{where_items(kept, items)}"
+        return KEEP, f"The embeddings help this ranker: keep {names}.{rest}{where_items(kept, items)}"
     if any(rung.verdict == CANNOT_TELL for rung in steps):
-        return "These rows do not show yet whether the embeddings help this ranker."
-    return "The embeddings are not worth it for this ranker."
+        return NO_ANSWER, "These rows do not show yet whether the embeddings help this ranker."
+    return NOT_WORTH_IT, "The embeddings are not worth it for this ranker."
 
 
 def where_items(kept: Sequence[Rung], items: Sequence[Bucket]) -> str:
@@ -162,8 +167,8 @@ def where_items(kept: Sequence[Rung], items: Sequence[Bucket]) -> str:
         return ""
     _, step, most, least = max(differences)
     return (
-        f" The gain of {step} comes from items with {most[0]} earlier events ({most[1].value:+.4f}; with {least[0]} "
-        f"{least[1].value:+.4f})."
+        f" The gain of {step} comes from items with {most[0]} earlier events ({gain_text(most[1].value)}; with "
+        f"{least[0]} {gain_text(least[1].value)})."
     )
 
 
@@ -241,4 +246,6 @@ def _warnings(all_controls: Sequence[Control], results: EvaluationResults) -> li
         messages.append(
             "no --baseline: the features may get the credit for what your ranker already knows. Name its columns"
         )
+    if COUNTERS in results.file.left_out:
+        messages.append("--steps leaves out the counters: the features may get the credit for what counters explain")
     return messages

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.labels import codes, numbers, read_codes, read_labels, read_times
-from extembed_cli.errors import Problems, ResourceError
+from extembed_cli.errors import Problems, ResourceError, counted
 from extembed_cli.evaluate.column_types import fits_float32, is_text
 from extembed_cli.evaluate.columns import FeatureFile, count_columns
 from extembed_cli.kernels.segments import run_starts
@@ -168,7 +168,7 @@ def _check_memory(rows: int, columns: int, memory: int | None) -> None:
         max_rows = (memory - _BYTES_FOR_LIBRARIES) // row
         fewer = f", or evaluate a sample of the users with --max-rows {max_rows}" if max_rows > 0 else ""
         raise ResourceError(
-            f"{rows:,} rows of {columns} columns need about {needed / 2**20:,.0f} MiB "
+            f"{counted(rows, 'row')} of {counted(columns, 'column')} need about {needed / 2**20:,.0f} MiB "
             f"({_BYTES_FOR_LIBRARIES / 2**20:.0f} of them for libraries), but only {memory / 2**20:,.0f} MiB may be "
             f"used. Raise --memory{fewer}"
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from extembed_cli.evaluate.settings import Settings
+from extembed_cli.evaluate.verdicts import AnswerWord, VerdictWord
 
 
 def _finite(value: object) -> object:
@@ -72,11 +73,11 @@ class Rung(_Part):
     """Without requests auc and log_loss, with requests auc, gauc, ndcg@10 and mrr; means over seeds."""
     seconds: Number
     """Seconds of the technique in the run report beside the feature file; null without one."""
-    verdict: Literal["keep", "not worth it", "cannot tell"] | None
+    verdict: VerdictWord | None
     """null for the first step, which has no gain."""
     reason: str | None
-    more_rows: int | None
-    """About how many more test rows a verdict needs."""
+    more_rows: tuple[int, int] | None
+    """Rough range of how many more test rows a verdict needs."""
 
 
 class Feature(_Part):
@@ -151,7 +152,10 @@ class Report(_Part):
 
     version: str
     """Version of extembed."""
+    answer: AnswerWord
+    """Whether to keep the embeddings: keep if any of their steps is kept."""
     summary: str
+    """The answer in words."""
     data: Data
     settings: Settings
     ladder: list[Rung]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import get_args
+
 from pydantic import BaseModel, ConfigDict
 
-from extembed_cli.errors import Problems, SpecError
+from extembed_cli.errors import Problems, SpecError, listing
+from extembed_cli.evaluate.columns import feature_steps
+from extembed_cli.evaluate.verdicts import VerdictWord
 from extembed_cli.spec.durations import duration_us, time_us
 
 
@@ -22,12 +27,18 @@ class Settings(BaseModel):
     """Rows before this time are left out."""
     max_rows: int | None = None
     """Evaluate a sample of the users, with at most this many rows; null = all."""
+    steps: tuple[str, ...] | None = None
+    """Steps of the ladder after the baseline, in order; null = all that the file has, in order of cost."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A ranker is trained for each seed; values are means over the seeds."""
     resamples: int = 1000
     """Bootstrap resamples of the test rows' users (and of the seeds) behind each interval."""
     min_gain: float = 0.001
     """A step is not worth it where its gain is surely smaller."""
+    require: dict[str, str] = {}
+    """Step -> the verdict that it must have for exit code 0."""
+    strict: bool = False
+    """Whether a report without an answer has an exit code of its own."""
 
     @property
     def seed(self) -> int:
@@ -52,6 +63,12 @@ class Settings(BaseModel):
             if not 0 < self.test_fraction < 1:
                 raise SpecError(f"--test-fraction {self.test_fraction:g}: must be between 0 and 1, such as 0.2")
         with problems.collect():
+            self._check_steps()
+        for step, verdict in self.require.items():
+            with problems.collect():
+                _check_known("step", step, feature_steps(), f"--require {step}={verdict}")
+                _check_known("verdict", verdict, get_args(VerdictWord), f"--require {step}={verdict}")
+        with problems.collect():
             try:
                 _ = self.gap_us
             except ValueError as error:
@@ -64,3 +81,28 @@ class Settings(BaseModel):
                     f"--from {self.from_time}: is not an ISO 8601 time; write one such as `2026-01-31T06:00:00`"
                 ) from None
         problems.raise_any()
+
+    def _check_steps(self) -> None:
+        for number, step in enumerate(self.steps or ()):
+            _check_known("step", step, feature_steps(), f"--steps {step}")
+            if step in (self.steps or ())[:number]:
+                raise SpecError(f"--steps: names `{step}` twice")
+
+    def check_ladder(self, steps: Sequence[str]) -> None:
+        """Raise if a required step will have no verdict in a ladder of these steps."""
+        problems = Problems()
+        for step, verdict in self.require.items():
+            with problems.collect():
+                if step not in steps:
+                    raise SpecError(f"--require {step}={verdict}: the ladder has the steps {listing(steps, 12)} only")
+                if step == steps[0]:
+                    raise SpecError(
+                        f"--require {step}={verdict}: {step} is the first step, so it has no gain to judge; name your "
+                        "own columns with --baseline"
+                    )
+        problems.raise_any()
+
+
+def _check_known(kind: str, name: str, known: Sequence[str], flag: str) -> None:
+    if name not in known:
+        raise SpecError(f"{flag}: no such {kind}; known: {listing(known, 12)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from extembed_cli.evaluate.bootstrap import MIN_USERS
+from extembed_cli.evaluate.numbers import number_text
 from extembed_cli.evaluate.schema import TITLES, Report, Segment
 
 _EMPTY = "–"
@@ -117,20 +118,23 @@ def segments_table(report: Report, segments: Sequence[Segment], what: str) -> Te
                 f"{segment.rows:,}",
                 f"{segment.users:,}",
                 _number(segment.values[first]),
-                *(
-                    "too few users"
-                    if segment.users < MIN_USERS
-                    else f"{_number(segment.gains[step], '+.4f')} ({_interval(segment.gains_ci[step], '+.4f')})"
-                    for step in steps
-                ),
+                *(_gain_of(segment, step) for step in steps),
             ]
             for segment in segments
         ],
     )
 
 
+def _gain_of(segment: Segment, step: str) -> str:
+    if segment.users < MIN_USERS:
+        return "too few users"
+    if segment.gains[step] is None:
+        return "labels of one class"
+    return f"{_number(segment.gains[step], '+.4f')} ({_interval(segment.gains_ci[step], '+.4f')})"
+
+
 def _number(value: float | None, form: str = ".4f") -> str:
-    return _EMPTY if value is None else format(value, form).replace("-", "−")
+    return _EMPTY if value is None else number_text(value, form).replace("-", "−")
 
 
 def _interval(bounds: Sequence[float | None] | None, form: str = ".4f") -> str:

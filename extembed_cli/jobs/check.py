@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from extembed_cli.data.feature_file import candidate_rows
+from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.prepare import Sources, prepare
 from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.derivation import derive
@@ -12,10 +15,29 @@ from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
 from extembed_cli.jobs.report import inputs_report
 from extembed_cli.jobs.requirements import check_inputs
+from extembed_cli.jobs.specs import load_spec, salvage
 from extembed_cli.jobs.survey import survey
 from extembed_cli.jobs.within import read_requests
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
+
+
+def check_file(path: Path, overrides: Sequence[str], watch: Watch) -> dict[str, Any]:
+    """Read a spec and all its inputs and return a report on them; raise the problems of both together.
+
+    If the spec has problems, the inputs are checked as far as the rest of it describes them.
+    """
+    try:
+        spec = load_spec(path, overrides)
+    except SpecError as error:
+        rest = salvage(path, overrides)
+        if rest is None:
+            raise
+        problems = Problems([error])
+        with problems.collect():
+            check_job(rest, watch)
+        problems.raise_any()
+    return check_job(spec, watch)
 
 
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:

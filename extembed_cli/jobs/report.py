@@ -9,6 +9,7 @@ from typing import Any
 from extembed_cli.data.coverage import Coverage
 from extembed_cli.data.inputs import Loaded
 from extembed_cli.data.shard_results import Tally
+from extembed_cli.errors import counted
 from extembed_cli.features import registry
 from extembed_cli.features.registry import techniques_of
 from extembed_cli.jobs.passes import PassResults
@@ -70,11 +71,11 @@ def closing(spec: Spec, report: dict[str, Any]) -> str:
     parts = [", ".join(f"{name} has vectors for {coverage_text(share)}" for name, share in shares.items())]
     for technique in techniques_of(spec):
         parts += technique.closing(report)
-    output = report["output"]
-    if output:
-        parts.append(f"{report['candidates_in_own_history']:,} candidates in their own history")
+    written = "done"
+    if report["output"]:
+        written = f"{report['output']}: {counted(report['rows_out'], 'row')}, {counted(report['columns'], 'feature')}"
+        parts.append(f"{counted(report['candidates_in_own_history'], 'candidate')} in their own history")
     parts.append(f"at most {report['peak_memory_bytes'] / 2**20:,.0f} MiB resident")
-    written = f"{output}: {report['rows_out']:,} rows, {report['columns']} features" if output else "done"
     return f"{written} in {report['seconds']:.1f} s; {'; '.join(part for part in parts if part)}"
 
 

@@ -23,13 +23,18 @@ def load_spec(
 
     A spec `for_training` a model needs no group.
     """
+    return build_spec(read_data(path, overrides, output), str(path), {FOR_TRAINING: for_training})
+
+
+def read_data(path: Path, overrides: Sequence[str] = (), output: str | None = None) -> dict[str, Any]:
+    """Return the plain data of a spec in a TOML file with overrides, its paths absolute, not checked otherwise."""
     data = _read(path)
     _anchor_paths(data, path.absolute().parent)
     if output is not None:
         data["output"] = _anchored(output, Path.cwd())
     for override in overrides:
         _override(data, override)
-    return build_spec(data, str(path), {FOR_TRAINING: for_training})
+    return data
 
 
 def spec_from_flags(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Spec:

@@ -11,6 +11,8 @@ from types import FrameType
 from typing import NoReturn
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+EXIT_CODES = frozenset(128 + number for number in _NUMBERS)
+STOPPED = "stopped; an output is only replaced when the new one is complete"
 _received: list[int] = []
 
 
@@ -49,5 +51,5 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
         signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
     _received.append(number)
     sys.unraisablehook = lambda _: None  # Python would print our exception if it is swallowed
-    sys.stderr.write("stopped; an output is only replaced when the new one is complete\n")
+    sys.stderr.write(f"{STOPPED}\n")
     sys.exit(128 + number)

@@ -34,9 +34,26 @@ def test_the_command_writes_both_files_and_shows_the_ladder(features: Path, tmp_
 
 @pytest.mark.usefixtures("short_rankers")
 def test_json_on_stdout_is_the_report(features: Path, tmp_path: Path) -> None:
-    done = run(features, tmp_path, "--baseline", "popularity", "--json", "-q").ok()
+    done = run(features, tmp_path, "--baseline", "popularity", "--steps", "dual, aggregate", "--json", "-q").ok()
     assert done.json == json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [rung["step"] for rung in done.json["ladder"]] == ["baseline", "dual", "aggregate"]
     assert not done.err
+
+
+@pytest.mark.usefixtures("short_rankers")
+def test_the_report_is_written_before_the_exit(features: Path, tmp_path: Path) -> None:
+    flags = ("--baseline", "popularity", "--steps", "counters,aggregate")
+    done = run(features, tmp_path, *flags, "--require", "aggregate=not worth it")
+    done.failed(1, "error: --require aggregate=not worth it: the verdict is `keep`: adds +")
+    assert "aggregate" in done.out
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["settings"]["require"] == {"aggregate": "not worth it"}
+    assert (tmp_path / "report" / "report.html").exists()
+    few = run(
+        features, tmp_path, *flags, "--max-rows", "400", "--require", "aggregate=keep", "--strict", "--json", "-q"
+    )
+    few.failed(6, "error: --require aggregate=keep: the verdict is `cannot tell`")
+    assert (few.json["error"]["kind"], few.json["exit"]) == ("no answer", 6)
 
 
 BAD: dict[str, tuple[Callable[[pl.DataFrame], dict[str, pl.Series]], tuple[str, ...], tuple[str, ...]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,7 +27,8 @@ FLAGS = {
     "--residual-half-life --loss --bias --sd --refit-every --history NAME=WHERE --center --no-center "
     "--as-of --lag --window --max-events --weight --time-unit --set --require --allow-empty --dry-run " + COMMON,
     "evaluate": "FEATURES.parquet --label --output -o --time --user --group --time-unit --baseline "
-    "--test-fraction --gap --from --max-rows --ranker --seed --seeds --resamples --min-gain " + COMMON,
+    "--test-fraction --gap --from --max-rows --steps --ranker --seed --seeds --resamples --min-gain --require --strict "
+    + COMMON,
     "check": "SPEC.toml --set --require --allow-empty --json -q -v",
     "columns": "SPEC.toml --set --json",
     "center": "TABLE -o --output --gramian --item --embedding --bad-vectors --duplicates " + COMMON,
@@ -65,8 +67,43 @@ def test_the_script_and_the_module_are_one_program(arguments: list[str]) -> None
     assert (script.returncode, script.stdout, script.stderr) == (module.returncode, module.stdout, module.stderr)
 
 
-def test_the_version_is_that_of_the_package() -> None:
-    assert extembed("--version").ok().out == f"extembed {extembed_cli.__version__}\n"
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_that_of_the_package(flag: str) -> None:
+    assert extembed(flag).ok().out == f"extembed {extembed_cli.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["neural", "--help"]])
+def test_the_lists_of_commands_are_not_cut_short(arguments: list[str]) -> None:
+    shown = extembed_process(*arguments, env={"COLUMNS": "80"}).ok().out.split("Commands:")[1]
+    for line in shown.strip().splitlines():
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_each_shell(shell: str) -> None:
+    script = extembed_process(env={"_EXTEMBED_COMPLETE": f"source_{shell}"}).ok().out
+    assert "_EXTEMBED_COMPLETE=complete_" in script
+    for flag in ("--install-completion", "--show-completion"):
+        assert flag in extembed("--help").ok().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("ev", ["evaluate"]), soak("evaluate --req", ["--require"]), soak("neural t", ["train"])]
+)
+def test_bash_completes_commands_and_flags(typed: str, completed: list[str]) -> None:
+    words = ["extembed", *typed.split()]
+    script = f"""
+        eval "$(_EXTEMBED_COMPLETE=source_bash extembed)"
+        COMP_WORDS=({" ".join(words)}) COMP_CWORD={len(words) - 1}
+        _extembed_completion extembed
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    path = f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == completed
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import pytest
 from conftest import EXTEMBED, World, extembed, extembed_process, soak
 from helpers.commands import names, only_json
 
+from extembed_cli.jobs.patterns import patterns
+
 
 def test_a_dry_run_prints_a_plan_and_writes_nothing(world: World) -> None:
     spec = world.spec()
@@ -28,8 +30,11 @@ def test_a_dry_run_prints_a_plan_and_writes_nothing(world: World) -> None:
     assert plan["inputs"]["interactions"]["rows"] == 600
     assert plan["output"] == str(world.folder / "out.parquet")
     assert plan["estimated_seconds"] > 0 and plan["estimated_memory_bytes"] > 0
-    for part in ("600 rows", "300 rows", "out.parquet", "11 features", "MiB", *plan["columns"]):
+    lines = as_text.out.splitlines()
+    assert re.fullmatch(r"rows +300\nmemory +about \d+ MiB\nseconds +about \d+", "\n".join(lines[:3]))
+    for part in ("600 rows", "300 rows", "out.parquet", "11 features"):
         assert part in as_text.out
+    assert [line.strip() for line in lines[-2:]] == patterns(plan["columns"])[-2:]
 
 
 def test_json_is_one_document_and_the_report_beside_the_output(world: World) -> None:
@@ -43,6 +48,18 @@ def test_json_is_one_document_and_the_report_beside_the_output(world: World) -> 
     assert len(report["output_sha256"]) == 64
     assert 0 < report["inputs"]["embeddings"]["text"]["coverage"]["candidates"] < 1
     assert report["warnings"] == []
+
+
+def test_one_of_a_kind_is_singular(world: World) -> None:
+    world.write("candidates", world.table("candidates").slice(0, 1))
+    spec = world.spec('[[dual]]\nhistories = ["all"]\ntarget = "rating - 3"\n')
+    plan, check = (extembed(*command).ok().out for command in (("run", spec, "--dry-run"), ("check", spec)))
+    assert re.search(r"^candidates +1 row, 1 user$", plan, re.MULTILINE)
+    assert re.search(r"^work +1 dual fit$", plan, re.MULTILINE)
+    assert re.search(r"^columns +1 feature$", plan, re.MULTILINE)
+    assert "candidates: 1 row, 1 user\n" in check
+    assert "\n1 feature; no problems found" in check
+    assert "out.parquet: 1 row, 1 feature in " in extembed("run", spec).ok().err
 
 
 def test_a_run_logs_to_stderr_only(world: World) -> None:

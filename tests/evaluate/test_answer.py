@@ -91,6 +91,7 @@ def test_the_planted_signal_of_the_sample_is_found(tmp_path: Path, group: str | 
     report = judged(tmp_path / "features.parquet", group=group, max_rows=6_000, seeds=(0,))
     assert rung(report, "aggregate").verdict == "keep"
     assert rung(report, "aggregate").delta > 0.05
+    assert report.warnings == []
 
 
 @pytest.mark.usefixtures("short_rankers")

@@ -13,9 +13,10 @@ from helpers.evaluation import ONCE, altered, judged, rung, written
 
 from extembed_cli.errors import DataError
 from extembed_cli.evaluate.bootstrap import Interval
+from extembed_cli.evaluate.charts import figures
 from extembed_cli.evaluate.columns import count_columns
 from extembed_cli.evaluate.report import where_items
-from extembed_cli.evaluate.schema import Report
+from extembed_cli.evaluate.schema import Report, Segment
 from extembed_cli.evaluate.segments import Bucket
 
 pytestmark = pytest.mark.usefixtures("short_rankers")
@@ -116,6 +117,48 @@ def test_the_summary_says_which_items_gain(
     buckets = [Bucket(events, 100, 50, {}, {"dual": Interval(*gain)}) for events, gain in (("0", cold), ("> 20", warm))]
     text = where_items([rung], buckets)
     assert (said in text) if said else text == ""
+
+
+def band(events: str, users: int, gain: float | None) -> Segment:
+    interval = None if gain is None else (gain - 0.00001, gain + 0.00001)
+    return Segment(
+        events=events,
+        rows=10 * users,
+        users=users,
+        values={"baseline": 0.5},
+        values_ci={},
+        gains={"aggregate": gain},
+        gains_ci={"aggregate": interval},
+    )
+
+
+def with_bands(report: Report, *bands: Segment) -> Report:
+    """Return the report with these bands alone, and gains that round to 0 in its ladder."""
+    ladder = [rung for rung in report.ladder if rung.step in {"baseline", "aggregate"}]
+    ladder[1] = ladder[1].model_copy(update={"delta": -0.00001, "delta_ci": (-0.00002, 0.00001)})
+    bare = {"ladder": ladder, "by_history_length": list(bands), "by_item_count": [], "controls": []}
+    return report.model_copy(update=bare)
+
+
+def test_bands_without_a_gain_are_in_the_table_and_not_in_the_chart(features_report: Report) -> None:
+    bands = band("0", 3, None), band("1–5", 40, None), band("6–20", 40, -0.00002)
+    shown = {each.name: each for each in figures(with_bands(features_report, *bands))}
+    (panel,) = shown["lengths"].panels
+    drawn = [row for values in panel.spec["datasets"].values() for row in values if "events" in row]
+    assert [row["events"] for row in drawn] == ["6–20"]
+    assert [row[-1] for row in shown["lengths"].table.rows] == [
+        "too few users",
+        "labels of one class",
+        "0.0000 (0.0000 to 0.0000)",
+    ]
+    assert "items" not in shown
+    (gain,) = shown["gains"].table.rows
+    assert gain[:3] == ["aggregate", "0.0000", "0.0000 to 0.0000"]
+
+
+def test_a_figure_that_would_be_empty_is_left_out(features_report: Report) -> None:
+    shown = figures(with_bands(features_report, band("0", 3, None)))
+    assert {each.name for each in shown} == {"ladder", "gains", "features", "distributions"}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from extembed_cli.evaluate.bootstrap import Interval, UserBootstrap, mean_over_seeds
-from extembed_cli.evaluate.ladder import Verdict, verdict
+from extembed_cli.evaluate.ladder import verdict
+from extembed_cli.evaluate.rough import range_text, rough_range
+from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.univariate import clustered_auc
+from extembed_cli.evaluate.verdicts import Verdict
 from extembed_cli.kernels import metrics
 
 CASES = {
@@ -29,12 +32,12 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_verdicts(case: str) -> None:
     gain, over, word = CASES[case]
-    result = verdict(Interval(*gain), Interval(*over), 10_000, 100, 0.001)
+    result = verdict(Interval(*gain), Interval(*over), 10_000, 100, Settings())
     assert result.word == word
     assert (result.more_rows is None) == (word != "cannot tell" or case == "no better than permuted")
     if case.endswith("permuted"):
         assert "over its columns permuted" in result.reason
-    assert verdict(Interval(*gain), Interval(*over), 10_000, 5, 0.001).word == "cannot tell"
+    assert verdict(Interval(*gain), Interval(*over), 10_000, 5, Settings()).word == "cannot tell"
 
 
 @settings(max_examples=100)
@@ -43,12 +46,51 @@ def test_the_reported_number_of_rows_decides(value: float, low: float, high: flo
     def at(rows: int) -> Verdict:
         shrink = (10_000 / rows) ** 0.5
         gain = Interval(value, value - low * shrink, value + high * shrink)
-        return verdict(gain, gain, rows, 100, least)
+        return verdict(gain, gain, rows, 100, Settings(min_gain=least))
 
     result = at(10_000)
     if result.more_rows is not None:
         assert result.word == "cannot tell"
-        assert at(10_000 + result.more_rows).word != "cannot tell"
+        assert at(10_000 + result.more_rows[1]).word != "cannot tell"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "low", "high", "words"),
+    [
+        (20_000, 10_000, 40_000, "ten to forty thousand"),
+        (22_000, 10_000, 40_000, "ten to forty thousand"),
+        (12_000, 6_000, 20_000, "six to twenty thousand"),
+        (900, 400, 2_000, "four hundred to two thousand"),
+        (400_000, 200_000, 800_000, "two hundred to eight hundred thousand"),
+        (600_000, 300_000, 1_000_000, "three hundred thousand to one million"),
+        (0.2, 1, 2, "one to two"),
+        (3e13, 20_000_000_000_000, 60_000_000_000_000, "twenty to sixty trillion"),
+    ],
+)
+def test_a_rough_range_in_words(estimate: float, low: int, high: int, words: str) -> None:
+    assert rough_range(estimate) == (low, high)
+    assert range_text(low, high) == words
+
+
+@given(st.floats(1, 1e14))
+def test_a_rough_range_holds_the_estimate(estimate: float) -> None:
+    low, high = rough_range(estimate)
+    assert low <= estimate * 1.001 <= high * 1.001
+    assert high <= 10 * low
+    assert all(set(str(bound)[1:]) <= {"0"} for bound in (low, high))
+
+
+def test_a_reason_says_how_to_get_an_answer() -> None:
+    wide = Interval(0.01, -0.01, 0.03)
+    assert verdict(wide, wide, 10_000, 100, Settings()).reason == (
+        "adds +0.0100, between -0.0100 and +0.0300; to tell would take roughly twenty to sixty thousand more test rows "
+        "(20,000 to 60,000): add labelled candidates, or test on a longer span (--test-fraction)"
+    )
+    assert "): raise --max-rows, add" in verdict(wide, wide, 10_000, 100, Settings(max_rows=50_000)).reason
+    assert verdict(wide, wide, 10_000, 1, Settings()).reason.startswith(
+        "the test rows have 1 user; at least 10 are needed: add labelled candidates of more users"
+    )
+    assert "change the features" in verdict(wide, Interval(-1, -2, 0), 10_000, 100, Settings()).reason
 
 
 def clustered(rng: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.shard_results import Tally
-from extembed_cli.errors import DataError, Problems, listing
+from extembed_cli.errors import DataError, Problems, counted, listing
 from extembed_cli.features.dual.bases import Basis, make_basis
 from extembed_cli.features.dual.everybody import Everybody, EverybodyScores
 from extembed_cli.features.dual.fits import (
@@ -160,7 +160,7 @@ class Dual(Technique):
                 "logistic gradient": about["largest_logistic_gradient"],
             }
             shown = "".join(f", largest {what} {error:.0e}" for what, error in errors.items() if error)
-            yield f"{about['systems']:,} fits{shown}"
+            yield f"{counted(about['systems'], 'fit')}{shown}"
 
     def warnings(
         self, spec: Spec, tally: Tally, flagged: Mapping[str, Sequence[str]], candidates: int

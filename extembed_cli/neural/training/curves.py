@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import vl_convert
 
+from extembed_cli.errors import counted
 from extembed_cli.neural.config import Fold, ModelConfig
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def _section(config: ModelConfig, fold: Fold, model: Trained, heading: str) -> s
     losses += [{"epoch": e.epoch + 1, "of": "early stopping", "value": e.valid_loss} for e in epochs]
     aucs = [{"epoch": e.epoch + 1, "of": "early stopping", "value": e.valid_auc} for e in epochs]
     kept = epochs[best]
-    summary = f"{len(epochs)} epochs; best is epoch {best + 1}: loss {kept.valid_loss:.4f}, AUC {kept.valid_auc:.4f}"
+    values = f"loss {kept.valid_loss:.4f}, AUC {kept.valid_auc:.4f}"
+    summary = f"{counted(len(epochs), 'epoch')}; best is epoch {best + 1}: {values}"
     facts = {
         "encoder": config.architecture.encoder,
         "label": settings.label,

@@ -1,0 +1,68 @@
+"""A check tells the problems of a spec and those of its files together, as far as the spec can be understood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest import World, extembed, soak, vectors
+
+BAD_SPEC = """
+lagg = "1d"
+[histories.liked]
+where = "rating >= 4"
+window = "a week"
+[[aggregate]]
+percentiles = [0]
+[[aggregat]]
+"""
+OF_SPEC = ("`lagg`", "histories.liked.window", "aggregate.0.percentiles.0", "`aggregat`")
+
+
+def torn(world: World) -> None:
+    path = world.folder / "text.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def zero_vector(world: World) -> None:
+    world.write("text", {"item_id": np.arange(35), "embedding": vectors(np.zeros((35, 8)))})
+
+
+def no_such_column(world: World) -> None:
+    world.write("interactions", world.table("interactions").drop_columns(["rating"]))
+
+
+FILES: dict[str, tuple[Callable[[World], None], str]] = {
+    "torn": (torn, "text.parquet: cannot be read as Parquet"),
+    "vectors": (zero_vector, "35 of 35 vectors"),
+    "expression": (no_such_column, "the interactions have no column `rating`"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_problems_of_the_spec_and_of_a_file_are_told_together(world: World, case: str) -> None:
+    change, message = FILES[case]
+    change(world)
+    done = extembed("check", world.spec(BAD_SPEC)).failed(2, *OF_SPEC, message)
+    assert done.out == ""
+    assert all(line.startswith("extembed: error: ") for line in done.err.splitlines())
+
+
+def test_problems_of_a_spec_alone_are_told_once(world: World) -> None:
+    done = extembed("check", world.spec(BAD_SPEC)).failed(2, *OF_SPEC)
+    assert len(done.err.splitlines()) == len(OF_SPEC)
+
+
+@pytest.mark.parametrize("text", ["interactions = 3\n", soak('[[aggregate]]\nhistories = ["none"]\n')])
+def test_a_spec_that_is_wrong_as_a_whole_is_told_alone(world: World, text: str) -> None:
+    """What it reads is not known then, and messages about the files could be wrong."""
+    torn(world)
+    lines = extembed("check", world.spec(text)).failed(2).err.splitlines()
+    assert lines
+    assert all("spec.toml" in line for line in lines)
+
+
+def test_a_run_with_a_bad_spec_reads_no_file(world: World) -> None:
+    torn(world)
+    assert "text.parquet" not in extembed("run", world.spec(BAD_SPEC)).failed(2, *OF_SPEC).err
