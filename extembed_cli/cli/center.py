@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +49,7 @@ def center(
 
     columns = {key: name for key, name in (("item", item), ("embedding", embedding)) if name is not None}
     keys = {
-        "path": os.path.abspath(table) if "://" not in table else table,  # noqa: PTH100  may be a glob
+        "path": table,
         "columns": columns,
         "bad_vectors": bad_vectors,
         "duplicates": duplicates,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 
 from extembed_cli.cli import console
+from extembed_cli.cli.expand import expand
 from extembed_cli.cli.options import Json, Set, SpecPath
 
 
+@expand
 def columns(spec: SpecPath, overrides: Set = None, json: Json = False) -> None:
     """List the output columns of a spec.
 

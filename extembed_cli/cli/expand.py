@@ -1,4 +1,4 @@
-"""Options that commands share, declared once as the fields of a dataclass."""
+"""Options that commands share, declared once as the fields of a dataclass; paths as people write them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from extembed_cli.spec import paths
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def expand(command: Command) -> Command:
-    """Let a command take dataclasses of options: Typer sees their fields as parameters of the command.
+    """Let a command take dataclasses of options, and paths with `~` and `${VAR}`.
+
+    Typer sees the fields of the dataclasses as parameters of the command.
 
     The help lists the options in the order of the parameters, those of a dataclass in the order of its fields.
     """
@@ -38,7 +43,16 @@ def expand(command: Command) -> Command:
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind, *infos = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if Path in {kind, *get_args(kind)}:
+        for info in infos:
+            info.parser = _path
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _path(text: str) -> Path:
+    """Return a path of the command line; one that exists as it is written wins over what it may stand for."""
+    return Path(text) if Path(text).exists() else Path(paths.expanded(text))
 
 
 def _default(field: Field[Any]) -> Any:

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from extembed_cli.cli import console
+from extembed_cli.cli.expand import expand
 
 
+@expand
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; it must not have other files.")],
     seed: Annotated[int, typer.Option(help="Random seed of the data set.")] = 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,14 @@ from extembed_cli.data.mapped_arrays import zeros
 from extembed_cli.data.matrices import TableVectors, places_of
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.times import check_time_type, times_us
+from extembed_cli.data.vector_columns import VectorColumns, require_vectors
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.model import Spec
 from extembed_cli.spec.tables import TableSpec, TimeColumn
 from extembed_cli.system.threads import Mapping, prefetched
 
-_BATCH_BYTES = 2**22  # bytes of vectors read at a time
 _ID_ROWS = 2**18  # ids read at a time
-_FIRST_ROWS = 256  # vectors read at a time, until one is not null
 _SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
 # A centred vector shorter than this share of the mean's norm is rounding error and has no direction.
 _ZERO_CENTRED = 1e-6
@@ -55,11 +54,14 @@ def _role_and_key(table: Table) -> tuple[str, str]:
 
 def check_embedding(spec: Spec, name: str, table: Table) -> None:
     """Check the columns, their types, and the vector length if the type has it, from the footers alone."""
-    ids, embedding = spec.id_column(name), spec.vector_column(name)
     fix = "; if it has another name, set {0}.columns.{1} in the spec (--set {0}.columns.{1}=NAME)"
     role, key = _role_and_key(table)
-    table.require({ids: fix.format(key, role), embedding: fix.format(key, "embedding")})
-    problems = Problems()
+    columns, problems = VectorColumns.of(spec, name, table), Problems()
+    with problems.collect():
+        table.require({spec.id_column(name): fix.format(key, role)})
+    with problems.collect():
+        require_vectors(columns, fix.format(key, "embedding"))
+    problems.raise_any()
     time = spec.time_column(name)
     if time is not None:
         table.require({time.name: fix.format(key, "time")})
@@ -67,15 +69,10 @@ def check_embedding(spec: Spec, name: str, table: Table) -> None:
             check_time_type(table, time)
     lengths: dict[int, Path] = {}
     for part in table.parts:
-        kind = _vectors_type(part.schema.field(embedding).type)
         with problems.collect():
-            if kind is None:
-                raise DataError(
-                    f"{part.path}: column `{embedding}` is {part.schema.field(embedding).type}; vectors must be lists "
-                    "(fixed-size or not) of float16, float32, float64 or int8"
-                )
-        if kind is not None and types.is_fixed_size_list(kind):
-            lengths.setdefault(kind.list_size, part.path)
+            length = columns.check(part)
+            if length is not None:
+                lengths.setdefault(length, part.path)
     if len(lengths) > 1:
         examples = " and ".join(f"{length} in {path}" for length, path in lengths.items())
         problems.errors.append(
@@ -156,9 +153,8 @@ def load_vectors(
     options = spec.table(name)
     places, slot_of_row, times = _slots(table_ids, vocabulary)
 
-    raw, has_vector, bad = _fill(
-        table, spec.vector_column(name), slot_of_row, table_ids, len(places), options, kinds[0][1]
-    )
+    columns = VectorColumns.of(spec, name, table)
+    raw, has_vector, bad = _fill(columns, slot_of_row, table_ids, len(places), options, kinds[0][1])
     matrices = [raw]
     for _, at in kinds[1:]:
         matrices.append(zeros(raw.shape, np.float32, at))
@@ -203,8 +199,7 @@ def _slots(table_ids: TableIds, vocabulary: pl.Series | None) -> tuple[pl.Series
 
 
 def _fill(
-    table: Table,
-    column: str,
+    columns: VectorColumns,
     slot_of_row: Ints,
     table_ids: TableIds,
     places: int,
@@ -219,9 +214,10 @@ def _fill(
     has_vector = np.zeros(places, np.bool_)
     bad: list[int] = []
     row = 0
-    with prefetched(_vector_batches(table, column)) as batches:
+    table = columns.table
+    with prefetched(columns.batches()) as batches:
         for path, batch in batches:
-            vectors, present = _dense(batch, f"{path}: column `{column}`", row, None if raw is None else raw.shape[1])
+            vectors, present = _dense(batch, f"{path}: {columns.shown}", row, None if raw is None else raw.shape[1])
             if vectors.shape[0]:
                 if raw is None:
                     raw = zeros((places + 1, vectors.shape[1]), np.float32, at)
@@ -235,7 +231,7 @@ def _fill(
                 raw[slots], has_vector[slots] = vectors, True
             row += len(batch)
     if raw is None:
-        raise DataError(f"{table.label} ({table.parts[0].path}): there is no vector in column `{column}`")
+        raise DataError(f"{table.label} ({table.parts[0].path}): there is no vector in {columns.shown}")
     if bad and options.bad_vectors == "error":
         raise _bad_vectors(table, len(bad), table_ids.ids[bad[:5]], "zero or not finite")
     return raw, has_vector, len(bad)
@@ -245,7 +241,8 @@ def mean_of_table(spec: Spec, name: str, table: Table, mapped: Mapping = map) ->
     """Return the mean (d) of the usable raw vectors of a table, and their number."""
     ids = load_ids(spec, name, table)
     places, slots, _ = _slots(ids, None)
-    raw, has_vector, _ = _fill(table, spec.vector_column(name), slots, ids, len(places), spec.table(name), None)
+    columns = VectorColumns.of(spec, name, table)
+    raw, has_vector, _ = _fill(columns, slots, ids, len(places), spec.table(name), None)
     return _mean(raw, has_vector, mapped), int(np.count_nonzero(has_vector))
 
 
@@ -295,28 +292,8 @@ def _bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) ->
     )
 
 
-def _vector_batches(table: Table, column: str) -> Iterator[tuple[Path, pa.Array]]:
-    for part in table.parts:
-        kind = _vectors_type(part.schema.field(column).type)
-        width = kind.list_size if kind is not None and types.is_fixed_size_list(kind) else 1024
-        rows = max(1, _BATCH_BYTES // max(1, 4 * width))
-        for batch in part.batches([column], rows):
-            yield part.path, batch.column(0)
-
-
-def _vectors_type(kind: pa.DataType) -> pa.DataType | None:
-    """Return the list type that holds the vectors, or None for a type that cannot hold them."""
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    if not (types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)):
-        return None
-    return kind if types.is_floating(kind.value_type) or types.is_integer(kind.value_type) else None
-
-
 def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[Values, Bools]:
     """Return the vectors that are not null (n, d), and which rows of the batch have them."""
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
     present = np.ones(len(column), np.bool_)
     if column.null_count:  # otherwise skip importing pyarrow.compute, which is slow
         present, column = np.asarray(column.is_valid()), column.drop_null()
@@ -346,14 +323,3 @@ def _usable(vectors: Values) -> Bools:
         magnitude = np.maximum(single.max(axis=1), -single.min(axis=1))  # NaN and infinity survive a maximum
     usable: Bools = np.isfinite(magnitude) & (magnitude > 0)
     return usable
-
-
-def first_dim(table: Table, column: str) -> int:
-    """Return the length of a table's first vector; 0 if there is none."""
-    for part in table.parts:
-        for batch in part.batches([column], _FIRST_ROWS):
-            vectors = batch.column(0)
-            if vectors.null_count < len(vectors):
-                first = int(np.argmax(vectors.is_valid())) if vectors.null_count else 0
-                return int(_dense(vectors.slice(first, 1), "", 0, None)[0].shape[1])
-    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from extembed_cli.data import hive
 from extembed_cli.data.paths import SourceFile, resolve
+from extembed_cli.data.sniff import not_parquet
 from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
 
 
@@ -30,6 +32,9 @@ def reading(path: Path) -> Iterator[None]:
     except PermissionError:
         raise InputError(f"{path}: no permission to read it") from None
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        other = not_parquet(path)
+        if other is not None:
+            raise InputError(f"{path}: {other}") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"{path}: cannot be read as Parquet: {reason.rstrip('.')}. "
@@ -184,8 +189,8 @@ class Table:
             for name, fix in columns.items():
                 with problems.collect():
                     if name not in part.schema.names:
-                        hint = did_you_mean(name, part.schema.names)
-                        raise DataError(f"{self.label}: {part.path}: no column `{name}`{hint}{fix}")
+                        hint = _of_pandas(name, part.schema) or f"{did_you_mean(name, part.schema.names)}{fix}"
+                        raise DataError(f"{self.label}: {part.path}: no column `{name}`{hint}")
         problems.raise_any()
 
     def digest(self, stop: threading.Event) -> dict[str, Any]:
@@ -213,6 +218,18 @@ class Table:
                         f"{self.label}: {part.path}: changed while the job was reading it. Run again; "
                         "the old output is untouched"
                     )
+
+
+def _of_pandas(name: str, schema: pa.Schema) -> str | None:
+    """Return a hint if a missing column is an index that pandas has described instead of stored, or has no name."""
+    try:
+        index = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
+        described = [each["name"] for each in index if isinstance(each, dict) and each.get("stop") != each.get("start")]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    if name in described or any(each in schema.names for each in index if str(each).startswith("__index_level_")):
+        return f"; it seems to be in the index of pandas: write df.reset_index(names={name!r})"
+    return None
 
 
 def _part(path: Path, opened: pq.ParquetFile) -> Part:

@@ -112,7 +112,7 @@ class VectorCache:
     def _key(self, name: str, center: bool) -> str:
         table = self.spec.table(name)
         mean = frozen_digest(table.center, name) if center and isinstance(table.center, str) else center
-        options = table.model_dump(include={"bad_vectors", "duplicates"}) | {"center": mean}
+        options = table.model_dump(include={"bad_vectors", "duplicates", "bytes_of"}) | {"center": mean}
         columns = [self.spec.id_column(name), self.spec.vector_column(name)]
         parts = [self.digests[name], options, columns, extembed_cli.__version__, np.__version__]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -14,8 +14,8 @@ from extembed_cli.data.frozen import FrozenGramian, write_gramians, write_mean
 from extembed_cli.data.parquet import Table, open_table
 from extembed_cli.errors import SpecError
 from extembed_cli.features.prepare import gramian
-from extembed_cli.spec.loading import build_spec
-from extembed_cli.spec.model import FOR_TRAINING, Spec
+from extembed_cli.spec.loading import spec_from_flags
+from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping, threads
 
@@ -32,14 +32,14 @@ def freeze_table(
     outputs = [mean, *([gramians] if gramians is not None else [])]
     if len(set(outputs)) < len(outputs) or any(path.suffix != ".parquet" for path in outputs):
         raise SpecError(f"{', '.join(map(str, outputs))}: name files that end in .parquet, one for each")
-    spec = build_spec({"interactions": "", "embeddings": {_TABLE: keys}}, "flags", {FOR_TRAINING: True})
+    spec = spec_from_flags({"interactions": "", "embeddings": {_TABLE: keys}}, for_training=True)
     with staged() as stage, ExitStack() as stack:
         for path in sorted(outputs):
             check_target(str(path))
             stack.enter_context(locked(path, wait))
         mapped = stack.enter_context(threads(workers))
         with watch.timing("vectors"):
-            table = open_table(f"embeddings {_TABLE}", keys["path"])
+            table = open_table(f"embeddings {_TABLE}", spec.embeddings[_TABLE].path)
             check_embedding(spec, _TABLE, table)
             for path in outputs:
                 check_not_an_input(path, [table])

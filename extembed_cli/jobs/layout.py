@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.feature_file import ROW_GROUP
 from extembed_cli.data.ids import id_kind
 from extembed_cli.data.inputs import Inputs, Loaded
+from extembed_cli.data.vector_columns import VectorColumns
 from extembed_cli.errors import ResourceError, counted
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import output_columns, shard_columns, techniques_of
@@ -156,7 +156,7 @@ def _matrix_bytes(spec: Spec, inputs: Inputs, cached: bool = False) -> int:
         table = inputs.embeddings.get(name)
         if table is None:  # derived, and there already
             continue
-        size = 4 * table.rows * first_dim(table, spec.vector_column(name))
+        size = 4 * table.rows * VectorColumns.of(spec, name, table).dim
         for matrix in matrices:
             copies = sum(technique.copies(spec, matrix) for technique in techniques_of(spec))
             total += size * (bool(copies) + copies + (not cached or spec.time_column(name) is not None))

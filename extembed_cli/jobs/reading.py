@@ -12,12 +12,12 @@ from typing import Any
 import polars as pl
 
 from extembed_cli.data.coverage import Coverage, HasVector
-from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.feature_file import check_names, check_not_an_input, check_target
 from extembed_cli.data.inputs import Inputs, Loaded, Opened, open_inputs, read_inputs
 from extembed_cli.data.partition import Partition
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.vector_cache import VectorCache
+from extembed_cli.data.vector_columns import VectorColumns
 from extembed_cli.errors import ExtembedError
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import output_columns, techniques_of
@@ -74,7 +74,7 @@ def _check_dims(opened: Opened) -> None:
 def dims_of(opened: Opened) -> dict[str, int]:
     """Return the lengths of the vectors by table, by the first one of each."""
     spec = opened.spec
-    dims = {name: first_dim(table, spec.vector_column(name)) for name, table in opened.embeddings.items()}
+    dims = {name: VectorColumns.of(spec, name, table).dim for name, table in opened.embeddings.items()}
     return {**dims, **{name: dims[spec.derived(name).embedding] for name in spec.derivations()}}
 
 

@@ -29,18 +29,18 @@ def check_inputs(spec: Spec, loaded: Loaded, coverage: Coverage, watch: Watch, *
 
     Counts from a sample of the owners decide nothing: then all of it is a warning.
     """
-    watch.warn_of(_doubts(spec, loaded))
     empty, short = list(_empty(spec, loaded, coverage)), list(_short(spec, loaded, coverage))
     if sampled or spec.require.allow_empty:
         watch.warn_of(empty)
         empty = []
     if sampled:
         watch.warn_of(short)
-        return
-    problems = Problems()
-    problems.errors += [DataError(f"{message} (--allow-empty accepts it)") for message in empty]
-    problems.errors += map(DataError, short)
-    problems.raise_any()
+    else:
+        problems = Problems()
+        problems.errors += [DataError(f"{message} (--allow-empty accepts it)") for message in empty]
+        problems.errors += map(DataError, short)
+        problems.raise_any()
+    watch.warn_of(_doubts(spec, loaded))
 
 
 def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePart]]) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from extembed_cli.data.embeddings import first_dim
 from extembed_cli.data.inputs import Inputs
+from extembed_cli.data.vector_columns import VectorColumns
 from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.neural.config import Layers, TrainingSettings
 from extembed_cli.spec.model import Spec
@@ -35,7 +35,7 @@ def training_needs(
 ) -> dict[str, int]:
     """Return the bytes by purpose; a thread computes `micro_batch` candidates of a step at a time."""
     items = sum(table.rows for table in inputs.embeddings.values())
-    width = sum(first_dim(table, spec.vector_column(n)) for n, table in inputs.embeddings.items())
+    width = sum(VectorColumns.of(spec, n, table).dim for n, table in inputs.embeddings.items())
     events = micro_batch * (settings.max_events + 1)
     floats = events * layers.dim * _FLOATS_PER_NUMBER + min(events, items) * width * _FLOATS_PER_VECTOR
     copies = _COPIES + _COPIES_PER_FOLD * settings.folds

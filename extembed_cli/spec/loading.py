@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ValidationError
 from extembed_cli.errors import SpecError, did_you_mean
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import FOR_TRAINING, Spec, spec_type
+from extembed_cli.spec.paths import expanded
+
+STANDARD_INPUT = Path("-")
 
 
 def load_spec(
@@ -37,13 +41,16 @@ def read_data(path: Path, overrides: Sequence[str] = (), output: str | None = No
     return data
 
 
-def spec_from_flags(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Spec:
-    """Return the spec that flags describe; None = not given. Relative paths start at the working directory."""
+def spec_from_flags(data: Mapping[str, Any], overrides: Sequence[str] = (), *, for_training: bool = False) -> Spec:
+    """Return the spec that flags describe; None = not given. Relative paths start at the working directory.
+
+    A spec `for_training` a model needs no group.
+    """
     given = _without_none(data)
     _anchor_paths(given, Path.cwd())
     for override in overrides:
         _override(given, override)
-    return build_spec(given, "flags")
+    return build_spec(given, "flags", {FOR_TRAINING: for_training})
 
 
 def _without_none(value: Any) -> Any:
@@ -53,16 +60,27 @@ def _without_none(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return the data of a TOML file; of `-`, of the standard input."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = (_standard_input() if path == STANDARD_INPUT else path.read_bytes()).decode("utf-8-sig")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such spec file; `extembed sample DIR` writes one to start from") from None
     except IsADirectoryError:
         raise SpecError(f"{path}: is a directory; name the spec file in it, such as {path / 'spec.toml'}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise SpecError(f"{path}: cannot be read as a spec: {error}") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path}: is not UTF-8 text; save it as UTF-8 (not UTF-16 or another encoding)") from None
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path}: its lists or tables are nested too deeply") from None
+
+
+@cache
+def _standard_input() -> bytes:
+    return sys.stdin.buffer.read()
 
 
 def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] | None = None) -> Spec:
@@ -176,7 +194,7 @@ def _override(data: Any, override: str) -> None:
         raise SpecError(f'--set {override}: write KEY=VALUE, such as `aggregate.0.half_lives=["7d"]`')
     try:
         value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     wrapped = reduce(lambda inner, part: {part: inner}, reversed(parts), value)
     _anchor_paths(wrapped, Path.cwd())
@@ -223,4 +241,8 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
 
 
 def _anchored(path: str, folder: Path) -> str:
+    """Return a path that starts at a folder; one that exists there as it is written wins over what it may stand for."""
+    if "://" not in path and (folder / path).exists():
+        return str(folder / path)
+    path = expanded(path)
     return path if "://" in path else str(folder / path)

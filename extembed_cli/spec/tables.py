@@ -50,7 +50,7 @@ class TableColumns(Frozen):
     item: str | None = None
     """Column of item ids; `item_id` unless set."""
     embedding: str | None = None
-    """Column of vectors; `embedding` unless set."""
+    """Column of vectors, or a pattern such as `d*` for one column for each dimension; `embedding` unless set."""
 
 
 class UserTableColumns(TimeKeys):
@@ -59,7 +59,7 @@ class UserTableColumns(TimeKeys):
     user: str | None = None
     """Column of user ids; `user_id` unless set."""
     embedding: str | None = None
-    """Column of vectors; `embedding` unless set."""
+    """Column of vectors, or a pattern such as `d*` for one column for each dimension; `embedding` unless set."""
     time: str | None = None
     """Column of times, if a user's vector changes: a row counts from its time on, until the user's next row."""
 
@@ -68,7 +68,7 @@ class Columns(RoleColumns):
     """Your column names for all inputs, with overrides for each."""
 
     embedding: str | None = None
-    """Column of vectors; `embedding` unless set."""
+    """Column of vectors, or a pattern such as `d*` for one column for each dimension; `embedding` unless set."""
     candidates: LogColumns = LogColumns()
     """Names in the candidates alone."""
     interactions: LogColumns = LogColumns()
@@ -89,6 +89,8 @@ class TableSpec(Frozen):
     gramian: str | None = None
     """For dual groups with `unobserved_weight`: Gramians from `extembed center --gramian`, which later rows of the
     table do not change; those of the whole table unless set."""
+    bytes_of: Literal["float16", "float32", "float64", "int8"] | None = None
+    """The type of the numbers where vectors are stored as bytes, little-endian."""
     bad_vectors: Literal["error", "missing"] = "error"
     """Treatment of NaN, infinite and zero vectors: stop, or treat the item or user as having no vector."""
     duplicates: Literal["error", "last"] = "error"
