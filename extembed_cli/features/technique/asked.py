@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles, Ints, Values
-from extembed_cli.data.ids import plain
+from extembed_cli.data.ids import shown
 from extembed_cli.features.technique.explanation import Series
 from extembed_cli.features.technique.protocol import ShardWork
 from extembed_cli.histories.csr import History
@@ -62,7 +62,7 @@ class Asked:
         return f"event {number} ({self._named(int(events.partners[place]))}, {shown_time(int(events.times[place]))})"
 
     def _named(self, num: int) -> str:
-        return f"{self.work.spec.side.partner} {plain(self.partners[num])}"
+        return f"{self.work.spec.side.partner} {shown(self.partners[num])}"
 
     # --- series -----------------------------------------------------------------------------------------
 
