@@ -26,6 +26,7 @@ from extembed_cli.features.counters.statistics import COUNTERS
 from extembed_cli.features.registry import output_columns
 from extembed_cli.features.technique.definitions import Definition
 from extembed_cli.features.within import MEANINGS
+from extembed_cli.jobs.explained_schema import ExplainedRow
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.defaults import REGULARIZATION
@@ -355,6 +356,7 @@ def generated() -> dict[Path, str]:
         **pages,
         REFERENCE / "spec.schema.json": schema(spec_type()),
         REFERENCE / "report.schema.json": schema(Report, "serialization"),
+        REFERENCE / "explain.schema.json": schema(ExplainedRow, "serialization"),
         DOCS / "imports.svg": drawing(),
     }
 

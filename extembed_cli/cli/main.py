@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import extembed_cli
-from extembed_cli.cli import aggregate, center, check, columns, console, dual, evaluate, neural, run, sample
+from extembed_cli.cli import aggregate, center, check, columns, console, dual, evaluate, explain, neural, run, sample
 from extembed_cli.errors import DISK_FULL, ExtembedError, InputError, InternalError, ResourceError
 from extembed_cli.system import signals
 
@@ -30,6 +30,7 @@ for command in (
     evaluate.evaluate,
     check.check,
     columns.columns,
+    explain.explain,
     center.center,
     sample.sample,
 ):

@@ -229,6 +229,16 @@ Scratch: TypeAlias = Annotated[
         panel=RUN,
     ),
 ]
+Cache: TypeAlias = Annotated[
+    Path | None,
+    option(
+        "--cache",
+        metavar="DIR",
+        file_okay=False,
+        help="Folder that keeps embedding tables as matrices, so that later runs need not read the tables.",
+        panel=RUN,
+    ),
+]
 Json: TypeAlias = Annotated[bool, option("--json", help="Print the result as JSON on stdout.", panel=RUN)]
 
 
@@ -248,7 +258,7 @@ class ShowFlags:
 
 
 @dataclass(kw_only=True)
-class ResourceFlags:
+class MachineFlags:
     """The options for what a command may use of the machine."""
 
     workers: Annotated[
@@ -263,12 +273,6 @@ class ResourceFlags:
             panel=RUN,
         ),
     ] = None
-    wait: Annotated[
-        float,
-        option(
-            "--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN
-        ),
-    ] = 0
 
     def run_options(self, **more: Any) -> RunOptions:
         """Return options of a job, by default with the cores and the free memory that this process may use."""
@@ -281,7 +285,23 @@ class ResourceFlags:
             raise SpecError(
                 f"--memory {self.memory}: not a size; write a number and a unit, such as `4GiB`, `4G` or `500MB`"
             )
-        return RunOptions(self.workers or cores, allowed, self.wait, **more)
+        return RunOptions(self.workers or cores, allowed, **more)
+
+
+@dataclass(kw_only=True)
+class ResourceFlags(MachineFlags):
+    """The same, with the time to wait for an output."""
+
+    wait: Annotated[
+        float,
+        option(
+            "--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN
+        ),
+    ] = 0
+
+    def run_options(self, **more: Any) -> RunOptions:
+        """Return options of a job."""
+        return super().run_options(wait=self.wait, **more)
 
 
 @dataclass(kw_only=True)
@@ -317,16 +337,7 @@ class RunFlags(ResourceFlags, SpecFlags):
         option("--dry-run", help="Print the plan and stop: rows, memory, seconds, inputs, coverage, columns."),
     ] = False
     scratch: Scratch = None
-    cache: Annotated[
-        Path | None,
-        option(
-            "--cache",
-            metavar="DIR",
-            file_okay=False,
-            help="Folder that keeps embedding tables as matrices, so that later runs need not read the tables.",
-            panel=RUN,
-        ),
-    ] = None
+    cache: Cache = None
     fresh: Annotated[bool, option("--fresh", help="Start over: do not resume a killed run.", panel=RUN)] = False
 
     def options(self) -> RunOptions:

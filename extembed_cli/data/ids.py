@@ -135,6 +135,11 @@ def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
     return pa.ExtensionArray.from_storage(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
 
 
+def plain(value: object) -> object:
+    """Return an id as text and JSON have it: binary ones in hex."""
+    return value.hex() if isinstance(value, bytes) else value
+
+
 def narrowed(series: pl.Series) -> pl.Series:
     """Return ids with 128-bit integers, which Arrow does not have, in the narrowest type that holds them."""
     if series.dtype != pl.Int128():

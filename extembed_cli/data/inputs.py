@@ -105,6 +105,8 @@ class Opened:
     interactions: Table | None = None
     candidates: Table | None = None
     embeddings: dict[str, Table] = field(default_factory=dict)
+    owners: pl.Series | None = None
+    """Ids of the owners of a pass whose rows are read and counted; None = all"""
 
     @property
     def logs(self) -> list[Table]:
@@ -154,6 +156,13 @@ class Opened:
         """Return the inputs of a pass, with the same list of problems."""
         embeddings = {name: table for name, table in self.embeddings.items() if name in spec.read_tables}
         return replace(self, spec=spec, embeddings=embeddings)
+
+    def of_owners(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of a frame of users and items that are of the owners to read."""
+        if self.owners is None:
+            return frame
+        owners, ids = same_type(self.owners, frame[self.spec.side.owner])
+        return frame.filter(ids.is_in(owners.implode()))
 
 
 def open_inputs(spec: Spec) -> Opened:
@@ -245,23 +254,28 @@ def _read_logs(
     progress: Callable[[int], None],
 ) -> None:
     spec, problems = opened.spec, opened.problems
+    has_residuals = any(target.residual is not None for target in spec.targets)
 
     def usable(table: Table) -> Iterator[pl.DataFrame]:
         for frame in read_interactions(spec, table, rows):
-            yield events.usable_events(spec, frame)
+            counted = events.usable_events(spec, opened.of_owners(frame))
+            if has_residuals and opened.owners is not None:  # they need the events of all
+                yield EventCounts().usable_events(spec, frame)
+            else:
+                yield counted
             progress(len(frame))
 
     if opened.candidates is not None:
         with problems.collect(), partition.adding("candidates") as add:
             for frame in read_candidates(spec, opened.candidates, rows):
-                add(candidates.usable_candidates(frame))
+                add(opened.of_owners(candidates.usable_candidates(frame)))
                 progress(len(frame))
     if opened.interactions is not None:
         with problems.collect(), partition.adding("events") as add:
             room = Room(partition.folder, partition.shards, rows, partition.most)
             for frame in with_residuals(spec, usable(opened.interactions), room):
                 events.count_null_residuals(spec, frame)
-                add(frame)
+                add(opened.of_owners(frame))
 
 
 def vectors_as_of(spec: Spec, events: EventCounts) -> int:

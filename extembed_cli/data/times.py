@@ -11,12 +11,10 @@ from pyarrow import types
 from extembed_cli.data.ids import as_series
 from extembed_cli.data.parquet import Table
 from extembed_cli.errors import DataError, Problems, SpecError, counted, listing
-from extembed_cli.spec.durations import DAY_US
+from extembed_cli.spec.durations import DAY_US, EARLIEST_US, LATEST_US
 from extembed_cli.spec.tables import TimeColumn
 
 _US_PER = {"s": 1_000_000, "ms": 1_000, "us": 1}
-_LATEST_US = 253_402_300_800_000_000  # year 10,000
-_EARLIEST_US = -62_135_596_800_000_000  # year 1
 _ISO = (
     r"(?i)^(?P<day>\d{4}-\d\d-\d\d)"
     r"(?:[t ](?P<hour>[01]\d|2[0-3])(?::?(?P<minute>[0-5]\d)(?::?(?P<second>[0-5]\d)(?:[.,](?P<fraction>\d+))?)?)?"
@@ -112,8 +110,8 @@ def _of_floats(series: pl.Series, column: TimeColumn, where: str) -> pl.Series:
 def _check_years(series: pl.Series, factor: float, where: str, how: str) -> None:
     low: Any = series.min()
     high: Any = series.max()
-    if low is not None and (low * factor < _EARLIEST_US or high * factor >= _LATEST_US):
-        extreme = high if high * factor >= _LATEST_US else low
+    if low is not None and (low * factor < EARLIEST_US or high * factor >= LATEST_US):
+        extreme = high if high * factor >= LATEST_US else low
         raise DataError(
             f"{where}: the time {extreme} is outside the years 1 to 9999 when {how}. Is the unit (time_unit) right?"
         )

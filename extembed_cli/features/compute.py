@@ -94,6 +94,21 @@ def compute_shard(
     return ShardFeatures(columns, work.vectors, int(np.count_nonzero(own)), work.flagged, tally)
 
 
+def work_of(spec: Spec, shared: Shared, shard: Shard, place: int) -> tuple[ShardWork, int]:
+    """Return what the values of the candidate at a place of a shard are computed from, and its place there."""
+    history, candidates = shard.history, shard.candidates
+    end = visible_end(spec, history, candidates)
+    pair = (candidates.owners == candidates.owners[place]) & (candidates.partners == candidates.partners[place])
+    place = int(np.flatnonzero(pair & (candidates.times == candidates.times[place]))[0])  # equal ones have its values
+    own = sees_own(history, candidates, end) & pair
+    if not spec.side.own and own[place]:
+        [of_pair] = without_own(history, candidates, own)
+        history, candidates = of_pair.history, of_pair.candidates
+        place, end = of_pair.at.tolist().index(place), visible_end(spec, history, candidates)
+    vectors, ids = shared.owner_vectors(shard.owners), shared.vocabulary.ids
+    return ShardWork(spec, shared.embeddings, history, candidates, nobody(history), end, vectors, ids), place
+
+
 def _tasks(shared: Shared, work: ShardWork, results: Results) -> Iterator[Task]:
     for technique, state in shared.states.items():
         own = copy(work)  # a statistic is known by its technique, so that equal ones of two do not meet

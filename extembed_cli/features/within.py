@@ -7,8 +7,12 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from extembed_cli.errors import SpecError
+import numpy as np
+
+from extembed_cli.arrays import Doubles
+from extembed_cli.errors import SpecError, counted
 from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.technique.explanation import Explanation
 from extembed_cli.spec.model import Spec
 
 Kind = Literal["rank", "difference", "ratio"]
@@ -16,6 +20,13 @@ MEANINGS: dict[Kind, str] = {
     "rank": "rank of {name} among the candidates of the same {by}: 1 = highest, equal ones have their mean rank",
     "difference": "{name} − its median among the candidates of the same {by}",
     "ratio": "({name} − its median) / its standard deviation among the candidates of the same {by}",
+}
+
+
+_HOW: dict[Kind, str] = {
+    "rank": "rank among the {rows} of the same {by} where {name} is not null",
+    "difference": "{name} − median of the {rows} of the same {by} where it is not null",
+    "ratio": "({name} − median) / standard deviation of the {rows} of the same {by} where it is not null",
 }
 
 
@@ -52,3 +63,25 @@ def within_columns(spec: Spec, columns: Sequence[Column]) -> list[Column]:
         for column in chosen
         for kind, meaning in MEANINGS.items()
     ]
+
+
+def explain_within(statistic: WithinStatistic, by: str, values: Doubles, *, in_request: bool) -> Explanation:
+    """Return how a value within a request comes out.
+
+    values  of the column that it is of: that of the candidate, then those of the others of its request; NaN = null
+    """
+    if not in_request:
+        return Explanation(f"`{by}` is null")
+    if np.isnan(values[0]):
+        return Explanation(f"{statistic.column} is null")
+    known = values[~np.isnan(values)]
+    numbers = {
+        statistic.column: float(values[0]),
+        "candidates": float(len(known)),
+        "median": float(np.median(known)),
+        "standard deviation": float(np.std(known)),
+    }
+    rows = counted(len(known), "candidate")
+    if statistic.kind == "ratio" and known.min() == known.max():
+        return Explanation(f"{rows} of the same `{by}` have the same value", numbers)
+    return Explanation(_HOW[statistic.kind].format(rows=rows, by=f"`{by}`", name=statistic.column), numbers)

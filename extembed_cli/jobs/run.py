@@ -77,7 +77,7 @@ def run_job(
         mapped = stack.enter_context(threads(options.workers))
 
         for each, cache in zip(passes, caches, strict=True):  # raise before any work if memory is too short
-            _layout(each, options, cache, 0)
+            layout_of_pass(each, options, cache)
         plan_derivation(opened, options)
         plan_survey(opened, options)
         results: list[PassResults] = []
@@ -85,17 +85,19 @@ def run_job(
         surveyed = survey(opened, options, mapped, watch)
         kept_before = surveyed.bytes_in_memory + sum(table.bytes_in_memory for table in derived.values())
 
-        def run_pass(number: int) -> None:
+        def next_pass(number: int) -> None:
             of_pass, cache = passes[number], caches[number]
-            layout = _layout(of_pass, options, cache, kept_before + sum(each.bytes_in_memory for each in results))
+            layout = layout_of_pass(
+                of_pass, options, cache, kept_before + sum(each.bytes_in_memory for each in results)
+            )
             kept = stack.enter_context(_scratch(of_pass.spec, number, options, layout, digests, models, watch))
             place = Place(Layout(**kept.layout) if kept else layout, kept)
             engine = start_engine(mapped, kept if place.layout.shards > 1 else None)
             sources = Sources(cache, derived, surveyed.by_technique)
-            results.append(_run_pass(of_pass, place, sources, mapped, engine, options, watch))
+            results.append(run_pass(of_pass, place, sources, mapped, engine, options, watch))
 
         for number in range(len(passes)):
-            run_pass(number)
+            next_pass(number)
         _remove_scratch(spec, options, len(passes))
         features = [each.results.features for each in results] + _within(spec, inputs, results, mapped, watch)
         candidates = results[0].loaded.candidates.rows
@@ -128,7 +130,7 @@ def run_job(
     return report
 
 
-def _layout(opened: Opened, options: RunOptions, cache: VectorCache | None, earlier: int) -> Layout:
+def layout_of_pass(opened: Opened, options: RunOptions, cache: VectorCache | None, earlier: int = 0) -> Layout:
     """Return the layout of a pass; `earlier` are the bytes that are taken already."""
     needs = {"what was computed before this pass": earlier} if earlier else None
     spec, inputs, workers = opened.spec, opened.complete(), options.workers
@@ -137,7 +139,7 @@ def _layout(opened: Opened, options: RunOptions, cache: VectorCache | None, earl
     return layout_of(spec, inputs, workers, options.memory, cached=cache is not None, other_needs=needs)
 
 
-def _run_pass(
+def run_pass(
     opened: Opened,
     place: Place,
     sources: Sources,

@@ -140,14 +140,18 @@ def weighted_percentiles(ranked: Ranked, cumulative: Cumulative, percentiles: Se
 
     as numpy's `quantile(c, q, weights=w, method="inverted_cdf")`. percentiles in 1..99 -> (R) each.
     """
+    return [ranked.values(at) for at in percentile_keys(ranked, cumulative, percentiles)]
+
+
+def percentile_keys(ranked: Ranked, cumulative: Cumulative, percentiles: Sequence[float]) -> Ints:
+    """Return the positions of the keys of the weighted percentiles: (m, R)."""
     q = np.array(percentiles, np.int64)[:, None]
     hundreds, rest = np.divmod(cumulative.total, 100)
     least = hundreds * q + (rest * q + 99) // 100  # the product of the whole might not fit
     least += cumulative.before  # both sides may wrap around, and differ by less than 2^62
-    positions = first_reaching(
+    return first_reaching(
         lambda at: cumulative.sums.take(at) - least >= 0, ranked.start, ranked.counts, len(percentiles)
     )
-    return [ranked.values(at) for at in positions]
 
 
 class Reaching(NamedTuple):

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 DAY_US = 86_400_000_000
 YEAR_US = 365 * DAY_US
+EARLIEST_US, LATEST_US = -62_135_596_800_000_000, 253_402_300_800_000_000
+"""The beginnings of the years 1 and 10,000: all times of events are in between"""
 _UNIT_US = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": DAY_US, "w": 7 * DAY_US}
 _DURATION = re.compile(r"(0|[1-9][0-9]*)([smhdw])")
 _LONGEST_US = 1000 * 366 * DAY_US
@@ -37,8 +39,14 @@ def time_us(text: str) -> int:
 
 
 def time_text(us: int) -> str:
-    """Return microseconds since 1970 as an ISO 8601 time in UTC."""
+    """Return microseconds since 1970 as an ISO 8601 time in UTC; the nearest one of the years 1 to 9999."""
+    us = min(max(us, EARLIEST_US), LATEST_US - 1)
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)).isoformat()
+
+
+def shown_time(us: int) -> str:
+    """Return a time as people read it: `2026-01-31 06:00:00`, in UTC."""
+    return time_text(us).removesuffix("+00:00").replace("T", " ")
 
 
 def hundredths_label(number: float) -> str:

@@ -95,7 +95,7 @@ class Spec(Frozen):
     """What the data must reach."""
 
     _values: dict[Expression, str] = PrivateAttr(default_factory=dict)
-    """Numbers that a training reads from an event, with the key that has each: it runs without groups."""
+    """Numbers that are read from an event though no group does, with the key that has each: a training has none."""
     _side: Side | None = PrivateAttr(default=None)
     """Of a pass: only its groups count; None = all sides"""
     _reads: Literal["derivation", "survey"] | None = PrivateAttr(default=None)
@@ -254,6 +254,12 @@ class Spec(Frozen):
         if group is not None:
             key = next(key for key, each in self.groups.items() if each is group)
             spec._values = {expression: f"{key}.{inner}" for inner, expression in group.expressions().items()}
+        return spec
+
+    def with_plain_targets(self) -> Spec:
+        """Return a spec that reads the targets of residuals, too: no group needs them, but a person may."""
+        spec = self.model_copy()
+        spec._values = {target.of(None): key for target, key in self.targets.items() if target.residual is not None}
         return spec
 
     def histories_of(self, group: HistoryGroup) -> tuple[str, ...]:

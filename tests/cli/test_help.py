@@ -31,6 +31,8 @@ FLAGS = {
     + COMMON,
     "check": "SPEC.toml --set --require --allow-empty --json -q -v",
     "columns": "SPEC.toml --set --json",
+    "explain": "SPEC.toml --row --user --item --at --columns --limit --set --scratch --cache --workers --memory --json "
+    "--quiet -q --verbose -v",
     "center": "TABLE -o --output --gramian --item --embedding --bad-vectors --duplicates " + COMMON,
     "sample": "DIR --seed",
     "neural train": "SPEC.toml --label --model --until --group --max-events --set --encoder --dim --id-embedding "

@@ -64,6 +64,7 @@ def test_saved_state_gives_the_result_of_the_same_process(world: World) -> None:
         folder = world.folder / "shared"
         job.shared.save(folder)
         names = {"Shared": Shared, "Job": base.Job, "spec": job.spec, "folder": folder, "shard": shard}
+        names["columns"] = job.shared.columns
         names["vectors_as_of"] = job.vectors_as_of
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(base.Job, "compute", original)

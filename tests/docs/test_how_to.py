@@ -46,6 +46,13 @@ def test_the_refusal_of_a_job_without_enough_memory_is_as_shown(tmp_path: Path) 
     assert shell(f"extembed run {spec} -o out.parquet --memory 100MiB --workers 2", tmp_path, code=5) == shown
 
 
+def test_the_explanation_is_as_shown(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "how-to" / "explain.md"
+    command, _ = blocks(page, "sh")
+    (shown,) = blocks(page, "text")
+    assert shell(command.text, tmp_path).endswith(f"\n{shown.text}")
+
+
 @pytest.mark.parametrize("page", with_commands)
 def test_the_commands_of_a_how_to_page_run(page: Path, folder: Path) -> None:
     if page.name == "evaluate.md":

@@ -179,6 +179,8 @@ def test_the_other_commands_know_a_fourth_technique(world: World, package: Path)
     assert extembed(package, "columns", spec).ok().out.splitlines()[-1] == "two__value\tFloat32\talways 2"
     assert "{half,again,two}__value" in extembed(package, "run", spec, "--dry-run").ok().out
     extembed(package, "check", spec).ok()
+    explained = extembed(package, "explain", spec, "--row", "7", "--columns", "two__*").ok().out
+    assert explained.splitlines()[-1].split() == ["two__value", "2", "always", "2"]
     wrong = world.spec('[[constant]]\nname = "x"\nvalue = 1.0\nvaleu = 2.0\n')
     extembed(package, "run", wrong).failed(2, "constant.0.valeu", "did you mean `value`?")
     extembed(ROOT, "run", spec).failed(2, "`constant` is not a known key")

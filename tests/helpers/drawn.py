@@ -75,10 +75,13 @@ class Small:
     def features(self) -> pl.DataFrame:
         """Run the spec and return the output in the order in which the candidates were drawn."""
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            lists = {table: self._write(folder, table, rows) for table, rows in self._tables().items()}
-            (folder / "spec.toml").write_text(SPEC.format(**lists) + self.groups)
-            return run_spec(folder / "spec.toml").sort("row").drop("row", "timestamp", "user_id", "item_id")
+            return run_spec(self.write(Path(name))).sort("row").drop("row", "timestamp", "user_id", "item_id")
+
+    def write(self, folder: Path) -> Path:
+        """Write the tables and the spec."""
+        lists = {table: self._write(folder, table, rows) for table, rows in self._tables().items()}
+        (folder / "spec.toml").write_text(SPEC.format(**lists) + self.groups)
+        return folder / "spec.toml"
 
     def _tables(self) -> dict[str, pa.Table]:
         events = np.array(self.events, np.int64).reshape(-1, 5)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from conftest import extembed
 from helpers.drawn import same_bytes
+from helpers.explained import explained, same_as_run
 from helpers.neural import GROUP, scored, train, until, write_spec
 from torch import nn
 from torch.nn import functional
@@ -19,6 +20,7 @@ from torch.nn import functional
 from extembed_cli.engines.base import Job
 from extembed_cli.features.prepare import Shared, prepare
 from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.one_candidate import Given
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import load, open_all
 from extembed_cli.jobs.run import run_job
@@ -204,3 +206,32 @@ def test_item_vectors_alone_need_no_events(trained_copy: Path) -> None:
     assert len(items) == len(pl.read_parquet(trained_copy / "text.parquet"))
     write_spec(trained_copy, GROUP + 'item_vectors = "iv.parquet"\n')
     assert "item vectors  " in extembed("run", trained_copy / "spec.toml", "--dry-run").ok().out
+
+
+def test_explain_says_which_model_read_what(trained_copy: Path) -> None:
+    """The scores are those of the run to the byte, also where several models score different times."""
+    rows = pl.read_parquet(trained_copy / "candidates.parquet").with_row_index("row")
+    newest = int(rows["row"][rows["timestamp"].arg_max()])
+    nulls = pl.when(pl.col("row") == newest - 1).then(None).otherwise("item_id")
+    rows.with_columns(item_id=nulls).drop("row").write_parquet(trained_copy / "candidates.parquet")
+    single = explained(trained_copy / "spec.toml", newest, "neural_score")
+    same_as_run(single, scored(trained_copy), newest)
+    [column] = single.columns
+    assert column.how is not None and "model, trained until 1970-02" in column.how
+    assert f"which reads the newest {column.numbers['events']:.0f} event" in column.how
+    assert [single.histories[place].history for place in column.histories] == ["liked", "disliked"]
+    no_item = explained(trained_copy / "spec.toml", newest - 1, "neural_score").columns[0]
+    assert (no_item.value, no_item.how) == (None, "the item is null")
+
+    train(trained_copy, "--folds", "2", "--epochs", "1", "--encoder", "mean", model="folds").ok()
+    write_spec(trained_copy, '[[neural]]\nmodel = "folds"\n')
+    output, oldest = scored(trained_copy), int(rows["row"][rows["timestamp"].arg_min()])
+    for row in (newest, oldest):
+        same_as_run(explained(trained_copy / "spec.toml", row), output, row)
+    last = explained(trained_copy / "spec.toml", newest).columns[0].how or ""
+    assert "the logit of model 2 of 2 in " in last
+    user, item = rows["user_id"][newest], rows["item_id"][newest]
+    between = json.loads((trained_copy / "folds" / "config.json").read_text())["folds"][0]["trained_until"]
+    early = explained(trained_copy / "spec.toml", Given(str(user), str(item), between), "neural_score").columns[0]
+    assert early.value is None
+    assert early.how is not None and early.how.startswith(("no model of ", "no event of "))

@@ -28,6 +28,7 @@ FLOATS = 2**19  # vector elements gathered at a time
 _CANDIDATES, _FEW_CANDIDATES = 64, 8  # of a piece
 _LONG = 4096  # events: candidates that see more are multiplied a few at a time, so that their cosines fit in memory
 
+_STAGES = ("gather", "cosines", "means", "statistics")
 _SHORT_MEAN = 1e-2  # a shorter one is summed again in float64
 
 
@@ -118,7 +119,7 @@ class CosineStatistics:
         """Compute the statistics of the candidates of some pieces."""
         batch = Batch(pieces, self.events.seen, self.has_vector)
         tally = Tally(passes=len(batch.q), counts={"cosines": int(batch.counts.sum())})
-        tally.stages = {stage: Cost() for stage in ("gather", "cosines", "means", "statistics")}
+        tally.stages = {stage: Cost() for stage in _STAGES}
         cosines, first, means = self._multiply(batch, tally.stages)
         began = time.perf_counter()
         pairs, low = offsets(batch.counts), 0
@@ -128,6 +129,21 @@ class CosineStatistics:
             low = high
         tally.stages["statistics"].add(time.perf_counter() - began, len(batch.q))
         return tally
+
+    def view(self, candidate: int) -> CosineView | None:
+        """Return what the statistics of one candidate are computed from, to the bit; None where it has no cosine."""
+        for pieces in self.batches():
+            with_it = (pieces.first <= candidate) & (candidate < pieces.last)
+            if not with_it.any():
+                continue
+            batch = Batch(pieces.take(with_it), self.events.seen, self.has_vector)
+            rows = np.flatnonzero(batch.q == candidate)
+            if len(rows):
+                stages = {stage: Cost() for stage in _STAGES}
+                cosines, first, means = self._multiply(batch, stages)
+                at = slice(rows[0], rows[0] + 1)
+                return CosineView(self.events, batch, at, cosines, first[at], means, self._exact)
+        return None
 
     # --- products ---------------------------------------------------------------------------------------
 

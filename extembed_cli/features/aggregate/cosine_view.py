@@ -15,7 +15,7 @@ from extembed_cli.kernels.cosines import clipped
 from extembed_cli.kernels.decay import REFERENCE_STEP, whole_bits, whole_weights
 from extembed_cli.kernels.segments import offsets, ragged, run_starts
 from extembed_cli.kernels.statistics import Cumulative, Ranked, Reaching, cumulate, rank, reaching
-from extembed_cli.kernels.targets import log_weighted_mean, relative_logs, top
+from extembed_cli.kernels.targets import Top, log_weighted_mean, relative_logs, top
 from extembed_cli.spec.expressions import Expression
 
 
@@ -50,6 +50,7 @@ class TopMean(NamedTuple):
 
     cosine: Doubles
     target: Doubles
+    chosen: Top
 
 
 class CosineView:
@@ -99,6 +100,10 @@ class CosineView:
         relative = heights - np.repeat(highest, self.counts)
         return np.exp2(relative, out=relative)
 
+    def heaviest(self, half_life: str) -> Doubles:
+        """(R) The largest weight of each row, as of the candidate."""
+        return np.exp2(self._heights(half_life)[1] + self.events.absolute_logs(half_life, self.candidates))
+
     def mean(self, half_life: str) -> Mean:
         """Return the decayed mean of the vectors."""
         mean = self._means[half_life]
@@ -139,7 +144,7 @@ class CosineView:
         """Return (R) the mean target of the events whose cosines reach a threshold; NaN where none does."""
         targets = self.targets(target)
         row, keys = reaching.of(self.ranked)
-        event = self._event_of(row, keys)
+        event = self.event_of(row, keys)
         if not targets.known.all():
             known = targets.known[event]
             row, event = row[known], event[known]
@@ -152,22 +157,19 @@ class CosineView:
 
     def top(self, number: float, target: Expression | None) -> TopMean:
         """Return the mean cosine and target of the most similar events that have a target, if one is named."""
-        known = None
+        known, values = None, np.full(len(self.ranked.keys), np.nan)
         if target is not None:
             targets, at = self.targets(target), ragged(self.ranked.start, self.ranked.counts)
-            event = self._event_of(np.repeat(np.arange(len(self.counts)), self.counts), at)
-            values = np.zeros(len(self.ranked.keys))
+            event = self.event_of(np.repeat(np.arange(len(self.counts)), self.counts), at)
             values[at] = targets.values[event]
             if not targets.known.all():
                 known = np.zeros(len(self.ranked.keys), np.bool_)
                 known[at] = targets.known[event]
         chosen = top(self.ranked, int(number), known)
         cosine = chosen.mean(self.ranked.values(chosen.positions))
-        if target is None:
-            return TopMean(cosine, np.full(len(cosine), np.nan))
-        return TopMean(cosine, chosen.mean(values[chosen.positions]))
+        return TopMean(cosine, chosen.mean(values[chosen.positions]), chosen)
 
-    def _event_of(self, row: Ints, keys: Ints) -> Ints:
+    def event_of(self, row: Ints, keys: Ints) -> Ints:
         """Return the places of the events of some keys of rows, one row after another."""
         shift = offsets(self.counts)[:-1] - self.batch.place[self.at]
         return self.ranked.places(keys) + shift.take(row)

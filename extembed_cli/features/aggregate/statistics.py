@@ -19,7 +19,7 @@ from extembed_cli.kernels.statistics import deviations, share, weighted_percenti
 from extembed_cli.spec.durations import hundredths_label
 from extembed_cli.spec.groups import AggregateGroup
 
-_ZERO_MEAN = 1e-6  # a mean this short has no direction: it is the rounding of the stored vectors
+ZERO_MEAN = 1e-6  # a mean this short has no direction: it is the rounding of the stored vectors
 
 TABLE_COUNTERS: dict[str, Definition[EventList, AggregateGroup]] = {
     "vector_count": Definition(
@@ -143,5 +143,5 @@ COSINES: dict[str, Definition[CosineView, AggregateGroup]] = {
 
 def _cosine_to_mean(view: CosineView, half_life: str) -> Values:
     mean = view.mean(half_life)
-    directed = mean.length > _ZERO_MEAN
+    directed = mean.length > ZERO_MEAN
     return clipped(np.where(directed, mean.along / np.where(directed, mean.length, 1), np.nan))

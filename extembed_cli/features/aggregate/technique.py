@@ -12,9 +12,12 @@ import numpy as np
 
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.features.aggregate.cosine_statistics import PAIRS, CosineStatistics
+from extembed_cli.features.aggregate.explanations import explanation
 from extembed_cli.features.aggregate.statistics import COSINES, TABLE_COUNTERS
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.definitions import Parameters, Statistic, columns_of
+from extembed_cli.features.technique.explained import ExplainedCandidate
+from extembed_cli.features.technique.explanation import Explanation
 from extembed_cli.features.technique.protocol import (
     Estimate,
     Memory,
@@ -104,17 +107,33 @@ class AggregateState(State):
 
         Statistics with a target are of the same list where its ties are in the same order.
         """
-        lists: dict[tuple[int, Matrix], tuple[EventList, list[Statistic]]] = {}
-        for statistic in self.statistics:
-            matrix = statistic.matrix
-            assert matrix is not None
-            events = work.event_list(statistic.history, statistic.target, matrix)
-            lists.setdefault((id(events), matrix), (events, []))[1].append(statistic)
-        for (_, matrix), (events, chosen) in lists.items():
+        lists = list(_lists(self.statistics, work))
+        for events, matrix, chosen in lists:
             yield partial(_count, [s for s in chosen if s.name in TABLE_COUNTERS], events, work)
             statistics = CosineStatistics([s for s in chosen if s.name in COSINES], work.embeddings[matrix], events)
             work.values.update(statistics.values)
             yield from (partial(_compute, statistics, batch, len(lists)) for batch in statistics.batches())
+
+    def explain(self, work: ShardWork, place: int, statistics: Sequence[Hashable]) -> dict[Hashable, Explanation]:
+        candidate, explanations = ExplainedCandidate(work, place), dict[Hashable, Explanation]()
+        for events, matrix, chosen in _lists([s for s in statistics if isinstance(s, Statistic)], work):
+            cosines = CosineStatistics([s for s in chosen if s.name in COSINES], work.embeddings[matrix], events)
+            with np.errstate(over="ignore"):
+                view = cosines.view(candidate.place)
+                explanations |= {each: explanation(candidate, each, events.seen, view) for each in chosen}
+        return explanations
+
+
+def _lists(statistics: Sequence[Statistic], work: ShardWork) -> Iterator[tuple[EventList, Matrix, list[Statistic]]]:
+    """Yield the lists of events that statistics are of, each with its table and its statistics."""
+    lists: dict[tuple[int, Matrix], tuple[EventList, list[Statistic]]] = {}
+    for statistic in statistics:
+        matrix = statistic.matrix
+        assert matrix is not None
+        events = work.event_list(statistic.history, statistic.target, matrix)
+        lists.setdefault((id(events), matrix), (events, []))[1].append(statistic)
+    for (_, matrix), (events, chosen) in lists.items():
+        yield events, matrix, chosen
 
 
 def _count(statistics: list[Statistic], events: EventList, work: ShardWork) -> Tally:

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from extembed_cli.data.shard_results import Tally
+from extembed_cli.features.counters.explanations import explanation
 from extembed_cli.features.counters.statistics import COUNTERS
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.definitions import Parameters, Statistic, columns_of
+from extembed_cli.features.technique.explained import ExplainedCandidate
+from extembed_cli.features.technique.explanation import Explanation
 from extembed_cli.features.technique.protocol import Prepared, ShardWork, State, Task, Technique
 from extembed_cli.histories.event_lists import EventList
 from extembed_cli.spec.groups import CountersGroup
@@ -48,6 +51,10 @@ class CountersState(State):
             events = work.event_list(history, target)
             chosen = [s for s in self.statistics if (s.history, s.target) == (history, target)]
             yield partial(count, chosen, events, work)
+
+    def explain(self, work: ShardWork, place: int, statistics: Sequence[Hashable]) -> dict[Hashable, Explanation]:
+        candidate = ExplainedCandidate(work, place)
+        return {each: explanation(candidate, each) for each in statistics if isinstance(each, Statistic)}
 
 
 def count(statistics: list[Statistic], events: EventList, work: ShardWork) -> Tally:

@@ -15,6 +15,8 @@ from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.errors import DataError, Problems
 from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.technique.explained import ExplainedCandidate
+from extembed_cli.features.technique.explanation import Explanation
 from extembed_cli.features.technique.protocol import Estimate, Prepared, ShardWork, State, Task, Technique
 from extembed_cli.kernels.cosines import clipped, exact_cosines
 from extembed_cli.spec.groups import DirectGroup
@@ -118,6 +120,29 @@ class DirectState(State):
             step = max(1, _FLOATS // work.embeddings[items].dim)
             for low in range(0, rows, step):
                 yield partial(self._compute, work, users, items, values, slice(low, low + step))
+
+    def explain(self, work: ShardWork, place: int, statistics: Sequence[Hashable]) -> dict[Hashable, Explanation]:
+        candidate = ExplainedCandidate(work, place)
+        return {each: self._explanation(candidate, each) for each in statistics if isinstance(each, Product)}
+
+    def _explanation(self, candidate: ExplainedCandidate, product: Product) -> Explanation:
+        work, at = candidate.work, slice(candidate.place, candidate.place + 1)
+        users, items = work.owner_vectors[product.users], work.embeddings[product.items]
+        user = users.slots_of(work.candidates.owners[at], work.candidates.times[at])
+        item = items.slots_of(work.candidates.partners[at], work.candidates.times[at])
+        without = [f"the user has no vector in {product.users.words}"] if user[0] == users.missing else []
+        without += [why] if (why := candidate.without_vector(product.items)) else []
+        if without:
+            return Explanation(" and ".join(without))
+        how = f"of the user's vector in {product.users.words} with that of {candidate.partner} in {product.items.words}"
+        if product.kind == "cos":
+            return Explanation(f"the cosine {how}")
+        numbers = {
+            "cosine": exact_cosines(users.vectors[user], items.vectors[item]),
+            "norm of the user's": self._norms(product.users, users, user),
+            "norm of the item's": self._norms(product.items, items, item),
+        }
+        return Explanation(f"the product {how}", {name: float(number[0]) for name, number in numbers.items()})
 
     def _compute(self, work: ShardWork, users: Matrix, items: Matrix, values: dict[Kind, Floats], at: slice) -> Tally:
         """Compute the products of some candidates."""

@@ -39,6 +39,8 @@ class DualShard:
         self.dim = prepared.dim
         self.start, self.end = seen.start, seen.end
         """(Q) the usable events that a candidate sees; positions here and below are among usable events"""
+        self.events = events
+        """(n) the places of the usable events in the history, ties in the order of the target"""
         self.slots = slots[events]
         self.times = history.times[events]
         self.weights = np.ones(len(events)) if history.weights is None else history.weights[events]

@@ -15,6 +15,7 @@ from extembed_cli.data.shard_results import Tally
 from extembed_cli.errors import DataError, Problems, counted, listing
 from extembed_cli.features.dual.bases import Basis, make_basis
 from extembed_cli.features.dual.everybody import Everybody, EverybodyScores
+from extembed_cli.features.dual.explanations import of_everybody, of_owner
 from extembed_cli.features.dual.fits import (
     Fit,
     FitStatistic,
@@ -31,6 +32,8 @@ from extembed_cli.features.dual.survey import EverybodySurvey, Needs, bytes_of_f
 from extembed_cli.features.dual.systems import Solves
 from extembed_cli.features.dual.tasks import tasks
 from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.technique.explained import ExplainedCandidate
+from extembed_cli.features.technique.explanation import Explanation
 from extembed_cli.features.technique.protocol import (
     Estimate,
     Memory,
@@ -276,6 +279,18 @@ class DualState(State):
             shard = DualShard(work, prepared, of_owners=True)
             work.vectors[path] = shard.vectors
             yield from _tasks(shard, work.passes_per_owner)
+
+    def explain(self, work: ShardWork, place: int, statistics: Sequence[Hashable]) -> dict[Hashable, Explanation]:
+        kinds: dict[Fit, list[str]] = {}
+        for statistic in statistics:
+            assert isinstance(statistic, FitStatistic)
+            kinds.setdefault(statistic.fit, []).append(statistic.kind)
+        candidate, explanations = ExplainedCandidate(work, place), dict[Hashable, Explanation]()
+        for scores in self.everybody:
+            explanations |= of_everybody(candidate, scores, kinds.get(scores.fit, []))
+        for fit in self._scored:
+            explanations |= of_owner(candidate, self.fits[fit], kinds.get(fit, []))
+        return explanations
 
 
 def _tasks(shard: DualShard, passes_per_row: float) -> Iterator[Task]:

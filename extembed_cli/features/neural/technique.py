@@ -15,7 +15,10 @@ from extembed_cli.arrays import Bools
 from extembed_cli.data.mapped_arrays import ArrayFolder
 from extembed_cli.data.matrices import EmbeddingMatrix
 from extembed_cli.data.shard_results import Tally
+from extembed_cli.features.neural.explanations import explanation
 from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.technique.explained import ExplainedCandidate
+from extembed_cli.features.technique.explanation import Explanation
 from extembed_cli.features.technique.protocol import (
     Estimate,
     ItemVectors,
@@ -243,6 +246,12 @@ class NeuralState(State):
             shard = NeuralShard(work.spec, scorer, work.history, work.owners, with_vectors=True)
             work.vectors[path] = shard.vectors
             yield from _tasks(shard, work.passes_per_owner)
+
+    def explain(self, work: ShardWork, place: int, statistics: Sequence[Hashable]) -> dict[Hashable, Explanation]:
+        candidate = ExplainedCandidate(work, place)
+        return {
+            t: explanation(candidate, t.folder, self.scorers[t.folder]) for t in statistics if isinstance(t, Trained)
+        }
 
 
 def _tasks(shard: NeuralShard, passes_per_row: float) -> Iterator[Task]:

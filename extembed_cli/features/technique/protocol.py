@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
+import polars as pl
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.mapped_arrays import ArrayFolder
@@ -15,6 +16,7 @@ from extembed_cli.data.matrices import EmbeddingMatrix, TableVectors
 from extembed_cli.data.shard_results import Tally
 from extembed_cli.data.vocabulary import Vocabulary
 from extembed_cli.features.technique.columns import Column
+from extembed_cli.features.technique.explanation import Explanation
 from extembed_cli.histories.csr import Candidates, History, Shard
 from extembed_cli.histories.event_lists import EventList
 from extembed_cli.histories.visibility import Seen, visible
@@ -144,6 +146,10 @@ class State(Protocol):
         """Yield the pieces of work of a shard, to be run in any order and by any thread."""
         ...
 
+    def explain(self, work: ShardWork, place: int, statistics: Sequence[Hashable]) -> Mapping[Hashable, Explanation]:
+        """Return how the values of some statistics come out for the candidate at a place; none by default."""
+        return {}
+
     def vector_files(self) -> Mapping[str, VectorFile]:
         """Return the files of owner vectors, by path."""
         return {}
@@ -179,6 +185,8 @@ class ShardWork:
     """(Q) place of the first event that a candidate may not see any more"""
     owner_vectors: dict[Matrix, EmbeddingMatrix] = field(default_factory=dict)
     """The vectors of owners, by their nums"""
+    partner_ids: pl.Series | None = None
+    """Ids of partners by num, where messages name them"""
     values: dict[Hashable, Values] = field(default_factory=dict)
     """Results: (Q) of each statistic of the technique, NaN where it is undefined"""
     vectors: dict[str, Floats] = field(default_factory=dict)
@@ -198,7 +206,7 @@ class ShardWork:
 
     def seen(self, history: str, target: Expression | None = None) -> Seen:
         """Return the events of a history that each candidate sees, ties in the order of a target."""
-        events = self._in_order_of(history, target)
+        events = self.in_order_of(history, target)
         key = history, id(events)
         if key not in self._seen:
             self._seen[key] = visible(self.spec, history, events, self.candidates, self.end)
@@ -210,7 +218,7 @@ class ShardWork:
         Ties are in the order of the target. Where the same events count in the same order, it is the same object, whose
         sums are there once.
         """
-        events, seen = self._in_order_of(history, target), self.seen(history, target)
+        events, seen = self.in_order_of(history, target), self.seen(history, target)
         key = id(seen), target if matrix is None else matrix
         if key not in self._selected:
             if matrix is not None:
@@ -224,7 +232,8 @@ class ShardWork:
             self._lists[id(seen)] = EventList(events, self.candidates, seen)
         return self._lists[id(seen)]
 
-    def _in_order_of(self, history: str, target: Expression | None) -> History:
+    def in_order_of(self, history: str, target: Expression | None) -> History:
+        """Return all events with ties in the order of a target and of what selects the history."""
         if target is None:
             return self.history
         key = history, target
