@@ -104,7 +104,8 @@ class Problems:
         if not self.errors:
             return
         kind = next(k for k in _PRECEDENCE if any(isinstance(e, k) for e in self.errors))
-        raise kind("\n".join(dict.fromkeys(str(e) for e in self.errors))) from self.errors[0]
+        lines = dict.fromkeys(line for error in self.errors for line in str(error).splitlines())
+        raise kind("\n".join(lines)) from self.errors[0]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -254,7 +254,7 @@ def _lengths(report: Report) -> Figure:
 def _items(report: Report) -> Figure:
     counted = "rows of the file before the row"
     if report.item_count_of:
-        counted = f"events before the row: the sum of {', '.join(report.item_count_of)}"
+        counted = f"events before the row: {', '.join(report.item_count_of)}"
     return _segments(
         report,
         "items",

@@ -83,6 +83,13 @@ class FeatureFile:
         return [name for name in self.steps.get(COUNTERS, []) if name not in self.item_counters]
 
     @property
+    def seen_column(self) -> str | None:
+        """The counter of all events of an item. Without it the rows of the file before a row are counted: a named
+        history has some of the events only."""
+        total = f"item_{ALL}__count"
+        return total if total in self.item_counters else None
+
+    @property
     def columns(self) -> list[str]:
         """Names of all columns of the ladder."""
         return [name for names in self.steps.values() for name in names]
@@ -243,9 +250,9 @@ def _run_report(path: str, table: Table, metadata: dict[str, Any]) -> dict[str, 
         return None
 
 
-def count_columns(names: Sequence[str], prefix: str = "") -> list[str]:
+def count_columns(names: Sequence[str]) -> list[str]:
     """Return the counters whose sum is the length of a history: that of the history `all`, or else all counts."""
-    total = f"{prefix}{ALL}__count"
+    total = f"{ALL}__count"
     if total in names:
         return [total]
     return [name for name in names if _COUNT.fullmatch(name)] or [name for name in names if _NAMED.fullmatch(name)]

@@ -80,7 +80,7 @@ def build_report(settings: Settings, results: EvaluationResults, judge: Judge) -
         controls=all_controls,
         history_length_of=count_columns(results.file.user_counters),
         by_history_length=list(map(_segment, results.lengths)),
-        item_count_of=count_columns(results.file.item_counters, "item_"),
+        item_count_of=[] if (seen := results.file.seen_column) is None else [seen],
         by_item_count=list(map(_segment, results.items)),
         short_list=SelectedColumns(columns=short.columns, value=short.value, kept=short.kept) if short else None,
         distributions=distributions(results.split.test, results.statistics, results.file),

@@ -13,7 +13,7 @@ from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.labels import codes, numbers, read_codes, read_labels, read_times
 from extembed_cli.errors import Problems, ResourceError, counted
 from extembed_cli.evaluate.column_types import fits_float32, is_text
-from extembed_cli.evaluate.columns import FeatureFile, count_columns
+from extembed_cli.evaluate.columns import FeatureFile
 from extembed_cli.kernels.segments import run_starts
 from extembed_cli.spec.tables import TimeColumn
 
@@ -143,9 +143,8 @@ def read_rows(
         values[:, index] = _as_float32(np.concatenate(wide_values.pop(name)))
     groups = None if role_values.groups is None else role_values.groups[kept]
     counts: Values | None = None if role_values.item_counts is None else role_values.item_counts[kept]
-    counters = count_columns(file.item_counters, "item_")
-    if counters:
-        counts = np.nansum([values[:, names.index(name)] for name in counters], axis=0)
+    if file.seen_column is not None:
+        counts = np.nan_to_num(values[:, names.index(file.seen_column)])
     return Rows(names, values, frozenset(texts), role_values.labels[kept], role_values.users[kept], groups, counts)
 
 

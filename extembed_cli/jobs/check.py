@@ -12,7 +12,7 @@ from extembed_cli.features.prepare import Sources, prepare
 from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.derivation import derive
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout
+from extembed_cli.jobs.reading import first_shard, load, open_all, sample_layout, with_problems_of
 from extembed_cli.jobs.report import inputs_report
 from extembed_cli.jobs.requirements import check_inputs
 from extembed_cli.jobs.specs import load_spec, salvage
@@ -42,26 +42,27 @@ def check_file(path: Path, overrides: Sequence[str], watch: Watch) -> dict[str, 
 
 def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
     """Read all inputs of a spec and return a report on them; raise all problems together."""
-    opened, passes = open_all(spec, watch), []
-    sources = None
-    for each in map(opened.of_pass, spec.passes()):
-        loaded = load(each, watch, sample_layout(opened), vectors=True)
-        with watch.timing("vectors"):
-            if sources is None:
-                options = RunOptions(workers=1)
-                derived = derive(opened, options, map, watch)
-                sources = Sources(derived=derived, surveyed=survey(opened, options, map, watch).by_technique)
-            shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
-        _, coverage = first_shard(each.spec, loaded, shared.coverage)
-        check_inputs(each.spec, loaded, coverage, watch, sampled=loaded.partition.shards > 1)
-        passes.append((each.spec, loaded, coverage, shared.reports))
+    opened, checked = open_all(spec, watch), []
+    passes, sources = [opened.of_pass(each) for each in spec.passes()], None
+    for number, each in enumerate(passes):
+        with with_problems_of(passes[number + 1 :], watch):
+            loaded = load(each, watch, sample_layout(opened), vectors=True)
+            with watch.timing("vectors"):
+                if sources is None:
+                    options = RunOptions(workers=1)
+                    derived = derive(opened, options, map, watch)
+                    sources = Sources(derived=derived, surveyed=survey(opened, options, map, watch).by_technique)
+                shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
+            _, coverage = first_shard(each.spec, loaded, shared.coverage)
+            check_inputs(each.spec, loaded, coverage, watch, sampled=loaded.partition.shards > 1)
+            checked.append((each.spec, loaded, coverage, shared.reports))
     if loaded.inputs.candidates is not None:
         read_requests(spec, loaded.inputs.candidates)
         with watch.timing("columns"):
             for _ in candidate_rows(loaded.inputs.candidates):
                 pass  # a run reads the other columns only when it writes the output; a torn page is found here
     return {
-        "inputs": inputs_report(passes),
+        "inputs": inputs_report(checked),
         "columns": len(output_columns(spec)),
         "warnings": watch.warnings,
     }

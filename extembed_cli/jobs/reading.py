@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from extembed_cli.data.partition import Partition
 from extembed_cli.data.scratch import Scratch
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.data.vector_columns import VectorColumns
-from extembed_cli.errors import ExtembedError
+from extembed_cli.errors import DataError, ExtembedError, InputError, Problems
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.histories.csr import Shard
@@ -125,6 +126,19 @@ def load(
         rows = loaded.events.rows + loaded.candidates.rows
         cost.add(rows=rows, bytes=sum(table.bytes for table in opened.logs))
     return loaded
+
+
+@contextmanager
+def with_problems_of(others: Sequence[Opened], watch: Watch) -> Iterator[None]:
+    """Raise a problem with the inputs of a pass together with those of other passes, which are read for it."""
+    try:
+        yield
+    except (DataError, InputError) as error:
+        problems = Problems([error])
+        for each in others:
+            with suppress(ExtembedError):  # it is among the problems then
+                load(replace(each, problems=problems), watch, sample_layout(each), vectors=True)
+        problems.raise_any()
 
 
 def sample_layout(opened: Opened) -> Layout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -37,7 +37,15 @@ from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import SECONDS_PER_WRITTEN_ROW, write_outputs
 from extembed_cli.jobs.passes import PassResults, Place
-from extembed_cli.jobs.reading import SECONDS_PER_ROW, cache_of, digesting, load, open_all, sample_layout
+from extembed_cli.jobs.reading import (
+    SECONDS_PER_ROW,
+    cache_of,
+    digesting,
+    load,
+    open_all,
+    sample_layout,
+    with_problems_of,
+)
 from extembed_cli.jobs.report import closing, computed, report_path
 from extembed_cli.jobs.requirements import check_features, check_inputs
 from extembed_cli.jobs.survey import plan_survey, survey
@@ -76,10 +84,7 @@ def run_job(
         digests = stack.enter_context(digesting(inputs, known))
         mapped = stack.enter_context(threads(options.workers))
 
-        for each, cache in zip(passes, caches, strict=True):  # raise before any work if memory is too short
-            layout_of_pass(each, options, cache)
-        plan_derivation(opened, options)
-        plan_survey(opened, options)
+        _check_memory(opened, passes, caches, options)
         results: list[PassResults] = []
         derived = derive(opened, options, mapped, watch)
         surveyed = survey(opened, options, mapped, watch)
@@ -97,7 +102,8 @@ def run_job(
             results.append(run_pass(of_pass, place, sources, mapped, engine, options, watch))
 
         for number in range(len(passes)):
-            next_pass(number)
+            with with_problems_of(passes[number + 1 :], watch):
+                next_pass(number)
         _remove_scratch(spec, options, len(passes))
         features = [each.results.features for each in results] + _within(spec, inputs, results, mapped, watch)
         candidates = results[0].loaded.candidates.rows
@@ -163,6 +169,16 @@ def run_pass(
         return shared
 
     return PassResults(place, loaded, *_compute(spec, loaded, layout.shards, prepared, engine, watch))
+
+
+def _check_memory(
+    opened: Opened, passes: Sequence[Opened], caches: Sequence[VectorCache | None], options: RunOptions
+) -> None:
+    """Raise before any work if the memory is too short for a pass, or for a read before the passes."""
+    for each, cache in zip(passes, caches, strict=True):
+        layout_of_pass(each, options, cache)
+    plan_derivation(opened, options)
+    plan_survey(opened, options)
 
 
 def _other_digests(spec: Spec) -> dict[str, Any]:

@@ -81,6 +81,19 @@ def test_gains_by_item_count_cover_the_test_rows(features: Path, features_report
     assert low < usual.values["aggregate"] < high
 
 
+def test_counters_of_named_histories_do_not_say_how_often_an_item_was_seen(features: Path, tmp_path: Path) -> None:
+    """They have some of its events only."""
+    for name in ("interactions", "candidates", "text"):
+        shutil.copy(features.parent / f"{name}.parquet", tmp_path)
+    groups = (features.parent / "spec.toml").read_text() + '\n[[counters]]\nside = "item"\nhistories = ["liked"]\n'
+    (tmp_path / "spec.toml").write_text(groups)
+    extembed("run", tmp_path / "spec.toml", "-q").ok()
+    report = judged(tmp_path / "features.parquet", seeds=(0,))
+    assert report.item_count_of == []
+    plain = judged(features, seeds=(0,))
+    assert [(b.events, b.rows) for b in report.by_item_count] == [(b.events, b.rows) for b in plain.by_item_count]
+
+
 def test_counters_of_items_say_how_often_an_item_was_seen(features: Path, tmp_path: Path) -> None:
     for name in ("interactions", "candidates", "text"):
         shutil.copy(features.parent / f"{name}.parquet", tmp_path)

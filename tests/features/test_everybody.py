@@ -327,9 +327,10 @@ def test_problems_of_all_tables_are_raised_together(world: World) -> None:
         rows = np.array(table["embedding"].to_pylist(), np.float32)
         rows[1] = 0
         world.write(name, {table.column_names[0]: table[0], "embedding": vectors(rows)})
-    path = spec(world, EVERY + "[[direct]]\n")
-    for command in ("run", "check"):
-        extembed(command, path).failed(1, "embeddings text", "user_embeddings v")
+    for groups in (EVERY + "[[direct]]\n", f'{ITEMS}{OF_USERS}[[aggregate]]\n[[aggregate]]\nside = "item"\n'):
+        for command in ("run", "check"):
+            done = extembed(command, spec(world, groups)).failed(1, "embeddings text", "user_embeddings v")
+            assert done.err.count("\n") == 2
 
 
 def test_the_folder_of_a_killed_survey_is_removed(world: World) -> None:
