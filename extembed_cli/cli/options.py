@@ -229,6 +229,10 @@ Scratch: TypeAlias = Annotated[
         panel=RUN,
     ),
 ]
+Wait: TypeAlias = Annotated[
+    float,
+    option("--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN),
+]
 Json: TypeAlias = Annotated[bool, option("--json", help="Print the result as JSON on stdout.", panel=RUN)]
 
 
@@ -263,12 +267,7 @@ class ResourceFlags:
             panel=RUN,
         ),
     ] = None
-    wait: Annotated[
-        float,
-        option(
-            "--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN
-        ),
-    ] = 0
+    wait: Wait = 0
 
     def run_options(self, **more: Any) -> RunOptions:
         """Return options of a job, by default with the cores and the free memory that this process may use."""
