@@ -32,6 +32,8 @@ FLAGS = {
     "check": "SPEC.toml --set --require --allow-empty --json -q -v",
     "columns": "SPEC.toml --set --json",
     "center": "TABLE -o --output --gramian --item --embedding --bad-vectors --duplicates " + COMMON,
+    "import": "SOURCE --output -o --ids --key --id-column --vector-columns --users --ids-as --format --wait "
+    "--json -q -v",
     "sample": "DIR --seed",
     "neural train": "SPEC.toml --label --model --until --group --max-events --set --encoder --dim --id-embedding "
     "--candidate --no-candidate --whiten --loss --epochs --batch-size --lr --dropout --seed --device "
