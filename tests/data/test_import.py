@@ -211,7 +211,7 @@ def test_ids_are_integers_if_all_of_them_are(
     assert imported(tmp_path, Path(source), *more, *flags)[0] == (expected or ids)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int32", "uint64", ">i8"])
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint64", ">i8", "float64"])
 def test_integers_of_numpy_stay_integers(tmp_path: Path, dtype: str) -> None:
     source, ids = npy(VECTORS)(tmp_path), ["--ids", str(npy(np.array([1, 2, 3, 4], dtype), "ids.npy")(tmp_path))]
     assert imported(tmp_path, source, *ids)[0] == [1, 2, 3, 4]

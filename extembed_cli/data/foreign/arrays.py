@@ -65,7 +65,7 @@ class StoredArray:
         """Return the values of an array of ids."""
         if self.dtype.hasobject:
             raise DataError(f"{where}: holds Python objects, that is a pickle, which is never loaded. {_AS_TEXT}")
-        if len(self.shape) != 1 or self.dtype.kind not in "iuUS":
+        if len(self.shape) != 1 or self.dtype.kind not in "iufUS":
             raise DataError(f"{where}: is {self}; ids are one-dimensional, of integers or text. {_AS_TEXT}")
         check_memory(3 * self.shape[0] * self.dtype.itemsize, where)
         with self.open() as file:

@@ -47,12 +47,13 @@ def _lines(path: Path) -> Iterator[pa.Array]:
 
 def typed(ids: pa.Array, kind: IdKind | None, where: Path) -> pl.Series:
     """Return ids as integers or text; by default they are integers if all of them are written as such."""
-    series = as_ids(pa.chunked_array([ids]))
+    series = as_ids(pa.chunked_array([ids]), str(where))
+    missing = np.flatnonzero((series.cast(pl.String) == "").fill_null(True))
+    if len(missing):
+        number, first = f"{len(missing):,} of {len(series):,}", 1 + missing[0]
+        raise DataError(f"{where}: {number} ids are missing, the first in row {first:,}")
     if series.dtype != pl.String:
         return series.cast(pl.String) if kind == "text" else series
-    empty = np.flatnonzero(series == "")
-    if len(empty):
-        raise DataError(f"{where}: {len(empty):,} of {len(series):,} ids are empty, the first in row {1 + empty[0]:,}")
     if kind == "text":
         return series
     written = series.set(~series.str.contains(_INTEGER), None)
