@@ -11,7 +11,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import extembed_cli
-from extembed_cli.cli import aggregate, center, check, columns, console, dual, evaluate, explain, neural, run, sample
+from extembed_cli.cli import (
+    aggregate,
+    center,
+    check,
+    columns,
+    console,
+    dual,
+    evaluate,
+    explain,
+    import_,
+    neural,
+    run,
+    sample,
+)
 from extembed_cli.errors import DISK_FULL, ExtembedError, InputError, InternalError, ResourceError
 from extembed_cli.system import signals
 
@@ -32,9 +45,10 @@ for command in (
     columns.columns,
     explain.explain,
     center.center,
+    import_.import_,
     sample.sample,
 ):
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(neural.app, name="neural")
 
 

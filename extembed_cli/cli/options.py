@@ -239,6 +239,10 @@ Cache: TypeAlias = Annotated[
         panel=RUN,
     ),
 ]
+Wait: TypeAlias = Annotated[
+    float,
+    option("--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN),
+]
 Json: TypeAlias = Annotated[bool, option("--json", help="Print the result as JSON on stdout.", panel=RUN)]
 
 
@@ -292,12 +296,7 @@ class MachineFlags:
 class ResourceFlags(MachineFlags):
     """The same, with the time to wait for an output."""
 
-    wait: Annotated[
-        float,
-        option(
-            "--wait", min=0, metavar="SECONDS", help="Wait this long for another run that uses the output.", panel=RUN
-        ),
-    ] = 0
+    wait: Wait = 0
 
     def run_options(self, **more: Any) -> RunOptions:
         """Return options of a job."""

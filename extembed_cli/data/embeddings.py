@@ -221,7 +221,7 @@ def _fill(
             if vectors.shape[0]:
                 if raw is None:
                     raw = zeros((places + 1, vectors.shape[1]), np.float32, at)
-                usable = _usable(vectors)
+                usable = usable_rows(vectors)
                 rows = row + np.flatnonzero(present)
                 bad += rows[~usable & table_ids.kept[rows]].tolist()
                 slots = slot_of_row[rows]
@@ -316,7 +316,7 @@ def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[Val
     return values.to_numpy(zero_copy_only=False).reshape(-1, length), present
 
 
-def _usable(vectors: Values) -> Bools:
+def usable_rows(vectors: Values) -> Bools:
     """Whether each row is finite in float32 and not zero."""
     with np.errstate(over="ignore", invalid="ignore"):
         single = vectors.astype(np.float32, copy=False)

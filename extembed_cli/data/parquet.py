@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from extembed_cli.data import hive
-from extembed_cli.data.paths import SourceFile, resolve
+from extembed_cli.data.paths import SourceFile, file_state, resolve
 from extembed_cli.data.sniff import not_parquet
 from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
 
@@ -55,12 +55,6 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         buffer_size=2**20,
         coerce_int96_timestamp_unit="us",
     )
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    """Return values that change when a file is replaced or written to."""
-    stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -213,7 +207,7 @@ class Table:
         """Raise if a file was replaced or written to since it was opened."""
         for part in self.parts:
             with reading(part.path):
-                if _state(part.path) != part.state:
+                if file_state(part.path) != part.state:
                     raise DataError(
                         f"{self.label}: {part.path}: changed while the job was reading it. Run again; "
                         "the old output is untouched"
@@ -235,7 +229,7 @@ def _of_pandas(name: str, schema: pa.Schema) -> str | None:
 def _part(path: Path, opened: pq.ParquetFile) -> Part:
     rows = opened.metadata.num_rows
     size = sum(opened.metadata.row_group(i).total_byte_size for i in range(opened.metadata.num_row_groups))
-    return Part(path, rows, opened.schema_arrow, _state(path), -(-size // max(1, rows)))
+    return Part(path, rows, opened.schema_arrow, file_state(path), -(-size // max(1, rows)))
 
 
 def open_table(label: str, paths: str | tuple[str, ...], types: Mapping[str, str] | None = None) -> Table:

@@ -54,6 +54,12 @@ def resolve(label: str, paths: str | tuple[str, ...]) -> list[SourceFile]:
     return list(different.values())
 
 
+def file_state(path: Path) -> tuple[int, int, int]:
+    """Return values that change when a file is replaced or written to: inode, size and time of change."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def _identity(path: Path) -> object:
     """Return what is the same for all names of a file."""
     try:

@@ -8,3 +8,8 @@ UNOBSERVED_WEIGHT = 0.0
 Encoder = Literal["mean", "gru", "attention", "transformer"]
 ENCODER: Encoder = "gru"
 Loss = Literal["bce", "softmax"]
+
+ImportFormat = Literal[
+    "npy", "npz", "safetensors", "faiss", "word2vec-binary", "word2vec-text", "glove", "csv", "tsv", "jsonl"
+]
+IdKind = Literal["text", "integer"]

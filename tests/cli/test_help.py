@@ -34,6 +34,8 @@ FLAGS = {
     "explain": "SPEC.toml --row --user --item --at --columns --limit --set --scratch --cache --workers --memory --json "
     "--quiet -q --verbose -v",
     "center": "TABLE -o --output --gramian --item --embedding --bad-vectors --duplicates " + COMMON,
+    "import": "SOURCE --output -o --ids --key --id-column --vector-columns --users --ids-as --format --wait "
+    "--json -q -v",
     "sample": "DIR --seed",
     "neural train": "SPEC.toml --label --model --until --group --max-events --set --encoder --dim --id-embedding "
     "--candidate --no-candidate --whiten --loss --epochs --batch-size --lr --dropout --seed --device "

@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from conftest import ROOT, World
+from helpers.foreign import VECTORS, WORDS, csv, npy, real, safetensors, text, word2vec
 from pages import blocks, cron_command, name, shell, sooner
 
 HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
@@ -34,9 +35,24 @@ def folder(world: World) -> Path:
     for path in ("candidates", "tonight"):
         world.write(path, candidates)
     world.write("item_text", world.table("text"))
+    write_foreign(world.folder)
     (spec,) = blocks(ROOT / "docs" / "reference" / "spec.md", "toml")
     (world.folder / "spec.toml").write_text(spec.text)
     return world.folder
+
+
+def write_foreign(folder: Path) -> None:
+    """Write the files that the page on import names."""
+    matrix = ("F32", VECTORS)
+    for file, write in {
+        "vectors.npy": npy(VECTORS),
+        "ids.txt": text("ids.txt", "\n".join(WORDS)),
+        "item2vec.bin": word2vec(b""),
+        "products.csv": csv("sku,price,d0,d1,d2\n" + "".join(f"{word},9.5,1,2,3\n" for word in WORDS)),
+        "items.faiss": real("map.faiss"),
+        "model.safetensors": safetensors(**{"item_embedding.weight": matrix, "user_embedding.weight": matrix}),
+    }.items():
+        (folder / file).write_bytes(write(folder).read_bytes())
 
 
 def test_the_refusal_of_a_job_without_enough_memory_is_as_shown(tmp_path: Path) -> None:
