@@ -187,3 +187,18 @@ def test_the_cache_works_with_shards_and_little_memory(cached: World, tmp_path: 
     for _ in range(2):
         report = extembed_process("run", spec, "--json", "--cache", tmp_path / "c", "--memory", "250MiB").ok().json
         assert report["output_sha256"] == expected
+
+
+@pytest.mark.parametrize("lie", ["rows", "dim", "text", "nothing"])
+def test_an_entry_that_lies_about_its_shape_is_not_used(cached: World, lie: str) -> None:
+    """A cache from elsewhere: its checksums fit, its shape does not."""
+    run(cached)
+    expected = (cached.folder / "out.parquet").read_bytes()
+    for about in (cached.folder / "cache").glob("*/about.json"):
+        data = json.loads(about.read_text())
+        rows, dim = data["shape"]
+        data["shape"] = {"rows": [10**12, dim], "dim": [rows, dim + 1], "text": "large", "nothing": None}[lie]
+        about.write_text(json.dumps(data))
+    run(cached)
+    assert (cached.folder / "out.parquet").read_bytes() == expected
+    run(cached, "text", "tags")

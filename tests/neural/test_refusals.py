@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -177,3 +179,19 @@ def test_the_extra_is_not_needed_where_there_is_no_model_to_run(trained_copy: Pa
     assert without_torch("columns", trained_copy / "spec.toml") == 0
     write_spec(trained_copy, "[[aggregate]]\n")
     assert without_torch("run", trained_copy / "spec.toml", "-q") == 0
+
+
+@pytest.mark.parametrize("sizes", [{"dim": 40_000}, {"heads": 10**9}, {"layers": 10**9}, {"widths": [10**8]}], ids=str)
+def test_a_config_that_lies_about_sizes_takes_no_memory(trained_copy: Path, sizes: dict[str, object]) -> None:
+    """A folder from elsewhere: its checksum fits, its weights do not."""
+    path = trained_copy / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["architecture"].update(sizes)
+    del config["checksum"]
+    config["checksum"] = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(config))
+    write_spec(trained_copy, GROUP)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done = extembed("run", trained_copy / "spec.toml")
+    assert done.code in {2, 3, 5}, done.err
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024
