@@ -194,9 +194,9 @@ def evaluate(
         _show(report)
     if show.verbose and not show.quiet:
         console.costs(watch)
+    for message in report.warnings if show.quiet < 2 else ():
+        console.say(f"warning: {message}")
     if not show.quiet:
-        for message in report.warnings:
-            console.say(f"warning: {message}")
         console.say(f"{report.summary} See {output / 'report.html'}")
     check_required(report)
     if show.json:

@@ -34,7 +34,7 @@ def test_the_command_writes_both_files_and_shows_the_ladder(features: Path, tmp_
 
 @pytest.mark.usefixtures("short_rankers")
 def test_json_on_stdout_is_the_report(features: Path, tmp_path: Path) -> None:
-    done = run(features, tmp_path, "--baseline", "popularity", "--steps", "dual, aggregate", "--json", "-q").ok()
+    done = run(features, tmp_path, "--baseline", "popularity", "--steps", "dual, aggregate", "--json", "-qq").ok()
     assert done.json == json.loads((tmp_path / "report" / "report.json").read_text())
     assert [rung["step"] for rung in done.json["ladder"]] == ["baseline", "dual", "aggregate"]
     assert not done.err
