@@ -213,7 +213,8 @@ def remove_leftovers(output: Path) -> None:
     aside = _set_aside(output)
     if aside.is_dir() and not output.exists():
         aside.rename(output)
-    _remove(aside)
+    elif aside.exists():
+        _remove(aside)
     for leftover in matching(output.parent, rf"\.{re.escape(output.name)}(\.run\.json)?\.[0-9a-f]+\.tmp"):
         _remove(leftover)
 

@@ -123,4 +123,4 @@ def test_the_terminal_is_left_as_it_was_after_an_error(world: World) -> None:
     code, out, err = on_a_terminal("run", world.spec(), env={"TERM": "xterm"})
     assert (code, out) == (3, "")
     assert err.count("\x1b[?25l") == err.count("\x1b[?25h")  # the bar hides the cursor
-    assert "candidates.parquet: cannot be read" in err and "Traceback" not in err
+    assert "candidates.parquet: is empty" in err and "Traceback" not in err

@@ -176,13 +176,13 @@ def test_metadata_of_the_schema_and_its_fields_is_kept(world: World, output: str
     table = world.table("candidates")
     fields = [table.schema.field("user_id").with_nullable(False), *list(table.schema)[1:]]
     fields[3] = fields[3].with_metadata({"comment": "clicked"})
-    world.write("candidates", table.cast(pa.schema(fields, {"pandas": "{}", "owner": "é", "extembed": "an old one"})))
+    world.write("candidates", table.cast(pa.schema(fields, {"team": "{}", "owner": "é", "extembed": "an old one"})))
     run_job(load_spec(world.spec(GROUP), output=str(world.folder / output)), RunOptions(workers=1), Watch())
     path = world.folder / output
     path = path if path.is_file() else next(path.glob("*.parquet"))
     after = kept(path, world.folder / "candidates.parquet")
     metadata = after.schema.metadata
-    assert (metadata[b"pandas"], metadata[b"owner"]) == (b"{}", "é".encode())
+    assert (metadata[b"team"], metadata[b"owner"]) == (b"{}", "é".encode())
     assert json.loads(metadata[b"extembed"])["columns"]
 
 

@@ -75,8 +75,8 @@ def test_a_second_run_reads_no_table(cached: World, monkeypatch: pytest.MonkeyPa
 
 def guarded(world: World) -> object:
     """Return a reader that fails on the embedding tables."""
-    from extembed_cli.data.embeddings import _FIRST_ROWS
     from extembed_cli.data.parquet import Part
+    from extembed_cli.data.vector_columns import _FIRST_ROWS
 
     read = Part.batches
 

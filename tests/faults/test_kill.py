@@ -91,8 +91,8 @@ DIRECTORY_NEW = [
 DIRECTORY_NEW_SOAK = [
     Fault("pathlib:Path.replace"),  # the report
     Fault("pathlib:Path.replace", "after"),
-    Fault("extembed_cli.data.commit:_remove", "before", 2),  # the old directory
-    Fault("extembed_cli.data.commit:_remove", "after", 2),
+    Fault("extembed_cli.data.commit:_remove"),  # the old directory
+    Fault("extembed_cli.data.commit:_remove", "after"),
     Fault("filelock:FileLock.release"),
 ]
 FIRST_FILE = [

@@ -137,7 +137,7 @@ def test_a_file_that_is_not_toml_is_refused(world: World, text: str) -> None:
 def test_a_file_that_is_not_text_is_refused(world: World) -> None:
     spec = world.spec()
     spec.write_bytes(b"\xff\xfe" + spec.read_bytes())
-    refused(world, spec, USAGE, "spec.toml: cannot be read as a spec")
+    refused(world, spec, USAGE, "spec.toml: is not UTF-8 text")
 
 
 def test_a_missing_spec_file_is_reported(world: World) -> None:
