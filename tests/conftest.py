@@ -26,7 +26,7 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
-pytest_plugins = ["helpers.evaluation", "helpers.neural"]
+pytest_plugins = ["helpers.evaluation", "helpers.neural", "helpers.stores"]
 
 ROOT = Path(__file__).parent.parent
 EXTEMBED = [sys.executable, "-m", "extembed_cli"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extembed_cli.cli import console
-from extembed_cli.cli.expand import expand
+from extembed_cli.cli.expand import expand, input_path
 from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, named, option
 
 if TYPE_CHECKING:
@@ -170,7 +170,9 @@ class SettingFlags:
 @expand
 def evaluate(
     *,
-    features: Annotated[Path, typer.Argument(metavar="FEATURES.parquet", help="The output of `extembed run`.")],
+    features: Annotated[
+        str, typer.Argument(metavar="FEATURES.parquet", help="The output of `extembed run`.", parser=input_path)
+    ],
     roles: RoleFlags,
     output: Annotated[
         Path, option("--output", "-o", metavar="DIR", help="Folder to write report.json and report.html to.")
@@ -189,7 +191,7 @@ def evaluate(
     from extembed_cli.evaluate.required import check_required
 
     with console.watching(show.quiet, show.verbose) as watch:
-        report = report_job(str(features), roles.roles(), settings.settings(), output, resources.run_options(), watch)
+        report = report_job(features, roles.roles(), settings.settings(), output, resources.run_options(), watch)
     if not (show.json or show.quiet):
         _show(report)
     if show.verbose and not show.quiet:

@@ -9,6 +9,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
+from extembed_cli.errors import SpecError
 from extembed_cli.spec import paths
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -50,9 +51,17 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def input_path(text: str) -> str:
+    """Return the path of an input on the command line; one that exists as it is written wins over what it may mean."""
+    return text if Path(text).exists() else paths.expanded(text)
+
+
 def _path(text: str) -> Path:
-    """Return a path of the command line; one that exists as it is written wins over what it may stand for."""
-    return Path(text) if Path(text).exists() else Path(paths.expanded(text))
+    """Return a local path of the command line."""
+    path = input_path(text)
+    if "://" in path:
+        raise SpecError(f"{path}: this can only be a local path")
+    return Path(path)
 
 
 def _default(field: Field[Any]) -> Any:

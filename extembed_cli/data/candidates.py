@@ -70,10 +70,10 @@ def read_candidates(spec: Spec, table: Table, rows: int) -> Iterator[pl.DataFram
             for data in part.tables(wanted, rows):
                 ids = {"user": user, "item": item}
                 columns = {
-                    role: as_ids(data.column(name), f"{part.path}: column `{name}`") for role, name in ids.items()
+                    role: as_ids(data.column(name), f"{part.name}: column `{name}`") for role, name in ids.items()
                 }
                 if not spec.as_of:
-                    columns["time"] = times_us(data.column(time.name), time, f"{part.path}: column `{time.name}`")
+                    columns["time"] = times_us(data.column(time.name), time, f"{part.name}: column `{time.name}`")
                 frame = pl.DataFrame(columns)
                 if spec.as_of:
                     frame = frame.with_columns(time=pl.lit(time_us(spec.as_of), pl.Int64))

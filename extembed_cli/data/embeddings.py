@@ -67,12 +67,12 @@ def check_embedding(spec: Spec, name: str, table: Table) -> None:
         table.require({time.name: fix.format(key, "time")})
         with problems.collect():
             check_time_type(table, time)
-    lengths: dict[int, Path] = {}
+    lengths: dict[int, str] = {}
     for part in table.parts:
         with problems.collect():
             length = columns.check(part)
             if length is not None:
-                lengths.setdefault(length, part.path)
+                lengths.setdefault(length, part.name)
     if len(lengths) > 1:
         examples = " and ".join(f"{length} in {path}" for length, path in lengths.items())
         problems.errors.append(
@@ -87,7 +87,7 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
     if time is not None:
         return _load_moments(table, column, time)
     parts = [
-        as_ids(data.column(0), f"{part.path}: column `{column}`")
+        as_ids(data.column(0), f"{part.name}: column `{column}`")
         for part in table.parts
         for data in part.tables([column], _ID_ROWS)
     ]
@@ -100,7 +100,7 @@ def load_ids(spec: Spec, name: str, table: Table) -> TableIds:
             counts = ids.filter(ids.is_duplicated() & kept).value_counts(sort=True).head(5)
             examples = listing(f"{shown(item)} {count} times" for item, count in counts.iter_rows())
             raise DataError(
-                f"{table.label} ({table.parts[0].path}): {repeated:,} of {len(ids):,} rows share {_AN_ID[role]} "
+                f"{table.label} ({table.parts[0].name}): {repeated:,} of {len(ids):,} rows share {_AN_ID[role]} "
                 f'({column} {examples}). Make them unique, or set duplicates = "last" under [{key}]'
             )
         kept = kept & ids.is_last_distinct()
@@ -117,8 +117,8 @@ def _load_moments(table: Table, column: str, time: TimeColumn) -> TableIds:
     parts, times = [], []
     for part in table.parts:
         for data in part.tables([column, time.name], _ID_ROWS):
-            parts.append(as_ids(data.column(column), f"{part.path}: column `{column}`"))
-            times.append(times_us(data.column(time.name), time, f"{part.path}: column `{time.name}`"))
+            parts.append(as_ids(data.column(column), f"{part.name}: column `{column}`"))
+            times.append(times_us(data.column(time.name), time, f"{part.name}: column `{time.name}`"))
     ids = pl.concat(same_type(*parts)) if parts else pl.Series(dtype=pl.Int64)
     moments = pl.concat(times) if times else pl.Series(dtype=pl.Int64)
     kept = ids.is_not_null() & moments.is_not_null()
@@ -128,7 +128,7 @@ def _load_moments(table: Table, column: str, time: TimeColumn) -> TableIds:
         role, _ = _role_and_key(table)
         examples = listing(shown(each) for each in tied["id"].unique(maintain_order=True).head(5))
         raise DataError(
-            f"{table.label} ({table.parts[0].path}): {len(tied):,} rows share {_AN_ID[role]} and a time "
+            f"{table.label} ({table.parts[0].name}): {len(tied):,} rows share {_AN_ID[role]} and a time "
             f"({column} {examples}). A vector counts from its time on, so only one may have it"
         )
     report = {"rows": len(ids), "null_ids": int(len(ids) - kept.sum())}
@@ -231,7 +231,7 @@ def _fill(
                 raw[slots], has_vector[slots] = vectors, True
             row += len(batch)
     if raw is None:
-        raise DataError(f"{table.label} ({table.parts[0].path}): there is no vector in {columns.shown}")
+        raise DataError(f"{table.label} ({table.parts[0].name}): there is no vector in {columns.shown}")
     if bad and options.bad_vectors == "error":
         raise _bad_vectors(table, len(bad), table_ids.ids[bad[:5]], "zero or not finite")
     return raw, has_vector, len(bad)
@@ -286,7 +286,7 @@ def _normalize(
 def _bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) -> DataError:
     role, key = _role_and_key(table)
     return DataError(
-        f"{table.label} ({table.parts[0].path}): {count:,} of {table.rows:,} vectors are {problem} "
+        f"{table.label} ({table.parts[0].name}): {count:,} of {table.rows:,} vectors are {problem} "
         f'({role}_id {listing(map(shown, examples), 4)}). Set bad_vectors = "missing" under [{key}] '
         f"to treat those {role}s as having no vector"
     )

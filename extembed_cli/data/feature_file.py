@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from extembed_cli.arrays import Bools, Values
 from extembed_cli.data.commit import Staged, file_digest, real, write_json
+from extembed_cli.data.directories import MANIFEST
 from extembed_cli.data.footer import METADATA_KEY, carried_over, json_bytes
 from extembed_cli.data.parquet import Table
-from extembed_cli.data.paths import MANIFEST
 from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
 from extembed_cli.errors import DataError, SpecError, counted
 from extembed_cli.system.threads import prefetched
@@ -68,7 +68,7 @@ def check_not_an_input(output: Path, tables: Iterable[Table]) -> None:
             path = part.path.resolve()
             if path == target or target in path.parents:
                 raise SpecError(
-                    f"{output}: the output would overwrite an input, {table.label} ({part.path}); name another"
+                    f"{output}: the output would overwrite an input, {table.label} ({part.name}); name another"
                 )
 
 
@@ -77,7 +77,7 @@ def check_names(candidates: Table, features: list[str]) -> None:
     taken = [name for name in features if name in candidates.schema.names]
     if taken:
         raise DataError(
-            f"candidates: {candidates.parts[0].path}: already has the column `{taken[0]}`, which the job would add "
+            f"candidates: {candidates.parts[0].name}: already has the column `{taken[0]}`, which the job would add "
             f"({counted(len(taken), 'such column')}). Drop it there, or give the group a `name`"
         )
 
@@ -177,13 +177,13 @@ def candidate_rows(candidates: Table) -> Iterator[pa.RecordBatch]:
         missing = [name for name in schema.names if name not in part.schema.names]
         for batch in part.batches(None, ROW_GROUP):
             arrays = [
-                pa.nulls(len(batch), f.type) if f.name in missing else _as(batch.column(f.name), f, part.path)
+                pa.nulls(len(batch), f.type) if f.name in missing else _as(batch.column(f.name), f, part.name)
                 for f in schema
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _as(array: pa.Array, field: pa.Field, path: Path) -> pa.Array:
+def _as(array: pa.Array, field: pa.Field, name: str) -> pa.Array:
     """Return a column of one file in the type that all files share."""
     if array.type == field.type:
         return array
@@ -191,7 +191,7 @@ def _as(array: pa.Array, field: pa.Field, path: Path) -> pa.Array:
         return array.cast(field.type)
     except pa.ArrowException as error:
         raise DataError(
-            f"{path}: column `{field.name}` is {array.type} and cannot become {field.type}, which the "
+            f"{name}: column `{field.name}` is {array.type} and cannot become {field.type}, which the "
             f"other files need: {error}. Write the files with one schema"
         ) from None
 

@@ -17,6 +17,7 @@ from extembed_cli.arrays import Doubles
 from extembed_cli.data.commit import Staged, file_digest
 from extembed_cli.data.footer import METADATA_KEY, json_bytes
 from extembed_cli.data.parquet import open_parquet, reading
+from extembed_cli.data.remote_paths import local_copy
 from extembed_cli.errors import InputError
 
 _MEAN, _GRAMIAN, _VECTORS, _NORMALIZED, _CENTERED = "mean", "gramian", "vectors", "normalized", "centered"
@@ -78,7 +79,7 @@ def read_gramian(path: str, dim: int, label: str, *, normalized: bool, centered:
 def frozen_digest(path: str, label: str) -> str:
     """Return the SHA-256 of a file of this module."""
     try:
-        return file_digest(Path(path))
+        return file_digest(local_copy(label, path))
     except OSError as error:
         raise InputError(f"{label}: {path}: cannot be read: {error.strerror}. {_HINT}") from None
 
@@ -93,10 +94,11 @@ def _write(stage: Staged, path: Path, columns: dict[str, Any], metadata: dict[st
 
 
 def _read(path: str, label: str, columns: tuple[str, ...]) -> pa.Table:
-    if not Path(path).exists():
+    file_path = local_copy(label, path)
+    if not file_path.exists():
         raise InputError(f"{label}: {path}: no such file. {_HINT}")
     try:
-        with reading(Path(path)), open_parquet(Path(path)) as file:
+        with reading(file_path, path), open_parquet(file_path) as file:
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if not missing:
                 return file.read(list(columns))

@@ -56,11 +56,11 @@ def check_id_kinds(role: str, uses: Iterable[tuple[Table, str]]) -> None:
             with problems.collect():
                 if kind is None:
                     raise DataError(
-                        f"{part.path}: column `{column}` is {part.schema.field(column).type}; {role} ids must be "
+                        f"{part.name}: column `{column}` is {part.schema.field(column).type}; {role} ids must be "
                         "integers, text or binary. Cast it in the program that writes the file"
                     )
             if kind not in {None, "nothing"}:
-                seen.setdefault(kind, f"{table.label} ({part.path}, column `{column}`)")
+                seen.setdefault(kind, f"{table.label} ({part.name}, column `{column}`)")
     if len(seen) > 1:
         kinds = " but ".join(f"{kind} in {where}" for kind, where in seen.items())
         problems.errors.append(

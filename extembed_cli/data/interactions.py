@@ -136,7 +136,7 @@ def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.Data
         needed += columns_of(expression.text, key, table.names)
     problems = Problems()
     bad = {
-        expression: _BadValues(f"{part.path}: {key} = {expression.text!r}", of_weights=expression == spec.event_weight)
+        expression: _BadValues(f"{part.name}: {key} = {expression.text!r}", of_weights=expression == spec.event_weight)
         for expression, key in expressions.items()
         if expression.dtype == "Float64"
     }
@@ -144,9 +144,9 @@ def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.Data
     for data in part.tables(list(dict.fromkeys(needed)), rows):
         frame = pl.DataFrame(
             {
-                "user": as_ids(data.column(user), f"{part.path}: column `{user}`"),
-                "item": as_ids(data.column(item), f"{part.path}: column `{item}`"),
-                "time": times_us(data.column(time.name), time, f"{part.path}: column `{time.name}`"),
+                "user": as_ids(data.column(user), f"{part.name}: column `{user}`"),
+                "item": as_ids(data.column(item), f"{part.name}: column `{item}`"),
+                "time": times_us(data.column(time.name), time, f"{part.name}: column `{time.name}`"),
             }
         )
         raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
@@ -211,7 +211,7 @@ def _evaluated(raw: pl.DataFrame, expression: Expression, key: str, part: Part) 
         reason = str(error).splitlines()[0]
         if "conversion from `str`" in reason:
             reason = "it is text. Write what each means, such as CASE WHEN event = 'like' THEN 1.0 ELSE -1.0 END"
-        raise DataError(f"{part.path}: {key} = {text!r} cannot be computed: {reason}") from None
+        raise DataError(f"{part.name}: {key} = {text!r} cannot be computed: {reason}") from None
     return values
 
 

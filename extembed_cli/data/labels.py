@@ -20,7 +20,7 @@ _MOST_GRADES = 30  # the gains 2^grade - 1 that LightGBM knows
 
 def read_labels(table: Table, name: str, *, graded: bool) -> Doubles:
     """Return the labels (n): 0 or 1, or grades; NaN = null."""
-    where = f"{table.parts[0].path}: label `{name}`"
+    where = f"{table.parts[0].name}: label `{name}`"
     parts = [numbers(part[name], where) for part in _tables(table, name)]
     labels = np.concatenate(parts) if parts else np.empty(0)
     values = np.unique(labels[~np.isnan(labels)])
@@ -41,7 +41,7 @@ def read_labels(table: Table, name: str, *, graded: bool) -> Doubles:
 def read_times(table: Table, column: TimeColumn) -> Ints:
     """Return the times (n) in µs UTC; NO_TIME = null."""
     check_time_type(table, column)
-    where = f"{table.parts[0].path}: `{column.name}`"
+    where = f"{table.parts[0].name}: `{column.name}`"
     tables = _tables(table, column.name)
     parts = [times_us(part[column.name], column, where).fill_null(NO_TIME).to_numpy() for part in tables]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -50,7 +50,7 @@ def read_times(table: Table, column: TimeColumn) -> Ints:
 def read_codes(table: Table, role: str, name: str) -> Ints:
     """Return a number for each row (n): distinct ids count from 1 in order of ids; 0 = null."""
     check_id_kinds(role, [(table, name)])
-    return codes([part[name] for part in _tables(table, name)], f"{table.parts[0].path}: column `{name}`")
+    return codes([part[name] for part in _tables(table, name)], f"{table.parts[0].name}: column `{name}`")
 
 
 def codes(columns: list[pa.ChunkedArray], where: str) -> Ints:

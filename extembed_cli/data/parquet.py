@@ -23,21 +23,21 @@ from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn pyarrow's errors about a file into an `InputError` that names the file."""
+def reading(path: Path, name: str = "") -> Iterator[None]:
+    """Turn pyarrow's errors about a file into an `InputError` that names the file: by its path, or another name."""
     try:
         yield
     except MemoryError:
         raise
     except PermissionError:
-        raise InputError(f"{path}: no permission to read it") from None
+        raise InputError(f"{name or path}: no permission to read it") from None
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError) as error:
         other = not_parquet(path)
         if other is not None:
-            raise InputError(f"{path}: {other}") from error
+            raise InputError(f"{name or path}: {other}") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{path}: cannot be read as Parquet: {reason.rstrip('.')}. "
+            f"{name or path}: cannot be read as Parquet: {reason.rstrip('.')}. "
             "Is it complete and not still being written? Write it again"
         ) from error
 
@@ -62,6 +62,8 @@ class Part:
     """One file of a table: its schema with the hive partition columns at the end."""
 
     path: Path
+    name: str
+    """What messages call it: its path, or the URL that it is a copy of"""
     rows: int
     schema: pa.Schema
     state: tuple[int, int, int]
@@ -76,7 +78,7 @@ class Part:
         names = list(self.schema.names if columns is None else columns)
         stored = [name for name in names if name not in self.partition]
         schema = pa.schema([self.schema.field(name) for name in names])
-        with reading(self.path), open_parquet(self.path) as file:
+        with reading(self.path, self.name), open_parquet(self.path) as file:
             for batch in file.iter_batches(batch_size=batch_size, columns=stored):
                 arrays = [
                     hive.column_of(self.partition[f.name], f.type, batch.num_rows)
@@ -91,7 +93,7 @@ class Part:
 
     def extremes(self, column: str) -> pa.Array | None:
         """Return the least and the greatest value of a column of integers or times, if its footer has them."""
-        with reading(self.path), open_parquet(self.path) as file:
+        with reading(self.path, self.name), open_parquet(self.path) as file:
             groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
             chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
             known = [chunk.statistics for chunk in chunks if chunk.path_in_schema == column]
@@ -105,7 +107,7 @@ class Part:
         """Yield the named columns, `rows` at a time, with values checked: a damaged page can hold invalid text."""
         for batch in self.batches(columns, rows):
             table = pa.Table.from_batches([batch])
-            with reading(self.path):
+            with reading(self.path, self.name):
                 table.validate(full=True)
             yield table
 
@@ -158,14 +160,14 @@ class Table:
         except pa.ArrowException:
             other = next(i for i, each in enumerate(fields) if each.type != fields[0].type)
             raise DataError(
-                f"{self.label}: column `{name}` is {fields[0].type} in {having[0].path} and {fields[other].type} in "
-                f"{having[other].path}. Write the files with one schema"
+                f"{self.label}: column `{name}` is {fields[0].type} in {having[0].name} and {fields[other].type} in "
+                f"{having[other].name}. Write the files with one schema"
             ) from None
 
     def missing_in(self, name: str) -> str | None:
         """Return the path of the first file without a column that others have; None if there is no such file."""
         without = [part for part in self.parts if name not in part.schema.names]
-        return str(without[0].path) if 0 < len(without) < len(self.parts) else None
+        return without[0].name if 0 < len(without) < len(self.parts) else None
 
     def with_key_type(self, name: str, kind: str) -> Table:
         """Return the table with another type of a hive partition column: `integer` or `text`."""
@@ -184,7 +186,7 @@ class Table:
                 with problems.collect():
                     if name not in part.schema.names:
                         hint = _of_pandas(name, part.schema) or f"{did_you_mean(name, part.schema.names)}{fix}"
-                        raise DataError(f"{self.label}: {part.path}: no column `{name}`{hint}")
+                        raise DataError(f"{self.label}: {part.name}: no column `{name}`{hint}")
         problems.raise_any()
 
     def digest(self, stop: threading.Event) -> dict[str, Any]:
@@ -192,7 +194,7 @@ class Table:
         sha, size = hashlib.sha256(), 0
         for part in self.parts:
             each = hashlib.sha256()
-            with reading(part.path), part.path.open("rb") as file:
+            with reading(part.path, part.name), part.path.open("rb") as file:
                 while (block := file.read(2**20)) and not stop.is_set():
                     each.update(block)
                     size += len(block)
@@ -206,10 +208,10 @@ class Table:
     def check_unchanged(self) -> None:
         """Raise if a file was replaced or written to since it was opened."""
         for part in self.parts:
-            with reading(part.path):
+            with reading(part.path, part.name):
                 if file_state(part.path) != part.state:
                     raise DataError(
-                        f"{self.label}: {part.path}: changed while the job was reading it. Run again; "
+                        f"{self.label}: {part.name}: changed while the job was reading it. Run again; "
                         "the old output is untouched"
                     )
 
@@ -226,10 +228,10 @@ def _of_pandas(name: str, schema: pa.Schema) -> str | None:
     return None
 
 
-def _part(path: Path, opened: pq.ParquetFile) -> Part:
+def _part(file: SourceFile, opened: pq.ParquetFile) -> Part:
     rows = opened.metadata.num_rows
     size = sum(opened.metadata.row_group(i).total_byte_size for i in range(opened.metadata.num_row_groups))
-    return Part(path, rows, opened.schema_arrow, file_state(path), -(-size // max(1, rows)))
+    return Part(file.path, file.name, rows, opened.schema_arrow, file_state(file.path), -(-size // max(1, rows)))
 
 
 def open_table(label: str, paths: str | tuple[str, ...], types: Mapping[str, str] | None = None) -> Table:
@@ -241,14 +243,14 @@ def open_table(label: str, paths: str | tuple[str, ...], types: Mapping[str, str
     problems = Problems()
     parts: list[Part] = []
     for file in files:
-        with problems.collect(), reading(file.path):
+        with problems.collect(), reading(file.path, file.name):
             if file.path.is_dir():
-                raise InputError(f"{file.path}: is a directory")
+                raise InputError(f"{file.name}: is a directory")
             with open_parquet(file.path) as opened:
-                parts.append(_part(file.path, opened))
+                parts.append(_part(file, opened))
                 twice = [name for name, n in Counter(opened.schema_arrow.names).items() if n > 1]
                 if twice:
-                    raise DataError(f"{label}: {file.path}: column `{twice[0]}` occurs twice; rename one")
+                    raise DataError(f"{label}: {file.name}: column `{twice[0]}` occurs twice; rename one")
     problems.raise_any()
     parts = _with_partitions(files, parts, types or {})
     # A part without rows may have any types, as what wrote it had nothing to tell them by.

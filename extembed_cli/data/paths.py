@@ -1,19 +1,19 @@
-"""Resolving an input's path to files: a file, a list, a glob, or a directory of parts."""
+"""Resolving an input's path to files: a file, a list, a glob, a directory of parts, or the same in an object store."""
 
 from __future__ import annotations
 
 import glob
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from extembed_cli.data.directories import MANIFEST, PARQUET, is_hidden, listed, parts_among
 from extembed_cli.data.hive import keys_of
 from extembed_cli.data.lake import LakeFile, Version, files_of, split_version, table_format
+from extembed_cli.data.remote_paths import objects_of
+from extembed_cli.data.stores import is_url
 from extembed_cli.errors import InputError, Problems, SpecError
 
-MANIFEST = "_extembed_manifest.json"
-_PARQUET = (".parquet", ".parq", ".pq")
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -25,6 +25,13 @@ class SourceFile:
     base: Path | None = None
     of_table: LakeFile | None = None
     """What the log of a table says about the file"""
+    url: str | None = None
+    """Of the object that the file is a copy of"""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.url or str(self.path)
 
     @property
     def keys(self) -> dict[str, str | None]:
@@ -71,7 +78,7 @@ def _identity(path: Path) -> object:
 
 def _check_formats(label: str, files: list[SourceFile]) -> None:
     """Raise if files belong to a table of Delta Lake, Iceberg or Hudi: some of them may have been removed from it."""
-    heap = [file.path.absolute() for file in files if file.of_table is None]
+    heap = [file.path.absolute() for file in files if file.of_table is None and file.url is None]
     for folder in dict.fromkeys(parent for path in heap for parent in path.parents):
         kind = table_format(folder)
         if kind is not None:
@@ -81,8 +88,8 @@ def _check_formats(label: str, files: list[SourceFile]) -> None:
 
 
 def _resolve_one(label: str, text: str) -> list[SourceFile]:
-    if "://" in text:
-        raise InputError(f"{label}: {text}: only local paths can be read; copy or mount it")
+    if is_url(text):
+        return [SourceFile(copy.path, copy.base, url=copy.url) for copy in objects_of(label, text)]
     text, version = split_version(text)
     path = Path(text)
     if path.is_dir():
@@ -101,7 +108,7 @@ def _resolve_one(label: str, text: str) -> list[SourceFile]:
     files: list[SourceFile] = []
     for name in sorted(glob.glob(str(pattern), root_dir=base, recursive=True)):  # noqa: PTH207  pathlib resolves `**` otherwise
         match = base / name
-        if any(_is_hidden(part) and part not in pattern.parts for part in Path(name).parts):
+        if any(is_hidden(part) and part not in pattern.parts for part in Path(name).parts):
             continue  # hidden, and matched by a wildcard only
         if match.is_dir():
             files += [SourceFile(f.path, base) for f in _in_directory(label, match, may_be_empty=True)]
@@ -119,29 +126,18 @@ def _split(path: Path) -> tuple[Path, Path]:
     return base, path.relative_to(base)
 
 
-def _is_hidden(part: str) -> bool:
-    """Whether a name is hidden: `_temporary`, `.crc`, but not a partition folder such as `_date=2026-01-31`."""
-    return part.startswith(("_", ".")) and "=" not in part
-
-
 def _in_directory(label: str, folder: Path, may_be_empty: bool = False) -> list[SourceFile]:
     """Return the parts of a directory: the files that its manifest lists, or every Parquet file that is not hidden."""
     manifest = folder / MANIFEST
     if manifest.exists():
         try:
-            names = [part["file"] for part in json.loads(manifest.read_text(encoding="utf-8"))["parts"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = manifest.read_bytes()
+        except OSError as error:
             raise InputError(
                 f"{label}: {manifest}: not a readable manifest ({error}); write the directory again"
             ) from None
-        return [SourceFile(folder / name, folder) for name in names]
-    files = [
-        SourceFile(path, folder)
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in _PARQUET
-        and path.is_file()
-        and not any(map(_is_hidden, path.relative_to(folder).parts))
-    ]
-    if not files and not may_be_empty:
-        raise InputError(f"{label}: {folder}: no Parquet files in this directory ({' or '.join(_PARQUET)})")
-    return files
+        return [SourceFile(folder / name, folder) for name in listed(f"{label}: {manifest}", content)]
+    names = parts_among(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    if not names and not may_be_empty:
+        raise InputError(f"{label}: {folder}: no Parquet files in this directory ({' or '.join(PARQUET)})")
+    return [SourceFile(folder / name, folder) for name in names]

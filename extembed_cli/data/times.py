@@ -32,12 +32,12 @@ def check_time_type(table: Table, column: TimeColumn) -> None:
         with problems.collect():
             if _is_number(kind) and column.unit is None:
                 raise DataError(
-                    f"{part.path}: column `{column.name}` is {kind}; say what it counts since 1970: "
+                    f"{part.name}: column `{column.name}` is {kind}; say what it counts since 1970: "
                     'time_unit = "s", "ms", "us" or "ns" (--time-unit)'
                 )
             if not (_is_number(kind) or _is_text(kind) or _is_moment(kind) or types.is_null(kind)):
                 raise DataError(
-                    f"{part.path}: column `{column.name}` is {kind}; times must be timestamps, dates, ISO 8601 text "
+                    f"{part.name}: column `{column.name}` is {kind}; times must be timestamps, dates, ISO 8601 text "
                     "or numbers with a time_unit. Cast it in the program that writes the file (pandas: pd.to_datetime)"
                 )
     problems.raise_any()

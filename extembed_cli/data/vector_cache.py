@@ -156,7 +156,7 @@ class VectorCache:
         return digest
 
     def _note(self, table: Table) -> Path:
-        paths = json.dumps([str(part.path.absolute()) for part in table.parts])
+        paths = json.dumps([str(Path(part.name).absolute()) for part in table.parts])
         return self.folder / f"{hashlib.sha256(paths.encode()).hexdigest()[:16]}.json"
 
 

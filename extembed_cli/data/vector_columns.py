@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -64,19 +63,19 @@ class VectorColumns(NamedTuple):
             for name in self.names:
                 kind = part.schema.field(name).type
                 if not (types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)):
-                    raise DataError(f"{part.path}: column `{name}` is {kind}; a dimension of vectors must be a number")
+                    raise DataError(f"{part.name}: column `{name}` is {kind}; a dimension of vectors must be a number")
             return len(self.names)
         self._as_lists(part)
         kind = _storage(part.schema.field(self.names[0]).type)
         return int(kind.list_size) if types.is_fixed_size_list(kind) else None
 
-    def batches(self, rows: int | None = None) -> Iterator[tuple[Path, pa.Array]]:
+    def batches(self, rows: int | None = None) -> Iterator[tuple[str, pa.Array]]:
         """Yield the vectors of all files as lists, so many rows at a time, or as many as fit into a few megabytes."""
         for part in self.table.parts:
             as_lists, length = self._as_lists(part), self.check(part)
             size = rows or max(1, _BATCH_BYTES // max(1, 4 * (length or 1024)))
             for batch in part.batches(self.names, size):
-                yield part.path, as_lists(batch, f"{part.path}: {self.shown}")
+                yield part.name, as_lists(batch, f"{part.name}: {self.shown}")
 
     @property
     def dim(self) -> int:
@@ -102,13 +101,13 @@ class VectorColumns(NamedTuple):
         if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
             if self.bytes_of is None:
                 raise DataError(
-                    f'{part.path}: {self.shown} is {declared}; say what its bytes are, such as bytes_of = "float32"'
+                    f'{part.name}: {self.shown} is {declared}; say what its bytes are, such as bytes_of = "float32"'
                 )
             return partial(_of_bytes, dtype=np.dtype(self.bytes_of))
         if types.is_integer(kind) or types.is_floating(kind):
             hint = '. Is each dimension a column of its own? Name them all, such as columns.embedding = "d*"'
-            raise DataError(f"{part.path}: {self.shown} is {declared}; {_KINDS}{hint}")
-        raise DataError(f"{part.path}: {self.shown} is {declared}; {_KINDS}")
+            raise DataError(f"{part.name}: {self.shown} is {declared}; {_KINDS}{hint}")
+        raise DataError(f"{part.name}: {self.shown} is {declared}; {_KINDS}")
 
 
 def require_vectors(columns: VectorColumns, fix: str) -> None:

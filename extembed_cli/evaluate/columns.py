@@ -12,6 +12,7 @@ from typing import Any
 
 from extembed_cli.data.footer import METADATA_KEY
 from extembed_cli.data.parquet import Table, open_table
+from extembed_cli.data.stores import is_url
 from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
 from extembed_cli.evaluate.column_types import is_learnable
 from extembed_cli.features import registry
@@ -233,8 +234,10 @@ def _baseline(
 def _run_report(path: str, table: Table, metadata: dict[str, Any]) -> dict[str, Any] | None:
     """Return the run report beside the file, if it belongs to the same run: same spec, inputs, columns and rows.
 
-    The report of parts that a glob matches is beside their folder.
+    The report of parts that a glob matches is beside their folder. That of an object of a store is not looked for.
     """
+    if is_url(path):
+        return None
     output = Path(path)
     if not output.exists() and len({part.path.parent for part in table.parts}) == 1:
         output = table.parts[0].path.parent

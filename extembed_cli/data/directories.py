@@ -1,0 +1,32 @@
+"""Which files of a directory are its parts: those that its manifest lists, or every Parquet file that is not hidden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import TypeVar
+
+from extembed_cli.errors import InputError
+
+MANIFEST = "_extembed_manifest.json"
+PARQUET = (".parquet", ".parq", ".pq")
+Name = TypeVar("Name", bound=PurePath)
+
+
+def is_hidden(part: str) -> bool:
+    """Whether a name is hidden: `_temporary`, `.crc`, but not a partition folder such as `_date=2026-01-31`."""
+    return part.startswith(("_", ".")) and "=" not in part
+
+
+def parts_among(names: Iterable[Name]) -> list[Name]:
+    """Return the parts among the names of files below a directory without a manifest, in order."""
+    return sorted(name for name in names if name.suffix.lower() in PARQUET and not any(map(is_hidden, name.parts)))
+
+
+def listed(where: str, manifest: bytes) -> list[str]:
+    """Return the names of the parts that a manifest lists; `where` is its name."""
+    try:
+        return [part["file"] for part in json.loads(manifest)["parts"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{where}: not a readable manifest ({error}); write the directory again") from None
