@@ -54,6 +54,10 @@ def compile_expression(text: str, key: str, schema: dict[str, pl.DataType], dtyp
 
 def columns_of(text: str, key: str, names: list[str]) -> list[str]:
     """Return the columns that an expression reads, after checking that they exist."""
+    if "\0" in text:  # polars panics on such a name
+        raise SpecError(
+            f"{key} = {text!r}: cannot have a NUL character; rename the column in the program that writes it"
+        )
     return [text] if text in names else _roots(_sql(text, key, names), text, key, names)
 
 

@@ -55,10 +55,7 @@ def check_id_kinds(role: str, uses: Iterable[tuple[Table, str]]) -> None:
             kind = id_kind(part.schema.field(column).type)
             with problems.collect():
                 if kind is None:
-                    raise DataError(
-                        f"{part.name}: column `{column}` is {part.schema.field(column).type}; {role} ids must be "
-                        "integers, text or binary. Cast it in the program that writes the file"
-                    )
+                    raise _no_ids(f"{part.name}: column `{column}`", part.schema.field(column).type)
             if kind not in {None, "nothing"}:
                 seen.setdefault(kind, f"{table.label} ({part.name}, column `{column}`)")
     if len(seen) > 1:
@@ -71,11 +68,20 @@ def check_id_kinds(role: str, uses: Iterable[tuple[Table, str]]) -> None:
     problems.raise_any()
 
 
+def _no_ids(where: str, kind: pa.DataType) -> DataError:
+    return DataError(
+        f"{where} is {kind}; ids must be integers, text or binary. Cast it in the program that writes the file"
+    )
+
+
 def as_ids(column: pa.ChunkedArray, where: str) -> pl.Series:
     """Return ids as Int64 (Int128 where larger ones need it), String or Binary.
 
-    Raises DataError, which begins with `where`, for floats that are no integers, or too large to be exact ones.
+    Raises DataError, which begins with `where`, for a type that ids cannot have, and for floats that are no integers or
+    too large to be exact ones.
     """
+    if id_kind(column.type) is None:
+        raise _no_ids(where, column.type)
     while types.is_dictionary(column.type) or isinstance(column.type, pa.BaseExtensionType):
         if types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)

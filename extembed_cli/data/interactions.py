@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from extembed_cli.data.expressions import columns_of, compile_expression
-from extembed_cli.data.ids import as_ids, examples
+from extembed_cli.data.ids import as_ids, as_series, examples
 from extembed_cli.data.parquet import Part, Table
 from extembed_cli.data.residuals import event_columns, mean_columns, null_residuals
 from extembed_cli.data.times import check_time_type, times_us
@@ -149,7 +149,7 @@ def _events(spec: Spec, table: Table, part: Part, rows: int) -> Iterator[pl.Data
                 "time": times_us(data.column(time.name), time, f"{part.name}: column `{time.name}`"),
             }
         )
-        raw = _plain(data.select(list(dict.fromkeys(needed[3:]))))
+        raw = _plain(data.select(list(dict.fromkeys(needed[3:]))), part)
         if not raw.width:  # constants need a frame with rows
             raw = pl.DataFrame({"row": pl.repeat(0, len(frame), eager=True)})
         for expression, key in expressions.items():
@@ -215,11 +215,18 @@ def _evaluated(raw: pl.DataFrame, expression: Expression, key: str, part: Part) 
     return values
 
 
-def _plain(data: pa.Table) -> pl.DataFrame:
+def _plain(data: pa.Table, part: Part) -> pl.DataFrame:
     """Return columns for expressions, in types that polars has: dictionaries decoded, times as naive UTC."""
-    frame = pl.from_arrow(pa.Table.from_arrays([_plain_column(c) for c in data.columns], names=data.column_names))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    columns = {}
+    for name in data.column_names:
+        try:
+            columns[name] = as_series(_plain_column(data.column(name)))
+        except (pl.exceptions.PolarsError, pa.ArrowException):
+            raise DataError(
+                f"{part.name}: column `{name}` is {data.schema.field(name).type}, which no expression can read. "
+                "Cast it in the program that writes the file"
+            ) from None
+    return pl.DataFrame(columns)
 
 
 def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:

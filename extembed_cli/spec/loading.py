@@ -188,6 +188,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def _override(data: Any, override: str) -> None:
     """Set one `a.b.0.c=VALUE` in `data`. VALUE is TOML or plain text; its paths start at the working directory."""
+    if re.search("[\ud800-\udfff]", override):  # bytes of the shell that are no text
+        raise SpecError(f"--set {override!r}: is not UTF-8 text")
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -204,7 +206,7 @@ def _override(data: Any, override: str) -> None:
     for depth, part in enumerate(parts):
         at: str | int = part
         if isinstance(node, list):
-            if not part.isdigit() or int(part) > len(node):
+            if not re.fullmatch("[0-9]{1,9}", part) or int(part) > len(node):
                 above = ".".join(parts[:depth])
                 raise SpecError(f"--set {override}: `{above}` is a list of {len(node)} entries, numbered from 0")
             at = int(part)
@@ -242,6 +244,8 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
 
 def _anchored(path: str, folder: Path) -> str:
     """Return a path that starts at a folder; one that exists there as it is written wins over what it may stand for."""
+    if "\0" in path:
+        raise SpecError(f"{path!r}: a path cannot have a NUL character; remove it")
     if "://" not in path and (folder / path).exists():
         return str(folder / path)
     path = expanded(path)

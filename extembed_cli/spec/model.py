@@ -45,7 +45,7 @@ class HistorySpec(Frozen):
     """A column's name or a row-wise SQL expression over the interactions; true = belongs to the history."""
     window: PositiveDuration | None = None
     """Only events at most this old at the as-of time; from the beginning unless set."""
-    max_events: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_events: Annotated[int, Field(ge=1, le=10**12, strict=True)] | None = None
     """Only this many of the newest visible events; all unless set."""
 
 
