@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import extembed_cli
-from extembed_cli.cli import aggregate, center, check, columns, console, dual, evaluate, neural, run, sample
+from extembed_cli.cli import aggregate, center, check, columns, console, dual, evaluate, neural, run, sample, verify
 from extembed_cli.errors import (
     DISK_FULL,
     NOT_UTF8,
@@ -39,6 +39,7 @@ for command in (
     evaluate.evaluate,
     check.check,
     columns.columns,
+    verify.verify,
     center.center,
     sample.sample,
 ):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from extembed_cli.data import hive
 from extembed_cli.data.paths import SourceFile, resolve
-from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
+from extembed_cli.errors import NOT_UTF8, DataError, InputError, Problems, SpecError, did_you_mean, listing
 
 
 @contextmanager
@@ -29,6 +29,8 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except PermissionError:
         raise InputError(f"{path}: no permission to read it") from None
+    except UnicodeEncodeError:  # pyarrow opens a path as UTF-8
+        raise InputError(f"{path}: its name {NOT_UTF8}") from None
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -52,7 +54,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     )
 
 
-def _state(path: Path) -> tuple[int, int, int]:
+def file_state(path: Path) -> tuple[int, int, int]:
     """Return values that change when a file is replaced or written to."""
     stat = path.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
@@ -208,7 +210,7 @@ class Table:
         """Raise if a file was replaced or written to since it was opened."""
         for part in self.parts:
             with reading(part.path):
-                if _state(part.path) != part.state:
+                if file_state(part.path) != part.state:
                     raise DataError(
                         f"{self.label}: {part.path}: changed while the job was reading it. Run again; "
                         "the old output is untouched"
@@ -218,7 +220,7 @@ class Table:
 def _part(path: Path, opened: pq.ParquetFile) -> Part:
     rows = opened.metadata.num_rows
     size = sum(opened.metadata.row_group(i).total_byte_size for i in range(opened.metadata.num_row_groups))
-    return Part(path, rows, opened.schema_arrow, _state(path), -(-size // max(1, rows)))
+    return Part(path, rows, opened.schema_arrow, file_state(path), -(-size // max(1, rows)))
 
 
 def open_table(label: str, paths: str | tuple[str, ...], types: Mapping[str, str] | None = None) -> Table:

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from extembed_cli.data.hive import keys_of
 from extembed_cli.data.lake import LakeFile, Version, files_of, split_version, table_format
@@ -118,17 +119,30 @@ def _is_hidden(part: str) -> bool:
     return part.startswith(("_", ".")) and "=" not in part
 
 
+class ListedPart(NamedTuple):
+    """A part of a directory, as its manifest has it."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+def read_manifest(path: Path) -> list[ListedPart]:
+    """Return the parts of a directory that a manifest lists, in order."""
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["parts"]
+        return [ListedPart(Path(part["file"]).name, int(part["rows"]), str(part["sha256"])) for part in listed]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a readable manifest ({error}); write the directory again") from None
+
+
 def _in_directory(label: str, folder: Path, may_be_empty: bool = False) -> list[SourceFile]:
     """Return the parts of a directory: the files that its manifest lists, or every Parquet file that is not hidden."""
-    manifest = folder / MANIFEST
-    if manifest.exists():
+    if (folder / MANIFEST).exists():
         try:
-            names = [part["file"] for part in json.loads(manifest.read_text(encoding="utf-8"))["parts"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{label}: {manifest}: not a readable manifest ({error}); write the directory again"
-            ) from None
-        return [SourceFile(folder / name, folder) for name in names]
+            return [SourceFile(folder / part.file, folder) for part in read_manifest(folder / MANIFEST)]
+        except InputError as error:
+            raise InputError(f"{label}: {error}") from None
     files = [
         SourceFile(path, folder)
         for path in sorted(folder.rglob("*"))

@@ -30,7 +30,8 @@ FLAGS = {
     "--test-fraction --gap --from --max-rows --steps --ranker --seed --seeds --resamples --min-gain --require --strict "
     + COMMON,
     "check": "SPEC.toml --set --require --allow-empty --json -q -v",
-    "columns": "SPEC.toml --set --json",
+    "columns": "SPEC.toml FEATURES.parquet --set --technique --names --catboost --label --group --json",
+    "verify": "OUT --report --inputs --json -q -v",
     "center": "TABLE -o --output --gramian --item --embedding --bad-vectors --duplicates " + COMMON,
     "sample": "DIR --seed",
     "neural train": "SPEC.toml --label --model --until --group --max-events --set --encoder --dim --id-embedding "
