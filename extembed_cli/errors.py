@@ -7,15 +7,25 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from extembed_cli.printable import printable
+
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers for no space left: of the disk, a quota or a limit."""
+NOT_UTF8 = "is not valid UTF-8; rename the file or folder, or set a locale of UTF-8, such as LC_ALL=C.UTF-8"
+"""What is wrong with a path that libraries cannot open, and how to fix it."""
 
 
 class ExtembedError(Exception):
-    """Base of all expected errors; `exit_code` is what the command line ends with, `kind` a word for programs."""
+    """Base of all expected errors; `exit_code` is what the command line ends with, `kind` a word for programs.
+
+    Each argument is a problem, and becomes one line of the message, whatever is in the ids, paths and names in it.
+    """
 
     exit_code = 1
     kind = "data"
+
+    def __str__(self) -> str:
+        return "\n".join(printable(str(problem)) for problem in self.args)
 
 
 class SpecError(ExtembedError):
@@ -104,8 +114,7 @@ class Problems:
         if not self.errors:
             return
         kind = next(k for k in _PRECEDENCE if any(isinstance(e, k) for e in self.errors))
-        lines = dict.fromkeys(line for error in self.errors for line in str(error).splitlines())
-        raise kind("\n".join(lines)) from self.errors[0]
+        raise kind(*dict.fromkeys(problem for e in self.errors for problem in e.args)) from self.errors[0]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -211,6 +211,7 @@ KEYS = {
     "digests.*.bytes": "Their size.",
     "digests.*.sha256": "SHA-256 over their content.",
     "spec": "The spec of the run, without paths.",
+    "input_paths": "Paths of the inputs as the spec has them, with the keys of `digests`, for `extembed verify`.",
     "started": "When the run began, UTC.",
     "seconds": "Duration of the run.",
     "workers": "Number of threads.",
@@ -257,6 +258,7 @@ KEYS = {
     "peak_memory_bytes": "Largest resident memory, [pages of mapped files included](../limits.md#memory).",
     "warnings": "The warnings of the run.",
     "summary": "The last line of the log.",
+    "checksum": "SHA-256 of the other keys, by which `extembed verify` finds a changed report.",
 }  # fmt: skip
 STAGES = {
     "check": "Open all inputs; check paths, columns and types.",
@@ -287,7 +289,7 @@ _NAMED = {
 }  # fmt: skip
 """Tables whose keys are names of the user."""
 _WHOLE = {
-    "spec", "seconds_by_technique", "inputs.histories", "inputs.interactions.dropped",
+    "spec", "input_paths", "seconds_by_technique", "inputs.histories", "inputs.interactions.dropped",
     "inputs.interactions.null_targets", "inputs.user_embeddings.NAME",
 }  # fmt: skip
 """Tables that have one description for all keys."""

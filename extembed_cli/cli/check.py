@@ -38,4 +38,4 @@ def check(*, spec: SpecPath, changes: SpecFlags, show: ShowFlags) -> None:
     found = counted(len(report["warnings"]), "warning") if report["warnings"] else "no problems found"
     lines.append(f"{counted(report['columns'], 'feature')}; {found}")
     if not show.quiet:
-        console.result("\n".join(lines))
+        console.result(*lines)

@@ -1,15 +1,19 @@
-"""Output for users: messages to stderr, results to stdout, a progress bar on a terminal only."""
+"""Output for users: messages to stderr, results to stdout, a progress bar on a terminal only.
+
+Whatever is in the ids, paths and names of columns in a line, it stays one line and does nothing to the terminal.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from extembed_cli.errors import counted
+from extembed_cli.printable import printable, printable_json
 from extembed_cli.system import signals
 
 if TYPE_CHECKING:
@@ -21,21 +25,24 @@ VECTORS = {"user_vectors": "user vectors", "item_vectors": "item vectors", "all_
 """The words for each kind of written vectors, by the key in a report"""
 
 
-def say(message: str) -> None:
-    """Write a message for a person to stderr."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+def say(*lines: str) -> None:
+    """Write lines for a person to stderr."""
+    print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def result(text: str) -> None:
-    """Write a result to stdout."""
-    print(text, flush=True)  # noqa: T201
+def result(*lines: str) -> None:
+    """Write the lines of a result to stdout."""
+    print(*map(printable, lines), sep="\n", flush=True)  # noqa: T201
+
+
+def result_table(rows: Iterable[Sequence[str]]) -> None:
+    """Write rows to stdout, with tabs between their cells."""
+    print(*("\t".join(map(printable, row)) for row in rows), sep="\n", flush=True)  # noqa: T201
 
 
 def result_json(data: dict[str, Any]) -> None:
     """Write a result as JSON to stdout."""
-    import json
-
-    result(json.dumps(data, indent=2, ensure_ascii=False))
+    print(printable_json(data), flush=True)  # noqa: T201
 
 
 @contextmanager
@@ -77,8 +84,8 @@ def watching(quiet: int, verbose: int) -> Iterator[Watch]:
         transient=True,
     ) as progress:
         bar = _Bar(progress)
-        watch.warn = lambda message: console.print(f"warning: {message}", highlight=False, markup=False)
-        watch.note = lambda message: console.print(message, highlight=False, markup=False)
+        watch.note = lambda message: console.print(printable(message), highlight=False, markup=False)
+        watch.warn = lambda message: watch.note(f"warning: {message}")
         watch.stage, watch.total, watch.expect, watch.moved = bar.stage, bar.total, bar.expect, bar.moved
         watch.detail = bar.detail
         yield watch

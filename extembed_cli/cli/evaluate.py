@@ -12,6 +12,7 @@ import typer
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand, input_path
 from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, named, option
+from extembed_cli.printable import printable
 
 if TYPE_CHECKING:
     from extembed_cli.evaluate.columns import Roles
@@ -202,7 +203,7 @@ def evaluate(
         console.say(f"{report.summary} See {output / 'report.html'}")
     check_required(report)
     if show.json:
-        console.result(report.model_dump_json(indent=2))
+        console.result_json(report.model_dump(mode="json"))
 
 
 def _show(report: Report) -> None:
@@ -234,7 +235,7 @@ def _show(report: Report) -> None:
     out.print(table, markup=False)
     for rung in report.ladder:
         if rung.verdict == CANNOT_TELL:
-            out.print(f"{rung.step}: {rung.reason}", markup=False)
+            out.print(printable(f"{rung.step}: {rung.reason}"), markup=False)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

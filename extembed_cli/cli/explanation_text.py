@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from extembed_cli.cli import console
 from extembed_cli.errors import counted
 from extembed_cli.jobs.explained_schema import CandidatePart, ColumnPart, EventPart, ExplainedRow, HistoryPart
+from extembed_cli.printable import printable
 
 _SHORT = 20  # letters of a target that is written into the head of a table
 _FEW = 3  # a column that is of so many events names them, so they are shown even if they are old
@@ -17,10 +18,10 @@ Cells = Sequence[str]
 
 def show_explanation(explained: ExplainedRow, limit: int) -> None:
     """Print an explanation, with so many events of each history."""
-    console.result("\n".join(_lines(explained, limit)))
+    console.result(*_lines(explained, limit))
     head, rows = ("column", "value ", "how"), [_column(column) for column in explained.columns]
     if not sys.stdout.isatty():
-        console.result("\n".join(_aligned(head, rows)))
+        console.result(*_aligned(head, rows))
         return
     from rich.console import Console
     from rich.table import Table
@@ -120,11 +121,6 @@ def _aligned(head: Cells, rows: Sequence[Cells]) -> Iterator[str]:
 
 
 # --- cells -------------------------------------------------------------------------------------------
-
-
-def printable(text: str) -> str:
-    """Return text with control characters escaped: an id must not move the cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _id(value: int | str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 import sys
 from contextlib import suppress
@@ -24,8 +25,17 @@ from extembed_cli.cli import (
     neural,
     run,
     sample,
+    verify,
 )
-from extembed_cli.errors import DISK_FULL, ExtembedError, InputError, InternalError, ResourceError
+from extembed_cli.errors import (
+    DISK_FULL,
+    NOT_UTF8,
+    ExtembedError,
+    InputError,
+    InternalError,
+    ResourceError,
+    SpecError,
+)
 from extembed_cli.system import signals
 
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # of click, or of the copy of it in Typer
@@ -44,6 +54,7 @@ for command in (
     check.check,
     columns.columns,
     explain.explain,
+    verify.verify,
     center.center,
     import_.import_,
     sample.sample,
@@ -85,11 +96,16 @@ def _run() -> NoReturn:
     try:
         code = app(prog_name="extembed", standalone_mode=False)
     except _USAGE_ERROR as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        console.say(*shown.getvalue().splitlines())
         _json_error("usage", error.format_message(), error.exit_code)
         sys.exit(error.exit_code)
     except ExtembedError as error:
         _fail(error, error)
+    except UnicodeEncodeError as error:  # most libraries below open a path, and know a name, as UTF-8 alone
+        around = error.object[max(0, error.start - 80) : error.end + 80]
+        _fail(SpecError(f"{around}: {NOT_UTF8}"), error)
     except MemoryError as error:
         message = "out of memory; the old output is untouched. Lower --workers, or split the candidates"
         _fail(ResourceError(message), error)
@@ -121,7 +137,7 @@ def _fail(reported: ExtembedError, error: BaseException) -> NoReturn:
     if "".join(short).count("v") + sys.argv.count("--verbose") >= 2:
         import traceback
 
-        traceback.print_exception(error)
+        console.say(*"".join(traceback.format_exception(error)).splitlines())
     for line in str(reported).splitlines():
         console.say(f"extembed: error: {line}")
     _json_error(reported.kind, str(reported), reported.exit_code)

@@ -172,7 +172,7 @@ def _checked(kind: Callable[..., Checked], values: dict[str, Any]) -> Checked:
         return kind(**values)
     except ValidationError as error:
         problems = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
-        raise SpecError("\n".join(f"--{flag}: {what}" for flag, what in problems)) from None
+        raise SpecError(*(f"--{flag}: {what}" for flag, what in problems)) from None
 
 
 @app.callback()
@@ -232,7 +232,7 @@ def train(
     if not show.quiet:
         console.say(_summary(model, report))
         if group_of(loaded, str(model)) is None:
-            console.say(f'To score with it, add to the spec:\n[[neural]]\nmodel = "{model.absolute()}"')
+            console.say("To score with it, add to the spec:", "[[neural]]", f'model = "{model.absolute()}"')
 
 
 def _summary(model: Path, report: dict[str, Any]) -> str:

@@ -45,12 +45,13 @@ def execute(spec: Spec, how: RunFlags, show: ShowFlags) -> None:
     if show.json:
         console.result_json(report)
     elif how.dry_run:
-        console.result(_plan(report))
+        console.result(*_plan(report))
     if not how.dry_run and not show.quiet:
         console.summary(report, show.verbose)
 
 
-def _plan(plan: dict[str, Any]) -> str:
+def _plan(plan: dict[str, Any]) -> list[str]:
+    """Return the lines of a plan."""
     from extembed_cli.jobs.patterns import patterns
     from extembed_cli.jobs.report import coverage_text
 
@@ -69,7 +70,8 @@ def _plan(plan: dict[str, Any]) -> str:
         for name, table in inputs.get(kind, {}).items():
             coverage = coverage_text(table["coverage"])
             lines.append(f"{label:13} {name}: {counted(table['rows'], 'row')}; vectors for {coverage}")
-    lines += [
+    return [
+        *lines,
         *([f"output        {plan['output'] or '(none yet: give -o OUT)'}"] if writes_rows else []),
         *(f"{label}  {path}" for label, path in vectors),
         *([f"work          {work}"] if work else []),
@@ -77,4 +79,3 @@ def _plan(plan: dict[str, Any]) -> str:
         *([f"columns       {counted(len(plan['columns']), 'feature')}"] if plan["columns"] else []),
         *(f"              {pattern}" for pattern in patterns(plan["columns"])),
     ]
-    return "\n".join(lines)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -22,6 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from extembed_cli.errors import DISK_FULL, LockedError, ResourceError, SpecError
+from extembed_cli.printable import printable_json
 from extembed_cli.system import signals
 from extembed_cli.system.exchange import exchange
 
@@ -188,7 +188,12 @@ def replace_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write JSON as people read it."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_document(data), encoding="utf-8")
+
+
+def json_document(data: dict[str, Any]) -> str:
+    """Return the text of a file of JSON."""
+    return f"{printable_json(data)}\n"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from extembed_cli.errors import InputError
 
@@ -24,9 +24,18 @@ def parts_among(names: Iterable[Name]) -> list[Name]:
     return sorted(name for name in names if name.suffix.lower() in PARQUET and not any(map(is_hidden, name.parts)))
 
 
-def listed(where: str, manifest: bytes) -> list[str]:
-    """Return the names of the parts that a manifest lists; `where` is its name."""
+class ListedPart(NamedTuple):
+    """A part of a directory, as its manifest has it."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+def listed(where: str, manifest: bytes) -> list[ListedPart]:
+    """Return the parts that a manifest lists, in order; `where` is its name."""
     try:
-        return [part["file"] for part in json.loads(manifest)["parts"]]
+        parts = json.loads(manifest)["parts"]
+        return [ListedPart(PurePath(part["file"]).name, int(part["rows"]), str(part["sha256"])) for part in parts]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: not a readable manifest ({error}); write the directory again") from None

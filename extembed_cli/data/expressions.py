@@ -66,6 +66,8 @@ def _sql(text: str, key: str, names: list[str]) -> pl.Expr:
         return pl.sql_expr(checked(text, names))
     except UnknownColumnError as unknown:
         raise _no_column(str(unknown), text, key, names) from None
+    except UnicodeEncodeError:
+        raise SpecError(f"{key} = {text!r}: is not valid UTF-8") from None
     except ValueError as error:
         raise SpecError(
             f"{key} = {text!r}: is {error}. Compute such a column before the run, as of each event, and name it here"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -18,10 +17,10 @@ import pyarrow.parquet as pq
 from extembed_cli.arrays import Bools, Values
 from extembed_cli.data.commit import Staged, file_digest, real, write_json
 from extembed_cli.data.directories import MANIFEST
-from extembed_cli.data.footer import METADATA_KEY, carried_over, json_bytes
+from extembed_cli.data.footer import METADATA_KEY, carried_over, json_bytes, read_about
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
-from extembed_cli.errors import DataError, SpecError, counted
+from extembed_cli.errors import NOT_UTF8, DataError, SpecError, counted
 from extembed_cli.system.threads import prefetched
 
 ROW_GROUP = 131_072
@@ -37,6 +36,10 @@ def check_target(path: str) -> None:
     """Raise if the output would overwrite something that is not ours."""
     if "://" in path:
         raise SpecError(f"{path}: only local paths can be written")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise SpecError(f"{path}: its name {NOT_UTF8}") from None
     output = real(Path(path))
     if (output.parent / MANIFEST).exists():
         raise SpecError(
@@ -128,9 +131,9 @@ def write_features(
 def _earlier_columns(candidates: Table) -> list[dict[str, Any]]:
     """Return the columns of earlier runs: the output of one technique can be the candidates of the next."""
     try:
-        about = json.loads((candidates.schema.metadata or {})[METADATA_KEY])
+        about = read_about(candidates.schema) or {}
         return [column for column in about["columns"] if column["name"] in candidates.schema.names]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError):
         return []
 
 

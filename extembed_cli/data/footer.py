@@ -22,6 +22,15 @@ def json_bytes(metadata: dict[str, Any]) -> bytes:
     return json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+def read_about(schema: pa.Schema) -> dict[str, Any] | None:
+    """Return what a run has put into the footer of a file; None where there is nothing, or nothing readable."""
+    try:
+        about = json.loads((schema.metadata or {})[METADATA_KEY])
+    except (KeyError, ValueError):
+        return None
+    return about if isinstance(about, dict) else None
+
+
 def carried_over(candidates: pa.Schema, features: Sequence[pa.Field]) -> dict[bytes, bytes]:
     """Return the metadata of the candidates, with the features added to the keys that list all columns.
 

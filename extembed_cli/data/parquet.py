@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from extembed_cli.data import hive
 from extembed_cli.data.paths import SourceFile, file_state, resolve
 from extembed_cli.data.sniff import not_parquet
-from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
+from extembed_cli.errors import NOT_UTF8, DataError, InputError, Problems, SpecError, did_you_mean, listing
 
 
 @contextmanager
@@ -31,6 +31,8 @@ def reading(path: Path, name: str = "") -> Iterator[None]:
         raise
     except PermissionError:
         raise InputError(f"{name or path}: no permission to read it") from None
+    except UnicodeEncodeError:  # pyarrow opens a path as UTF-8
+        raise InputError(f"{name or path}: its name {NOT_UTF8}") from None
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError) as error:
         other = not_parquet(path)
         if other is not None:

@@ -128,15 +128,15 @@ def _split(path: Path) -> tuple[Path, Path]:
 
 def _in_directory(label: str, folder: Path, may_be_empty: bool = False) -> list[SourceFile]:
     """Return the parts of a directory: the files that its manifest lists, or every Parquet file that is not hidden."""
-    manifest = folder / MANIFEST
-    if manifest.exists():
+    if (folder / MANIFEST).exists():
         try:
-            content = manifest.read_bytes()
+            content = (folder / MANIFEST).read_bytes()
         except OSError as error:
             raise InputError(
-                f"{label}: {manifest}: not a readable manifest ({error}); write the directory again"
+                f"{label}: {folder / MANIFEST}: not a readable manifest ({error}); write the directory again"
             ) from None
-        return [SourceFile(folder / name, folder) for name in listed(f"{label}: {manifest}", content)]
+        parts = listed(f"{label}: {folder / MANIFEST}", content)
+        return [SourceFile(folder / part.file, folder) for part in parts]
     names = parts_among(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     if not names and not may_be_empty:
         raise InputError(f"{label}: {folder}: no Parquet files in this directory ({' or '.join(PARQUET)})")

@@ -121,7 +121,7 @@ def _in_folder(store: Store, folder: PurePosixPath, paths: Iterable[str]) -> lis
     if PurePosixPath(MANIFEST) in names:
         manifest = str(folder / MANIFEST)
         with store.fs.open_input_file(manifest) as file:
-            return [str(folder / name) for name in listed(store.url(manifest), file.read())]
+            return [str(folder / part.file) for part in listed(store.url(manifest), file.read())]
     return [str(folder / name) for name in parts_among(names)]
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.data.footer import METADATA_KEY
+from extembed_cli.data.feature_columns import FeatureColumn, check_roles, described
 from extembed_cli.data.parquet import Table, open_table
 from extembed_cli.data.stores import is_url
-from extembed_cli.errors import DataError, InputError, Problems, SpecError, did_you_mean, listing
+from extembed_cli.errors import DataError, Problems, SpecError, did_you_mean, listing
 from extembed_cli.evaluate.column_types import is_learnable
 from extembed_cli.features import registry
 from extembed_cli.spec.durations import time_us
@@ -22,7 +22,6 @@ from extembed_cli.spec.model import ALL
 
 BASELINE = "baseline"
 COUNTERS = "counters"
-_COLUMN_KEYS = {"name", "technique", "meaning"}
 # The count of a history, and that of a group with a name, which is not a decayed count.
 _COUNT, _NAMED = (
     re.compile(r"[^_](?:_?[^_])*__count"),
@@ -107,7 +106,7 @@ def open_features(path: str, roles: Roles, chosen: Sequence[str] | None = None) 
     The ladder has the chosen steps in their order, by default all.
     """
     table = open_table("features", path)
-    metadata = _metadata(path, table)
+    metadata, described_columns = described(path, table)
     if table.rows == 0:
         raise DataError(f"{path}: has no rows")
     columns = metadata["spec"].get("columns", {})
@@ -119,14 +118,9 @@ def open_features(path: str, roles: Roles, chosen: Sequence[str] | None = None) 
         time_unit=roles.time_unit or names_of_roles.get("time_unit"),
         time_format=names_of_roles.get("time_format"),
     )
-    features = {column["name"]: column for column in metadata["columns"] if column["name"] in table.names}
+    features = {column.name: column for column in described_columns}
     problems = Problems()
-    for flag, name in roles.columns().items():
-        with problems.collect():
-            if name not in table.names:
-                raise SpecError(f"{flag} {name}: {path} has no such column{did_you_mean(name, table.names)}")
-            if name in features:
-                raise SpecError(f"{flag} {name}: is a feature of extembed; name a column of your own")
+    check_roles(path, table, features, roles.columns(), problems)
     taken = {*features, *roles.columns().values()}
     baseline, unusable = _baseline(roles, table, taken, names_of_roles.get("item", "item_id"), problems)
     of_file, ladder = _steps_of(features), {}
@@ -134,32 +128,30 @@ def open_features(path: str, roles: Roles, chosen: Sequence[str] | None = None) 
         ladder = _ladder(path, of_file, chosen)
     problems.raise_any()
     trained_until = {
-        step: max(
-            (time_us(features[n]["trained_until"]) for n in names if "trained_until" in features[n]), default=None
-        )
+        step: max((time_us(until) for n in names if (until := features[n].trained_until) is not None), default=None)
         for step, columns in ladder.items()
-        if (names := [name for name in columns if not features[name].get("out_of_time")])
+        if (names := [name for name in columns if not features[name].out_of_time])
         and registry.technique_of_step(step).is_trained
     }
     return FeatureFile(
         path,
         table,
         {BASELINE: baseline, **ladder} if baseline else ladder,
-        {name: column["meaning"] for name, column in features.items()},
+        {name: column.meaning for name, column in features.items()},
         metadata["spec"],
         _run_report(path, table, metadata),
         trained_until,
         roles,
         unusable,
         item if (item := names_of_roles.get("item", "item_id")) in table.names else None,
-        [name for name in ladder.get(COUNTERS, []) if features[name].get("owner") == "item"],
+        [name for name in ladder.get(COUNTERS, []) if features[name].owner == "item"],
         [step for step in of_file if step not in ladder],
     )
 
 
-def _steps_of(features: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+def _steps_of(features: dict[str, FeatureColumn]) -> dict[str, list[str]]:
     """Return the features of each step that has any."""
-    by_step = {step: [n for n, column in features.items() if column["technique"] == step] for step in feature_steps()}
+    by_step = {step: [n for n, column in features.items() if column.technique == step] for step in feature_steps()}
     return {step: names for step, names in by_step.items() if names}
 
 
@@ -182,22 +174,6 @@ def _ladder(path: str, of_file: dict[str, list[str]], chosen: Sequence[str] | No
 def feature_steps() -> list[str]:
     """Return the steps of the ladder after the baseline, in order of cost."""
     return list(dict.fromkeys(technique.step for technique in registry.TECHNIQUES))
-
-
-def _metadata(path: str, table: Table) -> dict[str, Any]:
-    stored = (table.schema.metadata or {}).get(METADATA_KEY)
-    try:
-        metadata: dict[str, Any] = json.loads(stored or b"")
-        columns = metadata["columns"]
-        if not isinstance(metadata["spec"], dict) or not all(set(column) >= _COLUMN_KEYS for column in columns):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{path}: has no readable `extembed` metadata, so its feature columns are not known. Evaluate the file "
-            "that `extembed run` wrote: most tools lose the metadata when they copy a Parquet file. To add your own "
-            "columns, join them to the candidates before the run; they pass through"
-        ) from None
-    return metadata
 
 
 def _baseline(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from extembed_cli.errors import SpecError
 from extembed_cli.features.aggregate.technique import Aggregate
 from extembed_cli.features.counters.technique import Counters
@@ -67,9 +65,6 @@ def technique_of_step(step: str) -> Technique:
     return next(technique for technique in TECHNIQUES if technique.step == step)
 
 
-def technique_digests(spec: Spec) -> dict[str, Any]:
-    """Return the digests of the files that the techniques read beside the inputs of the spec."""
-    digests: dict[str, Any] = {}
-    for technique in techniques_of(spec):
-        digests |= technique.digests(spec)
-    return digests
+def models_of(spec: Spec) -> dict[str, str]:
+    """Return the folder of the trained model behind each column that has one."""
+    return {column: folder for each in techniques_of(spec) for column, folder in each.models(spec).items()}

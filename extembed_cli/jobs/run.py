@@ -20,16 +20,16 @@ from threadpoolctl import threadpool_info
 
 import extembed_cli
 from extembed_cli.data.commit import locked, staged, writing
-from extembed_cli.data.frozen import frozen_digest
 from extembed_cli.data.inputs import Inputs, Loaded, Opened
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
+from extembed_cli.data.sealed import sealed
 from extembed_cli.data.shard_results import FeaturePart
 from extembed_cli.data.vector_cache import VectorCache
 from extembed_cli.engines.base import Engine, Job, Results, ShardInput
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError
 from extembed_cli.features.prepare import Shared, Sources, prepare
-from extembed_cli.features.registry import output_columns, technique_digests, techniques_of
+from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.derivation import derive, plan_derivation
 from extembed_cli.jobs.early_reads import folders_of_all
@@ -48,6 +48,7 @@ from extembed_cli.jobs.reading import (
 )
 from extembed_cli.jobs.report import closing, computed, report_path
 from extembed_cli.jobs.requirements import check_features, check_inputs
+from extembed_cli.jobs.sources import input_paths, other_digests
 from extembed_cli.jobs.survey import plan_survey, survey
 from extembed_cli.jobs.warnings import grown_tables, result_warnings
 from extembed_cli.jobs.within import within_part
@@ -77,7 +78,7 @@ def run_job(
         if opened.problems.errors:  # read the other inputs too, to raise all problems together
             load(passes[0], watch, sample_layout(opened))
         inputs = opened.complete()
-        models = _other_digests(spec)
+        models = other_digests(input_paths(spec))
         watch.total(sum(_seconds(each.spec, each.complete()) for each in passes) + _seconds_to_write(inputs))
         caches = [cache_of(each, options) for each in passes]
         known = {name: digest for cache in caches if cache for name, digest in cache.digests.items()}
@@ -113,13 +114,14 @@ def run_job(
             watch.warn_of(grown_tables(spec, outputs[0], digests.result()))
             report = write_outputs(spec, stage, results, features, {**digests.result(), **models}, mapped, watch)
             inputs.check_unchanged()
-            if _other_digests(spec) != models:
+            if other_digests(input_paths(spec)) != models:
                 raise DataError(
                     f"{' and '.join(models)} that the spec names changed during the run. The old output is untouched; "
                     "run again"
                 )
             cost.add(rows=candidates, bytes=sum(path.stat().st_size for path in stage.files))
         report |= {
+            "input_paths": input_paths(spec),
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 3),
             "workers": options.workers,
@@ -129,7 +131,7 @@ def run_job(
             **computed(spec, results, surveyed.tally, watch.costs, options.workers),
             "warnings": watch.warnings,
         }
-        report["summary"] = closing(spec, report)
+        report = sealed({**report, "summary": closing(spec, report)})
         with writing(outputs[0]):
             stage.json(report_path(outputs[0]), report)
             stage.commit()
@@ -179,16 +181,6 @@ def _check_memory(
         layout_of_pass(each, options, cache)
     plan_derivation(opened, options)
     plan_survey(opened, options)
-
-
-def _other_digests(spec: Spec) -> dict[str, Any]:
-    """Return the digests of the files that a spec names beside its inputs: models, and frozen sums of tables."""
-    frozen = {
-        name: {key: frozen_digest(path, f"{spec.table_label(name)} {key}") for key, path in table.frozen.items()}
-        for name, table in spec.tables.items()
-        if table.frozen
-    }
-    return {**technique_digests(spec), **({"frozen": frozen} if frozen else {})}
 
 
 def _seconds_per_candidate(spec: Spec, inputs: Inputs) -> float:

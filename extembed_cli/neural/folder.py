@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from extembed_cli.data.sealed import sealed, unsealed
 from extembed_cli.errors import InputError, Problems, SpecError, listing
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.spec.expressions import Expression
@@ -21,7 +21,6 @@ CONFIG, WEIGHTS, METRICS, CURVES = "config.json", "model.safetensors", "metrics.
 CHECKPOINT = "checkpoint.safetensors"
 """State of an unfinished training."""
 FILES = {CONFIG, WEIGHTS, METRICS, CURVES, CHECKPOINT}
-_CHECKSUM = "checksum"
 RESTORE_HINT = "Restore the folder, or train again"
 """How to repair a folder that was changed."""
 
@@ -35,26 +34,20 @@ def need_extra(*modules: str) -> None:
 
 def config_json(config: ModelConfig) -> dict[str, Any]:
     """Return the config as it is written, with a checksum of the other keys."""
-    data = config.model_dump(mode="json")
-    return {**data, _CHECKSUM: _checksum(data)}
-
-
-def _checksum(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return sealed(config.model_dump(mode="json"))
 
 
 def is_ours(folder: Path) -> bool:
     """Whether the folder has a config of ours, whole or damaged; other libraries use the same file name."""
     data = (folder / CONFIG).read_bytes() if (folder / CONFIG).exists() else b""
-    return _CHECKSUM.encode() in data and b"weights_sha256" in data
+    return b"checksum" in data and b"weights_sha256" in data
 
 
 def read_config(folder: str) -> ModelConfig:
     """Return the config of a trained model; raise if there is none or if it was changed."""
     path = Path(folder) / CONFIG
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        checksum = data.pop(_CHECKSUM)
+        data, is_whole = unsealed(json.loads(path.read_text(encoding="utf-8")))
         config = ModelConfig.model_validate(data)
     except (FileNotFoundError, NotADirectoryError):
         unfinished = (Path(folder) / CHECKPOINT).exists()
@@ -71,7 +64,7 @@ def read_config(folder: str) -> ModelConfig:
         raise InputError(
             f"{path}: is not a readable config of a model of this version ({reason}). {RESTORE_HINT}"
         ) from None
-    if checksum != _checksum(data):
+    if not is_whole:
         raise InputError(f"{path}: was changed after it was written. {RESTORE_HINT}")
     return config
 

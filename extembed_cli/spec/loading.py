@@ -91,7 +91,7 @@ def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] 
         problems = error.errors()
         # Pydantic also calls a list too short if its only entry is wrong; this is not a second problem.
         reported = [p for p in problems if p["type"] != "too_short" or not p["input"]]
-        raise SpecError("\n".join(f"{where}: {line}" for p in reported for line in _explain(p, where))) from None
+        raise SpecError(*(f"{where}: {line}" for p in reported for line in _explain(p, where))) from None
 
 
 _KINDS = {
@@ -146,7 +146,7 @@ def _explain(problem: Any, where: str) -> list[str]:
     if problem["type"] == "missing":
         return [f"`{key}` is missing"]
     if problem["type"] == "value_error":
-        lines = [_under(key, line) for line in str(problem["ctx"]["error"]).splitlines()]
+        lines = [_under(key, line) for line in problem["ctx"]["error"].args]
         return [_as_flag(line) for line in lines] if where == "flags" else lines
     if problem["type"] == "too_short":
         return [f"`{key}` needs at least one entry"]

@@ -137,7 +137,7 @@ class Spec(Frozen):
         problems += self._wrong_paths()
         problems += self._wrong_requirements()
         if problems:
-            raise ValueError("\n".join(problems))
+            raise ValueError(*problems)
         return self
 
     def _not_added_up(self, key: str, group: HistoryGroup) -> list[str]:

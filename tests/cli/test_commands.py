@@ -32,7 +32,7 @@ def test_columns_lists_the_columns_that_run_writes(world: World) -> None:
     written = list(features.schema.items())[4:]
     assert [(c["name"], c["dtype"]) for c in listed] == [(name, str(dtype)) for name, dtype in written]
     assert all(c["meaning"] for c in listed)
-    lines = [f"{c['name']}\t{c['dtype']}\t{c['meaning']}" for c in listed]
+    lines = [f"{c['name']}\t{c['dtype']}\t{c['technique']}\t{c['meaning']}" for c in listed]
     assert extembed("columns", spec).ok().out.splitlines() == lines
 
 

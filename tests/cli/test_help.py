@@ -30,9 +30,10 @@ FLAGS = {
     "--test-fraction --gap --from --max-rows --steps --ranker --seed --seeds --resamples --min-gain --require --strict "
     + COMMON,
     "check": "SPEC.toml --set --require --allow-empty --json -q -v",
-    "columns": "SPEC.toml --set --json",
+    "columns": "SPEC.toml FEATURES.parquet --set --technique --names --catboost --label --group --json",
     "explain": "SPEC.toml --row --user --item --at --columns --limit --set --scratch --cache --workers --memory --json "
     "--quiet -q --verbose -v",
+    "verify": "OUT --report --inputs --json -q -v",
     "center": "TABLE -o --output --gramian --item --embedding --bad-vectors --duplicates " + COMMON,
     "import": "SOURCE --output -o --ids --key --id-column --vector-columns --users --ids-as --format --wait "
     "--json -q -v",

@@ -13,7 +13,7 @@ from conftest import ROOT, World
 from helpers.foreign import VECTORS, WORDS, csv, npy, real, safetensors, text, word2vec
 from pages import blocks, cron_command, name, shell, sooner
 
-HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+HOW_TO = sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name != "rankers.md")
 CRON = ROOT / "docs" / "how-to" / "cron-and-make.md"
 SLOW = {"neural.md", "evaluate.md"}
 with_commands = [
@@ -96,3 +96,14 @@ def test_the_makefile_rule_rebuilds_outdated_features(folder: Path) -> None:
     (folder / "Makefile").write_text(rule.text)
     for expected in ("extembed run", "up to date"):
         assert expected in shell("make features.parquet", folder)
+
+
+def test_the_cron_line_of_verify_trains_only_on_whole_features(folder: Path) -> None:
+    command = cron_command(ROOT / "docs" / "how-to" / "verify.md", folder)
+    (folder / "Makefile").write_text("train:\n\t@touch trained\n")
+    shell("extembed run spec.toml -q", folder)
+    assert shell(command, folder) == ""
+    (folder / "trained").unlink()
+    (folder / "features.parquet").write_bytes((folder / "features.parquet").read_bytes()[:-1])
+    assert "features.parquet: cannot be read" in shell(command, folder, code=1)
+    assert not (folder / "trained").exists()

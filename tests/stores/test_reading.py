@@ -61,7 +61,7 @@ def test_prefixes_and_globs(world: World, s3: Endpoint, form: str) -> None:
 def test_manifest_and_partitions(world: World, s3: Endpoint) -> None:
     """The parts are those that the manifest lists; folders of a prefix are partitions."""
     halves(world, s3, "listed")
-    s3.put("listed/_extembed_manifest.json", b'{"parts": [{"file": "part-1.parquet"}]}')
+    s3.put("listed/_extembed_manifest.json", b'{"parts": [{"file": "part-1.parquet", "rows": 150, "sha256": ""}]}')
     extembed("run", spec_of(world, candidates="s3://bucket/listed")).ok()
     assert world.output().height == 150
     halves(world, s3, "hive/month=01")

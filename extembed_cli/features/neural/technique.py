@@ -67,13 +67,12 @@ class Neural(Technique):
         for group in spec.of(NeuralGroup):
             yield from map(spec.matrix, sorted(_tables_of(group, spec)))
 
-    def digests(self, spec: Spec) -> dict[str, Any]:
-        models = {
-            column.name: statistic.weights
+    def models(self, spec: Spec) -> dict[str, str]:
+        return {
+            column.name: statistic.folder
             for column in self.columns(spec)
             if isinstance(statistic := column.statistic, Trained)
         }
-        return {"models": models} if models else {}
 
     def versions(self) -> dict[str, str]:
         from importlib.metadata import version  # noqa: PLC0415  slow to import

@@ -319,8 +319,8 @@ class Technique(Protocol):
         """Return how many copies of some vectors it keeps, in coordinates of its own."""
         return 0
 
-    def digests(self, spec: Spec) -> dict[str, Any]:
-        """Return the digests of the files that it reads beside the inputs of the spec."""
+    def models(self, spec: Spec) -> dict[str, str]:
+        """Return the folder of the trained model behind each of its columns; none by default."""
         return {}
 
     def versions(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ import vl_convert
 
 from extembed_cli.errors import counted
 from extembed_cli.neural.config import Fold, ModelConfig
+from extembed_cli.printable import printable
 
 if TYPE_CHECKING:
     from extembed_cli.neural.training.trainer import Epoch, Trained
@@ -68,7 +69,7 @@ def _section(config: ModelConfig, fold: Fold, model: Trained, heading: str) -> s
     }
     return _MODEL.format(
         heading=heading,
-        facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items()),
+        facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(printable(fact))}</dd>" for name, fact in facts.items()),
         summary=escape(summary),
         loss=_chart(losses, "loss"),
         auc=_chart(aucs, "AUC"),
