@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -40,7 +39,7 @@ def open_all(spec: Spec, watch: Watch) -> Opened:
             with opened.problems.collect():
                 check_target(path)
             with opened.problems.collect():
-                check_not_an_input(Path(path), opened.tables)
+                check_not_an_input(path, opened.tables)
         if opened.candidates is not None:
             with opened.problems.collect():
                 check_names(opened.candidates, [column.name for column in output_columns(spec)])
