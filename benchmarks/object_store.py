@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from helpers.stores import Endpoint, serving
+from helpers.stores import Endpoint, serving  # type: ignore[import-not-found]
 
 _ITEMS, _DIM = 20_000, 64
 
