@@ -10,6 +10,8 @@ from typing import NamedTuple, TypeVar
 from extembed_cli.errors import InputError
 
 MANIFEST = "_extembed_manifest.json"
+PART = r"part-\d{5}-[0-9a-f]{12}\.parquet"
+"""Pattern of the names of parts that we write: a number and what the content's digest begins with"""
 PARQUET = (".parquet", ".parq", ".pq")
 Name = TypeVar("Name", bound=PurePath)
 

@@ -16,26 +16,27 @@ import pyarrow.parquet as pq
 
 from extembed_cli.arrays import Bools, Values
 from extembed_cli.data.commit import Staged, file_digest, real, write_json
-from extembed_cli.data.directories import MANIFEST
+from extembed_cli.data.directories import MANIFEST, PART
 from extembed_cli.data.footer import METADATA_KEY, carried_over, json_bytes, read_about
 from extembed_cli.data.parquet import Table
 from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
+from extembed_cli.data.stores import is_url
+from extembed_cli.data.uploads import check_bucket
 from extembed_cli.errors import NOT_UTF8, DataError, SpecError, counted
 from extembed_cli.system.threads import prefetched
 
 ROW_GROUP = 131_072
 PART_ROWS = 2**20
-_OURS = re.compile(
-    rf"part-\d{{5}}-[0-9a-f]{{12}}\.parquet|{MANIFEST}|\.(part-\d{{5}}\.parquet|{MANIFEST})\.[0-9a-f]+\.tmp"
-)
+_OURS = re.compile(rf"{PART}|{MANIFEST}|\.(part-\d{{5}}\.parquet|{MANIFEST})\.[0-9a-f]+\.tmp")
 _OTHER_FILES = {".csv", ".tsv", ".json", ".jsonl", ".parq", ".pq", ".arrow", ".feather", ".gz", ".zip"}
 _CHANGED = "did the candidates change during the run? Run again; the old output is untouched"
 
 
 def check_target(path: str) -> None:
     """Raise if the output would overwrite something that is not ours."""
-    if "://" in path:
-        raise SpecError(f"{path}: only local paths can be written")
+    if is_url(path):
+        check_bucket(path)
+        return
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -63,9 +64,15 @@ def check_target(path: str) -> None:
             )
 
 
-def check_not_an_input(output: Path, tables: Iterable[Table]) -> None:
-    """Raise if the output would overwrite an input."""
-    target = output.resolve()
+def check_not_an_input(output: Path | str, tables: Iterable[Table]) -> None:
+    """Raise if the output would overwrite an input; each can be a URL."""
+    if is_url(str(output)):
+        names = [part.name for table in tables for part in table.parts]
+        same = next((name for name in names if name == output or name.startswith(f"{output}/")), None)
+        if same is not None:
+            raise SpecError(f"{output}: the output would overwrite an input ({same}); name another")
+        return
+    target = Path(output).resolve()
     for table in tables:
         for part in table.parts:
             path = part.path.resolve()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -41,7 +40,7 @@ def open_all(spec: Spec, watch: Watch) -> Opened:
             with opened.problems.collect():
                 check_target(path)
             with opened.problems.collect():
-                check_not_an_input(Path(path), opened.tables)
+                check_not_an_input(path, opened.tables)
         if opened.candidates is not None:
             with opened.problems.collect():
                 check_names(opened.candidates, [column.name for column in output_columns(spec)])

@@ -19,7 +19,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_info
 
 import extembed_cli
-from extembed_cli.data.commit import locked, staged, writing
+from extembed_cli.data.commit import Staged, locked, staged, writing
 from extembed_cli.data.inputs import Inputs, Loaded, Opened
 from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
 from extembed_cli.data.sealed import sealed
@@ -46,6 +46,7 @@ from extembed_cli.jobs.reading import (
     sample_layout,
     with_problems_of,
 )
+from extembed_cli.jobs.remote_outputs import Uploads, written_locally
 from extembed_cli.jobs.report import closing, computed, report_path
 from extembed_cli.jobs.requirements import check_features, check_inputs
 from extembed_cli.jobs.sources import input_paths, other_digests
@@ -70,10 +71,23 @@ def run_job(
     """
     if spec.output is None and spec.candidates is not None:
         raise SpecError("no output: set `output` in the spec, or give -o OUT")
+    with written_locally(spec) as (local, uploads):
+        return _run_job(local, uploads, options, watch, start_engine)
+
+
+def _run_job(
+    spec: Spec,
+    uploads: Uploads,
+    options: RunOptions,
+    watch: Watch,
+    start_engine: Callable[[Mapping, Scratch | None], Engine],
+) -> dict[str, Any]:
+    """Run a job whose outputs are local, and upload those that stand in for objects."""
     outputs = [Path(path) for path in spec.outputs]
     began, started = time.perf_counter(), datetime.now(UTC)
-    with _all_locked(outputs, options.wait), staged() as stage, ExitStack() as stack:
+    with _all_locked(outputs, options.wait), uploads.removed(), staged() as stage, ExitStack() as stack:
         opened = open_all(spec, watch)
+        uploads.check_not_inputs(opened.tables)
         passes = [opened.of_pass(each) for each in spec.passes()]
         if opened.problems.errors:  # read the other inputs too, to raise all problems together
             load(passes[0], watch, sample_layout(opened))
@@ -131,11 +145,17 @@ def run_job(
             **computed(spec, results, surveyed.tally, watch.costs, options.workers),
             "warnings": watch.warnings,
         }
-        report = sealed({**report, "summary": closing(spec, report)})
-        with writing(outputs[0]):
-            stage.json(report_path(outputs[0]), report)
-            stage.commit()
+        report = sealed(uploads.named({**report, "summary": closing(spec, report)}))
+        _commit(stage, uploads, outputs[0], report)
     return report
+
+
+def _commit(stage: Staged, uploads: Uploads, output: Path, report: dict[str, Any]) -> None:
+    """Give all files their names, the run report beside the first output, and upload those that are to be."""
+    with writing(output):
+        stage.json(report_path(output), report)
+        stage.commit()
+    uploads.put(report_path)
 
 
 def layout_of_pass(opened: Opened, options: RunOptions, cache: VectorCache | None, earlier: int = 0) -> Layout:

@@ -27,7 +27,6 @@ def top(interactions: str) -> str:
         ('"day-*.parquet"', ("interactions: ", "day-*.parquet: the pattern matches no file")),
         ("[]", ("interactions: ", "empty", "name at least one")),
         ('["interactions.parquet", "more.parquet"]', ("more.parquet: no such file",)),
-        ('"s3://bucket/events.parquet"', ("interactions: ", "s3://bucket/events.parquet")),
     ],
 )
 def test_paths_without_files_are_refused(world: World, paths: str, parts: tuple[str, ...]) -> None:

@@ -109,10 +109,14 @@ def s3(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> E
 
 
 class CuttingProxy:
-    """A proxy before a server that closes every connection after so many bytes of answers."""
+    """A proxy before a server that cuts every connection after so many bytes of answers, or of requests.
 
-    def __init__(self, port: int, most: int) -> None:
-        self.to, self.most = port, most
+    With `hold` it keeps the connection open and passes no more bytes.
+    """
+
+    def __init__(self, port: int, most: int, *, of_requests: bool = False, hold: bool = False) -> None:
+        self.to, self.hold = port, hold
+        self.most = (most, None) if of_requests else (None, most)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
         self.cuts = 0
@@ -125,8 +129,8 @@ class CuttingProxy:
             except OSError:
                 return
             server = socket.create_connection(("127.0.0.1", self.to))
-            threading.Thread(target=self._copy, args=(client, server, None), daemon=True).start()
-            threading.Thread(target=self._copy, args=(server, client, self.most), daemon=True).start()
+            threading.Thread(target=self._copy, args=(client, server, self.most[0]), daemon=True).start()
+            threading.Thread(target=self._copy, args=(server, client, self.most[1]), daemon=True).start()
 
     def _copy(self, source: socket.socket, target: socket.socket, most: int | None) -> None:
         passed = 0
@@ -135,6 +139,8 @@ class CuttingProxy:
                 passed += len(data)
                 if most is not None and passed > most:
                     self.cuts += 1
+                    if self.hold:
+                        continue
                     break
                 target.sendall(data)
         except OSError:

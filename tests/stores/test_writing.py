@@ -1,0 +1,118 @@
+"""Outputs in S3: the bytes of local ones, replaced in one step; a failed or killed run leaves the old object."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import EXTEMBED, World, extembed, soak
+from helpers.stores import CuttingProxy, Endpoint
+
+DUAL = '[[dual]]\nuser_vectors = "s3://bucket/users.parquet"\n'
+
+
+def written(world: World, name: str = "out.parquet") -> tuple[bytes, dict[str, object]]:
+    return (world.folder / name).read_bytes(), json.loads((world.folder / f"{name}.run.json").read_text())
+
+
+def leftovers() -> list[Path]:
+    return list((Path(tempfile.gettempdir()) / f"extembed-uploads-{os.getuid()}").glob("*"))
+
+
+def test_a_file_and_its_report(world: World, s3: Endpoint) -> None:
+    extembed("run", world.spec()).ok()
+    local, report = written(world)
+    ran = extembed("run", world.spec(), "-o", "s3://bucket/written/out.parquet").ok()
+    assert s3.get("written/out.parquet") == local
+    remote = json.loads(s3.get("written/out.parquet.run.json"))
+    assert remote["output"] == "s3://bucket/written/out.parquet"
+    assert {k: remote[k] for k in ("digests", "output_sha256", "spec")} == {
+        k: report[k] for k in ("digests", "output_sha256", "spec")
+    }
+    assert "s3://bucket/written/out.parquet: 300 rows" in ran.err
+    assert not leftovers()
+
+
+def test_a_directory_replaces_its_parts(world: World, s3: Endpoint) -> None:
+    extembed("run", world.spec(), "-o", "s3://bucket/directory").ok()
+    first = s3.keys("directory")
+    s3.put("directory/notes.txt", b"of somebody")
+    world.write("candidates", world.table("candidates").slice(0, 100))
+    extembed("run", world.spec(), "-o", "s3://bucket/directory").ok()
+    second = s3.keys("directory")
+    assert len(first) == 2 and len(second) == 3 and "notes.txt" in second
+    assert len({*first, *second}) == 4  # the part has another name, and the old one is gone
+    world.spec('candidates = "s3://bucket/directory"\n', "again.toml")
+    listed = json.loads(s3.get("directory/_extembed_manifest.json"))
+    assert [part["file"] for part in listed["parts"]] == [name for name in second if name.startswith("part-")]
+
+
+def test_vectors(world: World, s3: Endpoint) -> None:
+    extembed("run", world.spec(DUAL.replace("s3://bucket/users", "users"))).ok()
+    local = (world.folder / "users.parquet").read_bytes()
+    ran = extembed("run", world.spec(DUAL), "--json").ok()
+    assert s3.get("users.parquet") == local
+    assert ran.json["user_vectors"][0]["path"] == "s3://bucket/users.parquet"
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "message"),
+    [
+        ("s3://no-bucket/out.parquet", 2, "s3://no-bucket/out.parquet: there is no bucket `no-bucket`"),
+        ("gs://bucket/out.parquet", 2, "gs://bucket/out.parquet: outputs can be local or s3://"),
+        ("s3://bucket/out.csv", 2, "only Parquet is written"),
+        ("s3://bucket", 2, "names no object"),
+        ("s3://bucket/foreign", 2, "s3://bucket/foreign: this directory holds something else"),
+        ("s3://key:hunter2@bucket/out.parquet", 2, "has credentials or options in the URL"),
+        ("s3://bucket/input.parquet", 2, "s3://bucket/input.parquet: the output would overwrite an input"),
+    ],
+)
+def test_what_cannot_be_written(world: World, s3: Endpoint, output: str, code: int, message: str) -> None:
+    s3.put("foreign/x.bin", b"x")
+    s3.put("input.parquet", world.folder / "text.parquet")
+    spec = world.spec('[embeddings.text]\npath = "s3://bucket/input.parquet"\n')
+    ran = extembed("run", spec, "-o", output).failed(code, message)
+    assert "hunter2" not in ran.err
+    assert not leftovers()
+
+
+def test_a_connection_that_is_cut(world: World, s3: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upload fails, exit 5; the old object stays."""
+    s3.put("kept.parquet", b"old")
+    proxy = CuttingProxy(s3.port, 20_000, of_requests=True)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+    extembed("run", world.spec(), "-o", "s3://bucket/kept.parquet").failed(5, "s3://bucket/kept.parquet: ", "cut")
+    assert proxy.cuts and s3.get("kept.parquet") == b"old"
+    assert not leftovers()
+    proxy.close()
+
+
+@pytest.mark.parametrize("most", [20_000, soak(1_000), soak(40_000)])
+def test_killed_while_uploading(world: World, s3: Endpoint, most: int) -> None:
+    """SIGKILL in the middle of the upload leaves the old object, and the next run writes the new one."""
+    s3.put("killed.parquet", b"old")
+    proxy = CuttingProxy(s3.port, most, of_requests=True, hold=True)
+    env = {**os.environ, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}
+    command = [*EXTEMBED, "run", str(world.spec()), "-o", "s3://bucket/killed.parquet"]
+    run = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if proxy.cuts:
+            break
+        time.sleep(0.05)
+    assert proxy.cuts and run.poll() is None
+    extembed("run", world.spec(), "-o", "s3://bucket/killed.parquet").failed(
+        4, "s3://bucket/killed.parquet: another run"
+    )
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert s3.get("killed.parquet") == b"old"
+    extembed("run", world.spec(), "-o", "s3://bucket/killed.parquet").ok()
+    assert len(s3.get("killed.parquet")) > 3
+    assert not leftovers()
+    proxy.close()
