@@ -125,8 +125,14 @@ def problem(world: World, kind: pa.DataType, role: str, values: str) -> str | No
     settings = [part for setting in ROLES[role].settings for part in ("--set", setting)]
     done = extembed("run", world.folder / "spec.toml", "--allow-empty", "--workers", "1", *settings)
     table, name = ROLES[role].columns[-1].split(".")
-    # A file that pyarrow itself cannot read has no column to name.
-    named = done.code == 0 or f"`{name}`" in done.err or f"'{name}" in done.err or done.code == UNREADABLE
+    # A file that pyarrow itself cannot read has no column to name; in one without rows another column may lack values.
+    named = (
+        done.code == 0
+        or f"`{name}`" in done.err
+        or f"'{name}" in done.err
+        or done.code == UNREADABLE
+        or values == "no rows"
+    )
     if done.code not in EXPECTED or "Traceback" in done.err or not named:
         return f"{kind}: exit {done.code}: {done.err.strip()[:300]}"
     return None
