@@ -15,7 +15,7 @@ from extembed_cli.data.parquet import Part, Table
 from extembed_cli.data.residuals import event_columns, mean_columns, null_residuals
 from extembed_cli.data.times import check_time_type, times_us
 from extembed_cli.errors import DataError, Problems, SpecError, listing
-from extembed_cli.spec.durations import YEAR_US
+from extembed_cli.spec.durations import DAY_US, YEAR_US
 from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.model import Spec
 
@@ -41,6 +41,8 @@ class EventCounts:
     """Times of usable events (us)."""
     years: dict[str, int] = field(default_factory=dict)
     """Usable events by the number of their year since 1970."""
+    at_midnight: int = 0
+    """Usable events whose time is midnight UTC, as that of a day is."""
     examples: dict[str, str] = field(default_factory=dict)
     """A few ids of users and items, as messages write them."""
 
@@ -62,6 +64,7 @@ class EventCounts:
             years = (events["time"] // YEAR_US).value_counts().iter_rows()
             for year, count in years:
                 self.years[str(year)] = self.years.get(str(year), 0) + count
+            self.at_midnight += int((events["time"] % DAY_US == 0).sum())
             for role in ("user", "item"):
                 self.examples.setdefault(role, examples(events[role]))
             oldest: Any = events["time"].min()

@@ -63,12 +63,14 @@ def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePar
 def _doubts(spec: Spec, loaded: Loaded) -> Iterator[str]:
     """Yield warnings about times that may not be what they seem."""
     times = spec.column("interactions", "time")
-    if has_dates(loaded.inputs.interactions, times) and duration_us(spec.lag) < DAY_US:
+    events = loaded.events
+    days = has_dates(loaded.inputs.interactions, times) or 0 < events.usable == events.at_midnight
+    if days and duration_us(spec.lag) < DAY_US:
         yield (
             f"interactions: column `{times}` has dates without a time of day: a candidate at 09:00 would see that "
             'day\'s evening. Set lag = "1d" (--lag 1d)'
         )
-    newest = loaded.events.newest
+    newest = events.newest
     if newest is not None and 0 <= newest < YEAR_US and has_numbers(loaded.inputs.interactions, times):
         yield "all interactions are in 1970, so candidates would see their future. Is time_unit right?"
 

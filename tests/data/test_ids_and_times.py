@@ -217,6 +217,23 @@ def test_dates_are_midnights_utc(world: World, kinds: list[str]) -> None:
     same(run(world), expected)
 
 
+DAYS: dict[str, Callable[[np.ndarray], pa.Array]] = {
+    "date32": TIMES["date32"],
+    "midnights": TIMES["us"],
+    "text": lambda micros: pa.array([str(day) for day in micros.astype("datetime64[us]").astype("datetime64[D]")]),
+}
+
+
+@pytest.mark.parametrize("kind", DAYS)
+def test_days_without_a_time_of_day_warn(world: World, kind: str) -> None:
+    warning = "column `timestamp` has dates without a time of day"
+    assert warning not in extembed("check", world.spec()).ok().err
+    whole_days(world)
+    replace(world, "interactions", timestamp=DAYS[kind](micros(world, "interactions")))
+    assert warning in extembed("check", world.spec()).ok().err
+    assert warning not in extembed("check", world.spec('lag = "1d"\n')).ok().err
+
+
 @pytest.mark.parametrize(
     ("unit", "kind"),
     [
