@@ -257,7 +257,7 @@ INPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "more rows": (more_rows, "interactions: has changed since the run: 600 rows in 1 file then, 601 rows in 1 file"),
     "other bytes": (lambda f: rewritten(f / "text.parquet"), "embeddings text: has changed since the run: 35 rows in"),
     "gone": (lambda f: (f / "candidates.parquet").unlink(), "candidates.parquet: no such file or directory"),
-    "another mean": (lambda f: flip(f / "mean.parquet"), "frozen text center: "),
+    "another mean": (lambda f: flip(f / "mean.parquet"), "embeddings text center: "),
 }  # fmt: skip
 
 
