@@ -84,7 +84,7 @@ def watching(quiet: int, verbose: int) -> Iterator[Watch]:
         transient=True,
     ) as progress:
         bar = _Bar(progress)
-        watch.note = lambda message: console.print(printable(message), highlight=False, markup=False)
+        watch.note = lambda message: console.print(printable(message), highlight=False, markup=False, soft_wrap=True)
         watch.warn = lambda message: watch.note(f"warning: {message}")
         watch.stage, watch.total, watch.expect, watch.moved = bar.stage, bar.total, bar.expect, bar.moved
         watch.detail = bar.detail

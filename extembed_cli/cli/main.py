@@ -98,7 +98,7 @@ def _run() -> NoReturn:
     except _USAGE_ERROR as error:
         shown = io.StringIO()
         error.show(shown)
-        console.say(*shown.getvalue().splitlines())
+        console.say(*shown.getvalue().rstrip("\n").split("\n"))
         _json_error("usage", error.format_message(), error.exit_code)
         sys.exit(error.exit_code)
     except ExtembedError as error:
@@ -137,7 +137,7 @@ def _fail(reported: ExtembedError, error: BaseException) -> NoReturn:
     if "".join(short).count("v") + sys.argv.count("--verbose") >= 2:
         import traceback
 
-        console.say(*"".join(traceback.format_exception(error)).splitlines())
+        console.say(*"".join(traceback.format_exception(error)).rstrip("\n").split("\n"))
     for line in str(reported).splitlines():
         console.say(f"extembed: error: {line}")
     _json_error(reported.kind, str(reported), reported.exit_code)

@@ -13,20 +13,19 @@ from extembed_cli.errors import DataError
 _CHECKSUM = "checksum"
 
 
-def checksum(data: dict[str, Any]) -> str:
-    """Return the SHA-256 of data, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
 def sealed(data: dict[str, Any]) -> dict[str, Any]:
     """Return data with a checksum of the other keys."""
-    return {**data, _CHECKSUM: checksum(data)}
+    return {**data, _CHECKSUM: _checksum(data)}
 
 
 def unsealed(data: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """Return what was sealed, and whether the checksum fits; raise KeyError if there is none."""
     rest = {key: value for key, value in data.items() if key != _CHECKSUM}
-    return rest, data[_CHECKSUM] == checksum(rest)
+    return rest, data[_CHECKSUM] == _checksum(rest)
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

@@ -41,6 +41,9 @@ def run_files(output: Path, report: Path | None) -> RunFiles:
 
     The files are where the run wrote them or, if the output was copied, beside it.
     """
+    output = output if output.name not in {"", ".."} else real(output)
+    if not output.name:
+        raise InputError(f"{output}: is no output of a run")
     found = _given(report) if report is not None else _found(output)
     about = read_sealed(found)
     if not about.keys() >= _KEYS:

@@ -17,6 +17,8 @@ _OTHERS: dict[str, Callable[[str, str], str]] = {
     "frozen": frozen_digest,
 }
 """The digest of each kind of files that are no tables, from path and label"""
+_DIGEST = {"files", "rows", "bytes", "sha256"}
+"""The keys of the digest of a table"""
 
 
 def input_paths(spec: Spec) -> dict[str, Any]:
@@ -32,33 +34,42 @@ def input_paths(spec: Spec) -> dict[str, Any]:
 
 def other_digests(paths: dict[str, Any]) -> dict[str, Any]:
     """Return the digests of what a spec names beside its tables: trained models, and frozen sums of tables."""
-
-    def digests(value: Any, kind: str, label: str) -> Any:
-        if isinstance(value, dict):
-            return {key: digests(inner, kind, f"{label} {key}") for key, inner in value.items()}
-        return _OTHERS[kind](value, label)
-
-    return {kind: digests(paths[kind], kind, kind) for kind in _OTHERS if kind in paths}
+    digests: dict[str, Any] = {}
+    for keys, path in _leaves(paths):
+        if keys[0] in _OTHERS:
+            inner = digests
+            for key in keys[:-1]:
+                inner = inner.setdefault(key, {})
+            inner[keys[-1]] = _OTHERS[keys[0]](path, _label(keys, paths))
+    return digests
 
 
 def changes(paths: dict[str, Any], digests: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
     """Yield each input of a run report, and how it differs from when the run read it; None = not at all."""
     before = dict(_leaves(digests))
-    for label, path in _leaves(paths):
-        yield label, _change(label, path, before[label])
+    for keys, path in _leaves(paths):
+        label = _label(keys, paths)
+        yield label, _change(keys[0], label, path, before[keys])
 
 
-def _leaves(value: Any, label: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield paths or digests with the words of all keys above each, such as `embeddings text`."""
-    if isinstance(value, dict) and "sha256" not in value:
+def _leaves(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield paths or digests with all keys above each."""
+    if isinstance(value, dict) and value.keys() != _DIGEST:
         for key, inner in value.items():
-            yield from _leaves(inner, f"{label} {key}".strip())
+            yield from _leaves(inner, (*keys, key))
     else:
-        yield label, value
+        yield keys, value
 
 
-def _change(label: str, path: Any, before: Any) -> str | None:
-    kind = label.partition(" ")[0]
+def _label(keys: tuple[str, ...], paths: dict[str, Any]) -> str:
+    """Return an input as messages name it: `interactions`, `embeddings text`, `embeddings text center`."""
+    if keys[0] != "frozen":
+        return " ".join(keys)
+    kind = "embeddings" if keys[1] in paths.get("embeddings", {}) else "user_embeddings"
+    return " ".join((kind, *keys[1:]))
+
+
+def _change(kind: str, label: str, path: Any, before: Any) -> str | None:
     try:
         if kind in _OTHERS:
             return None if _OTHERS[kind](path, label) == before else f"{label}: {path}: has changed since the run"

@@ -12,7 +12,7 @@ from extembed_cli.data.commit import file_digest
 from extembed_cli.data.directories import MANIFEST, listed
 from extembed_cli.data.paths import file_state
 from extembed_cli.data.whole import WholeFile, read_whole
-from extembed_cli.errors import DataError, InputError, Problems, counted, listing
+from extembed_cli.errors import DataError, ExtembedError, InputError, Problems, counted, listing
 from extembed_cli.jobs.run_files import RunFile, RunFiles, run_files
 from extembed_cli.jobs.sources import changes
 from extembed_cli.system.progress import Watch
@@ -66,9 +66,11 @@ def _undisturbed(output: Path, run: RunFiles) -> Iterator[None]:
     before = states()
     try:
         yield
-    finally:
-        if states() != before:
-            raise DataError(f"{output}: was replaced while it was read. Verify it again when no run is writing it")
+    except (ExtembedError, OSError):
+        if states() == before:
+            raise
+    if states() != before:
+        raise DataError(f"{output}: was replaced while it was read. Verify it again when no run is writing it")
 
 
 class _Verification:

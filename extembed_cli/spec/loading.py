@@ -142,7 +142,10 @@ def _explain(problem: Any, where: str) -> list[str]:
     if where == "flags" and problem["type"] != "extra_forbidden":
         key = next((_FLAGS[str(part)] for part in reversed(loc) if part in _FLAGS), key)
     if problem["type"] == "extra_forbidden":
-        return [f"`{key}` is not a known key{did_you_mean(str(loc[-1]), _fields_at(loc[:-1]))}"]
+        *above, unknown = problem["loc"]  # it may look like the name of a type
+        return [
+            f"`{'.'.join(map(str, problem['loc']))}` is not a known key{did_you_mean(str(unknown), _fields_at(above))}"
+        ]
     if problem["type"] == "missing":
         return [f"`{key}` is missing"]
     if problem["type"] == "value_error":

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from conftest import EXTEMBED, World, extembed, extembed_process, soak
+from conftest import World, extembed, extembed_process, soak
 from helpers.commands import names, only_json
+from helpers.terminal import on_a_terminal
 
 from extembed_cli.jobs.patterns import patterns
 
@@ -80,26 +75,6 @@ def test_a_traceback_is_shown_only_with_vv(world: World) -> None:
     for flags, shown in (([], 0), (["-v"], 0), (["-v", "-v"], 1), (["-vv"], 1)):
         done = extembed("run", world.folder / "none.toml", *flags)
         assert (done.code, done.err.count("Traceback")) == (2, shown)
-
-
-def on_a_terminal(*arguments: str | Path, env: Mapping[str, str]) -> tuple[int, str, str]:
-    """Return exit code, stdout and stderr of a run whose stderr is a terminal."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*EXTEMBED, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        env={**{k: v for k, v in os.environ.items() if k not in {"NO_COLOR", "FORCE_COLOR"}}, **env},
-        text=True,
-    ) as run:
-        os.close(theirs)
-        shown = b""
-        with suppress(OSError):  # Linux raises it when the other end is closed
-            while chunk := os.read(ours, 65_536):
-                shown += chunk
-        os.close(ours)
-        assert run.stdout is not None
-        return run.wait(), run.stdout.read(), shown.decode()
 
 
 @pytest.mark.parametrize(("env", "coloured"), [({}, True), soak({"NO_COLOR": "1"}, False)])

@@ -29,9 +29,11 @@ from extembed_cli.system.resources import Resources
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt install chromium")
 
+UNPRINTABLE = "[\x1b\u202a-\u202e\u2066-\u2069]"
 BROWSERS = re.compile(r"https?://[^/]*\.(google|gvt1|googleapis)\.com/")
 """Requests of the browser itself: time, dictionaries"""
-HOSTILE = "<img src=x onerror='document.title=1'></script><script>document.title=1</script>"
+HOSTILE = "<img src=x onerror='document.title=1'></script><script>document.title=1</script>\u202e\x1b[31m"
+SHOWN = HOSTILE.replace("\u202e", "\\u202e").replace("\x1b", "\\x1b")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,15 @@ def test_no_text_from_the_data_is_in_a_script_or_tag(written: Path) -> None:
     specs = re.search(r"const specs = (.*);\n", text)
     assert specs is not None
     assert "<" not in specs[1]
-    assert HOSTILE in json.dumps(json.loads(specs[1]), ensure_ascii=False)
+    drawn = json.dumps(json.loads(specs[1]), ensure_ascii=False)
+    assert json.dumps(SHOWN)[1:-1] in drawn
+    assert not re.search(UNPRINTABLE, drawn)
+
+
+def test_no_text_from_the_data_turns_or_colours_what_follows(written: Path) -> None:
+    text = written.read_text()
+    assert escape(SHOWN) in text
+    assert not re.search(UNPRINTABLE, text[: text.index("<script")])
 
 
 def test_every_chart_has_its_numbers_as_text(written: Path) -> None:

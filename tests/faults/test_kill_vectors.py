@@ -49,7 +49,13 @@ def test_a_killed_run_leaves_each_file_old_or_new(world: World, fault: Fault, ne
     assert [files[name] == after[name] for name in FILES] == [True] * new + [False] * (2 - new)
     assert all(files[name] in {before[name], after[name]} for name in FILES)
     assert all(pq.read_table(world.folder / name).num_rows for name in FILES)
+    verified = extembed("verify", world.folder / "out.parquet")
+    if new:
+        verified.failed(1, "not all files are of one run", "A run was killed between renaming them")
+    else:
+        verified.ok()
     assert run_clean(world, 7) == after
+    extembed("verify", world.folder / "out.parquet").ok()
     assert not list(world.folder.glob(".*"))
 
 

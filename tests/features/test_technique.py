@@ -176,7 +176,7 @@ def test_a_fourth_technique_runs(world: World, package: Path, program: str | Non
 
 def test_the_other_commands_know_a_fourth_technique(world: World, package: Path) -> None:
     spec = world.spec(GROUPS)
-    assert extembed(package, "columns", spec).ok().out.splitlines()[-1] == "two__value\tFloat32\talways 2"
+    assert extembed(package, "columns", spec).ok().out.splitlines()[-1] == "two__value\tFloat32\tconstant\talways 2"
     assert "{half,again,two}__value" in extembed(package, "run", spec, "--dry-run").ok().out
     extembed(package, "check", spec).ok()
     explained = extembed(package, "explain", spec, "--row", "7", "--columns", "two__*").ok().out

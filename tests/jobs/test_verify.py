@@ -155,6 +155,11 @@ def test_other_files_in_a_directory_are_told(parts: World) -> None:
     assert "other files, which are no parts: notes.txt" in extembed("verify", f"{parts.folder / 'out'}/").ok().err
 
 
+def test_a_directory_is_verified_from_inside(parts: World) -> None:
+    assert str(parts.folder / "out") in extembed("verify", ".", cwd=parts.folder / "out").ok().out
+    extembed("verify", "/").failed(3, "/: is no output of a run")
+
+
 def test_all_problems_are_told_together(written: World) -> None:
     flip(written.folder / "out.parquet")
     (written.folder / "users.parquet").unlink()
@@ -257,7 +262,7 @@ INPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "more rows": (more_rows, "interactions: has changed since the run: 600 rows in 1 file then, 601 rows in 1 file"),
     "other bytes": (lambda f: rewritten(f / "text.parquet"), "embeddings text: has changed since the run: 35 rows in"),
     "gone": (lambda f: (f / "candidates.parquet").unlink(), "candidates.parquet: no such file or directory"),
-    "another mean": (lambda f: flip(f / "mean.parquet"), "frozen text center: "),
+    "another mean": (lambda f: flip(f / "mean.parquet"), "embeddings text center: "),
 }  # fmt: skip
 
 

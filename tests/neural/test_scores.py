@@ -56,6 +56,16 @@ def test_the_score_stands_beside_the_other_features(trained: Path) -> None:
     assert (ranks.filter(positive).sum() - n * (n + 1) / 2) / (n * (len(known) - n)) > 0.58
 
 
+def test_a_model_is_an_input_to_verify(trained_copy: Path) -> None:
+    scored(trained_copy)
+    output = trained_copy / "features.parquet"
+    assert extembed("verify", output, "--json").ok().json["inputs"]["models neural_score"] == "unchanged"
+    extembed("columns", output, "--names", "--technique", "neural").ok()
+    shutil.rmtree(trained_copy / "model")
+    assert "model: has no trained model" in extembed("verify", output).ok().err
+    extembed("verify", output, "--inputs", "error").failed(1, "model: has no trained model")
+
+
 def test_rows_without_events_or_item_have_no_score(trained_copy: Path) -> None:
     rows = pl.read_parquet(trained_copy / "candidates.parquet")
     with_null = rows.with_columns(item_id=pl.when(pl.int_range(pl.len()) % 7 == 0).then(None).otherwise("item_id"))
