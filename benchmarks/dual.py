@@ -26,7 +26,7 @@ from processes import Cost, measure, median
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
-from extembed_cli.data.matrices import EmbeddingMatrix
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.features.dual.bases import make_basis
 from extembed_cli.features.dual.fits import PreparedFit, owner_fits
 from extembed_cli.features.dual.shard import DualShard

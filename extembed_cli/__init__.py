@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
-    from extembed_cli.data.feature_columns import FeatureColumn
+    from extembed_cli.data.outputs.feature_columns import FeatureColumn
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "feature_columns"]
@@ -30,6 +30,6 @@ def feature_columns(path: str | os.PathLike[str], techniques: Iterable[str] | No
     Raises `extembed_cli.errors.InputError` if the file cannot be read or has lost its metadata, and `SpecError` for a
     technique that it has no columns of. Both are an `ExtembedError`.
     """
-    from extembed_cli.data.feature_columns import feature_columns as read  # noqa: PLC0415  loads pyarrow
+    from extembed_cli.data.outputs.feature_columns import feature_columns as read  # noqa: PLC0415  loads pyarrow
 
     return read(path, techniques)

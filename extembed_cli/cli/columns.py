@@ -15,7 +15,7 @@ from extembed_cli.errors import SpecError
 from extembed_cli.printable import printable
 
 if TYPE_CHECKING:
-    from extembed_cli.data.feature_columns import FeatureColumn
+    from extembed_cli.data.outputs.feature_columns import FeatureColumn
 
 _CATBOOST = "Description for CatBoost"
 

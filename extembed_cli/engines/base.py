@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.shard_results import FeaturePart, ShardResult, Tally, VectorPart
+from extembed_cli.data.inputs.coverage import Coverage
+from extembed_cli.data.outputs.shard_results import FeaturePart, ShardResult, Tally, VectorPart
 from extembed_cli.features.compute import compute_shard
 from extembed_cli.features.prepare import Shared
 from extembed_cli.histories.csr import Shard

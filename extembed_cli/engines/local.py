@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from extembed_cli.data.scratch import Scratch
-from extembed_cli.data.shard_results import ShardResult
+from extembed_cli.data.outputs.shard_results import ShardResult
+from extembed_cli.data.shards.scratch import Scratch
 from extembed_cli.engines.base import Job, Progress, ShardInput
 from extembed_cli.system.memory import give_back
 from extembed_cli.system.threads import Mapping

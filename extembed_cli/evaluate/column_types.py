@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 from pyarrow import types
 
-from extembed_cli.data.ids import id_kind
-from extembed_cli.data.labels import is_number
+from extembed_cli.data.columns.ids import id_kind
+from extembed_cli.data.columns.labels import is_number
 
 
 def is_learnable(column_type: pa.DataType) -> bool:

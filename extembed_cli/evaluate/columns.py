@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.data.feature_columns import FeatureColumn, check_roles, described
-from extembed_cli.data.parquet import Table, open_table
-from extembed_cli.data.stores import is_url
+from extembed_cli.data.files.parquet import Table, open_table
+from extembed_cli.data.outputs.feature_columns import FeatureColumn, check_roles, described
+from extembed_cli.data.stores.filesystems import is_url
 from extembed_cli.errors import DataError, Problems, SpecError, did_you_mean, listing
 from extembed_cli.evaluate.column_types import is_learnable
 from extembed_cli.features import registry

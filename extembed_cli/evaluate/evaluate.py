@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from extembed_cli.data.commit import locked, remove_leftovers, staged, writing
+from extembed_cli.data.files.commit import locked, remove_leftovers, staged, writing
 from extembed_cli.errors import SpecError, listing
 from extembed_cli.evaluate.columns import Roles, open_features
 from extembed_cli.evaluate.judge import Judge

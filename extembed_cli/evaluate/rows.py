@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
-from extembed_cli.data.labels import codes, numbers, read_codes, read_labels, read_times
+from extembed_cli.data.columns.labels import codes, numbers, read_codes, read_labels, read_times
 from extembed_cli.errors import Problems, ResourceError, counted
 from extembed_cli.evaluate.column_types import fits_float32, is_text
 from extembed_cli.evaluate.columns import FeatureFile

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from extembed_cli.arrays import Bools, Ints
-from extembed_cli.data.labels import NO_TIME
+from extembed_cli.data.columns.labels import NO_TIME
 from extembed_cli.errors import DataError, listing
 from extembed_cli.evaluate.rows import RoleValues, Rows
 from extembed_cli.evaluate.settings import Settings

@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 
 from extembed_cli.arrays import Bools, Floats, Values
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.features.prepare import Shared
 from extembed_cli.features.technique.protocol import ShardWork, Task
 from extembed_cli.histories.csr import Shard, every_owner, nobody

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles, Floats
-from extembed_cli.data.matrices import EmbeddingMatrix
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.histories.batches import Batch, Pieces, cut
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.histories.event_lists import EventList

@@ -16,15 +16,15 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles
-from extembed_cli.data import ipc
-from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.embeddings import TableIds, load_vectors
-from extembed_cli.data.frozen import read_gramian
-from extembed_cli.data.mapped_arrays import ArrayFolder
-from extembed_cli.data.matrices import EmbeddingMatrix, TableVectors
-from extembed_cli.data.parquet import Table
-from extembed_cli.data.vector_cache import VectorCache
-from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.data.columns.vocabulary import Vocabulary
+from extembed_cli.data.files.parquet import Table
+from extembed_cli.data.inputs.coverage import Coverage
+from extembed_cli.data.inputs.embeddings import TableIds, load_vectors
+from extembed_cli.data.inputs.frozen import read_gramian
+from extembed_cli.data.inputs.vector_cache import VectorCache
+from extembed_cli.data.shards import ipc
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder
+from extembed_cli.data.shards.matrices import EmbeddingMatrix, TableVectors
 from extembed_cli.errors import Problems
 from extembed_cli.features.registry import shard_columns, techniques_of
 from extembed_cli.features.technique.columns import Column

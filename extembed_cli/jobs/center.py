@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import extembed_cli
-from extembed_cli.data.commit import locked, staged, writing
-from extembed_cli.data.embeddings import check_embedding, load_ids, load_vectors, mean_of_table
-from extembed_cli.data.feature_file import check_not_an_input, check_target
-from extembed_cli.data.frozen import FrozenGramian, write_gramians, write_mean
-from extembed_cli.data.parquet import Table, open_table
+from extembed_cli.data.files.commit import locked, staged, writing
+from extembed_cli.data.files.parquet import Table, open_table
+from extembed_cli.data.inputs.embeddings import check_embedding, load_ids, load_vectors, mean_of_table
+from extembed_cli.data.inputs.frozen import FrozenGramian, write_gramians, write_mean
+from extembed_cli.data.outputs.feature_file import check_not_an_input, check_target
 from extembed_cli.errors import SpecError
 from extembed_cli.features.prepare import gramian
 from extembed_cli.spec.loading import spec_from_flags

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.data.feature_file import candidate_rows
+from extembed_cli.data.outputs.feature_file import candidate_rows
 from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.prepare import Sources, prepare
 from extembed_cli.features.registry import output_columns

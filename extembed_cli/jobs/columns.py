@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from extembed_cli.data.commit import locked, staged, writing
-from extembed_cli.data.feature_columns import FeatureColumn, check_roles, described, feature_columns, of_techniques
-from extembed_cli.data.parquet import open_table
+from extembed_cli.data.files.commit import locked, staged, writing
+from extembed_cli.data.files.parquet import open_table
+from extembed_cli.data.outputs.feature_columns import (
+    FeatureColumn,
+    check_roles,
+    described,
+    feature_columns,
+    of_techniques,
+)
 from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.specs import load_spec

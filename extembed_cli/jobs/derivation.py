@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles, Ints
-from extembed_cli.data.embeddings import load_vectors
-from extembed_cli.data.ids import same_type
-from extembed_cli.data.inputs import Loaded, Opened
-from extembed_cli.data.mapped_arrays import zeros
-from extembed_cli.data.matrices import BYTES_PER_MOMENT, EmbeddingMatrix, TableVectors
-from extembed_cli.data.scratch import Scratch
-from extembed_cli.data.vector_cache import VectorCache
+from extembed_cli.data.columns.ids import same_type
+from extembed_cli.data.inputs.embeddings import load_vectors
+from extembed_cli.data.inputs.inputs import Loaded, Opened
+from extembed_cli.data.inputs.vector_cache import VectorCache
+from extembed_cli.data.shards.mapped_arrays import zeros
+from extembed_cli.data.shards.matrices import BYTES_PER_MOMENT, EmbeddingMatrix, TableVectors
+from extembed_cli.data.shards.scratch import Scratch
 from extembed_cli.features.derived import derive_vectors, moments_of
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.jobs.early_reads import ReadPlan, folder_of, plan_read

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from extembed_cli.data.inputs import Opened
-from extembed_cli.data.scratch import make_folder, scratch_folder
+from extembed_cli.data.inputs.inputs import Opened
+from extembed_cli.data.shards.scratch import make_folder, scratch_folder
 from extembed_cli.jobs.layout import Layout, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.spec.model import Spec

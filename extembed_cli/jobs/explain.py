@@ -17,12 +17,12 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Ints
-from extembed_cli.data.candidates import read_candidates
-from extembed_cli.data.ids import same_type
-from extembed_cli.data.inputs import Opened
-from extembed_cli.data.parquet import Table
-from extembed_cli.data.scratch import Scratch, make_folder
-from extembed_cli.data.shard_results import FeaturePart
+from extembed_cli.data.columns.ids import same_type
+from extembed_cli.data.files.parquet import Table
+from extembed_cli.data.inputs.candidates import read_candidates
+from extembed_cli.data.inputs.inputs import Opened
+from extembed_cli.data.outputs.shard_results import FeaturePart
+from extembed_cli.data.shards.scratch import Scratch, make_folder
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError, did_you_mean
 from extembed_cli.features.prepare import Sources

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles
-from extembed_cli.data.ids import plain, shown
-from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
+from extembed_cli.data.columns.ids import plain, shown
+from extembed_cli.data.outputs.shard_results import FeaturePart, block_of, known_in
 from extembed_cli.features.compute import work_of
 from extembed_cli.features.registry import output_columns
 from extembed_cli.features.technique.explained import ExplainedCandidate

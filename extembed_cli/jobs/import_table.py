@@ -13,12 +13,12 @@ import polars as pl
 
 import extembed_cli
 from extembed_cli.arrays import Floats
-from extembed_cli.data.commit import locked, staged, writing
-from extembed_cli.data.embeddings import usable_rows
-from extembed_cli.data.feature_file import VectorTable, check_target, write_vectors
+from extembed_cli.data.columns.ids import narrowed
+from extembed_cli.data.files.commit import locked, staged, writing
 from extembed_cli.data.foreign.opening import ForeignTable, open_vectors
 from extembed_cli.data.foreign.source import Choices
-from extembed_cli.data.ids import narrowed
+from extembed_cli.data.inputs.embeddings import usable_rows
+from extembed_cli.data.outputs.feature_file import VectorTable, check_target, write_vectors
 from extembed_cli.errors import InputError, SpecError, listing
 from extembed_cli.system import memory
 from extembed_cli.system.progress import Watch

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from extembed_cli.data.feature_file import ROW_GROUP
-from extembed_cli.data.ids import id_kind
-from extembed_cli.data.inputs import Inputs, Loaded
-from extembed_cli.data.vector_columns import VectorColumns
+from extembed_cli.data.columns.ids import id_kind
+from extembed_cli.data.columns.vector_columns import VectorColumns
+from extembed_cli.data.inputs.inputs import Inputs, Loaded
+from extembed_cli.data.outputs.feature_file import ROW_GROUP
 from extembed_cli.errors import ResourceError, counted
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import output_columns, shard_columns, techniques_of

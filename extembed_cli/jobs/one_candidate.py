@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from extembed_cli.data.ids import id_kind
-from extembed_cli.data.inputs import Opened, open_inputs
+from extembed_cli.data.columns.ids import id_kind
+from extembed_cli.data.inputs.inputs import Opened, open_inputs
 from extembed_cli.errors import SpecError
 from extembed_cli.spec.durations import EARLIEST_US, LATEST_US, time_us
 from extembed_cli.spec.model import Spec

@@ -10,10 +10,10 @@ import polars as pl
 import pyarrow as pa
 
 import extembed_cli
-from extembed_cli.data.commit import Staged, writing
-from extembed_cli.data.feature_file import VectorTable, write_features, write_vectors
-from extembed_cli.data.ids import as_stored, narrowed
-from extembed_cli.data.shard_results import FeaturePart, Vectors
+from extembed_cli.data.columns.ids import as_stored, narrowed
+from extembed_cli.data.files.commit import Staged, writing
+from extembed_cli.data.outputs.feature_file import VectorTable, write_features, write_vectors
+from extembed_cli.data.outputs.shard_results import FeaturePart, Vectors
 from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.passes import PassResults
 from extembed_cli.spec.model import Spec

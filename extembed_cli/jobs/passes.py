@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from extembed_cli.data.inputs import Loaded
-from extembed_cli.data.scratch import Scratch
+from extembed_cli.data.inputs.inputs import Loaded
+from extembed_cli.data.shards.scratch import Scratch
 from extembed_cli.engines.base import Job, Results
 from extembed_cli.jobs.layout import Layout
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.inputs.coverage import Coverage
+from extembed_cli.data.inputs.inputs import Loaded
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.features.technique.protocol import Estimate, ShardWork
 from extembed_cli.histories.csr import Shard, every_owner

@@ -11,13 +11,13 @@ from typing import Any
 
 import polars as pl
 
-from extembed_cli.data.coverage import Coverage, HasVector
-from extembed_cli.data.feature_file import check_names, check_not_an_input, check_target
-from extembed_cli.data.inputs import Inputs, Loaded, Opened, open_inputs, read_inputs
-from extembed_cli.data.partition import Partition
-from extembed_cli.data.scratch import Scratch
-from extembed_cli.data.vector_cache import VectorCache
-from extembed_cli.data.vector_columns import VectorColumns
+from extembed_cli.data.columns.vector_columns import VectorColumns
+from extembed_cli.data.inputs.coverage import Coverage, HasVector
+from extembed_cli.data.inputs.inputs import Inputs, Loaded, Opened, open_inputs, read_inputs
+from extembed_cli.data.inputs.vector_cache import VectorCache
+from extembed_cli.data.outputs.feature_file import check_names, check_not_an_input, check_target
+from extembed_cli.data.shards.partition import Partition
+from extembed_cli.data.shards.scratch import Scratch
 from extembed_cli.errors import DataError, ExtembedError, InputError, Problems
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import output_columns, techniques_of

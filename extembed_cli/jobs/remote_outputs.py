@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from extembed_cli.data.feature_file import check_not_an_input
-from extembed_cli.data.parquet import Table
-from extembed_cli.data.stores import is_url
-from extembed_cli.data.uploads import check_bucket, upload
+from extembed_cli.data.files.parquet import Table
+from extembed_cli.data.outputs.feature_file import check_not_an_input
+from extembed_cli.data.outputs.uploads import check_bucket, upload
+from extembed_cli.data.stores.filesystems import is_url
 from extembed_cli.errors import ExtembedError, SpecError
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.inputs import Loaded
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.inputs.coverage import Coverage
+from extembed_cli.data.inputs.inputs import Loaded
+from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.errors import counted
 from extembed_cli.features import registry
 from extembed_cli.features.registry import techniques_of

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.ids import examples
-from extembed_cli.data.inputs import Loaded
-from extembed_cli.data.shard_results import FeaturePart
-from extembed_cli.data.times import has_dates, has_numbers
+from extembed_cli.data.columns.ids import examples
+from extembed_cli.data.columns.times import has_dates, has_numbers
+from extembed_cli.data.inputs.coverage import Coverage
+from extembed_cli.data.inputs.inputs import Loaded
+from extembed_cli.data.outputs.shard_results import FeaturePart
 from extembed_cli.errors import DataError, Problems
 from extembed_cli.spec.durations import DAY_US, YEAR_US, duration_us, time_text
 from extembed_cli.spec.model import Spec

@@ -19,12 +19,12 @@ import pyarrow as pa
 from threadpoolctl import threadpool_info
 
 import extembed_cli
-from extembed_cli.data.commit import Staged, locked, staged, writing
-from extembed_cli.data.inputs import Inputs, Loaded, Opened
-from extembed_cli.data.scratch import FINISHED, Scratch, scratch, scratch_folder
-from extembed_cli.data.sealed import sealed
-from extembed_cli.data.shard_results import FeaturePart
-from extembed_cli.data.vector_cache import VectorCache
+from extembed_cli.data.files.commit import Staged, locked, staged, writing
+from extembed_cli.data.files.sealed import sealed
+from extembed_cli.data.inputs.inputs import Inputs, Loaded, Opened
+from extembed_cli.data.inputs.vector_cache import VectorCache
+from extembed_cli.data.outputs.shard_results import FeaturePart
+from extembed_cli.data.shards.scratch import FINISHED, Scratch, scratch, scratch_folder
 from extembed_cli.engines.base import Engine, Job, Results, ShardInput
 from extembed_cli.engines.local import LocalEngine
 from extembed_cli.errors import DataError, SpecError

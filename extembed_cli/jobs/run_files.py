@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from extembed_cli.data.commit import real
-from extembed_cli.data.sealed import read_sealed
+from extembed_cli.data.files.commit import real
+from extembed_cli.data.files.sealed import read_sealed
 from extembed_cli.errors import DataError, InputError
 from extembed_cli.jobs.report import report_path
 

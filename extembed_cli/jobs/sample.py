@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from extembed_cli.arrays import Doubles, Ints, Values
-from extembed_cli.data.commit import staged
+from extembed_cli.data.files.commit import staged
 from extembed_cli.errors import SpecError
 
 USERS, ITEMS, TOPICS, STYLES = 240, 2000, 16, 6

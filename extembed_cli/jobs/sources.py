@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from extembed_cli.data.frozen import frozen_digest
-from extembed_cli.data.parquet import open_table
+from extembed_cli.data.files.parquet import open_table
+from extembed_cli.data.inputs.frozen import frozen_digest
 from extembed_cli.errors import ExtembedError, counted
 from extembed_cli.features.registry import models_of
 from extembed_cli.neural.folder import read_config

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from extembed_cli.data.ids import same_type
-from extembed_cli.data.inputs import Opened
-from extembed_cli.data.scratch import Scratch
-from extembed_cli.data.shard_results import Tally
-from extembed_cli.data.times import time_range
-from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.data.columns.ids import same_type
+from extembed_cli.data.columns.times import time_range
+from extembed_cli.data.columns.vocabulary import Vocabulary
+from extembed_cli.data.inputs.inputs import Opened
+from extembed_cli.data.outputs.shard_results import Tally
+from extembed_cli.data.shards.scratch import Scratch
 from extembed_cli.errors import Problems
 from extembed_cli.features.prepare import load_tables
 from extembed_cli.features.registry import techniques_of

@@ -14,8 +14,8 @@ import torch
 
 import extembed_cli
 from extembed_cli.arrays import Ints
-from extembed_cli.data.commit import locked, staged
-from extembed_cli.data.commit import writing as naming
+from extembed_cli.data.files.commit import locked, staged
+from extembed_cli.data.files.commit import writing as naming
 from extembed_cli.errors import Problems, SpecError, listing
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.train_inputs import Training, TrainingInputs, read_training

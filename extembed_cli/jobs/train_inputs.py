@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from extembed_cli.data.coverage import Coverage
-from extembed_cli.data.labels import read_codes, read_labels, read_times
-from extembed_cli.data.matrices import EmbeddingMatrix
-from extembed_cli.data.parquet import Table
-from extembed_cli.data.scratch import Scratch, scratch, scratch_folder
+from extembed_cli.data.columns.labels import read_codes, read_labels, read_times
+from extembed_cli.data.files.parquet import Table
+from extembed_cli.data.inputs.coverage import Coverage
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
+from extembed_cli.data.shards.scratch import Scratch, scratch, scratch_folder
 from extembed_cli.errors import DataError, Problems, SpecError, did_you_mean
 from extembed_cli.features.prepare import prepare
 from extembed_cli.histories.csr import Shard

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from extembed_cli.data.inputs import Inputs
-from extembed_cli.data.vector_columns import VectorColumns
+from extembed_cli.data.columns.vector_columns import VectorColumns
+from extembed_cli.data.inputs.inputs import Inputs
 from extembed_cli.jobs.layout import Layout, layout_of, memory_needed
 from extembed_cli.neural.config import Layers, TrainingSettings
 from extembed_cli.spec.model import Spec

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from extembed_cli.data.commit import locked
-from extembed_cli.data.feature_file import check_target
+from extembed_cli.data.files.commit import locked
+from extembed_cli.data.outputs.feature_file import check_target
 from extembed_cli.errors import SpecError
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from extembed_cli.data.commit import file_digest
-from extembed_cli.data.directories import MANIFEST, listed
-from extembed_cli.data.paths import file_state
-from extembed_cli.data.whole import WholeFile, read_whole
+from extembed_cli.data.files.commit import file_digest
+from extembed_cli.data.files.whole import WholeFile, read_whole
+from extembed_cli.data.paths.directories import MANIFEST, listed
+from extembed_cli.data.paths.resolving import file_state
 from extembed_cli.errors import DataError, ExtembedError, InputError, Problems, counted, listing
 from extembed_cli.jobs.run_files import RunFile, RunFiles, run_files
 from extembed_cli.jobs.sources import changes

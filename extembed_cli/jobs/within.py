@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from extembed_cli.arrays import Floats, Ints
-from extembed_cli.data.labels import NO_TIME, read_codes, read_times
-from extembed_cli.data.mapped_arrays import zeros
-from extembed_cli.data.parquet import Table
-from extembed_cli.data.shard_results import FeaturePart, block_of, known_in
+from extembed_cli.data.columns.labels import NO_TIME, read_codes, read_times
+from extembed_cli.data.files.parquet import Table
+from extembed_cli.data.outputs.shard_results import FeaturePart, block_of, known_in
+from extembed_cli.data.shards.mapped_arrays import zeros
 from extembed_cli.errors import DataError, SpecError, did_you_mean
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.within import WithinStatistic

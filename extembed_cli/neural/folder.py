@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from extembed_cli.data.sealed import sealed, unsealed
+from extembed_cli.data.files.sealed import sealed, unsealed
 from extembed_cli.errors import InputError, Problems, SpecError, listing
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.spec.expressions import Expression

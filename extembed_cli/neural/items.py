@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from extembed_cli.arrays import Bools, Floats, Ints
-from extembed_cli.data.matrices import EmbeddingMatrix
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.errors import DataError
 from extembed_cli.neural import probes
 from extembed_cli.neural.model import Items, Model

@@ -12,7 +12,7 @@ from conftest import World, extembed, vectors
 from helpers.commands import only_json
 from helpers.faults import FILE, Fault, arguments, build, drive
 
-from extembed_cli.data.commit import locked
+from extembed_cli.data.files.commit import locked
 
 RUN = ("run", "spec.toml")
 

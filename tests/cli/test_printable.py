@@ -15,7 +15,7 @@ from conftest import World, extembed, extembed_process, soak, vectors
 from helpers.commands import INPUTS, only_json
 from helpers.terminal import on_a_terminal
 
-from extembed_cli.data.sealed import read_sealed
+from extembed_cli.data.files.sealed import read_sealed
 from extembed_cli.printable import printable, printable_json
 
 BAD = "x\nextembed: error: faked\x1b[31m\u202ey\x9b\x7f\u2028\u2066"

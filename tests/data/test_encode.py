@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from extembed_cli.data.encode import encode
-from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.data.columns.vocabulary import Vocabulary
+from extembed_cli.data.inputs.encode import encode
 from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.loading import build_spec
 

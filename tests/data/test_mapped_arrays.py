@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder, zeros
 
 
 @pytest.mark.parametrize("relative", [False, True])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from extembed_cli.data.partition import Partition
+from extembed_cli.data.shards.partition import Partition
 from extembed_cli.system.progress import Watch
 
 

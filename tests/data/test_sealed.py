@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from extembed_cli.data.commit import write_json
-from extembed_cli.data.sealed import read_sealed, sealed
+from extembed_cli.data.files.commit import write_json
+from extembed_cli.data.files.sealed import read_sealed, sealed
 from extembed_cli.errors import DataError
 
 DATA = {"tiny": 1e-07, "number": 0.30000000000000004, "text": "é\x9b\x1b\udcff", "list": [1, None, True], "z": {"a": 1}}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import EXTEMBED, World, extembed, extembed_process, vectors
 
-from extembed_cli.data import vector_cache as cache_module
+from extembed_cli.data.inputs import vector_cache as cache_module
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
@@ -66,7 +66,7 @@ def test_a_second_run_reads_no_table(cached: World, monkeypatch: pytest.MonkeyPa
     assert (cached.folder / "out.parquet").read_bytes() == expected
     assert len(entries(cached)) == 2
     monkeypatch.setattr(cache_module, "load_vectors", None)
-    monkeypatch.setattr("extembed_cli.data.parquet.Part.batches", guarded(cached))
+    monkeypatch.setattr("extembed_cli.data.files.parquet.Part.batches", guarded(cached))
     second = run(cached, "text", "tags")
     assert (cached.folder / "out.parquet").read_bytes() == expected
     for name in ("inputs", "digests", "cosines", "dual"):
@@ -75,8 +75,8 @@ def test_a_second_run_reads_no_table(cached: World, monkeypatch: pytest.MonkeyPa
 
 def guarded(world: World) -> object:
     """Return a reader that fails on the embedding tables."""
-    from extembed_cli.data.parquet import Part
-    from extembed_cli.data.vector_columns import _FIRST_ROWS
+    from extembed_cli.data.columns.vector_columns import _FIRST_ROWS
+    from extembed_cli.data.files.parquet import Part
 
     read = Part.batches
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import World, extembed, run_spec
 from helpers.refusals import DATA, USAGE, refused, replace
 
-from extembed_cli.data.times import times_us
+from extembed_cli.data.columns.times import times_us
 from extembed_cli.spec.tables import TimeColumn
 
 FEATURES = ["all__count", "all__age_last_s", "text__all__cos_mean__hl30d"]

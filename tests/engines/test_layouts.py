@@ -15,7 +15,7 @@ import pytest
 from conftest import World, timestamps, vectors
 from helpers.outputs import Ran, ran, same
 
-from extembed_cli.data.inputs import Loaded
+from extembed_cli.data.inputs.inputs import Loaded
 from extembed_cli.engines import base
 from extembed_cli.features.compute import compute_shard
 from extembed_cli.features.prepare import Shared

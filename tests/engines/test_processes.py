@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 from conftest import World
 
-from extembed_cli.data import ipc
-from extembed_cli.data.encode import encode
-from extembed_cli.data.scratch import Scratch
-from extembed_cli.data.shard_results import ShardResult
+from extembed_cli.data.inputs.encode import encode
+from extembed_cli.data.outputs.shard_results import ShardResult
+from extembed_cli.data.shards import ipc
+from extembed_cli.data.shards.scratch import Scratch
 from extembed_cli.engines.base import Job, Progress, ShardInput
 from extembed_cli.features.prepare import Shared, prepare
 from extembed_cli.jobs.layout import Layout
@@ -31,9 +31,9 @@ WORKER = """
 import pickle
 import sys
 from pathlib import Path
-from extembed_cli.data import ipc
-from extembed_cli.data.encode import encode
-from extembed_cli.data.scratch import Scratch
+from extembed_cli.data.shards import ipc
+from extembed_cli.data.inputs.encode import encode
+from extembed_cli.data.shards.scratch import Scratch
 from extembed_cli.engines.base import Job
 from extembed_cli.features.prepare import Shared
 

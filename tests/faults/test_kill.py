@@ -31,8 +31,8 @@ from helpers.faults import (
     undisturbed,
 )
 
-from extembed_cli.data import commit
-from extembed_cli.data.scratch import scratch_folder
+from extembed_cli.data.files import commit
+from extembed_cli.data.shards.scratch import scratch_folder
 
 # The state on disk depends only on the place of the kill. The rename of a file, or the exchange of folders, commits.
 WRITER = "pyarrow.parquet:ParquetWriter"
@@ -65,7 +65,7 @@ FILE_NEW_SOAK = [
     Fault("pathlib:Path.replace", "after", 2),
     Fault("filelock:FileLock.release"),
 ]
-EXCHANGE = "extembed_cli.data.commit:exchange"
+EXCHANGE = "extembed_cli.data.files.commit:exchange"
 DIRECTORY_OLD = [
     Fault("pathlib:Path.rename", "after", 1),  # a part got its name
     Fault(EXCHANGE),
@@ -77,8 +77,8 @@ DIRECTORY_OLD_SOAK = [
     Fault("extembed_cli.jobs.run:_compute", "after"),
     Fault(f"{WRITER}.write_batch", "after"),
     Fault(f"{WRITER}.close", "before", 2),
-    Fault("extembed_cli.data.feature_file:write_json"),
-    Fault("extembed_cli.data.feature_file:write_json", "after"),
+    Fault("extembed_cli.data.outputs.feature_file:write_json"),
+    Fault("extembed_cli.data.outputs.feature_file:write_json", "after"),
     Fault("extembed_cli.jobs.outputs:write_features", "after"),
     Fault("pathlib:Path.write_text", "after", 2),
     Fault("os:fsync", "before", 2),
@@ -91,8 +91,8 @@ DIRECTORY_NEW = [
 DIRECTORY_NEW_SOAK = [
     Fault("pathlib:Path.replace"),  # the report
     Fault("pathlib:Path.replace", "after"),
-    Fault("extembed_cli.data.commit:_remove"),  # the old directory
-    Fault("extembed_cli.data.commit:_remove", "after"),
+    Fault("extembed_cli.data.files.commit:_remove"),  # the old directory
+    Fault("extembed_cli.data.files.commit:_remove", "after"),
     Fault("filelock:FileLock.release"),
 ]
 FIRST_FILE = [
@@ -106,7 +106,7 @@ FIRST_DIRECTORY = [
 ]
 FIRST_DIRECTORY_SOAK = [
     Fault(f"{WRITER}.write_batch", "after"),
-    Fault("extembed_cli.data.feature_file:write_json", "after"),
+    Fault("extembed_cli.data.outputs.feature_file:write_json", "after"),
     Fault("pathlib:Path.rename", "after", 1),
 ]
 

@@ -137,7 +137,7 @@ def run_together(folder: Path, kind: str, runs: int) -> None:
     log = folder / "log"
     notes = (
         Fault("extembed_cli.jobs.run:load", do="note", path=str(log), text="in"),
-        Fault("extembed_cli.data.commit:Staged.commit", "after", do="note", path=str(log), text="out"),
+        Fault("extembed_cli.data.files.commit:Staged.commit", "after", do="note", path=str(log), text="out"),
     )
     started: list[Run] = []
     try:

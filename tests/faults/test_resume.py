@@ -26,7 +26,7 @@ unobserved_weight = 0.1
 sd = true
 user_vectors = "users.parquet"
 """
-SAVED = Fault("extembed_cli.data.shard_results:ShardResult.save", "after", 3)
+SAVED = Fault("extembed_cli.data.outputs.shard_results:ShardResult.save", "after", 3)
 FILES = ("out.parquet", "users.parquet")
 
 
@@ -80,12 +80,12 @@ def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
 @pytest.mark.parametrize(
     ("fault", "resumed"),
     [
-        soak(Fault("extembed_cli.data.inputs:read_candidates", "after"), 0),
-        soak(Fault("extembed_cli.data.frame_streams:FrameStreams.write", "after", 9), 0),
-        soak(Fault("extembed_cli.data.scratch:Scratch.write_json", "before", 2), 0),
-        soak(Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2), 0),
-        soak(Fault("extembed_cli.data.shard_results:FeaturePart.save", "after", 2), 1),
-        soak(Fault("extembed_cli.data.shard_results:ShardResult.save", "before", 3), 2),
+        soak(Fault("extembed_cli.data.inputs.inputs:read_candidates", "after"), 0),
+        soak(Fault("extembed_cli.data.shards.frame_streams:FrameStreams.write", "after", 9), 0),
+        soak(Fault("extembed_cli.data.shards.scratch:Scratch.write_json", "before", 2), 0),
+        soak(Fault("extembed_cli.data.shards.scratch:Scratch.write_json", "after", 2), 0),
+        soak(Fault("extembed_cli.data.outputs.shard_results:FeaturePart.save", "after", 2), 1),
+        soak(Fault("extembed_cli.data.outputs.shard_results:ShardResult.save", "before", 3), 2),
         (SAVED, 3),
         soak(Fault("extembed_cli.jobs.outputs:write_features"), SHARDS),
         soak(Fault("extembed_cli.jobs.outputs:write_vectors", "after"), SHARDS),
@@ -109,7 +109,7 @@ def test_a_run_killed_after_every_shard_is_resumed(big: World) -> None:
     """Each run finishes one more shard."""
     expected, report = clean(big)
     for _ in range(SHARDS):
-        with start(big, faults=(Fault("extembed_cli.data.shard_results:ShardResult.save", "after", 1),)) as run:
+        with start(big, faults=(Fault("extembed_cli.data.outputs.shard_results:ShardResult.save", "after", 1),)) as run:
             assert run.end().code == KILLED
     assert finish(big)[1] == SHARDS
     assert bytes_of(big) == expected
@@ -248,7 +248,7 @@ def test_a_job_that_now_fits_into_memory_is_still_resumed(killed: World, killed_
 
 def test_a_job_that_now_fits_starts_over_if_no_shard_was_finished(big: World) -> None:
     expected, _ = clean(big)
-    with start(big, faults=(Fault("extembed_cli.data.scratch:Scratch.write_json", "after", 2),)) as run:
+    with start(big, faults=(Fault("extembed_cli.data.shards.scratch:Scratch.write_json", "after", 2),)) as run:
         assert run.end().code == KILLED
     log = undisturbed("run", big.folder / "spec.toml").ok().err
     assert "it had finished no shard. Starting over" in log
@@ -275,7 +275,7 @@ def test_more_shards_than_open_files_raise_the_soft_limit(big: World, hard: int,
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", soak("SIGTERM")])
 def test_a_run_stopped_by_a_signal_leaves_nothing(big: World, signal_name: str) -> None:
-    stop = Fault("extembed_cli.data.shard_results:ShardResult.save", "after", 3, signal_name)
+    stop = Fault("extembed_cli.data.outputs.shard_results:ShardResult.save", "after", 3, signal_name)
     with start(big, faults=(stop,)) as run:
         assert run.end().code in {130, 143}
     assert not list(big.folder.glob(".*"))

@@ -10,7 +10,7 @@ import pytest
 from conftest import World, extembed, run_spec
 from helpers.drawn import same_bytes
 
-from extembed_cli.data import embeddings
+from extembed_cli.data.inputs import embeddings
 from extembed_cli.errors import SpecError
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions

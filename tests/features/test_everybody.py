@@ -18,8 +18,8 @@ from helpers.reference_dual import ReferenceFit, item_vectors, solve
 from helpers.reference_targets import residuals
 from helpers.refusals import USAGE, refused
 
-from extembed_cli.data import vector_cache
-from extembed_cli.data.embeddings import load_vectors
+from extembed_cli.data.inputs import vector_cache
+from extembed_cli.data.inputs.embeddings import load_vectors
 from extembed_cli.features import prepare
 from extembed_cli.features.dual import survey
 from extembed_cli.jobs import derivation

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import Prepared, ShardWork, State, Task, Technique
 from extembed_cli.spec.groups import Group

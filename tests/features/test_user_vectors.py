@@ -214,7 +214,7 @@ def test_without_candidates_the_report_is_beside_the_vectors(world: World) -> No
     assert report["output"] is None and report["output_sha256"] is None
     (file,) = report["user_vectors"]
     assert (file["path"], file["rows"]) == (str(world.folder / "users.parquet"), 30)
-    assert file["sha256"] == extembed_cli.data.commit.file_digest(world.folder / "users.parquet")
+    assert file["sha256"] == extembed_cli.data.files.commit.file_digest(world.folder / "users.parquet")
     assert (report["rows_in"], report["rows_out"]) == (0, 0)
     assert report["inputs"]["interactions"]["used"] == 600
     assert report["dual"]["systems"] == report["dual"]["primal_solves"] + report["dual"]["dual_solves"] == 30

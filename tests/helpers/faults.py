@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Ran, World, extembed, timestamps, vectors
 
-from extembed_cli.data import feature_file
+from extembed_cli.data.outputs import feature_file
 from extembed_cli.jobs import run as run_module
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
@@ -90,7 +90,7 @@ def hook(what):
 
 
 from extembed_cli.__main__ import main
-from extembed_cli.data import feature_file
+from extembed_cli.data.outputs import feature_file
 from extembed_cli.jobs import run
 from extembed_cli.jobs.layout import Layout
 

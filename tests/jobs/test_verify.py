@@ -16,7 +16,7 @@ from helpers.commands import only_json
 from helpers.faults import MANIFEST, undisturbed
 from helpers.refusals import contents
 
-from extembed_cli.data.sealed import sealed
+from extembed_cli.data.files.sealed import sealed
 from extembed_cli.jobs import verify as verify_module
 
 SPEC = "[[aggregate]]\n[[dual]]\n{0}user_vectors = 'users.parquet'\n"

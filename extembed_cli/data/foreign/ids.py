@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from extembed_cli.data.columns.ids import as_ids
 from extembed_cli.data.foreign.batches import collected
 from extembed_cli.data.foreign.lines import as_text, lines
 from extembed_cli.data.foreign.numpy_files import npy_array
 from extembed_cli.data.foreign.source import opened, reading
-from extembed_cli.data.ids import as_ids
 from extembed_cli.errors import DataError, InputError, SpecError, listing
 from extembed_cli.spec.defaults import IdKind
 

@@ -10,11 +10,11 @@ import polars as pl
 import pyarrow as pa
 
 from extembed_cli.arrays import Values
-from extembed_cli.data.commit import file_digest
+from extembed_cli.data.files.commit import file_digest
 from extembed_cli.data.foreign.formats import FORMATS, detect
 from extembed_cli.data.foreign.ids import ROWS, read_ids, row_numbers, typed
 from extembed_cli.data.foreign.source import MAX_DIM, Choices, VectorFile, reading
-from extembed_cli.data.paths import file_state
+from extembed_cli.data.paths.resolving import file_state
 from extembed_cli.errors import DataError, InputError, SpecError, counted, listing
 from extembed_cli.spec.defaults import ImportFormat
 

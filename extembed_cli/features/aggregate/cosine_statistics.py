@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
-from extembed_cli.data.matrices import EmbeddingMatrix
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.features.aggregate.cosine_view import CosineView, Mean
 from extembed_cli.features.aggregate.statistics import COSINES
 from extembed_cli.features.technique.definitions import Parameters, Statistic

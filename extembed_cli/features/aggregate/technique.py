@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.features.aggregate.cosine_statistics import PAIRS, CosineStatistics
 from extembed_cli.features.aggregate.explanations import explanation
 from extembed_cli.features.aggregate.statistics import COSINES, TABLE_COUNTERS

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.features.counters.explanations import explanation
 from extembed_cli.features.counters.statistics import COUNTERS
 from extembed_cli.features.technique.columns import Column

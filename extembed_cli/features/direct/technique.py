@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from extembed_cli.arrays import Doubles, Floats, Nums
-from extembed_cli.data.matrices import EmbeddingMatrix
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.errors import DataError, Problems
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.explained import ExplainedCandidate

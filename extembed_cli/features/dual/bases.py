@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from extembed_cli.arrays import Doubles, Floats
-from extembed_cli.data.mapped_arrays import ArrayFolder, zeros
-from extembed_cli.data.matrices import EmbeddingMatrix
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder, zeros
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.kernels.gramian import eigen
 from extembed_cli.system.threads import Mapping
 

@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums, Values
-from extembed_cli.data import ipc
-from extembed_cli.data.mapped_arrays import ArrayFolder
-from extembed_cli.data.matrices import EmbeddingMatrix, places_of
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
+from extembed_cli.data.shards import ipc
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder
+from extembed_cli.data.shards.matrices import EmbeddingMatrix, places_of
 from extembed_cli.features.dual.fits import Fit, FitStatistic
 from extembed_cli.features.technique.protocol import ShardWork, Task
 from extembed_cli.kernels.segments import run_starts

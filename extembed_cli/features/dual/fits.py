@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from extembed_cli.arrays import Doubles, Floats
-from extembed_cli.data.matrices import EmbeddingMatrix
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.errors import DataError
 from extembed_cli.features.dual.bases import Basis
 from extembed_cli.features.technique.columns import Column

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from extembed_cli.arrays import Doubles, Ints, Values
-from extembed_cli.data.mapped_arrays import is_mapped, zeros
-from extembed_cli.data.matrices import ROWS, places_of
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
+from extembed_cli.data.shards.mapped_arrays import is_mapped, zeros
+from extembed_cli.data.shards.matrices import ROWS, places_of
 from extembed_cli.errors import DataError, Problems
 from extembed_cli.features.dual.everybody import Everybody
 from extembed_cli.features.dual.fits import Fit

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from extembed_cli.data.mapped_arrays import ArrayFolder
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.errors import DataError, Problems, counted, listing
 from extembed_cli.features.dual.bases import Basis, make_basis
 from extembed_cli.features.dual.everybody import Everybody, EverybodyScores

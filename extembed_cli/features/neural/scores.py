@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from extembed_cli.arrays import Floats, Ints
-from extembed_cli.data.mapped_arrays import ArrayFolder
-from extembed_cli.data.matrices import EmbeddingMatrix
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.histories.csr import Candidates, History
 from extembed_cli.neural import folder, probes
 from extembed_cli.neural.config import ModelConfig

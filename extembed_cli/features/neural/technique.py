@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from extembed_cli.arrays import Bools
-from extembed_cli.data.mapped_arrays import ArrayFolder
-from extembed_cli.data.matrices import EmbeddingMatrix
-from extembed_cli.data.shard_results import Tally
+from extembed_cli.data.outputs.shard_results import Tally
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder
+from extembed_cli.data.shards.matrices import EmbeddingMatrix
 from extembed_cli.features.neural.explanations import explanation
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.explained import ExplainedCandidate

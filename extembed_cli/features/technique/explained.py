@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles, Ints, Values
-from extembed_cli.data.ids import shown
+from extembed_cli.data.columns.ids import shown
 from extembed_cli.features.technique.explanation import Series
 from extembed_cli.features.technique.protocol import ShardWork
 from extembed_cli.histories.csr import History

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
-from extembed_cli.data.mapped_arrays import ArrayFolder
-from extembed_cli.data.matrices import EmbeddingMatrix, TableVectors
-from extembed_cli.data.shard_results import Tally
-from extembed_cli.data.vocabulary import Vocabulary
+from extembed_cli.data.columns.vocabulary import Vocabulary
+from extembed_cli.data.outputs.shard_results import Tally
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder
+from extembed_cli.data.shards.matrices import EmbeddingMatrix, TableVectors
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.explanation import Explanation
 from extembed_cli.histories.csr import Candidates, History, Shard

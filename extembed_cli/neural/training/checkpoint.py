@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from extembed_cli.data.commit import replace_bytes
+from extembed_cli.data.files.commit import replace_bytes
 from extembed_cli.errors import InputError, SpecError, listing
 from extembed_cli.neural.training.trainer import Epoch, Trained, Trainer
 from extembed_cli.system.progress import Watch

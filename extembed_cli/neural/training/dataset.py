@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints
-from extembed_cli.data.labels import NO_TIME
-from extembed_cli.data.mapped_arrays import zeros
+from extembed_cli.data.columns.labels import NO_TIME
+from extembed_cli.data.shards.mapped_arrays import zeros
 from extembed_cli.errors import DataError
 from extembed_cli.histories.csr import Shard
 from extembed_cli.kernels import metrics

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from extembed_cli.data.commit import Staged, file_digest, matching, remove_leftovers
+from extembed_cli.data.files.commit import Staged, file_digest, matching, remove_leftovers
 from extembed_cli.errors import InputError, SpecError, listing
 from extembed_cli.neural import folder as files
 from extembed_cli.neural.config import ModelConfig

@@ -1,0 +1,1 @@
+"""The values of a column in one form, whatever their type: ids, times, vectors, expressions."""

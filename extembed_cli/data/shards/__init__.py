@@ -1,0 +1,1 @@
+"""Shards of users or items, and arrays in scratch files."""

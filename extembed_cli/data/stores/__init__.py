@@ -1,0 +1,1 @@
+"""Object stores: their file systems, and local copies of objects."""
