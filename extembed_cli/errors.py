@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from extembed_cli.printable import printable
@@ -115,6 +115,24 @@ class Problems:
             return
         kind = next(k for k in _PRECEDENCE if any(isinstance(e, k) for e in self.errors))
         raise kind(*dict.fromkeys(problem for e in self.errors for problem in e.args)) from self.errors[0]
+
+
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Raise errors with other names in their messages, such as the URL that a local file stands for."""
+    try:
+        yield
+    except ExtembedError as error:
+        if not names:
+            raise
+        raise type(error)(*(renamed(str(problem), names) for problem in error.args)) from error
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """Return a text with other names in it."""
+    for old, new in names.items():
+        text = text.replace(old, new)
+    return text
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

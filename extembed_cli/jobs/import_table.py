@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from extembed_cli.data.foreign.opening import ForeignTable, open_vectors
 from extembed_cli.data.foreign.source import Choices
 from extembed_cli.data.inputs.embeddings import usable_rows
 from extembed_cli.data.outputs.feature_file import VectorTable, check_target, write_vectors
-from extembed_cli.errors import InputError, SpecError, listing
+from extembed_cli.data.paths.objects import local_copy
+from extembed_cli.data.stores.filesystems import is_url
+from extembed_cli.errors import SpecError, listing, naming
 from extembed_cli.system import memory
 from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import prefetched
@@ -27,18 +29,20 @@ from extembed_cli.system.threads import prefetched
 _EXAMPLES = 5
 
 
-def import_table(source: str, output: str, choices: Choices, wait: float, watch: Watch) -> dict[str, Any]:
+def import_table(source: str, target: Path, choices: Choices, wait: float, watch: Watch) -> dict[str, Any]:
     """Write an embedding table of the vectors of a file, as float32, and return a report on it.
 
     An id that occurs twice, or a vector that is zero or not finite, is a warning: the table has what the file has, and
-    `extembed run` has keys that say what to do with them.
+    `extembed run` has keys that say what to do with them. The file, and one of ids, can be objects of a store.
     """
     began = time.perf_counter()
-    _check_paths(source, output, choices)
-    target = Path(output)
-    with locked(target, wait), staged() as stage:
+    named = [source] if choices.ids is None else [source, choices.ids]
+    copies = {url: str(local_copy("import", url)) for url in named if is_url(url)}
+    paths = [copies.get(path, path) for path in named]
+    _check_paths(paths, target)
+    with naming({copy: url for url, copy in copies.items()}), locked(target, wait), staged() as stage:
         with watch.timing("read"):
-            table = open_vectors(Path(source), choices)
+            table = open_vectors(Path(paths[0]), replace(choices, ids=paths[-1] if choices.ids else None))
         watch.total(len(table.ids))
         watch.expect(len(table.ids))
         checked = _Checked(table, watch)
@@ -55,7 +59,7 @@ def import_table(source: str, output: str, choices: Choices, wait: float, watch:
         "version": extembed_cli.__version__,
         "source": source,
         "format": table.format,
-        "output": output,
+        "output": str(target),
         "output_sha256": digest,
         "rows": len(table.ids),
         "dim": table.dim,
@@ -69,15 +73,13 @@ def import_table(source: str, output: str, choices: Choices, wait: float, watch:
     }
 
 
-def _check_paths(source: str, output: str, choices: Choices) -> None:
-    """Raise if the output is not a local Parquet file of its own, or the input is not local."""
-    check_target(output)
-    if not output.endswith(".parquet"):
-        raise SpecError(f"{output}: an embedding table is one Parquet file; end its name in .parquet")
-    if "://" in source:
-        raise InputError(f"{source}: only local paths can be read; copy or mount it")
-    if Path(output).resolve() in {Path(path).resolve() for path in (source, choices.ids or source)}:
-        raise SpecError(f"{output}: the output would overwrite an input; name another")
+def _check_paths(inputs: list[str], target: Path) -> None:
+    """Raise if the output is not a Parquet file of its own."""
+    check_target(str(target))
+    if target.suffix != ".parquet":
+        raise SpecError(f"{target}: an embedding table is one Parquet file; end its name in .parquet")
+    if target.resolve() in {Path(path).resolve() for path in inputs}:
+        raise SpecError(f"{target}: the output would overwrite an input; name another")
 
 
 def _metadata(table: ForeignTable, choices: Choices) -> dict[str, Any]:

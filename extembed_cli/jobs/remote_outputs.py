@@ -16,7 +16,7 @@ from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.outputs.feature_file import check_not_an_input
 from extembed_cli.data.outputs.uploads import check_bucket, upload
 from extembed_cli.data.stores.filesystems import is_url
-from extembed_cli.errors import ExtembedError, SpecError
+from extembed_cli.errors import SpecError, naming, renamed
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec
 
@@ -44,10 +44,7 @@ class Uploads:
             return {key: self._named(each) for key, each in value.items()}
         if isinstance(value, list):
             return [self._named(each) for each in value]
-        if isinstance(value, str):
-            for path, url in self.urls.items():
-                value = value.replace(path, url)
-        return value
+        return renamed(value, self.urls) if isinstance(value, str) else value
 
     def put(self, report_path: Callable[[Path], Path]) -> None:
         """Upload all outputs, and after each its run report if it has one."""
@@ -91,12 +88,8 @@ def written_locally(spec: Spec) -> Iterator[tuple[Spec, Uploads]]:
         for technique in Group.known
     }
     output = None if spec.output is None else urls.get(spec.output, spec.output)
-    try:
+    with naming(uploads.urls):
         yield (spec.model_copy(update={**groups, "output": output}) if urls else spec), uploads
-    except ExtembedError as error:
-        if not urls:
-            raise
-        raise type(error)(uploads.named(str(error))) from error
 
 
 def _stand_in(url: str) -> str:

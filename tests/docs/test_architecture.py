@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import ROOT, World, run_spec
-from pages import blocks
+from helpers.pages import blocks
 
 from extembed_cli.features.aggregate import statistics
 from extembed_cli.features.technique.definitions import Definition

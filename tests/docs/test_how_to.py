@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from conftest import ROOT, World
 from helpers.foreign import VECTORS, WORDS, csv, npy, real, safetensors, text, word2vec
-from pages import blocks, cron_command, name, shell, sooner
+from helpers.pages import blocks, cron_command, name, shell, sooner
 
 HOW_TO = sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name != "rankers.md")
 CRON = ROOT / "docs" / "how-to" / "cron-and-make.md"

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 from conftest import ROOT
-from pages import PAGES, anchors, blocks, every_page, name, prose
+from helpers.pages import PAGES, anchors, blocks, every_page, name, prose
 
 from extembed_cli.spec.loading import build_spec
 

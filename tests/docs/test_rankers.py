@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from pages import blocks, shell, thin
+from helpers.pages import blocks, shell, thin
 
 PAGE = ROOT / "docs" / "how-to" / "rankers.md"
 LIBRARIES = {"lightgbm": "lightgbm", "xgboost": "xgboost-cpu", "catboost": "catboost"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from conftest import ROOT
-from pages import README, blocks, has_row, shell, shown_rows, sooner, thin, without_measures
+from helpers.pages import README, blocks, has_row, shell, shown_rows, sooner, thin, without_measures
 
 from extembed_cli.evaluate.columns import Roles, open_features
 from extembed_cli.evaluate.controls import own_history

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 from conftest import ROOT
-from pages import Block, blocks, cron_command, has_row, shell, shown_rows, sooner, thin, without_measures
+from helpers.pages import Block, blocks, cron_command, has_row, shell, shown_rows, sooner, thin, without_measures
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 

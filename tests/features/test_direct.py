@@ -149,7 +149,7 @@ def test_the_columns_belong_to_the_step_aggregate(world: World) -> None:
     assert 0.5 < users["coverage"]["candidates"] < 1
     about = json.loads((pq.read_schema(world.folder / "out.parquet").metadata or {})[b"extembed"])
     assert [column["technique"] for column in about["columns"]] == ["aggregate", "aggregate"]
-    assert "v__text__dot\tFloat32\tproduct of the user's vector in `v`" in extembed("columns", path).ok().out
+    assert "v__text__dot\tFloat32\taggregate\tproduct of the user's vector in `v`" in extembed("columns", path).ok().out
 
 
 def test_users_that_do_not_match_are_reported(world: World) -> None:

@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import World, extembed, soak
 from helpers.stores import CuttingProxy, Endpoint
@@ -160,3 +161,15 @@ def test_features_of_an_evaluation(world: World, s3: Endpoint) -> None:
     url = s3.put("evaluated/out.parquet", world.write("plain", {"a": [1.0]}))
     extembed("evaluate", url, "--label", "label", "-o", world.folder / "report").failed(3, f"{url}: has no readable")
     extembed("evaluate", url, "--label", "label", "-o", "s3://bucket/report").failed(2, "this can only be a local path")
+
+
+def test_a_file_of_vectors_is_imported(tmp_path: Path, s3: Endpoint) -> None:
+    np.save(tmp_path / "v.npy", np.arange(1.0, 9).reshape(4, 2))
+    (tmp_path / "ids.txt").write_text("a\nb\nc\nd\n")
+    vectors, ids = (s3.put(f"import/{name}", tmp_path / name) for name in ("v.npy", "ids.txt"))
+    for output, source, of in (("local", "v.npy", "ids.txt"), ("remote", vectors, ids)):
+        extembed("import", source, "--ids", of, "-o", f"{output}.parquet", cwd=tmp_path).ok()
+    assert (tmp_path / "remote.parquet").read_bytes() == (tmp_path / "local.parquet").read_bytes()
+    torn = s3.put("import/torn.npy", (tmp_path / "v.npy").read_bytes()[:-4])
+    extembed("import", torn, "--ids", "rows", "-o", "out.parquet", cwd=tmp_path).failed(3, torn)
+    assert not (tmp_path / "out.parquet").exists()

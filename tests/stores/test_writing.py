@@ -53,6 +53,15 @@ def test_a_directory_replaces_its_parts(world: World, s3: Endpoint) -> None:
     assert [part["file"] for part in listed["parts"]] == [name for name in second if name.startswith("part-")]
 
 
+def test_each_problem_has_a_line(world: World, s3: Endpoint) -> None:
+    for name in ("interactions", "text"):
+        (world.folder / f"{name}.parquet").unlink()
+    refused = extembed("run", world.spec(), "-o", "s3://bucket/none.parquet").failed(3)
+    lines = refused.err.splitlines()
+    assert len([line for line in lines if line.endswith("no such file or directory")]) == 2, refused.err
+    assert "none.parquet" not in s3.keys("")
+
+
 def test_vectors(world: World, s3: Endpoint) -> None:
     extembed("run", world.spec(DUAL.replace("s3://bucket/users", "users"))).ok()
     local = (world.folder / "users.parquet").read_bytes()
