@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -20,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer.main
 
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
@@ -27,6 +29,8 @@ from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
 pytest_plugins = ["helpers.evaluation", "helpers.neural", "helpers.stores"]
+
+typer.main.get_command = functools.cache(typer.main.get_command)  # Typer builds all commands anew for each call
 
 ROOT = Path(__file__).parent.parent
 EXTEMBED = [sys.executable, "-m", "extembed_cli"]

@@ -98,7 +98,7 @@ def _run() -> NoReturn:
     except _USAGE_ERROR as error:
         shown = io.StringIO()
         error.show(shown)
-        console.say(*shown.getvalue().rstrip("\n").split("\n"))
+        console.say(*re.sub("^Error:", "extembed: error:", shown.getvalue().rstrip("\n"), flags=re.M).split("\n"))
         _json_error("usage", error.format_message(), error.exit_code)
         sys.exit(error.exit_code)
     except ExtembedError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from extembed_cli.data.stores.filesystems import is_url
 from extembed_cli.errors import DataError, Problems, SpecError, did_you_mean, listing
 from extembed_cli.evaluate.column_types import is_learnable
 from extembed_cli.features import registry
+from extembed_cli.json_files import parsed
 from extembed_cli.spec.durations import time_us
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import ALL
@@ -218,8 +218,7 @@ def _run_report(path: str, table: Table, metadata: dict[str, Any]) -> dict[str, 
     if not output.exists() and len({part.path.parent for part in table.parts}) == 1:
         output = table.parts[0].path.parent
     try:
-        text = output.with_name(f"{output.name}.run.json").read_text(encoding="utf-8")
-        report: dict[str, Any] = json.loads(text)
+        report = parsed(output.with_name(f"{output.name}.run.json").read_bytes())
         names = report["column_names"]
         # The columns of earlier runs come before those of the last run.
         last = [column["name"] for column in metadata["columns"]][-len(names) :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from extembed_cli.data.files.commit import real
 from extembed_cli.data.files.sealed import read_sealed
 from extembed_cli.errors import DataError, InputError
 from extembed_cli.jobs.report import report_path
+from extembed_cli.json_files import parsed
 
 _VECTORS = ("user_vectors", "item_vectors", "all_vectors")
 _KEYS = {"version", "spec", "digests", "input_paths", "started", "output", *_VECTORS}
@@ -82,7 +82,7 @@ def _found(output: Path) -> Path:
 def _lists(report: Path, output: Path) -> bool:
     """Whether a run report lists the output."""
     try:
-        about = json.loads(report.read_bytes())
+        about = parsed(report.read_bytes())
         return real(output) in [real(file.path) for file in _written(about)]
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from extembed_cli.engines.base import Job, Results
 from extembed_cli.features.registry import techniques_of, whole_tables
 from extembed_cli.jobs.report import report_path
+from extembed_cli.json_files import parsed
 from extembed_cli.spec.durations import time_text
 from extembed_cli.spec.model import Spec
 
@@ -36,8 +36,8 @@ def grown_tables(spec: Spec, output: Path, digests: dict[str, Any]) -> Iterator[
     The mean of a table (`center`) and its Gramian (`unobserved_weight`) are over all its items.
     """
     try:
-        earlier = json.loads(report_path(output).read_text(encoding="utf-8"))["digests"]
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = parsed(report_path(output).read_bytes())["digests"]
+    except (OSError, ValueError, KeyError):
         return
     for name, keys in whole_tables(spec).items():
         now = digests[spec.kind_of(name)][name]

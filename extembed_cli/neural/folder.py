@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from extembed_cli.data.files.sealed import sealed, unsealed
 from extembed_cli.errors import InputError, Problems, SpecError, listing
+from extembed_cli.json_files import parsed
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.groups import NeuralGroup
@@ -47,7 +48,7 @@ def read_config(folder: str) -> ModelConfig:
     """Return the config of a trained model; raise if there is none or if it was changed."""
     path = Path(folder) / CONFIG
     try:
-        data, is_whole = unsealed(json.loads(path.read_text(encoding="utf-8")))
+        data, is_whole = unsealed(parsed(path.read_bytes()))
         config = ModelConfig.model_validate(data)
     except (FileNotFoundError, NotADirectoryError):
         unfinished = (Path(folder) / CHECKPOINT).exists()

@@ -62,8 +62,10 @@ def _without_none(value: Any) -> Any:
 def _read(path: Path) -> dict[str, Any]:
     """Return the data of a TOML file; of `-`, of the standard input."""
     try:
-        text = (_standard_input() if path == STANDARD_INPUT else path.read_bytes()).decode("utf-8-sig")
-        return tomllib.loads(text)
+        data = _standard_input() if path == STANDARD_INPUT else path.read_bytes()
+        if data.startswith(b"PAR1"):
+            raise SpecError(f"{path}: is Parquet; name a spec, the TOML file that says what to compute")
+        return tomllib.loads(data.decode("utf-8-sig"))
     except FileNotFoundError:
         raise SpecError(f"{path}: no such spec file; `extembed sample DIR` writes one to start from") from None
     except IsADirectoryError:

@@ -137,7 +137,7 @@ def test_bash_completes_commands_and_flags(typed: str, completed: list[str]) -> 
 def test_usage_errors_say_how_to_fix_them(world: World, arguments: list[str], parts: list[str]) -> None:
     world.spec()
     before = names(world.folder)
-    done = extembed(*arguments, cwd=world.folder).failed(2, *parts)
+    done = extembed(*arguments, cwd=world.folder).failed(2, "extembed: error: ", *parts)
     assert done.out == ""
     assert names(world.folder) == before
 

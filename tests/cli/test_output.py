@@ -86,6 +86,7 @@ def test_a_terminal_gets_a_bar(world: World, env: dict[str, str], coloured: bool
     assert err.splitlines()[-1].endswith("MiB resident") and "300 rows" in err.splitlines()[-1]
 
 
+@pytest.mark.soak
 def test_quiet_and_dumb_terminals_get_no_bar(world: World) -> None:
     assert on_a_terminal("run", world.spec(), "-q", env={"TERM": "xterm"}) == (0, "", "")
     code, _, err = on_a_terminal("run", world.spec(), env={"TERM": "dumb"})

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import extembed, soak
+from conftest import extembed, extembed_process, soak
 from helpers.commands import names
 from helpers.foreign import VECTORS, WORDS, Writer, csv, lists, npy, npz, raw, real, rows, safetensors, text, word2vec
 
@@ -113,6 +113,14 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path, kind: str, number: in
         codes.append(import_soon(*arguments)[0])
     assert codes[0] == 0
     assert len(set(codes)) > 1
+
+
+@pytest.mark.soak
+def test_a_process_ends_with_its_exit_code(tmp_path: Path) -> None:
+    """A file that a library still holds when Python ends must not abort the process."""
+    source = csv("id,a1,a2\nx,1,2\ny,1\n")(tmp_path)
+    codes = {extembed_process("import", source, "-o", tmp_path / "out.parquet").code for _ in range(30)}
+    assert codes == {3}
 
 
 # --- sizes that are lies ---------------------------------------------------------------------------------------------

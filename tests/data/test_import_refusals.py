@@ -95,6 +95,7 @@ REFUSED: dict[str, tuple[Writer, list[str], int, list[str]]] = {
     "a graph of faiss": (real("graph.faiss"), NONE, 1, ["kind `IHNf`", "only flat ones", "reconstruct_n"]),
     # columns
     "no id column": (csv("sku,a1,a2\nx,1,2\n"), NONE, 2, ["no column `item_id` or `id`", "--id-column", "sku"]),
+    "an index": (csv(",sku,a1,a2\n0,x,1,2\n"), NONE, 2, ["no column `item_id` or `id`", "sku", "--id-column ''"]),
     "no such id column": (csv("sku,a1,a2\n"), ["--id-column", "skus"], 2, ["`skus`; did you mean `sku`?"]),
     "no vector column": (csv("id,name\nx,1\n"), NONE, 2, ["which columns are the vector", "'d*'", "name"]),
     "two families": (csv("id,a1,a2,b1,b2\nx,1,2,3,4\n"), NONE, 2, ["which columns are the vector", "a1, a2, b1"]),
@@ -105,7 +106,8 @@ REFUSED: dict[str, tuple[Writer, list[str], int, list[str]]] = {
     "ids of a GloVe": (text("v.txt", rows(" ")), IDS, 2, ["--ids: ", "v.txt is glove", "Leave it out"]),
     "a key of a csv": (csv("id,a1,a2\n"), ["--key", "x"], 2, ["--key: ", "v.csv is csv"]),
     # what is no number
-    "a word in a csv": (csv("id,a1,a2\nx,1,2\ny,1,b\n"), NONE, 3, ["v.csv", "'b'"]),
+    "a word in a csv": (csv("id,a1,a2\nx,1,2\ny,1,b\n"), NONE, 3, ["row 2 (id `y`) has `b`, which is not"]),
+    "a comma in a decimal": (csv("id;a1;a2\nx;1,5;2,5\n"), NONE, 3, ["row 1 (id `x`) has `1,5`", "with a point"]),
     "a word in a list": (csv('id,embedding\nx,"[1, 2]"\ny,"[1, b]"\n'), NONE, 3, ["row 2 (id `y`) has `b`, which is"]),
     "a list cut for printing": (csv("id,embedding\nx,[1. 2. ... 3.]\n"), NONE, 3, ["has `...`, which is not a number"]),
     "a word in GloVe": (text("v.txt", "a 1 2\nb c 3\n"), NONE, 3, ["row 2 (id `b`) has `c`, which is not a number"]),
@@ -118,7 +120,7 @@ REFUSED: dict[str, tuple[Writer, list[str], int, list[str]]] = {
         3,
         ["row 2 (id `y`) has 1 number, and others have 2"],
     ),
-    "a short row": (csv("id,a1,a2\nx,1,2\ny,1\n"), NONE, 3, ["Expected 3 columns, got 2"]),
+    "a short row": (csv("id,a1,a2\nx,1,2\ny,1\n"), NONE, 3, ["Row #3: Expected 3 columns, got 2: y,1"]),
     "a long line": (text("v.txt", "a 1 2\nb 3 4 5\n"), NONE, 3, ["the line `b 3 ...` has more than 2 numbers"]),
     "a torn line": (cut(text("v.txt", rows(" ")), 6), NONE, 3, ["row 4 (id `4`) has 2 numbers, and others have 3"]),
     "a torn text": (text("v.vec", "5 3\n" + rows(" ")), NONE, 3, ["says 5 vectors, and it has 4"]),

@@ -119,6 +119,11 @@ def test_an_empty_file_and_a_torn_one(world: World) -> None:
     refused(world, world.spec(), UNREADABLE, "cannot be read as Parquet")
 
 
+def test_a_spec_in_the_place_of_features(world: World) -> None:
+    done = extembed("evaluate", world.spec(), "--label", "label", "-o", world.folder / "report")
+    done.failed(UNREADABLE, "spec.toml: is TOML, perhaps a spec, not Parquet")
+
+
 def test_text_in_other_alphabets_is_cut_where_the_head_ends(world: World) -> None:
     text = "name,größe\n" + "äöü€,1\n" * 2000
     (world.folder / "interactions.parquet").write_bytes(text.encode("utf-8-sig"))

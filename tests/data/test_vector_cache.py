@@ -180,6 +180,7 @@ def test_a_cache_folder_that_cannot_be_created_is_refused(cached: World) -> None
     done.failed(2, "below: cannot be a folder for matrices", "--cache")
 
 
+@pytest.mark.soak
 def test_the_cache_works_with_shards_and_little_memory(cached: World, tmp_path: Path) -> None:
     spec = cached.folder / "spec.toml"
     extembed("run", spec).ok()

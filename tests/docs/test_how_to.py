@@ -15,7 +15,7 @@ from helpers.pages import blocks, cron_command, name, shell, sooner
 
 HOW_TO = sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name != "rankers.md")
 CRON = ROOT / "docs" / "how-to" / "cron-and-make.md"
-SLOW = {"neural.md", "evaluate.md"}
+SLOW = {"neural.md", "evaluate.md", "explain.md", "import.md"}
 with_commands = [
     pytest.param(page, id=name(page), marks=[pytest.mark.soak] if page.name in SLOW else [])
     for page in HOW_TO
@@ -98,6 +98,7 @@ def test_the_makefile_rule_rebuilds_outdated_features(folder: Path) -> None:
         assert expected in shell("make features.parquet", folder)
 
 
+@pytest.mark.soak
 def test_the_cron_line_of_verify_trains_only_on_whole_features(folder: Path) -> None:
     command = cron_command(ROOT / "docs" / "how-to" / "verify.md", folder)
     (folder / "Makefile").write_text("train:\n\t@touch trained\n")

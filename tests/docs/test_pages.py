@@ -102,10 +102,3 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
             inside = inside.with_name("index.html") if inside.stem == "README" else inside
             assert (tmp_path / "site" / inside).exists(), inside
     assert "cdnjs" not in (tmp_path / "site" / "index.html").read_text(), "a page loads something from another host"
-
-
-def test_generated_parts_match_the_code() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "docs.py", "--check"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def test_the_other_commands_of_the_readme_run(shop: Path) -> None:
     assert len(commands) == 3
     shell(commands[1], shop)
     assert "text__liked__cos_to_mean__hl1d" in pl.read_parquet_schema(shop / "other.parquet")
-    thin(shop / "features.parquet", every=12)
+    thin(shop / "features.parquet", every=30)
     printed = shell(sooner(commands[2]), shop)
     assert "aggregate" in printed
     assert "warning" not in printed

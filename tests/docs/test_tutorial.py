@@ -22,7 +22,7 @@ def test_every_step_of_the_tutorial_runs(tmp_path: Path) -> None:
         elif block.language == "sh":
             judges = "extembed evaluate" in block.text
             if judges:
-                thin(shop / "features.parquet", every=6)
+                thin(shop / "features.parquet", every=20)
             printed = shell(sooner(block.text) if judges else block.text, shop)
             shop = tmp_path / "shop"
         elif block.language == "python":

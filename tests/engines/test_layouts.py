@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, timestamps, vectors
+from conftest import World, soak, timestamps, vectors
 from helpers.outputs import Ran, ran, same
 
 from extembed_cli.data.inputs.inputs import Loaded
@@ -28,9 +28,9 @@ CUTS = [
     (2, Layout()),
     (1, Layout(rows=1_000)),
     (4, Layout(shards=7)),
-    (2, Layout(shards=40, rows=700)),  # more shards than users: some are empty
+    soak(2, Layout(shards=40, rows=700)),  # more shards than users: some are empty
     (3, Layout(shards=3, mapped=True)),
-    (2, Layout(mapped=True)),
+    soak(2, Layout(mapped=True)),
 ]
 
 

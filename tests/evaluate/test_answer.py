@@ -57,6 +57,7 @@ def test_nearly_all_worlds_without_a_signal_are_not_worth_it(tmp_path: Path) -> 
     assert sum(finds_no_signal(tmp_path / str(seed), seed) for seed in range(20)) >= 19
 
 
+@pytest.mark.soak
 def test_requests_are_ranked_by_ndcg(features: Path) -> None:
     report = judged(features, group="request", seeds=(0,))
     for each in report.ladder:

@@ -81,6 +81,7 @@ def test_gains_by_item_count_cover_the_test_rows(features: Path, features_report
     assert low < usual.values["aggregate"] < high
 
 
+@pytest.mark.soak
 def test_counters_of_named_histories_do_not_say_how_often_an_item_was_seen(features: Path, tmp_path: Path) -> None:
     """They have some of its events only."""
     for name in ("interactions", "candidates", "text"):

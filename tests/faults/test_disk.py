@@ -32,7 +32,8 @@ def at_most(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize(("kind", "size"), [(FILE, 5_000), soak(FILE, 0), soak(DIRECTORY, 0), soak(DIRECTORY, 5_000)])
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "size"), [(FILE, 5_000), (FILE, 0), (DIRECTORY, 0), (DIRECTORY, 5_000)])
 def test_a_file_size_limit_leaves_the_old_output(tmp_path: Path, kind: str, size: int) -> None:
     world = build(tmp_path)
     old = earlier_output(world, kind)
@@ -82,6 +83,7 @@ def test_a_full_disk_leaves_the_old_output(tmp_path: Path, kind: str, share: flo
         assert_untouched(output, old)
 
 
+@pytest.mark.soak
 def test_a_run_after_a_full_disk_needs_no_cleanup(tmp_path: Path) -> None:
     world = build(tmp_path / "world")
     expected = run_clean(world, DIRECTORY, NEW)

@@ -67,6 +67,7 @@ def test_a_stopped_import_leaves_the_old_table(tmp_path: Path, number: signal.Si
     assert names(tmp_path) == {"1.npz", "2.npz", TABLE}
 
 
+@pytest.mark.soak
 def test_a_second_import_into_the_same_table_is_locked_out(tmp_path: Path) -> None:
     go = tmp_path / "go"
     with start(tmp_path, 1, Fault("os:fsync", do="hold", path=str(go))) as first:

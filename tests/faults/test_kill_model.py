@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import extembed, soak
+from conftest import extembed
 from helpers.evaluation import TABLES, make_features
 from helpers.faults import KILLED, Fault, drive
 
 from extembed_cli.features.neural import scores
 from extembed_cli.neural.folder import CHECKPOINT, FILES, read_config
 from extembed_cli.neural.weights import load_models
-
-SHORT = [("an older model", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +35,9 @@ def weights(world: Path, model: str) -> str:
     return hashlib.sha256((world / model / "model.safetensors").read_bytes()).hexdigest()
 
 
-CASES = [
-    (before, renamed) if (before, renamed) in SHORT else soak(before, renamed)
-    for before in ("an older model", "nothing")
-    for renamed in range(6)
-]
-
-
-@pytest.mark.parametrize(("before", "renamed"), CASES)
+@pytest.mark.soak
+@pytest.mark.parametrize("before", ["an older model", "nothing"])
+@pytest.mark.parametrize("renamed", range(6))
 def test_a_killed_training_leaves_the_old_or_the_new_model(world: Path, before: str, renamed: int) -> None:
     for model, seed in {"old": 0, "new": 7}.items():
         if not (world / model).exists():

@@ -69,6 +69,7 @@ def test_a_second_run_waits_its_turn(tmp_path: Path) -> None:
     assert_tidy(world.folder / FILE)
 
 
+@pytest.mark.soak
 def test_a_run_waits_no_longer_than_wait_says(tmp_path: Path) -> None:
     world = build(tmp_path)
     with drive(*arguments(world, FILE), faults=(hold(tmp_path),)) as first:
@@ -108,6 +109,7 @@ def test_the_lock_is_free_when_its_holder_is_killed(tmp_path: Path, wait: list[s
         soak("out/[ab]*.parquet", "out/a.parquet"),
     ],
 )
+@pytest.mark.soak
 def test_different_outputs_do_not_disturb_each_other(tmp_path: Path, one: str, other: str) -> None:
     """This holds even if one name is a prefix of the other."""
     world = build(tmp_path)
@@ -174,6 +176,7 @@ def test_runs_without_waiting_leave_a_whole_file(tmp_path: Path, number: int) ->
     assert_tidy(world.folder / FILE)
 
 
+@pytest.mark.soak
 def test_dry_run_and_check_need_no_lock(tmp_path: Path) -> None:
     """They write nothing."""
     world = build(tmp_path)

@@ -158,6 +158,7 @@ def killed(killed_once: Killed) -> World:
     return killed_once.world
 
 
+@pytest.mark.soak
 def test_a_shard_with_torn_files_is_computed_again(killed: World, killed_once: Killed) -> None:
     """After a power failure a file may have its name but no content."""
     for number, name in enumerate(("features-*.arrow", "vectors-*.arrow")):
@@ -246,6 +247,7 @@ def test_a_job_that_now_fits_into_memory_is_still_resumed(killed: World, killed_
     assert bytes_of(killed) == killed_once.expected
 
 
+@pytest.mark.soak
 def test_a_job_that_now_fits_starts_over_if_no_shard_was_finished(big: World) -> None:
     expected, _ = clean(big)
     with start(big, faults=(Fault("extembed_cli.data.shards.scratch:Scratch.write_json", "after", 2),)) as run:

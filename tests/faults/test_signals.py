@@ -98,7 +98,8 @@ def test_a_signal_at_a_stage(tmp_path: Path, kind: str, place: Fault) -> None:
     assert_untouched(world.folder / kind, old)
 
 
-@pytest.mark.parametrize("kind", [soak(FILE), DIRECTORY])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
 def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_path: Path, kind: str) -> None:
     world = build(tmp_path)
     place = Fault("pyarrow.parquet:ParquetWriter.close", "before", 1 if kind == FILE else 2)
@@ -131,6 +132,7 @@ def test_a_signal_between_renames_waits_for_all_of_them(
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, soak(signal.SIGTERM)])
+@pytest.mark.soak
 def test_a_second_signal_does_not_stop_the_cleanup(tmp_path: Path, second: signal.Signals) -> None:
     """The second signal comes while the run removes its temporary file because of the first."""
     world = build(tmp_path)

@@ -230,6 +230,7 @@ def test_the_number_of_later_events_changes_no_byte_of_ill_conditioned_fits(worl
         same_bytes(outputs[0], other)
 
 
+@pytest.mark.soak
 def test_workers_and_shards_change_no_byte(crowd: World) -> None:
     spec = spec_of(crowd)
     one = ran(spec, 1, Layout())

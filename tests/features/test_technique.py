@@ -174,6 +174,7 @@ def test_a_fourth_technique_runs(world: World, package: Path, program: str | Non
     assert about["spec"]["constant"][2] == {"name": "two", "value": 2.0}
 
 
+@pytest.mark.soak
 def test_the_other_commands_know_a_fourth_technique(world: World, package: Path) -> None:
     spec = world.spec(GROUPS)
     assert extembed(package, "columns", spec).ok().out.splitlines()[-1] == "two__value\tFloat32\tconstant\talways 2"

@@ -96,8 +96,7 @@ def cron_command(page: Path, folder: Path) -> str:
 
 
 def without_measures(line: str) -> str:
-    """Return a line of output without the parts that differ between runs: seconds, memory and the folder."""
-    line = re.sub(r"\S*/(?=[\w.-]+: [\d,]+ rows)", "", line)
+    """Return a line of output without the parts that differ between runs: seconds and memory."""
     return re.sub(r"in [\d.]+ s;|at most [\d,]+ MiB", "_", line)
 
 

@@ -138,6 +138,7 @@ def test_many_candidates_of_one_user(tmp_path: Path) -> None:
         np.testing.assert_allclose(features[name].to_numpy()[some], few[name].to_numpy(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.soak
 def test_workers_and_shards_change_no_byte(world: World) -> None:
     write_lognormal(world, 60, 60, 600, dim=20, candidates=20)
     dual = '[[dual]]\nhistories = ["liked"]\nhalf_life = "20d"\nsd = true\nuser_vectors = "u.parquet"\n'

@@ -65,6 +65,7 @@ def test_a_spec_and_its_output_have_the_same_columns(world: World) -> None:
 def test_columns_of_some_techniques(written: World) -> None:
     output, spec = written.folder / "out.parquet", written.folder / "spec.toml"
     dual = [column.name for column in feature_columns(output, ["dual"])]
+    assert feature_columns(output, "dual") == feature_columns(output, ["dual"])
     assert dual == ["text__all__dual_score"]
     assert extembed("columns", output, "--names", "--technique", "dual").ok().out.split() == dual
     assert extembed("columns", spec, "--names", "--technique", "dual").ok().out.split() == dual

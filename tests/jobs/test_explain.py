@@ -183,7 +183,8 @@ def test_listed_events_give_the_values_again(world: Small) -> None:
         recombines(found.model_copy(update={"columns": rest}), {"text": "text (centred)"})
 
 
-@pytest.mark.parametrize("layout", [Layout(shards=3, rows=50), soak(Layout(mapped=True))])
+@pytest.mark.soak
+@pytest.mark.parametrize("layout", [Layout(shards=3, rows=50), Layout(mapped=True)])
 def test_values_are_the_same_where_memory_is_short(everything: Path, layout: Layout) -> None:
     found = explained(everything, 27, layout=layout)
     same_as_run(found, output_of(everything), 27)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Ran, extembed, soak
+from conftest import Ran, extembed
 from helpers.faults import Fault, drive
 from helpers.neural import GROUP, train, train_command, write_spec
 from safetensors.numpy import load_file
@@ -68,7 +68,8 @@ def test_no_row_is_lost_to_the_ranker(trained_copy: Path, tmp_path: Path) -> Non
     assert {control["control"] for control in report["controls"]}.isdisjoint({"training end"})
 
 
-@pytest.mark.parametrize("step", [40, soak(8), soak(20)])
+@pytest.mark.soak
+@pytest.mark.parametrize("step", [40, 8, 20])
 def test_a_stopped_training_resumes_in_its_fold(trained_copy: Path, step: int) -> None:
     """The folds have 4, 8 and 13 steps an epoch: in the third fold, at the end of the first, in the second."""
     arguments = ("--folds", str(FOLDS), "--epochs", "2", "--encoder", "mean")

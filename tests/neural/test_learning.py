@@ -80,10 +80,12 @@ def test_an_effect_of_order_is_learned(encoder: str, rows: int) -> None:
     assert learned(encoder, rows) > 0.95
 
 
+@pytest.mark.soak
 def test_means_over_weeks_do_not_see_the_order() -> None:
     assert learned("mean") < 0.85
 
 
+@pytest.mark.soak
 def test_a_half_life_is_learned() -> None:
     """The labels depend on the share of the candidate's cluster, with a half-life of 12 days."""
     rng = np.random.default_rng(8)

@@ -63,6 +63,7 @@ def test_every_encoder_trains_and_scores(trained_copy: Path, encoder: str) -> No
     assert scored(trained_copy)["neural_score"].is_finite().sum() > 4_000
 
 
+@pytest.mark.soak
 def test_requests_can_be_ranked_against_each_other(trained_copy: Path) -> None:
     how = ("--loss", "softmax", "--group", "request", "--lr", "0.01", "--epochs", "6", "--encoder", "mean")
     report = train(trained_copy, *how, "--json").ok().json

@@ -138,7 +138,8 @@ def test_the_config_has_what_a_run_needs(said: Path) -> None:
     assert data["architecture"]["values"] == 4
 
 
-@pytest.mark.parametrize("encoder", ["mean", soak("attention"), soak("gru"), soak("transformer")])
+@pytest.mark.soak
+@pytest.mark.parametrize("encoder", ["mean", "attention", "gru", "transformer"])
 def test_an_effect_of_values_is_learned(encoder: str) -> None:
     """A candidate is liked where it is of a cluster of which the user said something good; all clusters were seen."""
     assert learned(encoder, values=True) > 0.9

@@ -140,6 +140,10 @@ def test_a_file_that_is_not_text_is_refused(world: World) -> None:
     refused(world, spec, USAGE, "spec.toml: is not UTF-8 text")
 
 
+def test_features_in_the_place_of_a_spec_are_recognised(world: World) -> None:
+    refused(world, world.folder / "candidates.parquet", USAGE, "candidates.parquet: is Parquet; name a spec")
+
+
 def test_a_missing_spec_file_is_reported(world: World) -> None:
     parts = ("missing.toml: no such spec file", "`extembed sample DIR`")
     refused(world, world.folder / "missing.toml", USAGE, *parts, shell=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, extembed_process, timestamps, vectors
+from conftest import ROOT, extembed_process, soak, timestamps, vectors
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from processes import Cost, measure
@@ -136,6 +136,7 @@ def test_a_training_on_a_log_larger_than_memory_keeps_to_memory(large: Path) -> 
     assert weights[0] == weights[1]
 
 
+@pytest.mark.soak
 def test_short_histories_of_many_users_keep_to_memory(tmp_path: Path) -> None:
     """Each user has one event and two candidates at different times, which gives pieces of the smallest shape."""
     users = np.arange(100_000)
@@ -167,7 +168,7 @@ def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"interactions.parquet", "candidates.parquet", "items.parquet"}
 
 
-@pytest.mark.parametrize("many", ["item", "day"])
+@pytest.mark.parametrize("many", ["item", soak("day")])
 def test_residuals_of_a_popular_item_or_a_busy_day_keep_to_memory(tmp_path: Path, many: str) -> None:
     rng, n = np.random.default_rng(4), 600_000
     items, seconds = rng.integers(0, 20_000, n), rng.integers(0, YEAR // 10**6, n)

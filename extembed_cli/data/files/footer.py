@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from extembed_cli.json_files import parsed
+
 METADATA_KEY = b"extembed"
 _SPARK, _PANDAS = b"org.apache.spark.sql.parquet.row.metadata", b"pandas"
 _SPARK_TYPES = {pa.uint32(): "long", pa.float32(): "float"}  # Spark has no unsigned integers
@@ -25,10 +27,9 @@ def json_bytes(metadata: dict[str, Any]) -> bytes:
 def read_about(schema: pa.Schema) -> dict[str, Any] | None:
     """Return what a run has put into the footer of a file; None where there is nothing, or nothing readable."""
     try:
-        about = json.loads((schema.metadata or {})[METADATA_KEY])
+        return parsed((schema.metadata or {})[METADATA_KEY])
     except (KeyError, ValueError):
         return None
-    return about if isinstance(about, dict) else None
 
 
 def carried_over(candidates: pa.Schema, features: Sequence[pa.Field]) -> dict[bytes, bytes]:
@@ -41,7 +42,7 @@ def carried_over(candidates: pa.Schema, features: Sequence[pa.Field]) -> dict[by
         if key not in kept:
             continue
         try:
-            about = json.loads(kept.pop(key))
+            about = parsed(kept.pop(key))
             add(about, candidates.names, features)
         except (ValueError, TypeError, KeyError, AttributeError):
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from extembed_cli.data.files.sniff import not_parquet
 from extembed_cli.data.paths import hive
 from extembed_cli.data.paths.resolving import SourceFile, file_state, resolve
 from extembed_cli.errors import NOT_UTF8, DataError, InputError, Problems, SpecError, did_you_mean, listing
+from extembed_cli.json_files import parsed
 
 
 @contextmanager
@@ -221,7 +221,7 @@ class Table:
 def _of_pandas(name: str, schema: pa.Schema) -> str | None:
     """Return a hint if a missing column is an index that pandas has described instead of stored, or has no name."""
     try:
-        index = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]
+        index = parsed((schema.metadata or {})[b"pandas"])["index_columns"]
         described = [each["name"] for each in index if isinstance(each, dict) and each.get("stop") != each.get("start")]
     except (KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from extembed_cli.data.files.commit import json_document
 from extembed_cli.errors import DataError
+from extembed_cli.json_files import parsed
 
 _CHECKSUM = "checksum"
 
@@ -32,11 +33,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """Return sealed data from a file that `write_json` wrote; raise if a byte of it is another one."""
     raw = path.read_bytes()
     try:
-        data = json.loads(raw)
+        data = parsed(raw)
         rest, fits = unsealed(data)
         # The same data can be written in several ways, such as 1E-7 for 1e-7.
         if fits and json_document(data).encode() == raw:
             return rest
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError):
         pass
     raise DataError(f"{path}: was changed or damaged after it was written, or is of another version. Run again")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from extembed_cli.json_files import parsed
 
 _HEAD = 4096
 _CONVERTED_BY = {
@@ -47,7 +48,8 @@ def not_parquet(path: Path) -> str | None:
         return None
     if not head:
         return "is empty"
-    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None) or _text_kind(head)
+    magic = (kind for magic, kind in _MAGIC.items() if head.startswith(magic))
+    kind = next(magic, None) or ("TOML, perhaps a spec" if path.suffix == ".toml" else _text_kind(head))
     if head.startswith(b"PAR1") or kind is None:
         return None
     return f"is {kind}, not Parquet{_hint(kind, path)}"
@@ -76,7 +78,7 @@ def _text_kind(head: bytes) -> str | None:
 
 def _is_json(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return bool(parsed(line))
     except ValueError:
         return False
 

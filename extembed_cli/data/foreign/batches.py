@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -89,7 +90,8 @@ def _not_a_number(batch: Batch, row: int) -> str:
             try:
                 pa.scalar(value).cast(pa.float64())
             except pa.ArrowInvalid:
-                return f"{_row(batch, place, row)} has `{value}`, which is not a number"
+                hint = "; write decimals with a point" if re.fullmatch(r"-?\d+,\d+", value) else ""
+                return f"{_row(batch, place, row)} has `{value}`, which is not a number{hint}"
     return f"{_row(batch, 0, row)} or a later one has something that is not a number"
 
 

@@ -35,12 +35,13 @@ def _id_column(path: Path, names: Sequence[str], choices: Choices) -> str:
         if choices.id_column not in names:
             raise SpecError(f"{path}: no column `{choices.id_column}`{did_you_mean(choices.id_column, names)}")
         return choices.id_column
-    for name in (choices.id_name, "id", ""):  # pandas writes its index under no name
+    for name in (choices.id_name, "id"):
         if name in names:
             return name
+    index = " The one without a name is an index of pandas; if it has the ids: --id-column ''." if "" in names else ""
     raise SpecError(
         f"{path}: no column `{choices.id_name}` or `id`; name that of the ids with --id-column NAME "
-        f"(columns: {listing(names, 8)})"
+        f"(columns: {listing(names, 8)}).{index}"
     )
 
 

@@ -15,12 +15,13 @@ from pyarrow import csv as arrow_csv
 from extembed_cli.data.foreign.batches import Batch, from_batches
 from extembed_cli.data.foreign.columns import choose_columns
 from extembed_cli.data.foreign.lines import first_line
-from extembed_cli.data.foreign.source import Choices, VectorFile, opened, reading
+from extembed_cli.data.foreign.source import Choices, VectorFile, is_compressed, opened, reading
 from extembed_cli.data.foreign.words import is_number
 
 _BLOCK_BYTES = 2**22
 """Read at a time, of several blocks ahead; no row may be longer"""
-_NO_VECTOR = pa.array(["", "null", "None", "nan", "NaN"])
+_EMPTY = pa.array(sorted({*arrow_csv.ConvertOptions().null_values, "None"}))
+"""Cells that stand for nothing"""
 _PUNCTUATION = "[][(),;]"
 """What may stand around and between the numbers of a list, besides spaces; as characters, and as a pattern of one"""
 
@@ -71,33 +72,41 @@ class _Table:
     def batches(self) -> Iterator[Batch]:
         """Read the table from its beginning."""
         ids = [] if self.id_column is None else [self.id_column]
-        kind = pa.string() if len(self.vectors) == 1 else pa.float64()
+        columns = [*ids, *self.vectors]
+        # A stream of Arrow's own: it may be freed in a thread of Arrow after the interpreter has ended, and then one of
+        # Python aborts the process. One thread for the parsing: only then does an error name its row.
         with (
-            opened(self.path) as file,
+            pa.input_stream(str(self.path), compression="gzip" if is_compressed(self.path) else None) as file,
             arrow_csv.open_csv(
                 file,
-                arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, autogenerate_column_names=not self.has_names),
-                arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
-                arrow_csv.ConvertOptions(
-                    include_columns=[*ids, *self.vectors],
-                    column_types={**dict.fromkeys(ids, pa.string()), **dict.fromkeys(self.vectors, kind)},
+                arrow_csv.ReadOptions(
+                    block_size=_BLOCK_BYTES, autogenerate_column_names=not self.has_names, use_threads=False
                 ),
+                arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
+                arrow_csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string())),
             ) as reader,
         ):
             for batch in reader:
-                columns = batch.columns[len(ids) :]
-                yield Batch(
-                    batch.column(0) if ids else None, _lists(columns[0]) if len(columns) == 1 else _wide(columns)
-                )
+                cells = batch.columns[len(ids) :]
+                yield Batch(batch.column(0) if ids else None, _lists(cells[0]) if len(cells) == 1 else _wide(cells))
 
 
 def _lists(cells: pa.Array) -> pa.Array:
     """Return lists of numbers as text, from cells such as `[0.1, 0.2]`; null for a cell without numbers."""
-    text = pc.ascii_trim_whitespace(pc.replace_substring_regex(cells, _PUNCTUATION, " "))
-    return pc.ascii_split_whitespace(pc.if_else(pc.is_in(text, _NO_VECTOR), pa.scalar(None, pa.string()), text))
+    return pc.ascii_split_whitespace(_filled(pc.replace_substring_regex(cells, _PUNCTUATION, " ")))
 
 
 def _wide(columns: list[pa.Array]) -> pa.Array:
-    """Return the numbers of several columns as lists; NaN for an empty cell."""
-    numbers = np.column_stack([column.to_numpy(zero_copy_only=False) for column in columns])
+    """Return the numbers of several columns as lists, NaN for an empty cell; all as text if one is not a number."""
+    cells = [_filled(column) for column in columns]
+    try:
+        numbers = np.column_stack([cell.cast(pa.float64()).to_numpy(zero_copy_only=False) for cell in cells])
+    except pa.ArrowInvalid:
+        return pa.array(list(zip(*(cell.to_pylist() for cell in cells), strict=True)), pa.list_(pa.string()))
     return pa.FixedSizeListArray.from_arrays(numbers.ravel(), len(columns))
+
+
+def _filled(cells: pa.Array) -> pa.Array:
+    """Return the text of cells without spaces around it; null for an empty cell."""
+    text = pc.ascii_trim_whitespace(cells)
+    return pc.if_else(pc.is_in(text, _EMPTY), pa.scalar(None, pa.string()), text)

@@ -19,8 +19,8 @@ from extembed_cli.spec.defaults import IdKind
 
 ROWS = "rows"
 """Instead of a file: the ids are the numbers of the rows, from 0"""
-_INTEGER = r"^(?:0|-?[1-9][0-9]*)$"
-"""An integer as it is always written: `007` and `+7` are text"""
+_INTEGER = r"^(?:0|-?[1-9][0-9]*|(?:0|-?[1-9][0-9]{0,14})\.0)$"
+"""An integer as it is always written: `007` and `+7` are text. pandas writes `7.0` in a column with missing values."""
 
 
 def read_ids(path: Path) -> pa.Array:
@@ -56,7 +56,7 @@ def typed(ids: pa.Array, kind: IdKind | None, where: Path) -> pl.Series:
         return series.cast(pl.String) if kind == "text" else series
     if kind == "text":
         return series
-    written = series.set(~series.str.contains(_INTEGER), None)
+    written = series.set(~series.str.contains(_INTEGER), None).str.strip_suffix(".0")
     for dtype in (pl.Int64(), pl.UInt64()):
         integers = written.cast(dtype, strict=False)
         if not integers.null_count():

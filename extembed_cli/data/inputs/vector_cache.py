@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -32,11 +33,14 @@ from extembed_cli.data.inputs.frozen import frozen_digest
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.matrices import TableVectors
 from extembed_cli.data.shards.scratch import make_folder
+from extembed_cli.json_files import read_json
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.threads import Mapping
 
 _DAY = 86_400
 _BLOCK = 2**22  # bytes read at a time
+_ENTRY = "[0-9a-f]{32}"
+"""Pattern of the names of entries"""
 _IDS, _VECTORS, _ABOUT = "ids.arrow", "vectors.f32", "about.json"
 
 
@@ -85,8 +89,8 @@ class VectorCache:
             for building in buildings:
                 shutil.rmtree(building, ignore_errors=True)
         note = self._note(self.tables[name])
-        known = _read(note)
-        if known is not None:
+        known = _read_note(note)
+        if known:
             entries = {*known["entries"], *(self._key(name, center) for center in centers)}
             _write(note, {**known, "entries": sorted(entries)})
         return results
@@ -119,7 +123,7 @@ class VectorCache:
 
     def _open(self, name: str, center: bool) -> TableVectors | None:
         folder = self.folder / self._key(name, center)
-        about = _read(folder / _ABOUT)
+        about = read_json(folder / _ABOUT)
         if about is None or about.get("checksums") != _checksums(folder):
             return None
         try:
@@ -130,7 +134,7 @@ class VectorCache:
             norms = np.append(ipc.whole(table["norm"]).to_numpy(), 0)
             ids, report = ipc.from_arrow(table.select(["id"]))["id"], dict(about["report"])
         # Another run has just removed it, because the table changed; or it is not what a run has written.
-        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException):
             return None
         return TableVectors(ids, vectors, norms, report) if len(norms) == len(vectors) else None
 
@@ -141,7 +145,7 @@ class VectorCache:
         """
         states = [[*part.state, part.path.stat().st_ctime_ns] for part in table.parts]
         note = self._note(table)
-        known = _read(note) or {}
+        known = _read_note(note)
         if known.get("states") == states:
             digest: dict[str, Any] = known["digest"]
             return digest
@@ -187,9 +191,14 @@ def _write(path: Path, data: dict[str, Any]) -> None:
     replace_bytes(path, json.dumps(data).encode())
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data
+def _read_note(path: Path) -> dict[str, Any]:
+    """Return what a note says; empty where there is none, or it is not as a run writes it.
+
+    Its entries are names of folders that may be removed, so no other name may be among them.
+    """
+    note = read_json(path) or {}
+    whole = note.keys() == {"states", "digest", "entries"} and isinstance(note["digest"], dict)
+    if not whole or note["digest"].keys() != {"files", "rows", "bytes", "sha256"}:
+        return {}
+    own = isinstance(note["entries"], list) and all(re.fullmatch(_ENTRY, str(entry)) for entry in note["entries"])
+    return note if own else {}

@@ -74,7 +74,8 @@ def of_techniques(path: str, columns: list[FeatureColumn], techniques: Iterable[
     """Return the columns of some techniques; raise if one has none. None = all."""
     if techniques is None:
         return columns
-    wanted, known = list(techniques), dict.fromkeys(column.technique for column in columns)
+    wanted = [techniques] if isinstance(techniques, str) else list(techniques)
+    known = dict.fromkeys(column.technique for column in columns)
     for technique in wanted:
         if technique not in known:
             raise SpecError(f"{path}: has no columns of `{technique}`; it has {listing(known) or 'no features'}")

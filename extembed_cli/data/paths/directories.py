@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import NamedTuple, TypeVar
 
 from extembed_cli.errors import InputError
+from extembed_cli.json_files import parsed
 
 MANIFEST = "_extembed_manifest.json"
 PART = r"part-\d{5}-[0-9a-f]{12}\.parquet"
@@ -37,7 +37,12 @@ class ListedPart(NamedTuple):
 def listed(where: str, manifest: bytes) -> list[ListedPart]:
     """Return the parts that a manifest lists, in order; `where` is its name."""
     try:
-        parts = json.loads(manifest)["parts"]
-        return [ListedPart(PurePath(part["file"]).name, int(part["rows"]), str(part["sha256"])) for part in parts]
-    except (ValueError, KeyError, TypeError) as error:
+        parts = parsed(manifest)["parts"]
+        names = [PurePath(part["file"]).name for part in parts]
+        if any("\0" in name for name in names):
+            raise ValueError("a name has a NUL character")
+        return [
+            ListedPart(name, int(part["rows"]), str(part["sha256"])) for name, part in zip(names, parts, strict=True)
+        ]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{where}: not a readable manifest ({error}); write the directory again") from None

@@ -14,6 +14,7 @@ from typing import Any
 
 from extembed_cli.data.files.commit import replace_bytes
 from extembed_cli.errors import DISK_FULL, SpecError
+from extembed_cli.json_files import read_json
 
 _JOB = "job.json"
 FINISHED = "shard-*.json"
@@ -34,7 +35,7 @@ class Scratch:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return the data that `write_json` wrote, or None."""
-        return _read(self.folder / name)
+        return read_json(self.folder / name)
 
 
 def scratch_folder(parent: Path, output: Path, number: int = 0) -> Path:
@@ -64,7 +65,7 @@ def scratch(
     old = None
     wanted = {aspect: _digest(value) for aspect, value in job().items()} if needed or folder.exists() else {}
     if folder.exists():
-        old = _read(folder / _JOB)
+        old = read_json(folder / _JOB)
         why = _why_not(old, wanted, fits)
         if why is None and not needed and not any(folder.glob(FINISHED)):
             why = "it had finished no shard"
@@ -125,11 +126,3 @@ def _why_not(
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None

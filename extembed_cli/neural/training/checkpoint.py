@@ -15,6 +15,7 @@ from torch import Tensor
 
 from extembed_cli.data.files.commit import replace_bytes
 from extembed_cli.errors import InputError, SpecError, listing
+from extembed_cli.json_files import parsed
 from extembed_cli.neural.training.trainer import Epoch, Trained, Trainer
 from extembed_cli.system.progress import Watch
 
@@ -50,7 +51,7 @@ class Checkpoint:
             return done, make(0)
         try:
             with safe_open(self.path, framework="pt") as opened:
-                state = json.loads(opened.metadata()["state"])
+                state = parsed(opened.metadata()["state"])
             checksum, tensors = state.pop(_CHECKSUM), load_file(self.path)
             if checksum != _checksum(tensors, state):
                 raise ValueError("it was changed after it was written")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from safetensors.torch import save
 
 from extembed_cli.data.files.commit import Staged, file_digest, matching, remove_leftovers
 from extembed_cli.errors import InputError, SpecError, listing
+from extembed_cli.json_files import parsed
 from extembed_cli.neural import folder as files
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.neural.training.curves import page
@@ -52,7 +52,7 @@ def read_finished(folder: Path) -> tuple[ModelConfig, dict[str, Any]] | None:
     """Return the config and the training report of the model in the folder; None if it is not complete."""
     try:
         config = files.read_config(str(folder))
-        report = json.loads((folder / files.METRICS).read_text(encoding="utf-8"))
+        report = parsed((folder / files.METRICS).read_bytes())
     except (InputError, OSError, ValueError):
         return None
     complete = (folder / files.CURVES).exists() and report.get("weights_sha256") == config.weights_sha256
