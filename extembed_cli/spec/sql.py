@@ -57,6 +57,9 @@ _READING = frozenset(
     """.split()
 )
 """Words that read something else than the row"""
+_BEFORE_TEXT = frozenset(["interval", "date", "time", "timestamp", "datetime"])
+"""Words that say what the text after them is"""
+_SYNTAX = (_WORDS | _READING) - _BEFORE_TEXT
 _PARTS = frozenset(
     """
     year years quarter month months week weeks day days hour hours minute minutes second seconds millisecond
@@ -67,6 +70,7 @@ _PARTS = frozenset(
 """Parts of a time"""
 _CLOCK = frozenset(["now", "today", "current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"])
 _MOST = 8000  # words, numbers, texts and signs: far fewer than end the parser's stack
+_DEEPEST = 24  # parentheses and CASEs in each other: from 50 on, the parser tries 2^50 ways to read them
 
 
 class UnknownColumnError(ValueError):
@@ -94,9 +98,23 @@ def checked(text: str, columns: Collection[str]) -> str:
     tokens = list(_tokens(text))
     if len(tokens) > _MOST:
         raise ValueError(f"too long ({len(tokens):,} words and signs, at most {_MOST:,})")
+    opened: list[str] = []  # for each CASE and parenthesis around a piece: `case`, or the word before the parenthesis
     for place, token in enumerate(tokens):
-        if token.kind == "word":
-            _check_word(tokens, place, columns)
+        before = tokens[place - 1] if place else Token("sign", "")
+        second = tokens[place - 2] if place > 1 else Token("sign", "")
+        after = tokens[place + 1] if place + 1 < len(tokens) else Token("sign", "")
+        if token.kind in {"word", "quoted"} and after.text == "(":
+            _check_call(token, before)
+        elif token.kind == "word":
+            _check_word(token, before, second, opened, columns)
+        if _follows_value(token, before, second, columns):
+            raise ValueError(f"written with `{before.text} {token.text}`, without AND or another sign between them")
+        if token.text == "(" or (token.lower == "case" and token.text not in columns):
+            opened.append(token.lower or before.lower)
+            if len(opened) > _DEEPEST:
+                raise ValueError(f"too deep (more than {_DEEPEST} parentheses and CASEs in each other)")
+        elif opened and (token.text == ")" or (token.lower == "end" and opened[-1] == "case")):
+            opened.pop()
     return " ".join(_as_float(token) if token.kind == "number" else token.text for token in tokens)
 
 
@@ -112,56 +130,75 @@ def _tokens(text: str) -> Iterator[Token]:
             yield Token(match.lastgroup, match[0])
 
 
-def _check_word(tokens: list[Token], place: int, columns: Collection[str]) -> None:
-    word, name = tokens[place].text, tokens[place].lower
-    following = tokens[place + 1] if place + 1 < len(tokens) else None
-    before = tokens[place - 1] if place else None
-    is_called = following is not None and following.text == "("
-    if is_called:
-        if name in FUNCTIONS or name in _WORDS or (name in _TYPES and _after_as(before)):
-            return
-        if name in _AGGREGATES:
-            raise ValueError(
-                f"not row-wise ({word.upper()}): aggregates and windows would read other rows, the future among them"
-            )
-        if name not in _CLOCK:
-            raise ValueError(f"written with {word.upper()}(...), which is not a function that reads one row")
-    if following is not None and following.kind == "text" and name not in _WORDS:
-        raise ValueError(f"written with {word}'...': write texts as '...' alone")
-    if word in columns or name in _WORDS - _READING or (name in _TYPES and _after_as(before)):
+def _check_call(token: Token, before: Token) -> None:
+    """Raise if what is written before a parenthesis is not a function that reads one row, or a word such as AND."""
+    if token.lower in FUNCTIONS | _WORDS and not _after_as(before):
         return
+    if token.lower in _TYPES and _after_as(before):
+        raise ValueError(f"written with the type {token.text}(...): write it without a length")
+    _refuse_aggregate(token)
+    if token.lower in _CLOCK:
+        _refuse_clock(token)
+    raise ValueError(f"written with {token.text.upper()}(...), which is not a function that reads one row")
+
+
+def _check_word(token: Token, before: Token, second: Token, opened: list[str], columns: Collection[str]) -> None:
+    """Raise if a word without a parenthesis is neither a column nor a word that stands where it may.
+
+    `before` and `second` are the pieces before it, and `opened` has what is around it, the innermost last.
+    """
+    name, around = token.lower, opened[-1] if opened else ""
+    if name == "from" and (around in {"extract", "trim", "substring"} or before.lower == "distinct"):
+        return
+    if name in _READING:  # as a column too: `"from"` is one, and `from` begins the name of a table
+        quoted = f'; the column is "{token.text}"' if token.text in columns else ""
+        raise ValueError(f"written with {token.text.upper()}: an expression reads nothing but its own row{quoted}")
+    if token.text in columns:
+        return
+    if name == "as" and around not in {"cast", "try_cast"}:
+        raise ValueError("written with AS: an expression needs no name of its own")
+    if name in _WORDS or (name in _TYPES and _after_as(before)):
+        return
+    if (name in _PARTS and (before.text == "(" and around == "extract")) or second.lower == "interval":  # '1' day
+        return
+    _refuse_aggregate(token)
     if name in _CLOCK:
-        raise ValueError(f"written with {word}, which reads the clock: tomorrow's run would differ")
-    if name in _AGGREGATES:
+        _refuse_clock(token)
+    raise UnknownColumnError(token.text)
+
+
+def _refuse_aggregate(token: Token) -> None:
+    if token.lower in _AGGREGATES:
         raise ValueError(
-            f"not row-wise ({word.upper()}): aggregates and windows would read other rows, the future among them"
+            f"not row-wise ({token.text.upper()}): aggregates and windows would read other rows, the future among them"
         )
-    if name in _PARTS and before is not None and before.kind in {"text", "number"}:  # interval '1' day
-        return
-    if name in _PARTS and place > 1 and tokens[place - 2].lower == "extract":
-        return
-    if name == "from" and _reads_a_part(tokens[:place]):
-        return
-    if name in _READING:
-        raise ValueError(f"written with {word.upper()}: an expression reads nothing but its own row")
-    raise UnknownColumnError(word)
 
 
-def _after_as(before: Token | None) -> bool:
-    """Whether a word stands where the type of a cast does."""
-    return before is not None and (before.lower in {"as", *_TYPES} or before.text == "::")
+def _refuse_clock(token: Token) -> None:
+    raise ValueError(f"written with {token.text}, which reads the clock: tomorrow's run would differ")
 
 
-def _reads_a_part(before: list[Token]) -> bool:
-    """Whether a `from` after these pieces is that of `extract(year from t)`, `trim(...)` or `is distinct from`."""
-    if before and before[-1].lower == "distinct":
-        return True
-    depth = 0
-    for place in range(len(before) - 1, 0, -1):
-        depth += (before[place].text == ")") - (before[place].text == "(")
-        if depth < 0:
-            return before[place - 1].lower in {"extract", "trim", "substring"}
-    return False
+def _after_as(before: Token) -> bool:
+    """Whether a word after this one stands where the type of a cast does."""
+    return before.lower in {"as", *_TYPES} or before.text == "::"
+
+
+def _follows_value(token: Token, before: Token, second: Token, columns: Collection[str]) -> bool:
+    """Whether a value is right after another: a parser would take it as a name for the first, and drop it."""
+    if not _is_value(token, columns):
+        return False
+    if token.kind == "text" and before.lower in _BEFORE_TEXT:
+        return False
+    if token.lower in _PARTS and second.lower == "interval":
+        return False
+    return _is_value(before, columns) or before.text == ")" or before.lower in {"end", "null", "true", "false"}
+
+
+def _is_value(token: Token, columns: Collection[str]) -> bool:
+    """Whether a piece is a number, a text or a column; a column called `end` may be the end of a CASE."""
+    if token.kind == "word":
+        return token.text in columns and token.lower not in _SYNTAX
+    return token.kind in {"quoted", "number", "text"}
 
 
 def _as_float(token: Token) -> str:
