@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extembed_cli.cli import console
-from extembed_cli.cli.expand import expand, input_path
+from extembed_cli.cli.expand import expand
 from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, named, option
 from extembed_cli.printable import printable
+from extembed_cli.spec.paths import expanded
 
 if TYPE_CHECKING:
     from extembed_cli.evaluate.columns import Roles
@@ -172,7 +173,7 @@ class SettingFlags:
 def evaluate(
     *,
     features: Annotated[
-        str, typer.Argument(metavar="FEATURES.parquet", help="The output of `extembed run`.", parser=input_path)
+        str, typer.Argument(metavar="FEATURES.parquet", help="The output of `extembed run`.", parser=expanded)
     ],
     roles: RoleFlags,
     output: Annotated[

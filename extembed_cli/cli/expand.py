@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from extembed_cli.errors import SpecError
-from extembed_cli.spec import paths
+from extembed_cli.spec.paths import expanded
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -33,14 +33,14 @@ def expand(command: Command) -> Command:
             parameters.append(_parameter(name, hints[name], parameter.default))
 
     @functools.wraps(command)
-    def expanded(**values: Any) -> None:
+    def with_groups(**values: Any) -> None:
         for name, group in groups.items():
             values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         command(**values)
 
-    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return expanded  # type: ignore[return-value]
+    with_groups.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_groups  # type: ignore[return-value]
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -51,14 +51,9 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def input_path(text: str) -> str:
-    """Return the path of an input on the command line; one that exists as it is written wins over what it may mean."""
-    return text if Path(text).exists() else paths.expanded(text)
-
-
 def _path(text: str) -> Path:
     """Return a local path of the command line."""
-    path = input_path(text)
+    path = expanded(text)
     if "://" in path:
         raise SpecError(f"{path}: this can only be a local path")
     return Path(path)

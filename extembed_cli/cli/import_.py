@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from extembed_cli.cli import console
-from extembed_cli.cli.expand import expand, input_path
+from extembed_cli.cli.expand import expand
 from extembed_cli.cli.options import ShowFlags, Wait, option
 from extembed_cli.spec.defaults import IdKind, ImportFormat
+from extembed_cli.spec.paths import expanded
 
 
 @expand
@@ -22,7 +23,7 @@ def import_(
             metavar="SOURCE",
             help="File of vectors: .npy, .npz, safetensors, a faiss flat index, word2vec, GloVe, CSV, TSV or JSON "
             "Lines; as text also .gz.",
-            parser=input_path,
+            parser=expanded,
         ),
     ],
     output: Annotated[Path, option("--output", "-o", metavar="OUT", help="The .parquet file to write.")],
@@ -33,7 +34,7 @@ def import_(
             metavar="PATH",
             help="Ids of the vectors, in their order: a text file with one a line, an .npy file, the name of an array "
             "in SOURCE, or `rows` for the row numbers from 0.",
-            parser=input_path,
+            parser=expanded,
         ),
     ] = None,
     key: Annotated[

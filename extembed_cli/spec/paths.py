@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 
 from extembed_cli.errors import SpecError
 
@@ -14,23 +14,31 @@ _SECRET = re.compile(r"(?P<before>^[a-z0-9+]+://)[^/]*:[^/]*@|(?<=.)\?(?=[\w.-]+
 """What can be a secret in a URL: `key:password@`, `?signature=...`"""
 
 
-def expanded(text: str) -> str:
+def expanded(text: str, folder: Path = Path()) -> str:
     """Return a path with `~`, `~user`, `${VAR}` and `file://` resolved.
 
-    Raises if a variable is not set, or if a URL has credentials in it: reports and messages would show them.
+    A path that exists in the folder as it is written wins over what it may stand for. Raises if a path is empty, which
+    would be the folder itself, if a variable is not set, or if a URL has credentials in it: reports and messages would
+    show them.
     """
+    if not text:
+        raise SpecError("a path is empty; name a file or a folder (is a variable of the shell not set?)")
+    if "\0" in text:
+        raise SpecError(f"{text!r}: a path cannot have a NUL character; remove it")
+    if "://" not in text and (folder / text).exists():
+        return text
 
     def value(match: re.Match[str]) -> str:
-        if match[1] not in os.environ:
-            raise SpecError(f"{text}: the environment variable `{match[1]}` is not set")
+        if not os.environ.get(match[1]):
+            raise SpecError(f"{text}: the environment variable `{match[1]}` is not set, or empty")
         return os.environ[match[1]]
 
     path = _VARIABLE.sub(value, text)
     if path.startswith("file:/"):
-        url = urlparse(path)
-        if url.netloc not in {"", "localhost"}:
-            raise SpecError(f"{text}: `{url.netloc}` is another machine; write file:///path")
-        return unquote(url.path)
+        host, _, rest = path.removeprefix("file:").removeprefix("//").partition("/")
+        if host not in {"", "localhost"}:
+            raise SpecError(f"{text}: `{host}` is another machine; write file:///path")
+        return unquote(f"/{rest}")
     if "://" in path and _SECRET.search(path):
         shown = _SECRET.sub(lambda match: f"{match['before'] or ''}...", path)
         raise SpecError(

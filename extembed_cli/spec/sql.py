@@ -34,12 +34,12 @@ _TYPES = frozenset(
 )
 FUNCTIONS = frozenset(
     """
-    abs ceil ceiling floor exp ln log log2 log10 log1p pow power sqrt cbrt sign mod div pi degrees radians sin cos
-    tan cot sind cosd tand cotd asin acos atan atan2 asind acosd atand atan2d bit_count coalesce greatest least if
-    ifnull nullif cast try_cast extract date_part date datetime time timestamp strftime strptime length len
-    char_length character_length octet_length bit_length lower upper initcap reverse left right substr substring
-    replace trim ltrim rtrim starts_with ends_with strpos position concat concat_ws regexp_like split_part
-    string_to_array array_contains array_get array_length in
+    abs ceil ceiling floor exp ln log log2 log10 log1p pow power sqrt cbrt sign mod div round trunc truncate pi
+    degrees radians sin cos tan cot sind cosd tand cotd asin acos atan atan2 asind acosd atand atan2d bit_count
+    coalesce greatest least if ifnull nullif cast try_cast extract date_part date datetime time timestamp
+    strftime strptime length char_length character_length octet_length bit_length lower upper initcap reverse
+    left right substr substring replace trim ltrim rtrim starts_with ends_with strpos position concat concat_ws
+    regexp_like split_part string_to_array array_contains array_get array_length in
     """.split()
 )
 """Functions that read one row; `in` and `cast` are written like them."""

@@ -63,14 +63,28 @@ def test_a_path_that_exists_as_written_wins(world: World) -> None:
         ("${NOT_SET}/e.parquet", "the environment variable `NOT_SET` is not set"),
         ("~no-such-user/e.parquet", "no home folder of that user is known"),
         ("file://server/e.parquet", "`server` is another machine"),
+        ("", "a path is empty"),
+        ("${EMPTY}/e.parquet", "the environment variable `EMPTY` is not set, or empty"),
     ],
 )
-def test_what_cannot_be_resolved_is_refused(world: World, path: str, part: str) -> None:
+def test_what_cannot_be_resolved_is_refused(
+    world: World, path: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMPTY", "")
     spec = world.spec()
     before = contents(world.folder)
     for flags in (["--set", f"interactions={path}"], ["-o", path], ["--scratch", path], ["--cache", path]):
         extembed("run", spec, *flags).failed(USAGE, part)
     assert contents(world.folder) == before
+
+
+def test_a_file_url_keeps_what_follows_a_question_mark_or_a_hash(world: World) -> None:
+    expected = world.run()
+    for name in ("e#1.parquet", "e?version=1.parquet"):
+        (world.folder / "interactions.parquet").rename(world.folder / name)
+        extembed("run", world.folder / "spec.toml", "--set", f"interactions=file://{world.folder}/{name}").ok()
+        assert world.output().equals(expected, null_equal=True)
+        (world.folder / name).rename(world.folder / "interactions.parquet")
 
 
 def test_a_spec_from_the_standard_input(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

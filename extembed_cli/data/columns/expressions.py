@@ -28,8 +28,8 @@ _ROW_WISE_NAMESPACES = {
     "StructExpr",
 }
 _ROW_WISE_FUNCTIONS = {
-    "Abs", "Ceil", "Coalesce", "Exp", "FillNull", "Floor", "Log", "Log1p", "MaxHorizontal", "MinHorizontal",
-    "Negate", "Sign", "Bitwise.CountOnes", "Bitwise.CountZeros",
+    "Abs", "Atan2", "Ceil", "Clip", "Coalesce", "Exp", "FillNull", "Floor", "Log", "Log1p", "MaxHorizontal",
+    "MinHorizontal", "Negate", "Round", "Sign", "Truncate", "Bitwise.CountOnes", "Bitwise.CountZeros",
     "Boolean.AllHorizontal", "Boolean.AnyHorizontal", "Boolean.IsBetween", "Boolean.IsFinite", "Boolean.IsIn",
     "Boolean.IsInfinite", "Boolean.IsNan", "Boolean.IsNotNan", "Boolean.IsNotNull", "Boolean.IsNull", "Boolean.Not",
 }  # fmt: skip
