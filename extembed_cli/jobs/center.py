@@ -32,7 +32,8 @@ def freeze_table(
     outputs = [mean, *([gramians] if gramians is not None else [])]
     if len(set(outputs)) < len(outputs) or any(path.suffix != ".parquet" for path in outputs):
         raise SpecError(f"{', '.join(map(str, outputs))}: name files that end in .parquet, one for each")
-    spec = spec_from_flags({"interactions": "", "embeddings": {_TABLE: keys}}, for_training=True)
+    unread = "interactions.parquet"  # a spec names some
+    spec = spec_from_flags({"interactions": unread, "embeddings": {_TABLE: keys}}, for_training=True)
     with staged() as stage, ExitStack() as stack:
         for path in sorted(outputs):
             check_target(str(path))

@@ -15,7 +15,7 @@ from extembed_cli.data.columns.times import has_dates, has_numbers
 from extembed_cli.data.inputs.coverage import Coverage
 from extembed_cli.data.inputs.inputs import Loaded
 from extembed_cli.data.outputs.shard_results import FeaturePart
-from extembed_cli.errors import DataError, Problems
+from extembed_cli.errors import DataError, Problems, counted
 from extembed_cli.spec.durations import DAY_US, YEAR_US, duration_us, time_text
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -43,20 +43,31 @@ def check_inputs(spec: Spec, loaded: Loaded, coverage: Coverage, watch: Watch, *
     watch.warn_of(_doubts(spec, loaded))
 
 
-def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePart]]) -> None:
-    """Raise if a feature is null for more of the candidates than the spec allows; `features` has all of them."""
-    if not spec.require.non_null or not rows:
+def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePart]], watch: Watch) -> None:
+    """Raise if a history is empty for all candidates, or a feature null for more of them than the spec allows.
+
+    `features` has all candidates.
+    """
+    if not rows:
         return
-    problems = Problems()
+    problems, empty = Problems(), []
     for parts in features:
         for name in parts[0].columns if parts else ():
+            values = [part.columns[name] for part in parts]
+            if name.endswith("__count") and not any(each.any() for each in values):
+                empty.append(
+                    f"`{name}` is 0 for every candidate: none sees an event of this history. Are the window, the lag "
+                    "and the times right?"
+                )
             least = spec.require.non_null_of(name)
-            if least == 0:
-                continue
-            known = sum(int(np.count_nonzero(~np.isnan(part.columns[name]))) for part in parts)
+            known = sum(int(np.count_nonzero(~np.isnan(each))) for each in values) if least else rows
             if known < least * rows:
                 share = f"{known / rows:.2%} of the candidates, less than {least:.2%}"
                 problems.errors.append(DataError(f"require.non_null: `{name}` has a value for {share}"))
+    if spec.require.allow_empty:
+        watch.warn_of(empty)
+    else:
+        problems.errors += [DataError(f"{message} (--allow-empty accepts it)") for message in empty]
     problems.raise_any()
 
 
@@ -80,7 +91,10 @@ def _empty(spec: Spec, loaded: Loaded, coverage: Coverage) -> Iterator[str]:
     if loaded.inputs.candidates is None:
         if not spec.needs_all_owners:  # nothing but item vectors, for which no event is read
             return
-    elif not coverage.candidates:
+    elif not loaded.candidates.rows:
+        return
+    elif loaded.candidates.null_user_or_time == loaded.candidates.rows:
+        yield f"candidates: all {counted(loaded.candidates.rows, 'row')} have a null user or a null time"
         return
     if not loaded.events.usable:
         yield "no interaction can be used: every history is empty"

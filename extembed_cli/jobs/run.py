@@ -122,7 +122,7 @@ def _run_job(
         _remove_scratch(spec, options, len(passes))
         features = [each.results.features for each in results] + _within(spec, inputs, results, mapped, watch)
         candidates = results[0].loaded.candidates.rows
-        check_features(spec, candidates, features)
+        check_features(spec, candidates, features, watch)
         watch.expect(candidates)
         with watch.timing("write") as cost:
             watch.warn_of(grown_tables(spec, outputs[0], digests.result()))

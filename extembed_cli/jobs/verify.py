@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from extembed_cli.data.files.commit import file_digest
 from extembed_cli.data.files.whole import WholeFile, read_whole
-from extembed_cli.data.paths.directories import MANIFEST, listed
+from extembed_cli.data.paths.directories import MANIFEST, listed, parts_among
 from extembed_cli.data.paths.resolving import file_state
 from extembed_cli.errors import DataError, ExtembedError, InputError, Problems, counted, listing
 from extembed_cli.jobs.run_files import RunFile, RunFiles, run_files
@@ -29,7 +29,7 @@ def verify_run(
     error, or not looked at.
     """
     run = run_files(output, report)
-    verification = _Verification(run, watch)
+    verification = _Verification(output, run, watch)
     with _undisturbed(output, run), watch.timing("files"):
         rows = sum(file.rows for file in run.files)
         watch.expect(rows)
@@ -76,8 +76,8 @@ def _undisturbed(output: Path, run: RunFiles) -> Iterator[None]:
 class _Verification:
     """The files of one run that were found whole, and the problems with the others."""
 
-    def __init__(self, run: RunFiles, watch: Watch) -> None:
-        self.run, self.watch = run, watch
+    def __init__(self, output: Path, run: RunFiles, watch: Watch) -> None:
+        self.output, self.run, self.watch = output, run, watch
         self.problems = Problems()
         self.whole: list[RunFile] = []
         self.reported = _run_of(run.report, "digests")
@@ -87,7 +87,7 @@ class _Verification:
     def check(self) -> None:
         """Read all files of the run."""
         for file in self.run.files:
-            if self.run.copied and not file.path.exists():
+            if self.run.copied and file.path != self.output and not file.path.exists():
                 self.watch.note(f"{file.path}: is not there; the run wrote it, and it was not copied")
                 continue
             with self.problems.collect():
@@ -127,7 +127,13 @@ class _Verification:
                 found = self._read(file)
                 _compare(found, file)
                 run = self.reported if found.about is None else _run_of(found.about, "inputs")
+        strays = parts_among(path.relative_to(directory.path) for path in directory.path.rglob("*"))
+        strays = [path for path in strays if str(path) not in {part.file for part in parts}]
+        if strays:
+            readers = "readers that go by the folder's name would read them too. Remove them"
+            problems.errors.append(DataError(f"{directory.path}: has other parts, {listing(strays)}: {readers}"))
         unlisted = {path.name for path in directory.path.iterdir()} - {part.file for part in parts} - {MANIFEST}
+        unlisted -= {path.parts[0] for path in strays}
         if unlisted:
             self.watch.note(f"{directory.path}: other files, which are no parts: {listing(sorted(unlisted))}")
         if run == self.reported and file_digest(manifest) != directory.sha256:

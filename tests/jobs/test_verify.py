@@ -130,11 +130,27 @@ OF_A_DIRECTORY: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a part of another program": (lambda f: rewritten(first_part(f)), ("part-00000", "has other bytes")),
     "a part is gone": (lambda f: first_part(f).unlink(), ("part-00000", "is missing")),
     "a changed manifest": (lambda f: flip(f / "out" / MANIFEST, 12), (f"{MANIFEST}: has other bytes",)),
-    "no manifest": (lambda f: (f / "out" / MANIFEST).unlink(), (f"{MANIFEST}: not a readable manifest",)),
+    "no manifest": (lambda f: (f / "out" / MANIFEST).unlink(), (f"{MANIFEST}: cannot be read: No such file",)),
     "another manifest": (lambda f: (f / "out" / MANIFEST).write_text("[1]"), (f"{MANIFEST}: not a readable manifest",)),
     "a wrong manifest": (
         lambda f: (f / "out" / MANIFEST).write_text('{"parts": [{"file": "x", "rows": "many", "sha256": 1}]}'),
         ("not a readable manifest",),
+    ),
+    "endless rows": (
+        lambda f: (f / "out" / MANIFEST).write_text('{"parts": [{"file": "x", "rows": 1e999, "sha256": ""}]}'),
+        ("not a readable manifest",),
+    ),
+    "a name with NUL": (
+        lambda f: (f / "out" / MANIFEST).write_text('{"parts": [{"file": "a\\u0000b", "rows": 1, "sha256": ""}]}'),
+        ("not a readable manifest",),
+    ),
+    "a deep manifest": (lambda f: (f / "out" / MANIFEST).write_text("[" * 100_000), ("nested too deeply",)),
+    "a stray part": (
+        lambda f: shutil.copy(first_part(f), f / "out" / "part-00009-aaaaaaaaaaaa.parquet"),
+        ("out: has other parts, part-00009-aaaaaaaaaaaa.parquet", "Remove them"),
+    ),
+    "stray parts in a folder": (
+        lambda f: shutil.copytree(f / "out", f / "out" / "sub"), ("out: has other parts, sub/part-00000-",)
     ),
     "a file in its place": (
         lambda f: (shutil.rmtree(f / "out"), shutil.copy(f / "text.parquet", f / "out")), ("out: has other bytes",)
@@ -239,6 +255,10 @@ def test_copies_are_verified_where_they_are(written: World, tmp_path: Path) -> N
     extembed("verify", copies / "kept.parquet").failed(1, "has no run report kept.parquet.run.json")
     extembed("verify", copies / "kept.parquet", "--report", copies / "out.parquet.run.json").ok()
     extembed("verify", copies / "kept.parquet", "--report", copies / "none.json").failed(3, "none.json: no such file")
+    extembed("verify", copies / "out.parquet").failed(1, "out.parquet: is missing")
+    extembed("verify", copies / "a.parquet", "--report", copies / "out.parquet.run.json").failed(
+        1, "a.parquet: is miss"
+    )
 
 
 def test_the_newest_report_that_lists_a_file_counts(written: World) -> None:

@@ -70,6 +70,9 @@ class Coverage:
             "candidates": _share(self.candidates_covered.get(table), self.candidates),
         }
 
+    def _rounded(self, table: str) -> dict[str, float | None]:
+        return {rows: None if share is None else round(share, 4) for rows, share in self.of_table(table).items()}
+
     def members(self, spec: Spec) -> dict[str, int]:
         """Return the number of events of each history that has a `where`."""
         members = {name: spec.membership(name) for name in spec.histories}
@@ -83,7 +86,7 @@ class Coverage:
         owners = f"{spec.side.owner}s"
         by_kind: dict[str, dict[str, Any]] = {"embeddings": {}}
         for name, table in {**{name: ids.report for name, ids in loaded.ids.items()}, **(of_tables or {})}.items():
-            by_kind.setdefault(spec.kind_of(name), {})[name] = {**table, "coverage": self.of_table(name)}
+            by_kind.setdefault(spec.kind_of(name), {})[name] = {**table, "coverage": self._rounded(name)}
         return {
             "interactions": {
                 "rows": events.rows,
@@ -108,4 +111,4 @@ def _count(flags: Bools) -> int:
 
 
 def _share(part: int | None, whole: int) -> float | None:
-    return round(part / whole, 4) if whole and part is not None else None
+    return part / whole if whole and part is not None else None

@@ -19,7 +19,6 @@ from extembed_cli.errors import InputError, SpecError
 from extembed_cli.spec.durations import time_us
 
 _GZIP = b"\x1f\x8b"
-_HEAD = 2**16  # bytes of a table's metadata that are read to tell whose they are
 _OPTION = re.compile(r"(?P<path>.+)\?(?P<key>version|as_of)=(?P<value>[^?]+)")
 
 
@@ -71,11 +70,10 @@ def table_format(folder: Path) -> str | None:
 
 def _is_iceberg(log: Path) -> bool:
     try:
-        with log.open("rb") as file:
-            head = file.read(_HEAD)
+        data = log.read_bytes()
     except OSError:  # in a folder of others, far above the input
         return False
-    return head.startswith(_GZIP) or b'"format-version"' in head
+    return data.startswith(_GZIP) or b'"format-version"' in data
 
 
 def files_of(label: str, folder: Path, kind: str, version: Version) -> list[LakeFile]:
