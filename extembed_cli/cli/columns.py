@@ -68,7 +68,7 @@ def columns(
         if catboost == "-":
             console.result_table(rows)
         else:
-            write_rows(Path(catboost), rows)
+            write_rows(Path(catboost), rows, source)
         return
     if label is not None or group is not None:
         raise SpecError("--label, --group: are of a description for CatBoost; add --catboost PATH")

@@ -6,11 +6,12 @@ Whatever is in the ids, paths and names of columns in a line, it stays one line 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from extembed_cli.errors import counted
 from extembed_cli.printable import printable, printable_json
@@ -21,28 +22,38 @@ if TYPE_CHECKING:
 
     from extembed_cli.system.progress import Watch
 
+_NO_READER = 128 + signal.SIGPIPE
 VECTORS = {"user_vectors": "user vectors", "item_vectors": "item vectors", "all_vectors": "vectors of all users"}
 """The words for each kind of written vectors, by the key in a report"""
 
 
 def say(*lines: str) -> None:
     """Write lines for a person to stderr."""
-    print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)  # noqa: T201
+    _write(sys.stderr, map(printable, lines))
 
 
 def result(*lines: str) -> None:
     """Write the lines of a result to stdout."""
-    print(*map(printable, lines), sep="\n", flush=True)  # noqa: T201
+    _write(sys.stdout, map(printable, lines))
 
 
 def result_table(rows: Iterable[Sequence[str]]) -> None:
     """Write rows to stdout, with tabs between their cells."""
-    print(*("\t".join(map(printable, row)) for row in rows), sep="\n", flush=True)  # noqa: T201
+    _write(sys.stdout, ("\t".join(map(printable, row)) for row in rows))
 
 
 def result_json(data: dict[str, Any]) -> None:
     """Write a result as JSON to stdout."""
-    print(printable_json(data), flush=True)  # noqa: T201
+    _write(sys.stdout, [printable_json(data)])
+
+
+def _write(stream: TextIO, lines: Iterable[str]) -> None:
+    """Write lines; exit if the stream is a pipe that nobody reads any more, as after `| head`."""
+    try:
+        print(*lines, sep="\n", file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes it once more when it ends
+        sys.exit(_NO_READER)
 
 
 @contextmanager

@@ -109,9 +109,6 @@ def _run() -> NoReturn:
     except MemoryError as error:
         message = "out of memory; the old output is untouched. Lower --workers, or split the candidates"
         _fail(ResourceError(message), error)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
     except OSError as error:
         if error.errno in DISK_FULL:
             limit = " (a limit on the size of files: ulimit -f)" if error.errno == errno.EFBIG else ""

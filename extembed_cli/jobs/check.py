@@ -35,7 +35,10 @@ def check_file(path: Path, overrides: Sequence[str], watch: Watch) -> dict[str, 
             raise
         problems = Problems([error])
         with problems.collect():
-            check_job(rest, watch)
+            if rest.groups:
+                check_job(rest, watch)
+            else:
+                open_all(rest, watch).problems.raise_any()
         problems.raise_any()
     return check_job(spec, watch)
 

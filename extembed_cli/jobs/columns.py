@@ -14,6 +14,7 @@ from extembed_cli.data.outputs.feature_columns import (
     feature_columns,
     of_techniques,
 )
+from extembed_cli.data.outputs.feature_file import check_not_an_input
 from extembed_cli.errors import Problems, SpecError
 from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.specs import load_spec
@@ -53,8 +54,9 @@ def describe_for_catboost(
     return [(str(place), types.get(name, "Auxiliary"), name) for place, name in enumerate(table.schema.names)]
 
 
-def write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    """Write rows of text, with tabs between their cells, to a file that gets its name once it is complete."""
+def write_rows(path: Path, rows: Sequence[Sequence[str]], source: str) -> None:
+    """Write rows of text about a source, with tabs between their cells; the file gets its name once it is complete."""
+    check_not_an_input(path, [open_table("features", source)])
     text = "".join("\t".join(map(printable, row)) + "\n" for row in rows)
     with locked(path, 0), staged() as stage, writing(path):
         stage.temporary(path).write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ import polars as pl
 import extembed_cli
 from extembed_cli.arrays import Floats
 from extembed_cli.data.columns.ids import narrowed
-from extembed_cli.data.files.commit import locked, staged, writing
+from extembed_cli.data.files.commit import locked, real, staged, writing
 from extembed_cli.data.foreign.opening import ForeignTable, open_vectors
 from extembed_cli.data.foreign.source import Choices
 from extembed_cli.data.inputs.embeddings import usable_rows
@@ -78,7 +78,7 @@ def _check_paths(inputs: list[str], target: Path) -> None:
     check_target(str(target))
     if target.suffix != ".parquet":
         raise SpecError(f"{target}: an embedding table is one Parquet file; end its name in .parquet")
-    if target.resolve() in {Path(path).resolve() for path in inputs}:
+    if real(target) in {real(Path(path)) for path in inputs}:
         raise SpecError(f"{target}: the output would overwrite an input; name another")
 
 

@@ -107,12 +107,6 @@ class Spec(Frozen):
         problems = []
         if self.histories.get(ALL, HistorySpec()).where is not None:
             problems.append("histories.all: `all` is every interaction and takes no `where`; use another name")
-        for name, history in self.histories.items():
-            if history.window is not None and duration_us(history.window) <= duration_us(self.lag):
-                problems.append(
-                    f"histories.{name}.window: {history.window} is not longer than the lag of {self.lag}, so the history "
-                    "is always empty"
-                )
         for key, group in self.groups.items():
             if isinstance(group, HistoryGroup):
                 problems += _unknown(f"{key}.histories", group.histories, [ALL, *self.histories])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
 
 import pytest
-from conftest import World, extembed, extembed_process, soak
+from conftest import EXTEMBED, World, extembed, extembed_process, soak
 from helpers.commands import names, only_json
 from helpers.terminal import on_a_terminal
 
@@ -100,3 +103,13 @@ def test_the_terminal_is_left_as_it_was_after_an_error(world: World) -> None:
     assert (code, out) == (3, "")
     assert err.count("\x1b[?25l") == err.count("\x1b[?25h")  # the bar hides the cursor
     assert "candidates.parquet: is empty" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("command", ["columns", "check"])
+def test_a_reader_that_has_gone_is_no_failed_check(world: World, command: str) -> None:
+    """`| head` closes the pipe; `check` prints so little that it may be done before."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run([*EXTEMBED, command, world.spec()], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, b"")

@@ -102,3 +102,12 @@ def test_other_keys_are_kept(world: World) -> None:
     assert metadata[b"team"] == b"search"
     assert b"pandas" not in metadata
     assert SPARK.encode() not in metadata
+
+
+@pytest.mark.parametrize("key", [b"extembed", b"pandas", b"org.apache.spark.sql.parquet.row.metadata"])
+def test_a_key_that_is_nested_too_deeply_is_left_out(world: World, key: bytes) -> None:
+    for name in ("candidates", "interactions"):
+        table = world.table(name).replace_schema_metadata({key: b"[" * 100_000})
+        pq.write_table(table, world.folder / f"{name}.parquet")
+    world.run()
+    assert (pq.read_schema(world.folder / "out.parquet").metadata or {}).get(key) != b"[" * 100_000

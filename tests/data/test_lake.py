@@ -53,6 +53,27 @@ def test_removed_files_do_not_count(world: World, kind: str, name: str) -> None:
     assert output.sort(keys).select(expected.columns).equals(expected.sort(keys), null_equal=True)
 
 
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_a_link_to_a_file_of_a_table_is_refused(world: World, kind: str) -> None:
+    """Some files of a table were removed from it, and a link hides which."""
+    folder = delta(world) if kind == "delta" else iceberg(world)[0]
+    link = world.folder / "link.parquet"
+    link.symlink_to(next(folder.rglob("*.parquet")))
+    refused(world, spec(world, interactions="link.parquet"), UNREADABLE, "is a table of", "Name this folder")
+
+
+def test_a_large_log_of_iceberg_is_recognised(world: World) -> None:
+    """The key by which it is recognised comes last."""
+    folder, _ = iceberg(world)
+    for log in folder.glob("metadata/*.metadata.json"):
+        about = json.loads(log.read_text())
+        log.write_text(json.dumps({"properties": {"note": "x" * 100_000}, **about}))
+    expected = run_spec(spec(world))
+    assert len(run_spec(spec(world, interactions=str(folder)))) == len(expected)
+    data = next(folder.rglob("*.parquet")).parent
+    refused(world, spec(world, interactions=str(data)), UNREADABLE, "is a table of Iceberg")
+
+
 def test_an_earlier_version_of_delta(world: World) -> None:
     folder = delta(world)
     versions = {}

@@ -159,3 +159,8 @@ def test_npz_is_told_from_other_archives(world: World) -> None:
     np.savez(buffer, a=np.ones(3))
     (world.folder / "text.parquet").write_bytes(buffer.getvalue())
     refused(world, world.spec(), UNREADABLE, "extembed import", "makes a table of its vectors")
+
+
+def test_json_that_is_nested_too_deeply_is_json(world: World) -> None:
+    (world.folder / "interactions.parquet").write_text("[" * 100_000 + "\n")
+    refused(world, world.spec(), UNREADABLE, "is JSON, not Parquet")

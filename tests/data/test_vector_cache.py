@@ -203,3 +203,27 @@ def test_an_entry_that_lies_about_its_shape_is_not_used(cached: World, lie: str)
     run(cached)
     assert (cached.folder / "out.parquet").read_bytes() == expected
     run(cached, "text", "tags")
+
+
+def test_a_note_removes_nothing_but_entries(cached: World) -> None:
+    """A cache from elsewhere: its note lists another folder as an entry of old content."""
+    run(cached)
+    victim = cached.folder / "victim"
+    victim.mkdir()
+    for note in (cached.folder / "cache").glob("*.json"):
+        data = json.loads(note.read_text())
+        note.write_text(
+            json.dumps({**data, "states": [], "digest": {**data["digest"], "sha256": ""}, "entries": [str(victim)]})
+        )
+    run(cached, "text", "tags")
+    assert victim.is_dir()
+
+
+@pytest.mark.parametrize("text", ["[1]", '"x"', "7", "[" * 100_000, '{"states": []}', "\\xff"])
+def test_other_json_in_the_cache_is_not_used(cached: World, text: str) -> None:
+    run(cached)
+    expected = (cached.folder / "out.parquet").read_bytes()
+    for path in [*(cached.folder / "cache").glob("*.json"), *(cached.folder / "cache").glob("*/about.json")]:
+        path.write_text(text)
+    run(cached)
+    assert (cached.folder / "out.parquet").read_bytes() == expected

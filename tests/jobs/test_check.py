@@ -49,6 +49,15 @@ def test_problems_of_the_spec_and_of_a_file_are_told_together(world: World, case
     assert all(line.startswith("extembed: error: ") for line in done.err.splitlines())
 
 
+def test_a_spec_without_a_group_that_is_right(world: World) -> None:
+    torn(world)
+    spec = world.spec("[[aggregate]]\n")
+    spec.write_text(spec.read_text().replace("[[aggregate]]", "[[agregate]]"))
+    extembed("check", spec).failed(
+        2, "`agregate` is not a known key; did you mean `aggregate`?", "text.parquet: cannot"
+    )
+
+
 def test_problems_of_a_spec_alone_are_told_once(world: World) -> None:
     done = extembed("check", world.spec(BAD_SPEC)).failed(2, *OF_SPEC)
     assert len(done.err.splitlines()) == len(OF_SPEC)

@@ -62,6 +62,13 @@ def test_a_spec_and_its_output_have_the_same_columns(world: World) -> None:
     }  # fmt: skip
 
 
+def test_a_description_does_not_replace_its_source(written: World) -> None:
+    before = (written.folder / "out.parquet").read_bytes()
+    done = extembed("columns", "out.parquet", "--catboost", "out.parquet", cwd=written.folder)
+    done.failed(2, "out.parquet: the output would overwrite an input")
+    assert (written.folder / "out.parquet").read_bytes() == before
+
+
 def test_columns_of_some_techniques(written: World) -> None:
     output, spec = written.folder / "out.parquet", written.folder / "spec.toml"
     dual = [column.name for column in feature_columns(output, ["dual"])]

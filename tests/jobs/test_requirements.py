@@ -10,6 +10,7 @@ import pytest
 from conftest import World, extembed, timestamps, vectors
 from helpers.refusals import DATA, USAGE, contents, refused, replace
 
+from extembed_cli.data.inputs.coverage import Coverage
 from extembed_cli.errors import DataError
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
@@ -64,7 +65,13 @@ def items_that_no_candidate_has(world: World) -> str:
     return ""
 
 
+def candidates_without_times(world: World) -> str:
+    replace(world, "candidates", "timestamp", pa.nulls(300, pa.timestamp("us")))
+    return ""
+
+
 EMPTY: dict[Any, tuple[str, ...]] = {
+    candidates_without_times: ("candidates: all 300 rows have a null user or a null time",),
     other_items: ("embeddings text: no item of the interactions has a vector", "have ", "the table 1000, 1001, 1002"),
     other_users: (
         "no user of the candidates has an interaction: every history is empty. Are the user ids the same?",
@@ -180,3 +187,19 @@ def test_a_table_of_users_can_be_required_too(world: World) -> None:
     tables = '[user_embeddings.u]\npath = "users.parquet"\n'
     spec = world.spec(f"[require]\ncoverage = {{u = 0.5}}\n{tables}[[direct]]\n[[aggregate]]\n")
     refused(world, spec, DATA, "of the candidates have a vector in user_embeddings u, less than 50.00%")
+
+
+@pytest.mark.parametrize("top", ["", 'lag = "2d"\n'])
+def test_a_history_that_no_candidate_sees_is_refused(world: World, top: str) -> None:
+    spec = top + '[histories.recent]\nwindow = "1s"\n[[aggregate]]\nhistories = ["all", "recent"]\n'
+    message = "`recent__count` is 0 for every candidate: none sees an event of this history"
+    refused(world, world.spec(spec), DATA, message, "(--allow-empty accepts it)")
+    done = extembed("run", world.spec(spec), "--allow-empty", "-q").ok()
+    assert done.err.startswith("warning: ") and message in done.err
+
+
+@pytest.mark.parametrize(("covered", "share"), [(29_999, 1.0), (1, 0.0)])
+def test_shares_are_compared_unrounded(covered: int, share: float) -> None:
+    coverage = Coverage(candidates=30_000, candidates_covered={"text": covered})
+    exact = coverage.of_table("text")["candidates"]
+    assert exact is not None and exact != share and round(exact, 4) == share

@@ -39,7 +39,7 @@ def test_window(world: World) -> None:
 
 
 def test_window_shorter_than_the_lag_sees_nothing(world: World) -> None:
-    spec = f'lag = "5d"\n[histories.recent]\nwindow = "2d"\n[[aggregate]]\n{STATISTICS}'
+    spec = f'lag = "5d"\nrequire.allow_empty = true\n[histories.recent]\nwindow = "2d"\n[[aggregate]]\n{STATISTICS}'
     output = check(world, spec, {"recent": ReferenceHistory(window="2d")}, lag="5d")
     assert output["recent__count"].to_list() == [0] * len(output)
 

@@ -72,10 +72,10 @@ def check_not_an_input(output: Path | str, tables: Iterable[Table]) -> None:
         if same is not None:
             raise SpecError(f"{output}: the output would overwrite an input ({same}); name another")
         return
-    target = Path(output).resolve()
+    target = real(Path(output))
     for table in tables:
         for part in table.parts:
-            path = part.path.resolve()
+            path = real(part.path)
             if path == target or target in path.parents:
                 raise SpecError(
                     f"{output}: the output would overwrite an input, {table.label} ({part.name}); name another"

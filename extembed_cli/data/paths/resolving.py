@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,9 @@ def _identity(path: Path) -> object:
 
 def _check_formats(label: str, files: list[SourceFile]) -> None:
     """Raise if files belong to a table of Delta Lake, Iceberg or Hudi: some of them may have been removed from it."""
-    heap = [file.path.absolute() for file in files if file.of_table is None and file.url is None]
-    for folder in dict.fromkeys(parent for path in heap for parent in path.parents):
+    heap = [file.path for file in files if file.of_table is None and file.url is None]
+    places = [place for path in heap for place in (path.absolute(), Path(os.path.realpath(path)))]  # links lead there
+    for folder in dict.fromkeys(parent for place in places for parent in place.parents):
         kind = table_format(folder)
         if kind is not None:
             raise InputError(
