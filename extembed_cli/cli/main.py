@@ -117,7 +117,9 @@ def _run() -> NoReturn:
                 "output and of --scratch, and run again"
             )
             _fail(ResourceError(message), error)
-        _fail(InputError(f"{error}"), error)
+        if error.errno == errno.ENAMETOOLONG:
+            _fail(SpecError(f"{error.filename}: this name is too long for the file system; use a shorter one"), error)
+        _fail(InputError(str(error) if error.filename is None else f"{error.filename}: {error.strerror}"), error)
     except SystemExit:
         raise
     except BaseException as error:  # polars' panics are BaseException

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from extembed_cli.engines.base import Job, Results
+from extembed_cli.errors import counted
 from extembed_cli.features.registry import techniques_of, whole_tables
 from extembed_cli.jobs.report import report_path
 from extembed_cli.json_files import parsed
@@ -43,12 +44,12 @@ def grown_tables(spec: Spec, output: Path, digests: dict[str, Any]) -> Iterator[
         now = digests[spec.kind_of(name)][name]
         try:
             before = earlier[spec.kind_of(name)][name]
-            changed, rows = before["sha256"] != now["sha256"], before["rows"]
-        except (KeyError, TypeError):
+            changed, rows = before["sha256"] != now["sha256"], int(before["rows"])
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
         if changed:
             yield (
-                f"{spec.table_label(name)}: has changed since the last run of {output} ({rows:,} rows then, "
+                f"{spec.table_label(name)}: has changed since the last run of {output} ({counted(rows, 'row')} then, "
                 f"{now['rows']:,} now), which moves the features of all rows by {' and '.join(keys)}. "
                 "`extembed center` keeps these sums as they are"
             )

@@ -120,6 +120,8 @@ def test_bash_completes_commands_and_flags(typed: str, completed: list[str]) -> 
         (["run", "spec.toml", "--dryrun"], ["--dryrun", "--dry-run"]),
         (["run"], ["SPEC.toml"]),
         (["run", "spec.tml"], ["spec.tml: no such spec file", "extembed sample DIR"]),
+        (["run", f"{'a' * 300}.toml"], ["aaa.toml: this name is too long for the file system"]),
+        (["run", "spec.toml", "-o", f"{'a' * 300}.parquet"], ["aaa.parquet: this name is too long"]),
         (["run", "spec.toml", "--workers", "0"], ["--workers", "greater than or equal to 1"]),
         (["run", "spec.toml", "--memory", "lots"], ["--memory lots", "such as `4GiB`"]),
         (["run", "spec.toml", "--memory", "100"], ["--memory 100", "a unit"]),

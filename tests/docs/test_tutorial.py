@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pytest
 from conftest import ROOT
 from helpers.pages import Block, blocks, cron_command, has_row, shell, shown_rows, sooner, thin, without_measures
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 
+@pytest.mark.soak
 def test_every_step_of_the_tutorial_runs(tmp_path: Path) -> None:
     shop, printed, compared = tmp_path, "", 0
     for block in blocks(TUTORIAL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import soak
 
 from extembed_cli.kernels import prefix_form
 from extembed_cli.kernels.prefix_form import PrefixForm
@@ -134,7 +135,7 @@ def test_one_factor_serves_as_of_times_with_uniform_decay(strength: float) -> No
         np.testing.assert_allclose(variance[:, n - 1], exact, rtol=1e-7)
 
 
-@pytest.mark.parametrize(("d", "stretch"), [(3, 1.0), (50, 1.0), (50, 0.03)])
+@pytest.mark.parametrize(("d", "stretch"), [(3, 1.0), (50, 1.0), soak(50, 0.03)])
 @pytest.mark.parametrize("spread", [0.0, 3.0])
 def test_newton_steps_that_share_a_factor_reach_the_same_fits(d: int, stretch: float, spread: float) -> None:
     """Each prefix is compared with a system of its own. Confidences decay by up to a half."""

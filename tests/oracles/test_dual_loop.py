@@ -194,7 +194,7 @@ def long_world(world: World) -> World:
         ('target = "rating - 3"', ReferenceFit(target=RATING)),
         ('target = "rating - 3"\nunobserved_weight = 0.1\nbias = true', ReferenceFit(2, 0.1, target=RATING, bias=True)),
         ('target = "rating - 3"\nhalf_life = "10m"', ReferenceFit(half_life="10m", target=RATING)),
-        ('target = "rating - 3"\nhalf_life = "5000d"', ReferenceFit(half_life="5000d", target=RATING)),
+        soak('target = "rating - 3"\nhalf_life = "5000d"', ReferenceFit(half_life="5000d", target=RATING)),
         ('target = "rating - 3"\nloss = "logistic"', ReferenceFit(loss="logistic", target=RATING)),
     ],
 )

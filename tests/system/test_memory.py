@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, extembed_process, soak, timestamps, vectors
+from conftest import ROOT, extembed_process, timestamps, vectors
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from processes import Cost, measure
@@ -168,7 +168,8 @@ def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"interactions.parquet", "candidates.parquet", "items.parquet"}
 
 
-@pytest.mark.parametrize("many", ["item", soak("day")])
+@pytest.mark.soak
+@pytest.mark.parametrize("many", ["item", "day"])
 def test_residuals_of_a_popular_item_or_a_busy_day_keep_to_memory(tmp_path: Path, many: str) -> None:
     rng, n = np.random.default_rng(4), 600_000
     items, seconds = rng.integers(0, 20_000, n), rng.integers(0, YEAR // 10**6, n)
