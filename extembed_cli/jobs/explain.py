@@ -62,13 +62,18 @@ def explain_job(spec: Spec, question: Question, options: RunOptions, watch: Watc
     candidate, notes = question.candidate, []
     watch = replace(watch, warn=lambda message: None, warnings=[])  # warnings are about all rows
     with _own_folder(options) as folder, threads(options.workers) as mapped:
+        within = spec.within
         if isinstance(candidate, Given):
-            if spec.within is not None:
-                notes.append("columns within a request need its other candidates; --row explains them, too")
             spec = with_candidate(spec, candidate, folder)
         elif spec.candidates is None:
             raise SpecError("--row: the spec has no `candidates`; give one with --user, --item and --at")
-        names = chosen_columns(spec, question.columns)
+        names = chosen_columns(spec.model_copy(update={"within": within}), question.columns)
+        if within != spec.within:
+            notes.append("columns within a request need its other candidates; --row explains them, too")
+            alone = {column.name for column in output_columns(spec)}
+            names = [name for name in names if name in alone]
+            if not names:
+                raise SpecError("--columns: columns within a request need its other candidates; name one with --row")
         spec = _needed(spec, names).model_copy(update={"output": str(folder / "features.parquet")})
         opened = open_all(spec.with_plain_targets(), watch)
         opened.problems.raise_any()

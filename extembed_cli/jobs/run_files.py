@@ -61,7 +61,7 @@ def run_files(output: Path, report: Path | None) -> RunFiles:
 
 def _given(report: Path) -> Path:
     if not report.is_file():
-        raise InputError(f"--report {report}: no such file; a run writes OUT.run.json beside its first output")
+        raise InputError(f"--report {report}: is no file; a run writes OUT.run.json beside its first output")
     return report
 
 

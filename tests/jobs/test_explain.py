@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import World, run_spec, soak, timestamps, vectors
+from conftest import World, extembed, run_spec, soak, timestamps, vectors
 from features.test_audience import HOUR, START, write
 from helpers.drawn import WORLDS, Small
 from helpers.explained import explained, recombines, same_as_run
@@ -451,3 +451,6 @@ def test_requests_of_several_users_are_computed_together(world: World) -> None:
     assert rank.numbers["candidates"] == 6
     alone = explained(spec, 7, "*within*")
     assert {column.how for column in alone.columns} == {"`request` is null"}
+    given = ("--user", "1", "--item", "1", "--at", "2023-12-01")
+    done = extembed("explain", spec, *given, "--columns", "*within*")
+    done.failed(2, "--columns: columns within a request need its other candidates; name one with --row")

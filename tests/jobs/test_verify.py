@@ -254,7 +254,7 @@ def test_copies_are_verified_where_they_are(written: World, tmp_path: Path) -> N
     (copies / "out.parquet").rename(copies / "kept.parquet")
     extembed("verify", copies / "kept.parquet").failed(1, "has no run report kept.parquet.run.json")
     extembed("verify", copies / "kept.parquet", "--report", copies / "out.parquet.run.json").ok()
-    extembed("verify", copies / "kept.parquet", "--report", copies / "none.json").failed(3, "none.json: no such file")
+    extembed("verify", copies / "kept.parquet", "--report", copies / "none.json").failed(3, "none.json: is no file")
     extembed("verify", copies / "out.parquet").failed(1, "out.parquet: is missing")
     extembed("verify", copies / "a.parquet", "--report", copies / "out.parquet.run.json").failed(
         1, "a.parquet: is miss"
