@@ -48,7 +48,7 @@ class Job:
                 for reason, users in features.flagged.items()
             },
             tally=features.tally,
-            coverage=self.shared.coverage(shard),
+            coverage=self.shared.coverage(self.spec, shard),
         )
 
 

@@ -63,10 +63,11 @@ class Shared:
         """Return the vectors of some owners, by their nums in a shard."""
         return {matrix: vectors.of(owners) for matrix, vectors in self.owner_tables.items()}
 
-    def coverage(self, shard: Shard) -> Coverage:
+    def coverage(self, spec: Spec, shard: Shard) -> Coverage:
         """Return the counts of a shard."""
         owners = _by_table(self.owner_vectors(shard.owners))
         return Coverage.of(
+            spec,
             shard,
             {table: vectors.has_vector for table, vectors in self.by_table.items()},
             {table: vectors.has_vector for table, vectors in owners.items()},

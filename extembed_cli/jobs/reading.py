@@ -146,7 +146,7 @@ def sample_layout(opened: Opened) -> Layout:
 
 
 def first_shard(
-    spec: Spec, loaded: Loaded, coverage_of: Callable[[Shard], Coverage] | None = None
+    spec: Spec, loaded: Loaded, coverage_of: Callable[[Spec, Shard], Coverage] | None = None
 ) -> tuple[Shard, Coverage]:
     """Return the first shard, which may be a sample, and the coverage of all shards estimated from it.
 
@@ -156,9 +156,9 @@ def first_shard(
     if coverage_of is None:
         partners = {name: _with_row(loaded, name, loaded.vocabulary.ids) for name in loaded.ids if name in spec.tables}
         owners = {name: _with_row(loaded, name, shard.owners) for name in loaded.ids if name in spec.owner_tables}
-        of_shard = Coverage.of(shard, partners, owners)
+        of_shard = Coverage.of(spec, shard, partners, owners)
     else:
-        of_shard = coverage_of(shard)
+        of_shard = coverage_of(spec, shard)
     coverage.add(of_shard, times=loaded.partition.shards)
     return shard, coverage
 

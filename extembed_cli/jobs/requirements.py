@@ -43,31 +43,20 @@ def check_inputs(spec: Spec, loaded: Loaded, coverage: Coverage, watch: Watch, *
     watch.warn_of(_doubts(spec, loaded))
 
 
-def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePart]], watch: Watch) -> None:
-    """Raise if a history is empty for all candidates, or a feature null for more of them than the spec allows.
-
-    `features` has all candidates.
-    """
-    if not rows:
+def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePart]]) -> None:
+    """Raise if a feature is null for more of the candidates than the spec allows; `features` has all of them."""
+    if not spec.require.non_null or not rows:
         return
-    problems, empty = Problems(), []
+    problems = Problems()
     for parts in features:
         for name in parts[0].columns if parts else ():
-            values = [part.columns[name] for part in parts]
-            if name.endswith("__count") and not any(each.any() for each in values):
-                empty.append(
-                    f"`{name}` is 0 for every candidate: none sees an event of this history. Are the window, the lag "
-                    "and the times right?"
-                )
             least = spec.require.non_null_of(name)
-            known = sum(int(np.count_nonzero(~np.isnan(each))) for each in values) if least else rows
+            if least == 0:
+                continue
+            known = sum(int(np.count_nonzero(~np.isnan(part.columns[name]))) for part in parts)
             if known < least * rows:
                 share = f"{known / rows:.2%} of the candidates, less than {least:.2%}"
                 problems.errors.append(DataError(f"require.non_null: `{name}` has a value for {share}"))
-    if spec.require.allow_empty:
-        watch.warn_of(empty)
-    else:
-        problems.errors += [DataError(f"{message} (--allow-empty accepts it)") for message in empty]
     problems.raise_any()
 
 
@@ -106,11 +95,9 @@ def _empty(spec: Spec, loaded: Loaded, coverage: Coverage) -> Iterator[str]:
             f"Candidates have {loaded.candidates.examples[owner]}, interactions {loaded.events.examples[owner]}"
         )
         return
-    yield from _apart(spec, loaded)
-    for name, members in coverage.members(spec).items():
-        if not members:
-            where = spec.history(name).where
-            yield f"histories.{name}: no interaction matches where = {where!r}: it is always empty"
+    apart = list(_apart(spec, loaded))
+    yield from apart
+    yield from _empty_histories(spec, coverage, seen=loaded.inputs.candidates is not None and not apart)
     for target, key in spec.targets.items():
         if not coverage.expressions.get(target.column, 0):
             what = "" if target.residual is None else "as a residual "
@@ -125,6 +112,21 @@ def _empty(spec: Spec, loaded: Loaded, coverage: Coverage) -> Iterator[str]:
             f"{spec.table_label(name)}: no {whose} of the {kind} has a vector. Are the {whose} ids the same? "
             f"The {kind} have {rows.examples[whose]}, the table {examples(ids.ids)}"
         )
+
+
+def _empty_histories(spec: Spec, coverage: Coverage, *, seen: bool) -> Iterator[str]:
+    """Yield histories without an event or, where they are `seen` by candidates, without one that any of them sees."""
+    members = coverage.members(spec)
+    for name, count in members.items():
+        if not count:
+            where = spec.history(name).where
+            yield f"histories.{name}: no interaction matches where = {where!r}: it is always empty"
+    for name, count in coverage.candidates_seeing.items():
+        if seen and not count and members.get(name) != 0:
+            yield (
+                f"histories.{name}: no candidate sees an event of it: it is always empty. Are its window, the lag and "
+                "the times right?"
+            )
 
 
 def _apart(spec: Spec, loaded: Loaded) -> Iterator[str]:

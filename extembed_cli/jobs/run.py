@@ -122,7 +122,7 @@ def _run_job(
         _remove_scratch(spec, options, len(passes))
         features = [each.results.features for each in results] + _within(spec, inputs, results, mapped, watch)
         candidates = results[0].loaded.candidates.rows
-        check_features(spec, candidates, features, watch)
+        check_features(spec, candidates, features)
         watch.expect(candidates)
         with watch.timing("write") as cost:
             watch.warn_of(grown_tables(spec, outputs[0], digests.result()))
@@ -244,7 +244,7 @@ def _compute(
             shard, seconds = _timed(partial(loaded.shard, spec, index)) if only is None else only.result()
             cost.add(0 if only is None else seconds, rows=len(shard.history.partners) + len(shard.candidates.partners))
         if only is not None:  # warn before the computation, which takes long
-            check_inputs(spec, loaded, shared.coverage(shard), watch)
+            check_inputs(spec, loaded, shared.coverage(spec, shard), watch)
         return shard
 
     candidates = loaded.candidates.rows - loaded.candidates.null_user_or_time

@@ -114,7 +114,7 @@ def read_training(training: Training, mapped: Mapping, watch: Watch, stack: Exit
             nonlocal repeats
             for index in range(loaded.partition.shards):
                 shard = loaded.shard(spec, index)
-                coverage.add(shared.coverage(shard))
+                coverage.add(shared.coverage(spec, shard))
                 end = visible_end(spec, shard.history, shard.candidates)
                 repeats += int(np.count_nonzero(sees_own(shard.history, shard.candidates, end)))
                 yield shard

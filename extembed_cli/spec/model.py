@@ -352,6 +352,12 @@ class Spec(Frozen):
         return self.embeddings if self.side.partner == "item" else self.user_embeddings
 
     @property
+    def read_histories(self) -> list[str]:
+        """Names of the histories that the groups of a pass use."""
+        groups = [group for group in self.groups.values() if isinstance(group, HistoryGroup)]
+        return list(dict.fromkeys(name for group in groups for name in self.histories_of(group)))
+
+    @property
     def read_tables(self) -> list[str]:
         """Names of all tables that a pass reads."""
         return list(dict.fromkeys([*self.tables, *self.owner_tables]))

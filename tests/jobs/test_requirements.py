@@ -192,8 +192,10 @@ def test_a_table_of_users_can_be_required_too(world: World) -> None:
 @pytest.mark.parametrize("top", ["", 'lag = "2d"\n'])
 def test_a_history_that_no_candidate_sees_is_refused(world: World, top: str) -> None:
     spec = top + '[histories.recent]\nwindow = "1s"\n[[aggregate]]\nhistories = ["all", "recent"]\n'
-    message = "`recent__count` is 0 for every candidate: none sees an event of this history"
+    message = "histories.recent: no candidate sees an event of it: it is always empty"
     refused(world, world.spec(spec), DATA, message, "(--allow-empty accepts it)")
+    for command in (["check"], ["run", "--dry-run"]):
+        extembed(*command, world.spec(spec), "-q").failed(DATA, message)
     done = extembed("run", world.spec(spec), "--allow-empty", "-q").ok()
     assert done.err.startswith("warning: ") and message in done.err
 

@@ -11,6 +11,7 @@ import numpy as np
 from extembed_cli.arrays import Bools, Ints, Values
 from extembed_cli.data.inputs.inputs import Loaded
 from extembed_cli.histories.csr import Shard
+from extembed_cli.histories.visibility import visible, visible_end
 from extembed_cli.spec.model import Spec
 
 HasVector = Callable[[Values, Ints], Bools]
@@ -32,11 +33,16 @@ class Coverage:
     events_covered: dict[str, int] = field(default_factory=dict)
     candidates_covered: dict[str, int] = field(default_factory=dict)
     """By table: those whose item has a vector, or in a table of the owners, whose owner has one"""
+    candidates_seeing: dict[str, int] = field(default_factory=dict)
+    """By history: those that see an event of it"""
 
     @classmethod
-    def of(cls, shard: Shard, partners: Mapping[str, HasVector], owners: Mapping[str, HasVector]) -> Coverage:
+    def of(
+        cls, spec: Spec, shard: Shard, partners: Mapping[str, HasVector], owners: Mapping[str, HasVector]
+    ) -> Coverage:
         """Return the counts of one shard; by table, who has a vector at a time."""
         history, candidates = shard.history, shard.candidates
+        end = visible_end(spec, history, candidates)
         have_events, have_candidates = np.diff(history.indptr) > 0, np.diff(candidates.indptr) > 0
         return cls(
             owners=_count(have_candidates),
@@ -52,13 +58,16 @@ class Coverage:
                 **{name: _count(has(candidates.partners, candidates.times)) for name, has in partners.items()},
                 **{name: _count(has(candidates.owners, candidates.times)) for name, has in owners.items()},
             },
+            candidates_seeing={
+                name: _count(visible(spec, name, history, candidates, end).count > 0) for name in spec.read_histories
+            },
         )
 
     def add(self, other: Coverage, times: int = 1) -> None:
         """Add the counts of another shard, multiplied by `times` if it represents several."""
         for name in ("owners", "owners_met", "events", "candidates"):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
-        for name in ("expressions", "events_covered", "candidates_covered"):
+        for name in ("expressions", "events_covered", "candidates_covered", "candidates_seeing"):
             counts = getattr(self, name)
             for key, count in getattr(other, name).items():
                 counts[key] = counts.get(key, 0) + times * count
