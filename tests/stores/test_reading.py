@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import World, extembed, soak
+from conftest import World, extembed, extembed_process, soak
 from helpers.stores import CuttingProxy, Endpoint
 
 TABLES = ("interactions", "candidates", "text")
@@ -173,3 +174,29 @@ def test_a_file_of_vectors_is_imported(tmp_path: Path, s3: Endpoint) -> None:
     torn = s3.put("import/torn.npy", (tmp_path / "v.npy").read_bytes()[:-4])
     extembed("import", torn, "--ids", "rows", "-o", "out.parquet", cwd=tmp_path).failed(3, torn)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_what_others_put_into_the_temporary_folder(world: World, s3: Endpoint, tmp_path: Path) -> None:
+    """Only folders of copies that a killed run has left are removed, and no pipe makes a run wait."""
+    shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
+    for name in (
+        "extembed-objects-notes",
+        "extembed-objects-abcdefgh",
+        "extembed-objects-dead1234",
+        "extembed-objects-",
+    ):
+        (shared / name).mkdir(parents=True)
+        (shared / name / "keep").touch()
+    os.mkfifo(shared / "extembed-objects-x")
+    os.mkfifo(shared / "extembed-objects-aaaaaaaa")
+    os.mkfifo(shared / "extembed-objects-abcdefgh" / "lock")
+    (shared / "extembed-objects-dead1234" / "lock").touch()
+    elsewhere.mkdir()
+    (elsewhere / "lock").touch()
+    (shared / "extembed-objects-bbbbbbbb").symlink_to(elsewhere)
+    url = s3.put("shared/text.parquet", world.folder / "text.parquet")
+    env = {**s3.env, "TMPDIR": str(shared)}
+    extembed_process("run", spec_of(world, text=url), env=env).ok()
+    left = {path.name.removeprefix("extembed-objects-") for path in shared.iterdir()}
+    assert left == {"notes", "abcdefgh", "", "x", "aaaaaaaa", "bbbbbbbb"}
+    assert (elsewhere / "lock").exists()

@@ -125,3 +125,22 @@ def test_killed_while_uploading(world: World, s3: Endpoint, most: int) -> None:
     assert len(s3.get("killed.parquet")) > 3
     assert not leftovers()
     proxy.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link", "dangling link"])
+def test_something_else_in_the_place_of_the_folder_of_outputs(
+    world: World, s3: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    place = shared / f"extembed-uploads-{os.getuid()}"
+    if kind == "file":
+        place.touch()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path if kind == "link" else tmp_path / "nothing")
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    done = extembed("run", world.spec(), "-o", "s3://bucket/never.parquet")
+    done.failed(2, f"{place}: is a link, a file, or a folder of another user", "with TMPDIR")
+    assert not (tmp_path / "nothing").exists()
