@@ -198,7 +198,7 @@ def test_something_else_in_the_place_of_a_scratch_folder(world: World, suffix: s
     shared.mkdir()
     spec = load_spec(
         world.spec(
-            '[user_embeddings.taste]\nfrom = {embedding = "text"}\n[[direct]]\nitem = "text"\nuser = "taste"\n'
+            '[user_embeddings.taste]\nfrom = {embedding = "text"}\n[[direct]]\n'
             '[[dual]]\nside = "all"\nunobserved_weight = 0.1\n'
         )
     )
