@@ -88,7 +88,13 @@ def test_other_commands(world: World, s3: Endpoint) -> None:
         ("s3://bucket/none.parquet", 3, "s3://bucket/none.parquet: no such object"),
         ("s3://no-bucket/x.parquet", 3, "s3://no-bucket/x.parquet: there is no bucket `no-bucket`"),
         ("s3://bucket/none*.parquet", 3, "the pattern matches no object"),
-        ("s3://bucket/not-parquet", 3, "s3://bucket/not-parquet: is CSV, not Parquet"),
+        (
+            "s3://bucket/not-parquet",
+            3,
+            "s3://bucket/not-parquet: is CSV, not Parquet. Download it and run there: "
+            """python -c 'import polars as pl; pl.read_csv("not-parquet").write_parquet("not-parquet.parquet")'""",
+        ),
+        ("s3://bucket/v.npy", 3, "`extembed import s3://bucket/v.npy -o v.parquet` makes a table"),
         ("s3://bucket/torn.parquet", 3, "s3://bucket/torn.parquet: cannot be read as Parquet"),
         ("s3://bucket/lake", 3, "s3://bucket/lake: is a table of Delta Lake, which is read from local folders only"),
         ("s3://", 2, "names no bucket"),
@@ -100,6 +106,7 @@ def test_other_commands(world: World, s3: Endpoint) -> None:
     ],
 )
 def test_what_cannot_be_read(world: World, s3: Endpoint, url: str, code: int, message: str) -> None:
+    s3.put("v.npy", b"\x93NUMPY")
     s3.put("not-parquet", b"user_id,item_id\n1,2\n")
     s3.put("torn.parquet", (world.folder / "text.parquet").read_bytes()[:500])
     s3.put("lake/_delta_log/0.json", b"{}")

@@ -99,7 +99,7 @@ class VectorColumns(NamedTuple):
         declared = part.schema.field(self.names[0]).type
         kind = _storage(declared)
         if _is_list(kind) and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
-            return lambda batch, where, row: _stored(batch.column(0))
+            return lambda batch, where, first_row: _stored(batch.column(0))
         if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
             return _of_text
         if types.is_struct(kind) and {f.name for f in kind} == {"type", "size", "indices", "values"}:
@@ -156,14 +156,14 @@ def _lists(values: Values, lengths: Ints, present: Values) -> pa.Array:
     )
 
 
-def _of_dimensions(batch: pa.RecordBatch, where: str, row: int) -> pa.Array:
+def _of_dimensions(batch: pa.RecordBatch, where: str, first_row: int) -> pa.Array:
     """Return columns of numbers as lists; a row of nulls has no vector, one null is no number."""
     rows = np.column_stack([column.cast(pa.float64()).to_numpy(zero_copy_only=False) for column in batch.columns])
     present = np.column_stack([np.asarray(column.is_valid()) for column in batch.columns])
     return _lists(rows.ravel(), np.full(len(rows), rows.shape[1]), present.max(axis=1))
 
 
-def _of_text(batch: pa.RecordBatch, where: str, row: int) -> pa.Array:
+def _of_text(batch: pa.RecordBatch, where: str, first_row: int) -> pa.Array:
     """Return vectors that are written as JSON, such as `[0.1, 0.2]`, with NaN and Infinity as Python does."""
     text = pl.from_arrow(_stored(batch.column(0)).cast(pa.large_string()))
     assert isinstance(text, pl.Series)
@@ -171,7 +171,7 @@ def _of_text(batch: pa.RecordBatch, where: str, row: int) -> pa.Array:
         if text.str.contains(_PLAIN).all():
             return text.str.json_decode(pl.List(pl.Float64)).to_arrow(compat_level=pl.CompatLevel.oldest())
     lists = []
-    for place, each in enumerate(text, start=row):  # slower
+    for place, each in enumerate(text, first_row):  # slower
         try:
             lists.append(None if each is None else _numbers_of(each))
         except (ValueError, RecursionError):
@@ -189,7 +189,7 @@ def _numbers_of(text: str) -> list[float | None]:
     return numbers
 
 
-def _of_spark(batch: pa.RecordBatch, where: str, row: int) -> pa.Array:
+def _of_spark(batch: pa.RecordBatch, where: str, first_row: int) -> pa.Array:
     """Return vectors of Spark's `VectorUDT`: type 1 is dense, type 0 has a size and the indices of its values."""
     column = _stored(batch.column(0))
     present = np.asarray(column.is_valid())
@@ -213,7 +213,7 @@ def _of_spark(batch: pa.RecordBatch, where: str, row: int) -> pa.Array:
     return _lists(out, lengths, present)
 
 
-def _of_bytes(batch: pa.RecordBatch, where: str, row: int, dtype: np.dtype[np.generic]) -> pa.Array:
+def _of_bytes(batch: pa.RecordBatch, where: str, first_row: int, dtype: np.dtype[np.generic]) -> pa.Array:
     """Return vectors whose numbers are stored as bytes, little-endian."""
     column = _stored(batch.column(0))
     stored = column.to_pylist()

@@ -34,7 +34,7 @@ def reading(path: Path, name: str = "") -> Iterator[None]:
     except UnicodeEncodeError:  # pyarrow opens a path as UTF-8
         raise InputError(f"{name or path}: its name {NOT_UTF8}") from None
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError) as error:
-        other = not_parquet(path)
+        other = not_parquet(path, name or str(path))
         if other is not None:
             raise InputError(f"{name or path}: {other}") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
