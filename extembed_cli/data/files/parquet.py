@@ -26,6 +26,9 @@ from extembed_cli.json_files import parsed
 def reading(path: Path, name: str = "") -> Iterator[None]:
     """Turn pyarrow's errors about a file into an `InputError` that names the file: by its path, or another name."""
     try:
+        if path.exists() and not path.is_file():
+            what = "a directory" if path.is_dir() else "not a file; save it as one, which is read more than once"
+            raise InputError(f"{name or path}: is {what}")
         yield
     except MemoryError:
         raise
@@ -245,14 +248,11 @@ def open_table(label: str, paths: str | tuple[str, ...], types: Mapping[str, str
     problems = Problems()
     parts: list[Part] = []
     for file in files:
-        with problems.collect(), reading(file.path, file.name):
-            if file.path.is_dir():
-                raise InputError(f"{file.name}: is a directory")
-            with open_parquet(file.path) as opened:
-                parts.append(_part(file, opened))
-                twice = [name for name, n in Counter(opened.schema_arrow.names).items() if n > 1]
-                if twice:
-                    raise DataError(f"{label}: {file.name}: column `{twice[0]}` occurs twice; rename one")
+        with problems.collect(), reading(file.path, file.name), open_parquet(file.path) as opened:
+            parts.append(_part(file, opened))
+            twice = [name for name, n in Counter(opened.schema_arrow.names).items() if n > 1]
+            if twice:
+                raise DataError(f"{label}: {file.name}: column `{twice[0]}` occurs twice; rename one")
     problems.raise_any()
     parts = _with_partitions(files, parts, types or {})
     # A part without rows may have any types, as what wrote it had nothing to tell them by.
