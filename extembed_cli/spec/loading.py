@@ -248,10 +248,13 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
 
 
 def _anchored(path: str, folder: Path) -> str:
-    """Return a path that starts at a folder; one that exists there as it is written wins over what it may stand for."""
+    """Return a path that starts at a folder, without a slash at its end.
+
+    One that exists there as it is written wins over what it may stand for.
+    """
     if "\0" in path:
         raise SpecError(f"{path!r}: a path cannot have a NUL character; remove it")
     if "://" not in path and (folder / path).exists():
         return str(folder / path)
     path = expanded(path)
-    return path if "://" in path else str(folder / path)
+    return re.sub(r"(?<=[^:/])/+$", "", path) if "://" in path else str(folder / path)

@@ -101,7 +101,12 @@ def test_other_commands(world: World, s3: Endpoint) -> None:
         ("s3://key:hunter2@bucket/x.parquet", 2, "s3://...bucket/x.parquet: has credentials or options in the URL"),
         ("s3://bucket/x.parquet?X-Amz-Signature=hunter2", 2, "s3://bucket/x.parquet...: has credentials"),
         ("hf://datasets/someone/something/x.parquet", 2, "pip install huggingface_hub"),
-        ("gopher://x/y", 2, "gopher://x/y: `gopher://` cannot be opened"),
+        ("gopher://x/y", 2, "gopher://x/y: `gopher://` cannot be opened (Protocol not known: gopher)\n"),
+        ("s3a://bucket/x.parquet", 2, "s3a://bucket/x.parquet: s3a:// and s3n:// are Hadoop's names; write s3://"),
+        ("S3://bucket/x.parquet", 2, "S3://bucket/x.parquet: write s3://"),
+        ("HTTPS://host/x.parquet", 2, "files of web servers are not read; download it"),
+        ("http://host/x.parquet", 2, "http://host/x.parquet: files of web servers are not read; download it"),
+        ("S3://key:hunter2@bucket/x.parquet", 2, "S3://...bucket/x.parquet: has credentials or options in the URL"),
         ("az://container/x.parquet", 2, "set AZURE_STORAGE_ACCOUNT"),
     ],
 )

@@ -39,6 +39,15 @@ def test_a_file_and_its_report(world: World, s3: Endpoint) -> None:
     assert not leftovers()
 
 
+@pytest.mark.parametrize("output", ["slash/out.parquet", "slash/directory"])
+def test_a_slash_at_the_end_changes_nothing(world: World, s3: Endpoint, output: str) -> None:
+    extembed("run", world.spec(), "-o", f"s3://bucket/{output}").ok()
+    names = s3.keys("slash")
+    ran = extembed("run", world.spec(), "-o", f"s3://bucket/{output}//", "--json").ok()
+    assert ran.json["output"] == f"s3://bucket/{output}"
+    assert s3.keys("slash") == names
+
+
 def test_a_directory_replaces_its_parts(world: World, s3: Endpoint) -> None:
     extembed("run", world.spec(), "-o", "s3://bucket/directory").ok()
     first = s3.keys("directory")

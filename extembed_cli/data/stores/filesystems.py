@@ -47,6 +47,8 @@ def open_store(url: str) -> Store:
     """Return the store of a URL and the path in it, without a request, except for the region of a bucket on AWS."""
     scheme, _, path = url.partition("://")
     path = path.rstrip("/")
+    if scheme in _NOT_OURS or scheme != scheme.lower():
+        raise SpecError(f"{url}: {_NOT_OURS.get(scheme.lower(), f'write {scheme.lower()}://')}")
     if not path:
         raise SpecError(f"{url}: names no bucket")
     return Store(*_OPEN.get(scheme, _by_fsspec)(scheme, path))
@@ -155,6 +157,12 @@ def _az(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
     return fs.AzureFileSystem(account, account_key=key, sas_token=token), scheme, path
 
 
+_HADOOPS = "s3a:// and s3n:// are Hadoop's names; write s3://"
+_OF_THE_WEB = "files of web servers are not read; download it, and name the file"
+_NOT_OURS = {"s3a": _HADOOPS, "s3n": _HADOOPS, **dict.fromkeys(("http", "https", "ftp"), _OF_THE_WEB)}
+"""What to do about a scheme that is none of a store"""
+
+
 def _by_fsspec(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
     """Return a file system of fsspec, which knows more stores if their libraries are installed."""
     from pyarrow import fs  # noqa: PLC0415
@@ -164,8 +172,10 @@ def _by_fsspec(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
 
         return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), scheme, path
     except (ImportError, ValueError) as error:
-        needed = "huggingface_hub" if scheme == "hf" else "fsspec"
-        raise ImportError(f"`{scheme}://` cannot be opened ({error}): pip install {needed}") from None
+        lacks_fsspec = isinstance(error, ImportError) and error.name == "fsspec"
+        needed = "huggingface_hub" if scheme == "hf" else "fsspec" if lacks_fsspec else ""
+        hint = f": pip install {needed}" if needed else ""
+        raise ImportError(f"`{scheme}://` cannot be opened ({_first_line(error)}){hint}") from None
 
 
 _OPEN: dict[str, Callable[[str, str], tuple[fs.FileSystem, str, str]]] = {"s3": _s3, "gs": _gs, "az": _az}
