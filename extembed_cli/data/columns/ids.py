@@ -116,8 +116,9 @@ def _of_floats(series: pl.Series, where: str) -> pl.Series:
     wrong = series.filter((series.abs() > _LARGEST_EXACT) | (series != series.round()))
     if len(wrong):
         raise DataError(
-            f"{where}: {counted(len(wrong), 'id')} of type float that no integer of at most 2^53 has written "
-            f"({listing(wrong.head(3))}). Cast the column where the file is written (pandas: astype('Int64'))"
+            f"{where}: {counted(len(wrong), 'id')} ({listing(wrong.head(4), 3)}) cannot be read: ids that are stored "
+            "as floats must be whole numbers up to 2^53. Cast the column where the file is written "
+            "(pandas: astype('Int64'))"
         )
     return series.cast(pl.Int64)
 
