@@ -133,6 +133,14 @@ def test_natural_order_of_dimensions(world: World) -> None:
     assert wide.equals(world.table("u"))
 
 
+def test_names_with_more_digits_than_python_converts(world: World) -> None:
+    expected = run_spec(world.spec())
+    values = np.array(world.table("text")["embedding"].to_pylist(), np.float32)
+    columns = {f"d{'0' * (place == 1)}{place}{'0' * 5000 * (place > 3)}": values[:, place] for place in range(8)}
+    world.write("text", {"item_id": np.arange(35), **dict(reversed(columns.items()))})
+    assert run_spec(world.spec(table('columns.embedding = "d*"\n'))).equals(expected, null_equal=True)
+
+
 def spark(**fields: Any) -> pa.Array:
     good = {"type": 0, "size": 8, "indices": [0], "values": [1.0]}
     return pa.array([good] * 34 + [{**good, **fields}], SPARK)

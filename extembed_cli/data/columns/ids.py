@@ -17,7 +17,7 @@ _LARGEST_EXACT = 2.0**53  # of the floats, above which not every integer is one
 _FIRST_IDS, _EXAMPLES = 1000, 3  # looked at, and shown
 
 
-def _storage(kind: pa.DataType) -> pa.DataType:
+def storage_type(kind: pa.DataType) -> pa.DataType:
     """Return the type below dictionary encoding and extension types such as UUID."""
     while types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
         kind = kind.value_type if types.is_dictionary(kind) else kind.storage_type
@@ -29,7 +29,7 @@ def id_kind(kind: pa.DataType) -> str | None:
 
     Floats count as integers, because pandas makes floats of integers where one is missing.
     """
-    kind = _storage(kind)
+    kind = storage_type(kind)
     if types.is_null(kind):
         return "nothing"
     if types.is_integer(kind) or types.is_floating(kind) or (types.is_decimal(kind) and kind.scale == 0):
@@ -138,8 +138,8 @@ def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
         return narrowed(series).to_arrow()  # floats that stand for integers, and decimals
     if types.is_integer(kind):
         series = series.cast(pl.UInt64() if types.is_unsigned_integer(kind) else pl.Int64())
-    array = series.to_arrow().cast(_storage(kind))
-    return pa.ExtensionArray.from_storage(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
+    array = series.to_arrow().cast(storage_type(kind))
+    return pa.ExtensionArray.fromstorage_type(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
 
 
 def plain(value: object) -> object:

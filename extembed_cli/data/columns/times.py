@@ -11,7 +11,7 @@ from pyarrow import types
 
 from extembed_cli.data.columns.ids import as_series
 from extembed_cli.data.files.parquet import Table
-from extembed_cli.errors import DataError, Problems, SpecError, counted, listing
+from extembed_cli.errors import DataError, Problems, SpecError, counted, first_line, listing
 from extembed_cli.spec.durations import DAY_US, EARLIEST_US, LATEST_US
 from extembed_cli.spec.tables import TimeColumn
 
@@ -164,7 +164,7 @@ def _formatted(series: pl.Series, form: str) -> pl.Series:
             return text.to_date(form, strict=False).cast(pl.Int64) * DAY_US
         return text.to_datetime(form, strict=False, time_unit="us").cast(pl.Int64)
     except pl.exceptions.PolarsError as error:
-        raise SpecError(f"time_format = {form!r}: not a format of times: {str(error).splitlines()[0]}") from None
+        raise SpecError(f"time_format = {form!r}: not a format of times: {first_line(error)}") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:

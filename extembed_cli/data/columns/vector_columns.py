@@ -19,6 +19,8 @@ import pyarrow as pa
 from pyarrow import types
 
 from extembed_cli.arrays import Ints, Values
+from extembed_cli.data.columns.ids import storage_type
+from extembed_cli.data.columns.ordering import in_natural_order
 from extembed_cli.data.files.parquet import Part, Table
 from extembed_cli.errors import DataError, did_you_mean
 from extembed_cli.spec.model import Spec
@@ -53,7 +55,7 @@ class VectorColumns(NamedTuple):
         time = spec.time_column(name)
         others = {spec.id_column(name), *([] if time is None else [time.name])}
         matching = [each for each in table.names if each not in others and fnmatchcase(each, column)]
-        return cls(table, tuple(sorted(matching, key=_natural)), bytes_of)
+        return cls(table, tuple(in_natural_order(matching)), bytes_of)
 
     @property
     def shown(self) -> str:
@@ -70,7 +72,7 @@ class VectorColumns(NamedTuple):
                     raise DataError(f"{part.name}: column `{name}` is {kind}; a dimension of vectors must be a number")
             return len(self.names)
         self._as_lists(part)
-        kind = _storage(part.schema.field(self.names[0]).type)
+        kind = storage_type(part.schema.field(self.names[0]).type)
         return int(kind.list_size) if types.is_fixed_size_list(kind) else None
 
     def batches(self, rows: int | None = None) -> Iterator[tuple[str, pa.Array]]:
@@ -97,7 +99,7 @@ class VectorColumns(NamedTuple):
         if len(self.names) > 1:
             return _of_dimensions
         declared = part.schema.field(self.names[0]).type
-        kind = _storage(declared)
+        kind = storage_type(declared)
         if _is_list(kind) and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
             return lambda batch, where, first_row: _stored(batch.column(0))
         if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
@@ -123,17 +125,6 @@ def require_vectors(columns: VectorColumns, fix: str) -> None:
         return
     numbered = [name for name in columns.table.names if re.search(r"\d$", name)]
     raise DataError(f"{columns.table.label}: no column matches the pattern{did_you_mean('', numbered)}{fix}")
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key that orders `d2` before `d10`."""
-    return [(int(part or 0), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _storage(kind: pa.DataType) -> pa.DataType:
-    while isinstance(kind, pa.BaseExtensionType) or types.is_dictionary(kind):
-        kind = kind.value_type if types.is_dictionary(kind) else kind.storage_type
-    return kind
 
 
 def _is_list(kind: pa.DataType) -> bool:

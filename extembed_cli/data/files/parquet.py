@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from extembed_cli.data.files.sniff import not_parquet
 from extembed_cli.data.paths import hive
 from extembed_cli.data.paths.resolving import SourceFile, file_state, resolve
-from extembed_cli.errors import NOT_UTF8, DataError, InputError, Problems, SpecError, did_you_mean, listing
+from extembed_cli.errors import NOT_UTF8, DataError, InputError, Problems, SpecError, did_you_mean, first_line, listing
 from extembed_cli.json_files import parsed
 
 
@@ -40,9 +40,8 @@ def reading(path: Path, name: str = "") -> Iterator[None]:
         other = not_parquet(path, name or str(path))
         if other is not None:
             raise InputError(f"{name or path}: {other}") from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{name or path}: cannot be read as Parquet: {reason.rstrip('.')}. "
+            f"{name or path}: cannot be read as Parquet: {first_line(error)}. "
             "Is it complete and not still being written? Write it again"
         ) from error
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlparse
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from extembed_cli.errors import InputError, SpecError
+from extembed_cli.errors import InputError, SpecError, first_line
 from extembed_cli.spec.durations import time_text, time_us
 
 _GZIP = b"\x1f\x8b"
@@ -94,7 +94,7 @@ def files_of(label: str, folder: Path, kind: str, version: Version) -> list[Lake
     except InputError as error:
         raise InputError(f"{label}: {folder}: {error}") from None
     except Exception as error:  # of the libraries, which have no common base
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"{label}: {folder}: cannot be read as {_a(kind)} table: {reason}") from None
     return sorted(files)
 

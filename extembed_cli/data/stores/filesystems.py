@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from extembed_cli.errors import DISK_FULL, InputError, ResourceError, SpecError
+from extembed_cli.errors import DISK_FULL, InputError, ResourceError, SpecError, first_line
 
 if TYPE_CHECKING:
     from pyarrow import fs  # slow to import, and most runs need none
@@ -65,7 +65,7 @@ def asking(url: str, label: str = "", *, to_write: bool = False) -> Iterator[Non
             raise
         raise (ResourceError if to_write else InputError)(f"{where}: {_reason(url, error)}") from error
     except (ValueError, ImportError) as error:  # Arrow's errors about arguments are ValueErrors
-        raise SpecError(f"{where}: {_first_line(error)}") from error
+        raise SpecError(f"{where}: {_line(error)}") from error
 
 
 def _reason(url: str, error: OSError) -> str:
@@ -77,10 +77,10 @@ def _reason(url: str, error: OSError) -> str:
         return "no such object"
     if isinstance(error, PermissionError) or _DENIED.search(text):
         lacking = _lacking_credentials(url)
-        return lacking or f"access denied with the credentials that were found ({_first_line(error)})"
+        return lacking or f"access denied with the credentials that were found ({_line(error)})"
     if _UNREACHABLE.search(text):
-        return f"the store cannot be reached, or the connection was cut ({_first_line(error)}). Run again"
-    return _first_line(error)
+        return f"the store cannot be reached, or the connection was cut ({_line(error)}). Run again"
+    return _line(error)
 
 
 def _lacking_credentials(url: str) -> str | None:
@@ -115,9 +115,8 @@ _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
 """Variables and files that may have credentials, and what to set, by scheme"""
 
 
-def _first_line(error: Exception) -> str:
-    lines = _REQUEST.sub("", str(error)).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _line(error: Exception) -> str:
+    return _REQUEST.sub("", first_line(error)).rstrip(".")
 
 
 def _s3(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
@@ -175,7 +174,7 @@ def _by_fsspec(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
         lacks_fsspec = isinstance(error, ImportError) and error.name == "fsspec"
         needed = "huggingface_hub" if scheme == "hf" else "fsspec" if lacks_fsspec else ""
         hint = f": pip install {needed}" if needed else ""
-        raise ImportError(f"`{scheme}://` cannot be opened ({_first_line(error)}){hint}") from None
+        raise ImportError(f"`{scheme}://` cannot be opened ({_line(error)}){hint}") from None
 
 
 _OPEN: dict[str, Callable[[str, str], tuple[fs.FileSystem, str, str]]] = {"s3": _s3, "gs": _gs, "az": _az}
