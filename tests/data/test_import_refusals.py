@@ -106,6 +106,7 @@ REFUSED: dict[str, tuple[Writer, list[str], int, list[str]]] = {
     # columns
     "no id column": (csv("sku,a1,a2\nx,1,2\n"), NONE, 2, ["no column `item_id` or `id`", "--id-column", "sku"]),
     "an index": (csv(",sku,a1,a2\n0,x,1,2\n"), NONE, 2, ["no column `item_id` or `id`", "sku", "--id-column ''"]),
+    "a nameless column of a pivot": (csv(",101,102\nx,1,2\n"), NONE, 2, ["no column `item_id`", "--id-column ''"]),
     "no such id column": (csv("sku,a1,a2\n"), ["--id-column", "skus"], 2, ["`skus`; did you mean `sku`?"]),
     "no vector column": (csv("id,name\nx,1\n"), NONE, 2, ["which columns are the vector", "'d*'", "name"]),
     "two families": (csv("id,a1,a2,b1,b2\nx,1,2,3,4\n"), NONE, 2, ["which columns are the vector", "a1, a2, b1"]),
