@@ -135,6 +135,11 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of a library's error, without a full stop; its kind if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean \\`x\\`?` for the nearest known name, else the list of known names, else nothing."""
     known = list(known)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from extembed_cli.data.inputs.inputs import Opened
-from extembed_cli.data.shards.scratch import make_folder, scratch_folder
+from extembed_cli.data.shards.scratch import check_own, make_folder, scratch_folder
 from extembed_cli.jobs.layout import Layout, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.spec.model import Spec
@@ -59,6 +59,7 @@ def folder_of(read: Read, spec: Spec, options: RunOptions, layout: Layout) -> It
     if folder is None:
         yield None
         return
+    check_own(folder, "--scratch")
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder, "data that does not fit into memory", "--scratch")
     try:

@@ -15,8 +15,9 @@ from typing import Any, TypeVar, cast
 from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.outputs.feature_file import check_not_an_input
 from extembed_cli.data.outputs.uploads import check_bucket, upload
+from extembed_cli.data.shards.scratch import check_own
 from extembed_cli.data.stores.filesystems import is_url
-from extembed_cli.errors import SpecError, naming, renamed
+from extembed_cli.errors import naming, renamed
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec
 
@@ -95,7 +96,6 @@ def written_locally(spec: Spec) -> Iterator[tuple[Spec, Uploads]]:
 def _stand_in(url: str) -> str:
     """Return the local path for a URL, in a folder of this user that nobody else can write to."""
     folder = Path(tempfile.gettempdir()) / f"extembed-uploads-{os.getuid()}"
+    check_own(folder, "TMPDIR")
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise SpecError(f"{folder}: is a link, or a folder of another user. Remove it, or name another place by TMPDIR")
     return str(folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.rstrip('/').rpartition('/')[2]}")

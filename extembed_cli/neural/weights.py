@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from extembed_cli.errors import InputError
+from extembed_cli.errors import InputError, first_line
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.neural.folder import CONFIG, RESTORE_HINT, WEIGHTS, pending_weights
 from extembed_cli.neural.model import Model
@@ -46,7 +46,7 @@ def load_models(folder: str, config: ModelConfig) -> list[Model]:
                 {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
             )
     except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path}: does not fit {CONFIG}: {str(error).splitlines()[0]}. {RESTORE_HINT}") from None
+        raise InputError(f"{path}: does not fit {CONFIG}: {first_line(error)}. {RESTORE_HINT}") from None
     return models
 
 

@@ -248,6 +248,6 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
 
 
 def _anchored(path: str, folder: Path) -> str:
-    """Return a path that starts at a folder, or a URL."""
+    """Return a path that starts at a folder, or a URL; without a slash at its end."""
     path = expanded(path, folder)
-    return path if "://" in path else str(folder / path)
+    return re.sub(r"(?<=[^:/])/+$", "", path) if "://" in path else str(folder / path)

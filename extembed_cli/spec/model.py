@@ -29,7 +29,7 @@ from extembed_cli.spec.tables import (
     TimeKeys,
     UserEmbeddingSpec,
 )
-from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time, TimeUnit
+from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDuration, Time, TimeFormat, TimeUnit
 
 ALL = "all"  # the history of every interaction; always exists
 MAX_PASSES = 3  # of users, and of items with and without the candidate's own user
@@ -77,7 +77,7 @@ class Spec(Frozen):
     """Events this young at the as-of time are not visible yet."""
     time_unit: TimeUnit | None = None
     """The unit of timestamps that are numbers since 1970 UTC."""
-    time_format: str | None = None
+    time_format: TimeFormat | None = None
     """The format of timestamps that are text, such as `%d/%m/%Y %H:%M`; ISO 8601 unless set."""
     weight: str | None = None
     """Weight of an interaction: a column's name or a row-wise SQL expression; 1 unless set."""

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from extembed_cli.errors import SpecError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET = re.compile(r"(?P<before>^[a-z0-9+]+://)[^/]*:[^/]*@|(?<=.)\?(?=[\w.-]+=).*$")
+_SECRET = re.compile(r"(?P<before>^[A-Za-z0-9+]+://)[^/]*:[^/]*@|(?<=.)\?(?=[\w.-]+=).*$")
 """What can be a secret in a URL: `key:password@`, `?signature=...`"""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from extembed_cli.spec.targets import TargetKeys
-from extembed_cli.spec.types import Frozen, HalfLife, Paths, TimeUnit
+from extembed_cli.spec.types import Frozen, HalfLife, Paths, TimeFormat, TimeUnit
 
 
 class TimeColumn(NamedTuple):
@@ -25,7 +25,7 @@ class TimeKeys(Frozen):
 
     time_unit: TimeUnit | None = None
     """The unit of times that are numbers since 1970 UTC: `s`, `ms`, `us` or `ns`."""
-    time_format: str | None = None
+    time_format: TimeFormat | None = None
     """The format of times that are text, such as `%d/%m/%Y %H:%M`; ISO 8601 unless set."""
 
 

@@ -67,6 +67,20 @@ def _check_paths(value: object) -> object:
     return value
 
 
+def _check_time_format(form: str) -> str:
+    directives = re.findall(r"%[^a-zA-Z+%]*([a-zA-Z+%])", form)
+    if "Z" in directives:
+        raise ValueError(
+            f"{form!r} has %Z, the name of a zone, which would be ignored; write the offset, and %z for it"
+        )
+    if not _YEARS.intersection(directives):
+        raise ValueError(f"{form!r} has no year; write it where the times are written, such as %Y-%m-%d %H:%M:%S")
+    return form
+
+
+_YEARS = frozenset("YyCGgDxFvcs+")
+"""Directives of strftime that a year can be told from"""
+TimeFormat: TypeAlias = Annotated[str, AfterValidator(_check_time_format)]
 TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns"]
 Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
 PositiveDuration: TypeAlias = Annotated[str, AfterValidator(_check_positive_duration)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,22 @@ def test_paths_without_files_are_refused(world: World, paths: str, parts: tuple[
     (world.folder / "empty").mkdir()
     (world.folder / "empty" / "notes.csv").write_text("a,b\n")
     refused(world, world.spec(top(paths)), UNREADABLE, *parts)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_a_pipe_is_refused(world: World, name: str) -> None:
+    """It would wait for somebody to write, and can be read only once."""
+    path = world.folder / f"{name}.parquet"
+    path.unlink()
+    os.mkfifo(path)
+    for done in (extembed("run", world.spec()), extembed("check", world.spec())):
+        done.failed(UNREADABLE, f"{name}.parquet: is not a file; save it as one, which is read more than once")
+
+
+def test_a_pipe_for_a_mean_is_refused(world: World) -> None:
+    os.mkfifo(world.folder / "mean")
+    spec = world.spec('[embeddings.text]\npath = "text.parquet"\ncenter = "mean"\n')
+    extembed("run", spec).failed(UNREADABLE, "mean: is not a file")
 
 
 def test_missing_files_of_all_inputs_are_reported_together(world: World) -> None:

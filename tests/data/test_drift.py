@@ -131,6 +131,19 @@ def test_values_that_are_no_integers_are_refused_as_such(world: World) -> None:
     refused(world, path, USAGE, "columns.types.label: `integer`, but some folders have other values (a, b)")
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("user_id", "columns.types.user_id: is stored in the files, which have its type"),
+        ("lable", "columns.types.lable: no input has folders of this name; did you mean `label`?"),
+    ],
+)
+def test_types_of_what_is_no_name_of_folders_are_refused(world: World, name: str, part: str) -> None:
+    in_folders(world, "candidates", "label", {0: "1", 1: "2"})
+    path = spec(world, f'[columns.types]\nlabel = "text"\n{name} = "text"\n', candidates="candidates.d")
+    refused(world, path, USAGE, part)
+
+
 def test_null_and_encoded_values(world: World) -> None:
     texts = {0: "__HIVE_DEFAULT_PARTITION__", 1: "a%2Fb%20c"}
     rows = in_folders(world, "candidates", "label", texts)

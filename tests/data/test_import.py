@@ -48,6 +48,7 @@ SOURCES: dict[str, tuple[Writer, list[str]]] = {
     "npy under another name": (npy(VECTORS, "vectors.csv"), IDS),
     "npz": (npz(v=VECTORS), IDS),
     "npz with ids": (npz(v=VECTORS, ids=TEXTS), []),
+    "npz with ids by the name of the column": (npz(v=VECTORS, item_id=TEXTS, user_id=np.arange(4)), []),
     "npz compressed": (npz(np.savez_compressed, v=VECTORS.astype(">f8"), ids=TEXTS), []),
     "npz in Fortran's order": (npz(np.savez_compressed, v=FORTRAN), IDS),
     "npz with bytes as ids": (npz(v=VECTORS, ids=np.array([word.encode() for word in WORDS])), []),
@@ -80,6 +81,10 @@ SOURCES: dict[str, tuple[Writer, list[str]]] = {
     "csv compressed": (text("v.csv.gz", WIDE + rows(",")), []),
     "csv of Windows": (csv("\ufeffitem_id,d0,d1,d2\r\n" + rows(",", end="\r\n")), []),
     "csv with semicolons": (csv("item_id;d0;d1;d2\n" + rows(";")), []),
+    "csv of a pivot": (csv("item_id,101,102,1003\n" + rows(",")), []),
+    "csv of a pivot with the other name": (csv("id,7,8,9\n" + rows(",")), []),
+    "csv of a pivot by a name": (csv("sku,101,102,103\n" + rows(",")), ["--id-column", "sku"]),
+    "csv of a pivot by a nameless index": (csv(",101,102,103\n" + rows(",")), ["--id-column", ""]),
     "csv without names": (csv(rows(",")), []),
     "csv by its first line": (text("v.data", WIDE + rows(",")), []),
     "csv with JSON lists": (csv(lists(str)), []),
@@ -142,6 +147,11 @@ def test_columns_are_chosen_by_name_and_in_natural_order(tmp_path: Path) -> None
     ids, vectors = imported(tmp_path, tmp_path / "v.csv", "--id-column", "sku", "--vector-columns", "d*")
     assert ids == ["a", "b", "c"]
     assert np.array_equal(vectors, np.arange(3)[:, None] + np.arange(12))
+
+
+def test_names_with_more_digits_than_python_converts(tmp_path: Path) -> None:
+    _, vectors = imported(tmp_path, csv(f"id,d1{'0' * 5000},d9\nx,1,2\n")(tmp_path))
+    assert vectors.tolist() == [[2, 1]]
 
 
 def test_an_id_may_have_spaces_commas_and_line_feeds(tmp_path: Path) -> None:

@@ -43,6 +43,11 @@ def compressed(folder: Path) -> Path:
     return raw("v.npy", gzip.compress(npy(VECTORS)(folder).read_bytes()))(folder)
 
 
+def header(content: bytes) -> Writer:
+    """Return a writer of a safetensors file with a header."""
+    return raw("v.safetensors", len(content).to_bytes(8, "little") + content)
+
+
 def pipe(folder: Path) -> Path:
     os.mkfifo(folder / "pipe")
     return folder / "pipe"
@@ -70,7 +75,12 @@ REFUSED: dict[str, tuple[Writer, list[str], int, list[str]]] = {
     "too few ids": (npy(VECTORS), ["--ids", "two.txt"], 1, ["two.txt: has 2 ids (`a`, `b`) for 4 vectors"]),
     "too many ids": (npy(VECTORS[:1]), ["--ids", "ids.txt"], 1, ["has 4 ids (`the`, `café`, ...) for 1 vector;"]),
     "an empty id": (csv("id,a1,a2\nx,1,2\n,3,4\n"), NONE, 1, ["1 of 2 ids are missing, the first in row 2"]),
-    "ids of decimals": (npz(v=VECTORS, ids=VECTORS[:, 0]), NONE, 1, ["v.npz: 4 ids of type float", "astype"]),
+    "ids of decimals": (
+        npz(v=VECTORS, ids=VECTORS[:, 0]),
+        NONE,
+        1,
+        ["v.npz: 4 ids (", "must be whole numbers", "astype"],
+    ),
     "ids of bools": (npz(v=VECTORS, ids=np.ones(4, bool)), NONE, 1, ["`ids`: is (4,) bool", "astype(str)"]),
     "null ids": (npz(v=VECTORS, ids=np.array([1, 2, 3, np.nan])), NONE, 1, ["1 of 4 ids are missing", "row 4"]),
     "pickled ids": (npz(v=VECTORS, ids=THINGS), NONE, 1, ["`ids`: holds Python objects", "never", "astype(str)"]),
@@ -96,6 +106,7 @@ REFUSED: dict[str, tuple[Writer, list[str], int, list[str]]] = {
     # columns
     "no id column": (csv("sku,a1,a2\nx,1,2\n"), NONE, 2, ["no column `item_id` or `id`", "--id-column", "sku"]),
     "an index": (csv(",sku,a1,a2\n0,x,1,2\n"), NONE, 2, ["no column `item_id` or `id`", "sku", "--id-column ''"]),
+    "a nameless column of a pivot": (csv(",101,102\nx,1,2\n"), NONE, 2, ["no column `item_id`", "--id-column ''"]),
     "no such id column": (csv("sku,a1,a2\n"), ["--id-column", "skus"], 2, ["`skus`; did you mean `sku`?"]),
     "no vector column": (csv("id,name\nx,1\n"), NONE, 2, ["which columns are the vector", "'d*'", "name"]),
     "two families": (csv("id,a1,a2,b1,b2\nx,1,2,3,4\n"), NONE, 2, ["which columns are the vector", "a1, a2, b1"]),
@@ -128,6 +139,14 @@ REFUSED: dict[str, tuple[Writer, list[str], int, list[str]]] = {
     "a torn npy": (cut(npy(VECTORS)), IDS, 3, ["its header says (4, 3) float32, and 43 bytes follow"]),
     "a torn npz": (cut(npz(v=VECTORS)), IDS, 3, ["cannot be read as npz"]),
     "a torn safetensors": (cut(safetensors(v=("F32", VECTORS))), IDS, 3, ["`v` is (4, 3) F32 in the bytes"]),
+    "a safetensors header of another shape": (
+        header(b'{"v": 1}'),
+        IDS,
+        3,
+        ["does not say the type, the shape and the"],
+    ),
+    "a safetensors header that is no object": (header(b"{]    }"), IDS, 3, ["as safetensors: its header does not say"]),
+    "a deep safetensors header": (header(b'{"v":' + b"[" * 100_000), IDS, 3, ["its header does not say the type"]),
     "a torn index": (cut(real("flat_l2.faiss")), IDS, 3, ["cannot be read as faiss: 12 numbers would begin"]),
     "a torn gzip": (cut(text("v.txt.gz", rows(" "))), NONE, 3, ["v.txt.gz: cannot be read"]),
     "a torn row of JSON": (text("v.jsonl", '{"id": 1, "embedding": [1]}\n{"id": 2'), NONE, 3, ["row 2 is not JSON"]),

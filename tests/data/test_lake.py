@@ -99,6 +99,16 @@ def test_an_earlier_snapshot_of_iceberg(world: World) -> None:
     assert rows == {"version": 600, "as_of": 1200}
 
 
+@pytest.mark.parametrize(("kind", "word"), [("delta", "version"), ("iceberg", "snapshot")])
+def test_a_time_before_the_first_version_is_refused(world: World, kind: str, word: str) -> None:
+    folder = delta(world) if kind == "delta" else iceberg(world)[0]
+    path = folder.relative_to(world.folder)
+    first = f"{datetime.now(UTC).year}-"
+    for as_of in ("2000-01-31", "1969-12-31T23:59:59"):
+        part = f"{folder}: has no {word} as of {as_of}; its first is of {first}"
+        refused(world, spec(world, interactions=f"{path}?as_of={as_of}"), UNREADABLE, part)
+
+
 def test_partition_values_have_the_types_of_the_table(world: World) -> None:
     """`01` is text in the table, so it is not the number 1."""
     table = world.table("candidates")

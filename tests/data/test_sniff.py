@@ -23,6 +23,8 @@ import pytest
 from conftest import World, extembed, run_spec
 from helpers.refusals import UNREADABLE, refused
 
+REST = 'candidates = "candidates.parquet"\noutput = "o.parquet"\n[embeddings.text]\npath = "text.parquet"\n'
+
 
 def frame() -> pl.DataFrame:
     return pl.DataFrame({"user_id": [1, 2], "item_id": [3, 4], "timestamp": ["2024-01-01", "2024-01-02"]})
@@ -62,14 +64,20 @@ CONVERTIBLE: dict[str, Callable[[Path], object]] = {
     "Arrow IPC (Feather)": lambda path: frame().write_ipc(path, compat_level=pl.CompatLevel.oldest()),
     "an Arrow IPC stream": stream,
     "Avro": lambda path: frame().write_avro(path),
+    "ORC": lambda path: pyarrow.orc.write_table(frame().to_arrow(), str(path)),
+    "compressed by gzip": lambda path: path.write_bytes(gzip.compress(frame().write_csv().encode())),
+    "text in UTF-16": lambda path: path.write_bytes(frame().write_csv().encode("utf-16")),
+}
+WITH_SEMICOLONS: dict[str, Callable[[Path], object]] = {
+    "CSV": lambda path: frame().write_csv(path, separator=";"),
+    "compressed by gzip": lambda path: path.write_bytes(gzip.compress(frame().write_csv(separator=";").encode())),
+    "text in UTF-16": lambda path: path.write_bytes(frame().write_csv(separator=";").encode("utf-16")),
 }
 OTHERS: dict[str, Callable[[Path], object]] = {
     "a NumPy array": numpy_file,
     "a zip archive": zipped,
-    "compressed by gzip": lambda path: path.write_bytes(gzip.compress(b"a,b\n1,2\n")),
     "compressed by bzip2": lambda path: path.write_bytes(bz2.compress(b"a,b\n1,2\n")),
     "a Python pickle": lambda path: path.write_bytes(pickle.dumps({"a": 1})),
-    "ORC": lambda path: pyarrow.orc.write_table(pa.table({"a": [1]}), str(path)),
     "an SQLite database": in_sqlite,
     "an HTML or XML page": lambda path: path.write_text("<!DOCTYPE html>\n<html><body>403</body></html>"),
     "a pointer of Git LFS": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
@@ -86,26 +94,62 @@ def test_a_file_that_is_not_parquet_is_recognised(world: World, kind: str, name:
     assert "still being written" not in message
 
 
-@pytest.mark.parametrize("kind", CONVERTIBLE)
-def test_the_line_of_the_message_converts_it(world: World, kind: str) -> None:
+CASES = [*CONVERTIBLE.items(), *WITH_SEMICOLONS.items()]
+
+
+@pytest.mark.parametrize(("kind", "write"), CASES, ids=[*CONVERTIBLE, *(f"{kind} with ;" for kind in WITH_SEMICOLONS)])
+def test_the_line_of_the_message_converts_it(world: World, kind: str, write: Callable[[Path], object]) -> None:
     path = world.folder / "log.data"
-    CONVERTIBLE[kind](path)
-    args = (
-        "aggregate",
-        "-i",
-        path,
-        "-c",
-        world.folder / "candidates.parquet",
-        "-e",
-        f"text={world.folder}/text.parquet",
-    )
-    message = (
-        extembed(*args, "-o", world.folder / "o.parquet").failed(UNREADABLE, f"is {kind}, not Parquet: python").err
-    )
-    line = message.partition("not Parquet: ")[2].strip().replace("python -c", f"{sys.executable} -c", 1)
-    subprocess.run(line, shell=True, check=True, cwd="/")
-    converted = pl.read_parquet(world.folder / "log.parquet")
-    assert converted.select(pl.all().cast(pl.String)).equals(frame().select(pl.all().cast(pl.String)))
+    write(path)
+    assert converted(world, path, kind, "log.parquet").equals(as_text(frame()))
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("log.parquet", "log.converted.parquet"),
+        ("text.csv", "text.converted.parquet"),  # text.parquet is another table
+        ("log.csv.gz", "log.parquet"),
+        ("$(touch pwned) 'q\".csv", "$(touch pwned) 'q\".parquet"),
+        ("{source} `x`\\n.csv", "{source} `x`\\n.parquet"),
+    ],
+)
+def test_the_line_is_safe_to_paste(world: World, name: str, target: str) -> None:
+    (world.folder / name).write_text(frame().write_csv())
+    text = (world.folder / "text.parquet").read_bytes()
+    assert converted(world, world.folder / name, "CSV", target).equals(as_text(frame()))
+    assert (world.folder / "text.parquet").read_bytes() == text
+    assert not (world.folder / "pwned").exists()
+
+
+def test_the_line_that_imports_is_safe_to_paste(world: World) -> None:
+    path = world.folder / "$(touch pwned).parquet"
+    numpy_file(path)
+    message = refused(world, world.spec(f"[embeddings.text]\npath = '{path}'\n"), UNREADABLE, "is a NumPy array")
+    line = message.partition("`")[2].rpartition("`")[0].replace("extembed", f"{sys.executable} -m extembed_cli", 1)
+    subprocess.run(f"{line} --ids rows", shell=True, check=True, cwd=world.folder)
+    assert pl.read_parquet(world.folder / "$(touch pwned).converted.parquet", glob=False).height == 3
+    assert not (world.folder / "pwned").exists()
+
+
+def converted(world: World, path: Path, kind: str, target: str) -> pl.DataFrame:
+    """Run the line of the message about a log, and read what it writes."""
+    done = extembed("run", world.spec(f"interactions = {json.dumps(str(path))}\n{REST}"))
+    line = done.failed(UNREADABLE, f"is {kind}, not Parquet: python -c").err.partition("not Parquet: ")[2].strip()
+    line = line.replace("python -c", f"{sys.executable} -c", 1)
+    subprocess.run(line, shell=True, check=True, cwd=world.folder)
+    return as_text(pl.read_parquet(world.folder / target, glob=False))
+
+
+def as_text(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select(pl.all().cast(pl.String))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("content", [{"a": 1}, [1], np.ones(3), Path("a")], ids=lambda content: type(content).__name__)
+def test_pickles_of_all_protocols(world: World, protocol: int, content: object) -> None:
+    (world.folder / "text.parquet").write_bytes(pickle.dumps(content, protocol))
+    refused(world, world.spec(), UNREADABLE, "text.parquet: is a Python pickle, which may run any program")
 
 
 def test_an_empty_file_and_a_torn_one(world: World) -> None:

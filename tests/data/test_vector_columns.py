@@ -133,6 +133,14 @@ def test_natural_order_of_dimensions(world: World) -> None:
     assert wide.equals(world.table("u"))
 
 
+def test_names_with_more_digits_than_python_converts(world: World) -> None:
+    expected = run_spec(world.spec())
+    values = np.array(world.table("text")["embedding"].to_pylist(), np.float32)
+    columns = {f"d{'0' * (place == 1)}{place}{'0' * 5000 * (place > 3)}": values[:, place] for place in range(8)}
+    world.write("text", {"item_id": np.arange(35), **dict(reversed(columns.items()))})
+    assert run_spec(world.spec(table('columns.embedding = "d*"\n'))).equals(expected, null_equal=True)
+
+
 def spark(**fields: Any) -> pa.Array:
     good = {"type": 0, "size": 8, "indices": [0], "values": [1.0]}
     return pa.array([good] * 34 + [{**good, **fields}], SPARK)
@@ -143,10 +151,14 @@ WRONG = [
         pa.array(["[1, 2]"] * 34 + ["1 2"]),
         "",
         DATA,
-        ("text.parquet: column `embedding`: text that is no list", "'1 2'"),
+        ("text.parquet: column `embedding`: row 34 of the table is no list of numbers, such as", "('1 2')"),
     ),
-    (pa.array(['["a"]'] * 35), "", DATA, ("text that is no list of numbers",)),
-    (pa.array(["[1, 2"] * 35), "", DATA, ("text that is no list of numbers",)),
+    (pa.array(['["a"]'] * 35), "", DATA, ("row 0 of the table is no list of numbers",)),
+    (pa.array(["[1, 2"] * 35), "", DATA, ("row 0 of the table is no list of numbers",)),
+    (pa.array(["[1, NaN]"] * 33 + [None, "[1, x]"]), "", DATA, ("row 34 of the table is no list", "('[1, x]')")),
+    (pa.array(["[1, 2]"] * 34 + ["[true, 2]"]), "", DATA, ("row 34 of the table is no list", "('[true, 2]')")),
+    (pa.array(["[1, 2]"] * 34 + ["[[1], 2]"]), "", DATA, ("row 34 of the table is no list", "('[[1], 2]')")),
+    (pa.array(["[1, 2]"] * 34 + ["[" * 100_000]), "", DATA, ("row 34 of the table is no list", "('[[[[")),
     (pa.array(["[1, 2]"] * 34 + ["[1]"]), "", DATA, ("vectors of different lengths: 2 before, 1 in row 34",)),
     (pa.array([b"1234"] * 35), "", DATA, ("column `embedding` is binary; say what its bytes are", "bytes_of")),
     (pa.array([b"12345"] * 35), 'bytes_of = "float32"\n', DATA, ("5 bytes are no whole number of float32s",)),
@@ -190,6 +202,20 @@ def test_one_missing_dimension_is_a_bad_vector(world: World) -> None:
         world, world.spec(f"{table(keys)}[[aggregate]]\n"), DATA, "vectors are zero or not finite", "item_id 3, 7, 20"
     )
     run_spec(world.spec(f'{table(keys)}bad_vectors = "missing"\n[[aggregate]]\n'))
+
+
+@pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "1e400", "1" + "0" * 5000, "null"])
+def test_numbers_that_are_not_finite_in_text_are_a_bad_vector(world: World, bad: str) -> None:
+    texts = as_text(rows_of(world))["embedding"].to_pylist()
+    texts[7] = f"[{', '.join([bad] * 8)}]"
+    world.write("text", {"item_id": np.arange(35), "embedding": pa.array(texts)})
+    refused(
+        world, world.spec(f"{table('')}[[aggregate]]\n"), DATA, "1 of 35 vectors are zero or not finite (item_id 7)"
+    )
+    features = run_spec(world.spec(f'{table("")}bad_vectors = "missing"\n[[aggregate]]\n'))
+    texts[7] = None
+    world.write("text", {"item_id": np.arange(35), "embedding": pa.array(texts)})
+    assert run_spec(world.spec(f"{table('')}[[aggregate]]\n")).equals(features, null_equal=True)
 
 
 def test_polars_arrays_and_struct_free_lists_are_read(world: World) -> None:

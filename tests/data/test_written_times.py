@@ -62,7 +62,12 @@ def test_iso_text_is_read_with_and_without_a_zone() -> None:
 def test_other_text_is_refused_with_examples(world: World, text: str) -> None:
     times = [t.isoformat() for t in world.table("candidates")["timestamp"].to_pylist()]
     replace(world, "candidates", "timestamp", pa.array([*times[:-2], text, text]))
-    parts = ("candidates.parquet: column `timestamp`: 2 values no ISO 8601 times", repr(text), "Set time_format")
+    parts = (
+        "candidates.parquet: column `timestamp`: 2 values (",
+        repr(text),
+        "cannot be read as an ISO 8601 time",
+        "Set time_format",
+    )
     refused(world, world.spec(), DATA, *parts)
 
 
@@ -132,6 +137,53 @@ def test_a_wrong_format_is_refused(world: World, form: str) -> None:
         run_spec(path)
     assert caught.value.exit_code in {DATA, USAGE}
     assert "time_format" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "texts"),
+    [
+        ("%Y-%m-%d %H:%M:%S.%f", ["2024-02-29 06:07:08.5", "2024-02-29 06:07:08.500000"]),
+        ("%Y-%m-%d %H:%M:%S.%f%z", ["2024-02-29 07:07:08.5+0100"]),
+        ("%d.%m.%Y %H:%M:%S,%f", ["29.02.2024 06:07:08,500000"]),
+    ],
+)
+def test_a_fraction_of_a_second(form: str, texts: list[str]) -> None:
+    """As in Python; polars would read `%f` as nanoseconds, with a warning."""
+    moment = DAY + timedelta(hours=6, minutes=7, seconds=8.5)
+    assert times_us(pa.chunked_array([texts]), TimeColumn("t", format=form), "x").to_list() == [micros(moment)] * len(
+        texts
+    )
+
+
+@pytest.mark.parametrize("key", ["time_format", "columns.interactions.time_format", "columns.candidates.time_format"])
+@pytest.mark.parametrize(
+    ("form", "part"),
+    [
+        ("%Y-%m-%d %H:%M %Z", "has %Z, the name of a zone, which would be ignored; write the offset, and %z for it"),
+        ("%H:%M", "has no year"),
+        ("%d.%m. %H:%M %%Y", "has no year"),
+    ],
+)
+def test_a_format_that_loses_the_time_is_refused(world: World, key: str, form: str, part: str) -> None:
+    done = extembed("run", world.spec(), "--set", f"{key}={form}")
+    done.failed(USAGE, f"{key}: {form!r} {part}")
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("0000-01-01", ""),
+        ("0001-01-01T00:00:00+14:00", ""),
+        ("9999-12-31T23:59:59-14:00", ""),
+        ("0000/01/01", "%Y/%m/%d"),
+        ("+10000/01/01", "%Y/%m/%d"),
+    ],
+)
+def test_text_outside_the_years_1_to_9999_is_refused(world: World, text: str, form: str) -> None:
+    times = [t.strftime(form or "%Y-%m-%dT%H:%M") for t in world.table("candidates")["timestamp"].to_pylist()]
+    replace(world, "candidates", "timestamp", pa.array([*times[:-1], text]))
+    top = f'[columns.candidates]\ntime_format = "{form}"\n' if form else ""
+    refused(world, world.spec(top), DATA, f"1 value ({text!r}) cannot be used: times must be in the years 1 to 9999")
 
 
 # --- ids -------------------------------------------------------------------------------------------------

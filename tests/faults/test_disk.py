@@ -26,6 +26,14 @@ from helpers.faults import (
     undisturbed,
 )
 
+from extembed_cli.data.shards.scratch import scratch_folder
+from extembed_cli.errors import SpecError
+from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.run import run_job
+from extembed_cli.spec.loading import load_spec
+from extembed_cli.system.progress import Watch
+
 
 def at_most(size: int) -> Callable[[], None]:
     """Return a function that limits the size of files that a process writes; beyond, a write fails with EFBIG."""
@@ -179,3 +187,29 @@ def test_a_scratch_folder_that_cannot_be_created_is_refused(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     done = undisturbed(*arguments(world, FILE), "--scratch", tmp_path / "file" / "below", shards=3)
     done.failed(2, "--scratch", "below")
+
+
+@pytest.mark.parametrize("suffix", ["", "-survey", "-derive"])
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_something_else_in_the_place_of_a_scratch_folder(world: World, suffix: str, kind: str) -> None:
+    """Its name can be guessed, so in a folder that others write to it may lead somewhere else."""
+    elsewhere, shared = world.folder / "elsewhere", world.folder / "shared"
+    elsewhere.mkdir()
+    shared.mkdir()
+    spec = load_spec(
+        world.spec(
+            '[user_embeddings.taste]\nfrom = {embedding = "text"}\n[[direct]]\n'
+            '[[dual]]\nside = "all"\nunobserved_weight = 0.1\n'
+        )
+    )
+    place = scratch_folder(shared, Path(str(spec.output)))
+    place = place.with_name(f"{place.name}{suffix}")
+    if kind == "link":
+        place.symlink_to(elsewhere)
+    else:
+        place.write_text("notes")
+    options = RunOptions(workers=1, layout=Layout(shards=2, rows=200, mapped=True), scratch=shared)
+    with pytest.raises(SpecError, match=f"{place}: is a link, a file, or a folder of another user.*with --scratch"):
+        run_job(spec, options, Watch())
+    assert not list(elsewhere.iterdir())
+    assert place.is_symlink() if kind == "link" else place.read_text() == "notes"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import World, extembed, soak
+from conftest import World, extembed, extembed_process, soak
 from helpers.stores import CuttingProxy, Endpoint
 
 TABLES = ("interactions", "candidates", "text")
@@ -87,18 +88,30 @@ def test_other_commands(world: World, s3: Endpoint) -> None:
         ("s3://bucket/none.parquet", 3, "s3://bucket/none.parquet: no such object"),
         ("s3://no-bucket/x.parquet", 3, "s3://no-bucket/x.parquet: there is no bucket `no-bucket`"),
         ("s3://bucket/none*.parquet", 3, "the pattern matches no object"),
-        ("s3://bucket/not-parquet", 3, "s3://bucket/not-parquet: is CSV, not Parquet"),
+        (
+            "s3://bucket/not-parquet",
+            3,
+            "s3://bucket/not-parquet: is CSV, not Parquet. Download it and run there: "
+            """python -c 'import polars as pl; pl.read_csv("not-parquet").write_parquet("not-parquet.parquet")'""",
+        ),
+        ("s3://bucket/v.npy", 3, "`extembed import s3://bucket/v.npy -o v.parquet` makes a table"),
         ("s3://bucket/torn.parquet", 3, "s3://bucket/torn.parquet: cannot be read as Parquet"),
         ("s3://bucket/lake", 3, "s3://bucket/lake: is a table of Delta Lake, which is read from local folders only"),
         ("s3://", 2, "names no bucket"),
         ("s3://key:hunter2@bucket/x.parquet", 2, "s3://...bucket/x.parquet: has credentials or options in the URL"),
         ("s3://bucket/x.parquet?X-Amz-Signature=hunter2", 2, "s3://bucket/x.parquet...: has credentials"),
         ("hf://datasets/someone/something/x.parquet", 2, "pip install huggingface_hub"),
-        ("gopher://x/y", 2, "gopher://x/y: `gopher://` cannot be opened"),
+        ("gopher://x/y", 2, "gopher://x/y: `gopher://` cannot be opened (Protocol not known: gopher)\n"),
+        ("s3a://bucket/x.parquet", 2, "s3a://bucket/x.parquet: s3a:// and s3n:// are Hadoop's names; write s3://"),
+        ("S3://bucket/x.parquet", 2, "S3://bucket/x.parquet: write s3://"),
+        ("HTTPS://host/x.parquet", 2, "files of web servers are not read; download it"),
+        ("http://host/x.parquet", 2, "http://host/x.parquet: files of web servers are not read; download it"),
+        ("S3://key:hunter2@bucket/x.parquet", 2, "S3://...bucket/x.parquet: has credentials or options in the URL"),
         ("az://container/x.parquet", 2, "set AZURE_STORAGE_ACCOUNT"),
     ],
 )
 def test_what_cannot_be_read(world: World, s3: Endpoint, url: str, code: int, message: str) -> None:
+    s3.put("v.npy", b"\x93NUMPY")
     s3.put("not-parquet", b"user_id,item_id\n1,2\n")
     s3.put("torn.parquet", (world.folder / "text.parquet").read_bytes()[:500])
     s3.put("lake/_delta_log/0.json", b"{}")
@@ -173,3 +186,29 @@ def test_a_file_of_vectors_is_imported(tmp_path: Path, s3: Endpoint) -> None:
     torn = s3.put("import/torn.npy", (tmp_path / "v.npy").read_bytes()[:-4])
     extembed("import", torn, "--ids", "rows", "-o", "out.parquet", cwd=tmp_path).failed(3, torn)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_what_others_put_into_the_temporary_folder(world: World, s3: Endpoint, tmp_path: Path) -> None:
+    """Only folders of copies that a killed run has left are removed, and no pipe makes a run wait."""
+    shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
+    for name in (
+        "extembed-objects-notes",
+        "extembed-objects-abcdefgh",
+        "extembed-objects-dead1234",
+        "extembed-objects-",
+    ):
+        (shared / name).mkdir(parents=True)
+        (shared / name / "keep").touch()
+    os.mkfifo(shared / "extembed-objects-x")
+    os.mkfifo(shared / "extembed-objects-aaaaaaaa")
+    os.mkfifo(shared / "extembed-objects-abcdefgh" / "lock")
+    (shared / "extembed-objects-dead1234" / "lock").touch()
+    elsewhere.mkdir()
+    (elsewhere / "lock").touch()
+    (shared / "extembed-objects-bbbbbbbb").symlink_to(elsewhere)
+    url = s3.put("shared/text.parquet", world.folder / "text.parquet")
+    env = {**s3.env, "TMPDIR": str(shared)}
+    extembed_process("run", spec_of(world, text=url), env=env).ok()
+    left = {path.name.removeprefix("extembed-objects-") for path in shared.iterdir()}
+    assert left == {"notes", "abcdefgh", "", "x", "aaaaaaaa", "bbbbbbbb"}
+    assert (elsewhere / "lock").exists()

@@ -39,6 +39,15 @@ def test_a_file_and_its_report(world: World, s3: Endpoint) -> None:
     assert not leftovers()
 
 
+@pytest.mark.parametrize("output", ["slash/out.parquet", "slash/directory"])
+def test_a_slash_at_the_end_changes_nothing(world: World, s3: Endpoint, output: str) -> None:
+    extembed("run", world.spec(), "-o", f"s3://bucket/{output}").ok()
+    names = s3.keys("slash")
+    ran = extembed("run", world.spec(), "-o", f"s3://bucket/{output}//", "--json").ok()
+    assert ran.json["output"] == f"s3://bucket/{output}"
+    assert s3.keys("slash") == names
+
+
 def test_a_directory_replaces_its_parts(world: World, s3: Endpoint) -> None:
     extembed("run", world.spec(), "-o", "s3://bucket/directory").ok()
     first = s3.keys("directory")
@@ -125,3 +134,22 @@ def test_killed_while_uploading(world: World, s3: Endpoint, most: int) -> None:
     assert len(s3.get("killed.parquet")) > 3
     assert not leftovers()
     proxy.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link", "dangling link"])
+def test_something_else_in_the_place_of_the_folder_of_outputs(
+    world: World, s3: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    place = shared / f"extembed-uploads-{os.getuid()}"
+    if kind == "file":
+        place.touch()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(tmp_path if kind == "link" else tmp_path / "nothing")
+    monkeypatch.setattr(tempfile, "tempdir", str(shared))
+    done = extembed("run", world.spec(), "-o", "s3://bucket/never.parquet")
+    done.failed(2, f"{place}: is a link, a file, or a folder of another user", "with TMPDIR")
+    assert not (tmp_path / "nothing").exists()

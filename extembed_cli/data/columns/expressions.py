@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from extembed_cli.errors import SpecError, did_you_mean, listing
+from extembed_cli.errors import SpecError, did_you_mean, first_line, listing
 from extembed_cli.spec.sql import UnknownColumnError, checked
 
 _ROW_WISE_NODES = {"Column", "Literal", "BinaryExpr", "Ternary", "Cast", "Alias", "Function"}
@@ -43,7 +43,7 @@ def compile_expression(text: str, key: str, schema: dict[str, pl.DataType], dtyp
         actual = pl.DataFrame(schema=schema).lazy().select(value=expression).collect()["value"].dtype
     except pl.exceptions.PolarsError as error:
         hint = ". Write a time as timestamp '2026-01-31 06:00:00'" if "date/datetime/time" in str(error) else ""
-        raise SpecError(f"{key} = {text!r}: does not fit the columns: {_first_line(error)}{hint}") from None
+        raise SpecError(f"{key} = {text!r}: does not fit the columns: {first_line(error)}{hint}") from None
     if dtype == pl.Boolean() and actual not in {pl.Boolean(), pl.Null()}:
         such = f"`{text} = 1`" if actual.is_integer() else f"`{text} > 0`" if actual.is_numeric() else "`x = 'a'`"
         raise SpecError(f"{key} = {text!r}: is {actual}, and neither true nor false; write a condition, such as {such}")
@@ -74,7 +74,7 @@ def _sql(text: str, key: str, names: list[str]) -> pl.Expr:
         ) from None
     except pl.exceptions.PolarsError as error:
         raise SpecError(
-            f"{key} = {text!r}: neither a column nor a row-wise SQL expression: {_first_line(error)}"
+            f"{key} = {text!r}: neither a column nor a row-wise SQL expression: {first_line(error)}"
         ) from None
 
 
@@ -140,7 +140,3 @@ def _function_name(function: Any) -> str:
     if name in {"Boolean", "Bitwise", *_ROW_WISE_NAMESPACES}:
         return f"{name}.{inner if isinstance(inner, str) else next(iter(inner))}"
     return str(name)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -17,7 +17,7 @@ _LARGEST_EXACT = 2.0**53  # of the floats, above which not every integer is one
 _FIRST_IDS, _EXAMPLES = 1000, 3  # looked at, and shown
 
 
-def _storage(kind: pa.DataType) -> pa.DataType:
+def storage_type(kind: pa.DataType) -> pa.DataType:
     """Return the type below dictionary encoding and extension types such as UUID."""
     while types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
         kind = kind.value_type if types.is_dictionary(kind) else kind.storage_type
@@ -29,7 +29,7 @@ def id_kind(kind: pa.DataType) -> str | None:
 
     Floats count as integers, because pandas makes floats of integers where one is missing.
     """
-    kind = _storage(kind)
+    kind = storage_type(kind)
     if types.is_null(kind):
         return "nothing"
     if types.is_integer(kind) or types.is_floating(kind) or (types.is_decimal(kind) and kind.scale == 0):
@@ -116,8 +116,9 @@ def _of_floats(series: pl.Series, where: str) -> pl.Series:
     wrong = series.filter((series.abs() > _LARGEST_EXACT) | (series != series.round()))
     if len(wrong):
         raise DataError(
-            f"{where}: {counted(len(wrong), 'id')} of type float that no integer of at most 2^53 has written "
-            f"({listing(wrong.head(3))}). Cast the column where the file is written (pandas: astype('Int64'))"
+            f"{where}: {counted(len(wrong), 'id')} ({listing(wrong.head(4), 3)}) cannot be read: ids that are stored "
+            "as floats must be whole numbers up to 2^53. Cast the column where the file is written "
+            "(pandas: astype('Int64'))"
         )
     return series.cast(pl.Int64)
 
@@ -137,7 +138,7 @@ def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
         return narrowed(series).to_arrow()  # floats that stand for integers, and decimals
     if types.is_integer(kind):
         series = series.cast(pl.UInt64() if types.is_unsigned_integer(kind) else pl.Int64())
-    array = series.to_arrow().cast(_storage(kind))
+    array = series.to_arrow().cast(storage_type(kind))
     return pa.ExtensionArray.from_storage(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
 
 

@@ -1,6 +1,9 @@
-"""The order of many rows by owner and time."""
+"""The order of many rows by owner and time, and of names by the numbers in them."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
 
 import numpy as np
 import polars as pl
@@ -31,3 +34,18 @@ def by_owner_time_and_value(owners: Values, times: Ints, values: Doubles) -> Int
     tied = order[ties]
     order[ties] = tied[np.lexsort((values[tied], times[tied], owners[tied]))]
     return order
+
+
+def in_natural_order(names: Iterable[str]) -> list[str]:
+    """Return names in order, `d2` before `d10`.
+
+    >>> in_natural_order(["d10", "d9", "d010x", "d"])
+    ['d', 'd9', 'd10', 'd010x']
+    """
+    return sorted(names, key=_natural)
+
+
+def _natural(name: str) -> list[str | tuple[int, str]]:
+    """Return a key in which digits, which are at every second place, are compared as numbers of any length."""
+    parts = enumerate(re.split(r"([0-9]+)", name))
+    return [(len(number := part.lstrip("0")), number) if place % 2 else part for place, part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import polars as pl
@@ -10,7 +11,7 @@ from pyarrow import types
 
 from extembed_cli.data.columns.ids import as_series
 from extembed_cli.data.files.parquet import Table
-from extembed_cli.errors import DataError, Problems, SpecError, counted, listing
+from extembed_cli.errors import DataError, Problems, SpecError, counted, first_line, listing
 from extembed_cli.spec.durations import DAY_US, EARLIEST_US, LATEST_US
 from extembed_cli.spec.tables import TimeColumn
 
@@ -123,12 +124,20 @@ def _of_text(series: pl.Series, column: TimeColumn, where: str) -> pl.Series:
     wrong = series.filter(times.is_null() & series.is_not_null())
     if len(wrong):
         hint = (
-            'no ISO 8601 times, such as 2026-01-31T06:00:00Z. Set time_format, such as "%d/%m/%Y %H:%M"'
+            'as an ISO 8601 time, such as 2026-01-31T06:00:00Z. Set time_format, such as "%d/%m/%Y %H:%M"'
             if column.format is None
-            else f"not of the format {column.format!r} (time_format)"
+            else f"with time_format = {column.format!r}"
         )
-        raise DataError(f"{where}: {counted(len(wrong), 'value')} {hint} ({listing(map(repr, wrong.head(3)))})")
+        raise DataError(f"{where}: {_some(wrong)} cannot be read {hint}")
+    outside = series.filter((times < EARLIEST_US) | (times >= LATEST_US))
+    if len(outside):
+        raise DataError(f"{where}: {_some(outside)} cannot be used: times must be in the years 1 to 9999")
     return times
+
+
+def _some(texts: pl.Series) -> str:
+    """Return the number of values and a few of them."""
+    return f"{counted(len(texts), 'value')} ({listing(map(repr, texts.head(4)), 3)})"
 
 
 def _iso(series: pl.Series) -> pl.Series:
@@ -144,14 +153,18 @@ def _iso(series: pl.Series) -> pl.Series:
 
 
 def _formatted(series: pl.Series, form: str) -> pl.Series:
-    """Return the microseconds of times in a format of strftime; null where a text does not have it."""
+    """Return the microseconds of times in a format of strftime; null where a text does not have it.
+
+    polars reads `%f` as nanoseconds; in Python's formats, and so here, it is the fraction of a second.
+    """
     text = series.str
+    form = re.sub(r"%%|\.?%f", lambda match: {".%f": "%.f", "%f": "%6f"}.get(match[0], match[0]), form)
     try:
         if not any(directive in form for directive in _OF_DAY):
             return text.to_date(form, strict=False).cast(pl.Int64) * DAY_US
         return text.to_datetime(form, strict=False, time_unit="us").cast(pl.Int64)
     except pl.exceptions.PolarsError as error:
-        raise SpecError(f"time_format = {form!r}: not a format of times: {str(error).splitlines()[0]}") from None
+        raise SpecError(f"time_format = {form!r}: not a format of times: {first_line(error)}") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -5,8 +5,10 @@ Every form becomes a column of lists, null where a row has no vector.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +19,8 @@ import pyarrow as pa
 from pyarrow import types
 
 from extembed_cli.arrays import Ints, Values
+from extembed_cli.data.columns.ids import storage_type
+from extembed_cli.data.columns.ordering import in_natural_order
 from extembed_cli.data.files.parquet import Part, Table
 from extembed_cli.errors import DataError, did_you_mean
 from extembed_cli.spec.model import Spec
@@ -28,8 +32,10 @@ _KINDS = (
     "vectors must be lists (fixed-size or not) of float16, float32, float64 or int8, text such as [0.1, 0.2], Spark's "
     'VectorUDT, bytes (`bytes_of`), or columns of numbers (`columns.embedding = "d*"`)'
 )
-AsLists = Callable[[pa.RecordBatch, str], pa.Array]
-"""Returns the columns of a batch as lists; the text says where they are, for errors"""
+AsLists = Callable[[pa.RecordBatch, str, int], pa.Array]
+"""Returns the columns of a batch as lists; for errors the text says where they are, and the number is the first row"""
+_PLAIN = r"^\s*\[[-+.0-9eE,\s]*\]\s*$"
+"""A list of numbers, without NaN and infinity, which JSON lacks"""
 
 
 class VectorColumns(NamedTuple):
@@ -49,7 +55,7 @@ class VectorColumns(NamedTuple):
         time = spec.time_column(name)
         others = {spec.id_column(name), *([] if time is None else [time.name])}
         matching = [each for each in table.names if each not in others and fnmatchcase(each, column)]
-        return cls(table, tuple(sorted(matching, key=_natural)), bytes_of)
+        return cls(table, tuple(in_natural_order(matching)), bytes_of)
 
     @property
     def shown(self) -> str:
@@ -66,16 +72,18 @@ class VectorColumns(NamedTuple):
                     raise DataError(f"{part.name}: column `{name}` is {kind}; a dimension of vectors must be a number")
             return len(self.names)
         self._as_lists(part)
-        kind = _storage(part.schema.field(self.names[0]).type)
+        kind = storage_type(part.schema.field(self.names[0]).type)
         return int(kind.list_size) if types.is_fixed_size_list(kind) else None
 
     def batches(self, rows: int | None = None) -> Iterator[tuple[str, pa.Array]]:
         """Yield the vectors of all files as lists, so many rows at a time, or as many as fit into a few megabytes."""
+        row = 0
         for part in self.table.parts:
             as_lists, length = self._as_lists(part), self.check(part)
             size = rows or max(1, _BATCH_BYTES // max(1, 4 * (length or 1024)))
             for batch in part.batches(self.names, size):
-                yield part.name, as_lists(batch, f"{part.name}: {self.shown}")
+                yield part.name, as_lists(batch, f"{part.name}: {self.shown}", row)
+                row += len(batch)
 
     @property
     def dim(self) -> int:
@@ -91,9 +99,9 @@ class VectorColumns(NamedTuple):
         if len(self.names) > 1:
             return _of_dimensions
         declared = part.schema.field(self.names[0]).type
-        kind = _storage(declared)
+        kind = storage_type(declared)
         if _is_list(kind) and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
-            return lambda batch, where: _stored(batch.column(0))
+            return lambda batch, where, first_row: _stored(batch.column(0))
         if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
             return _of_text
         if types.is_struct(kind) and {f.name for f in kind} == {"type", "size", "indices", "values"}:
@@ -119,17 +127,6 @@ def require_vectors(columns: VectorColumns, fix: str) -> None:
     raise DataError(f"{columns.table.label}: no column matches the pattern{did_you_mean('', numbered)}{fix}")
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key that orders `d2` before `d10`."""
-    return [(int(part or 0), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _storage(kind: pa.DataType) -> pa.DataType:
-    while isinstance(kind, pa.BaseExtensionType) or types.is_dictionary(kind):
-        kind = kind.value_type if types.is_dictionary(kind) else kind.storage_type
-    return kind
-
-
 def _is_list(kind: pa.DataType) -> bool:
     return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
 
@@ -150,28 +147,40 @@ def _lists(values: Values, lengths: Ints, present: Values) -> pa.Array:
     )
 
 
-def _of_dimensions(batch: pa.RecordBatch, where: str) -> pa.Array:
+def _of_dimensions(batch: pa.RecordBatch, where: str, first_row: int) -> pa.Array:
     """Return columns of numbers as lists; a row of nulls has no vector, one null is no number."""
     rows = np.column_stack([column.cast(pa.float64()).to_numpy(zero_copy_only=False) for column in batch.columns])
     present = np.column_stack([np.asarray(column.is_valid()) for column in batch.columns])
     return _lists(rows.ravel(), np.full(len(rows), rows.shape[1]), present.max(axis=1))
 
 
-def _of_text(batch: pa.RecordBatch, where: str) -> pa.Array:
-    """Return vectors that are written as JSON, such as `[0.1, 0.2]`."""
+def _of_text(batch: pa.RecordBatch, where: str, first_row: int) -> pa.Array:
+    """Return vectors that are written as JSON, such as `[0.1, 0.2]`, with NaN and Infinity as Python does."""
     text = pl.from_arrow(_stored(batch.column(0)).cast(pa.large_string()))
     assert isinstance(text, pl.Series)
-    wrong = text.filter(~text.str.contains(r"^\s*\[[^\[\]{}\"]*\]\s*$").fill_null(value=True))
-    if not len(wrong):
+    with suppress(pl.exceptions.PolarsError):
+        if text.str.contains(_PLAIN).all():
+            return text.str.json_decode(pl.List(pl.Float64)).to_arrow(compat_level=pl.CompatLevel.oldest())
+    lists = []
+    for place, each in enumerate(text, first_row):  # slower
         try:
-            numbers = text.str.json_decode(pl.List(pl.Float64))
-            return numbers.to_arrow(compat_level=pl.CompatLevel.oldest())
-        except pl.exceptions.PolarsError:
-            wrong = text.drop_nulls()
-    raise DataError(f"{where}: text that is no list of numbers, such as [0.1, 0.2] ({wrong[0][:60]!r})")
+            lists.append(None if each is None else _numbers_of(each))
+        except (ValueError, RecursionError):
+            raise DataError(
+                f"{where}: row {place:,} of the table is no list of numbers, such as [0.1, 0.2] ({each[:60]!r})"
+            ) from None
+    return pa.array(lists, pa.large_list(pa.float64()))
 
 
-def _of_spark(batch: pa.RecordBatch, where: str) -> pa.Array:
+def _numbers_of(text: str) -> list[float | None]:
+    """Return the numbers of a list in JSON; raise ValueError if it is something else."""
+    numbers = json.loads(text, parse_int=float)  # of any length
+    if not isinstance(numbers, list) or not all(each is None or type(each) is float for each in numbers):
+        raise ValueError
+    return numbers
+
+
+def _of_spark(batch: pa.RecordBatch, where: str, first_row: int) -> pa.Array:
     """Return vectors of Spark's `VectorUDT`: type 1 is dense, type 0 has a size and the indices of its values."""
     column = _stored(batch.column(0))
     present = np.asarray(column.is_valid())
@@ -195,7 +204,7 @@ def _of_spark(batch: pa.RecordBatch, where: str) -> pa.Array:
     return _lists(out, lengths, present)
 
 
-def _of_bytes(batch: pa.RecordBatch, where: str, dtype: np.dtype[np.generic]) -> pa.Array:
+def _of_bytes(batch: pa.RecordBatch, where: str, first_row: int, dtype: np.dtype[np.generic]) -> pa.Array:
     """Return vectors whose numbers are stored as bytes, little-endian."""
     column = _stored(batch.column(0))
     stored = column.to_pylist()

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from extembed_cli.data.files.sniff import not_parquet
 from extembed_cli.data.paths import hive
 from extembed_cli.data.paths.resolving import SourceFile, file_state, resolve
-from extembed_cli.errors import NOT_UTF8, DataError, InputError, Problems, SpecError, did_you_mean, listing
+from extembed_cli.errors import NOT_UTF8, DataError, InputError, Problems, SpecError, did_you_mean, first_line, listing
 from extembed_cli.json_files import parsed
 
 
@@ -26,6 +26,9 @@ from extembed_cli.json_files import parsed
 def reading(path: Path, name: str = "") -> Iterator[None]:
     """Turn pyarrow's errors about a file into an `InputError` that names the file: by its path, or another name."""
     try:
+        if path.exists() and not path.is_file():
+            what = "a directory" if path.is_dir() else "not a file; save it as one, which is read more than once"
+            raise InputError(f"{name or path}: is {what}")
         yield
     except MemoryError:
         raise
@@ -34,12 +37,11 @@ def reading(path: Path, name: str = "") -> Iterator[None]:
     except UnicodeEncodeError:  # pyarrow opens a path as UTF-8
         raise InputError(f"{name or path}: its name {NOT_UTF8}") from None
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, EOFError) as error:
-        other = not_parquet(path)
+        other = not_parquet(path, name or str(path))
         if other is not None:
             raise InputError(f"{name or path}: {other}") from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{name or path}: cannot be read as Parquet: {reason.rstrip('.')}. "
+            f"{name or path}: cannot be read as Parquet: {first_line(error)}. "
             "Is it complete and not still being written? Write it again"
         ) from error
 
@@ -245,14 +247,11 @@ def open_table(label: str, paths: str | tuple[str, ...], types: Mapping[str, str
     problems = Problems()
     parts: list[Part] = []
     for file in files:
-        with problems.collect(), reading(file.path, file.name):
-            if file.path.is_dir():
-                raise InputError(f"{file.name}: is a directory")
-            with open_parquet(file.path) as opened:
-                parts.append(_part(file, opened))
-                twice = [name for name, n in Counter(opened.schema_arrow.names).items() if n > 1]
-                if twice:
-                    raise DataError(f"{label}: {file.name}: column `{twice[0]}` occurs twice; rename one")
+        with problems.collect(), reading(file.path, file.name), open_parquet(file.path) as opened:
+            parts.append(_part(file, opened))
+            twice = [name for name, n in Counter(opened.schema_arrow.names).items() if n > 1]
+            if twice:
+                raise DataError(f"{label}: {file.name}: column `{twice[0]}` occurs twice; rename one")
     problems.raise_any()
     parts = _with_partitions(files, parts, types or {})
     # A part without rows may have any types, as what wrote it had nothing to tell them by.

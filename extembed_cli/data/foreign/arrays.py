@@ -17,7 +17,7 @@ from extembed_cli.data.foreign.source import Choices, VectorFile, block_rows, ch
 from extembed_cli.errors import DataError, SpecError, did_you_mean, listing
 
 _IDS = ("ids", "id", "item_ids", "user_ids")
-"""Names of arrays that are taken for the ids"""
+"""Names of arrays that are taken for the ids, after that of the column that they become"""
 _AS_TEXT = "Save it as text or integers, such as `ids.astype(str)`"
 
 
@@ -105,7 +105,7 @@ def from_arrays(path: Path, kind: str, arrays: Mapping[str, StoredArray], choice
         with reading(path, kind):
             yield from vectors.blocks()
 
-    names = _IDS if choices.ids is None else (choices.ids,)
+    names = (choices.id_name, *_IDS) if choices.ids is None else (choices.ids,)
     ids = None
     for name in names:
         if ids is None and name in arrays:

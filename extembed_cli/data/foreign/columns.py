@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from extembed_cli.data.columns.ordering import in_natural_order
 from extembed_cli.data.foreign.source import MAX_DIM, Choices
 from extembed_cli.errors import DataError, SpecError, did_you_mean, listing
 
-_DIGITS = re.compile(r"([0-9]+)")
 _MOST_COLUMNS = MAX_DIM + 1000
 _VECTOR_NAMES = ("embedding", "vector")
 
@@ -50,7 +50,7 @@ def _vector_columns(path: Path, names: Sequence[str], pattern: str | None) -> li
         chosen = [name for name in names if name == pattern] or [n for n in names if fnmatchcase(n, pattern)]
         if not chosen:
             raise SpecError(f"{path}: no column fits --vector-columns {pattern}{did_you_mean(pattern, names)}")
-        return sorted(chosen, key=_natural)
+        return in_natural_order(chosen)
     for name in _VECTOR_NAMES:
         if name in names:
             return [name]
@@ -64,9 +64,4 @@ def _vector_columns(path: Path, names: Sequence[str], pattern: str | None) -> li
             f"{path}: which columns are the vector? Name one with lists of numbers, or a pattern of several with one "
             f"number each: --vector-columns 'd*' (columns: {listing(names, 8)})"
         )
-    return sorted(numbered[0], key=_natural)
-
-
-def _natural(name: str) -> list[str | int]:
-    """Return a key that puts d2 before d10."""
-    return [int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name))]
+    return in_natural_order(numbered[0])

@@ -41,13 +41,22 @@ def _read(path: Path, kind: str, choices: Choices) -> VectorFile:
         line = first_line(file).decode("utf-8")
         delimiter = "\t" if kind == "tsv" or "\t" in line else max(",;", key=line.count)
         names = next(csv.reader([line], delimiter=delimiter), [])
-        has_names = not _is_data(names if choices.ids else names[1:])
+        has_names = _has_names(names, choices)
     if not has_names:
         names = [f"f{place}" for place in range(len(names))]  # as pyarrow names them
         choices = replace(choices, id_column=choices.id_column or "f0", vector_columns=choices.vector_columns or "f*")
     id_column, vectors = choose_columns(path, names, choices)
     table = _Table(path, delimiter, has_names, id_column, vectors)
     return from_batches(path, kind, table.batches)
+
+
+def _has_names(cells: list[str], choices: Choices) -> bool:
+    """Whether a first line has names; beside that of the ids the others may be numbers, as in a pivot of pandas."""
+    if choices.ids:
+        return not _is_data(cells)
+    if choices.id_column in cells or cells[:1] in ([choices.id_name], ["id"], [""]):
+        return True
+    return not _is_data(cells[1:])
 
 
 def _is_data(cells: list[str]) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
 from extembed_cli.data.foreign.arrays import StoredArray, at, from_arrays, stored_bytes
 from extembed_cli.data.foreign.source import Choices, VectorFile, read_exactly, reading
+from extembed_cli.json_files import parsed
 
 _TYPES = {
     **{f"F{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
@@ -20,7 +20,6 @@ _TYPES = {
 }
 _LONGEST_HEADER = 2**24  # bytes
 _METADATA = "__metadata__"
-_OBJECT = TypeAdapter(dict[str, Any])
 
 
 class _Tensor(BaseModel):
@@ -42,11 +41,23 @@ def read_safetensors(path: Path, choices: Choices) -> VectorFile:
         size = os.fstat(file.fileno()).st_size - 8 - length
         if size < 0 or length > _LONGEST_HEADER:
             raise ValueError(f"its header would have {length:,} bytes")
-        entries = _OBJECT.validate_json(read_exactly(file, length))
-        entries.pop(_METADATA, None)
-        tensors = {name: tensor for name, tensor in _TENSORS.validate_python(entries).items() if tensor.dtype in _TYPES}
-        arrays = {name: _array(path, name, tensor, 8 + length, size) for name, tensor in tensors.items()}
+        tensors = _tensors(read_exactly(file, length))
+        arrays = {
+            name: _array(path, name, tensor, 8 + length, size)
+            for name, tensor in tensors.items()
+            if tensor.dtype in _TYPES
+        }
     return from_arrays(path, "safetensors", arrays, choices)
+
+
+def _tensors(header: bytes) -> dict[str, _Tensor]:
+    """Return the tensors that a header describes."""
+    try:
+        entries = parsed(header)
+        entries.pop(_METADATA, None)
+        return _TENSORS.validate_python(entries)
+    except ValueError:
+        raise ValueError("its header does not say the type, the shape and the place of each tensor") from None
 
 
 def _array(path: Path, name: str, tensor: _Tensor, start: int, size: int) -> StoredArray:

@@ -16,7 +16,7 @@ from typing import IO, TypeAlias
 import pyarrow as pa
 
 from extembed_cli.arrays import Values
-from extembed_cli.errors import InputError, ResourceError
+from extembed_cli.errors import InputError, ResourceError, first_line
 from extembed_cli.spec.defaults import IdKind, ImportFormat
 from extembed_cli.system import memory
 
@@ -92,8 +92,7 @@ def reading(path: Path, kind: str, fix: str = _FIX) -> Iterator[None]:
     except PermissionError:
         raise InputError(f"{path}: no permission to read it") from None
     except _DAMAGE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON].rstrip(".")
-        raise damaged(path, kind, reason, fix) from error
+        raise damaged(path, kind, first_line(error)[:_LONGEST_REASON], fix) from error
 
 
 def damaged(path: Path, kind: str, reason: str, fix: str = _FIX) -> InputError:

@@ -79,9 +79,16 @@ def read_gramian(path: str, dim: int, label: str, *, normalized: bool, centered:
 def frozen_digest(path: str, label: str) -> str:
     """Return the SHA-256 of a file of this module."""
     try:
-        return file_digest(local_copy(label, path))
+        return file_digest(_local_file(label, path))
     except OSError as error:
         raise InputError(f"{label}: {path}: cannot be read: {error.strerror}. {_HINT}") from None
+
+
+def _local_file(label: str, path: str) -> Path:
+    file_path = local_copy(label, path)
+    if not file_path.is_file():
+        raise InputError(f"{label}: {path}: {'is not a file' if file_path.exists() else 'no such file'}. {_HINT}")
+    return file_path
 
 
 def _lists(rows: Doubles) -> pa.Array:
@@ -94,9 +101,7 @@ def _write(stage: Staged, path: Path, columns: dict[str, Any], metadata: dict[st
 
 
 def _read(path: str, label: str, columns: tuple[str, ...]) -> pa.Table:
-    file_path = local_copy(label, path)
-    if not file_path.exists():
-        raise InputError(f"{label}: {path}: no such file. {_HINT}")
+    file_path = _local_file(label, path)
     try:
         with reading(file_path, path), open_parquet(file_path) as file:
             missing = [name for name in columns if name not in file.schema_arrow.names]

@@ -25,7 +25,7 @@ from extembed_cli.data.paths.hive import are_integers
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.partition import Partition
 from extembed_cli.data.shards.scratch import Scratch
-from extembed_cli.errors import Problems
+from extembed_cli.errors import Problems, SpecError, did_you_mean
 from extembed_cli.histories.csr import Shard
 from extembed_cli.spec.durations import time_us
 from extembed_cli.spec.model import Spec
@@ -187,11 +187,35 @@ def open_inputs(spec: Spec) -> Opened:
             check_embedding(spec, name, table)
             opened.embeddings[name] = table
 
+    _check_types(opened)
     for role in ("user", "item"):
         opened.fit_keys(role)
         with problems.collect():
             check_id_kinds(role, opened.uses(role))
     return opened
+
+
+def _check_types(opened: Opened) -> None:
+    """Add the problems of `columns.types` about columns that are no names of folders.
+
+    Those of an input with problems are not known, nor those of candidates that a job leaves out.
+    """
+    if opened.problems.errors or opened.candidates is None:
+        return
+    parts = [part for table in opened.tables for part in table.parts]
+    keys = {key for part in parts for key in part.partition}
+    stored = {name for part in parts for name in part.schema.names}
+    for name in opened.spec.columns.types:
+        with opened.problems.collect():
+            if name in stored - keys:
+                raise SpecError(
+                    f"columns.types.{name}: is stored in the files, which have its type; this is for names of folders, "
+                    "such as month=01. Leave it out"
+                )
+            if name not in keys:
+                raise SpecError(
+                    f"columns.types.{name}: no input has folders of this name{did_you_mean(name, sorted(keys))}"
+                )
 
 
 def read_inputs(

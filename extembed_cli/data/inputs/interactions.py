@@ -14,7 +14,7 @@ from extembed_cli.data.columns.ids import as_ids, as_series, examples
 from extembed_cli.data.columns.times import check_time_type, times_us
 from extembed_cli.data.files.parquet import Part, Table
 from extembed_cli.data.inputs.residuals import event_columns, mean_columns, null_residuals
-from extembed_cli.errors import DataError, Problems, SpecError, listing
+from extembed_cli.errors import DataError, Problems, SpecError, first_line, listing
 from extembed_cli.spec.durations import DAY_US, YEAR_US
 from extembed_cli.spec.expressions import Expression
 from extembed_cli.spec.model import Spec
@@ -211,7 +211,7 @@ def _evaluated(raw: pl.DataFrame, expression: Expression, key: str, part: Part) 
     try:
         values = raw.lazy().with_columns(compiled.alias("value")).collect()["value"]
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if "conversion from `str`" in reason:
             reason = "it is text. Write what each means, such as CASE WHEN event = 'like' THEN 1.0 ELSE -1.0 END"
         raise DataError(f"{part.name}: {key} = {text!r} cannot be computed: {reason}") from None

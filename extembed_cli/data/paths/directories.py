@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import NamedTuple, TypeVar
@@ -14,6 +15,11 @@ PART = r"part-\d{5}-[0-9a-f]{12}\.parquet"
 """Pattern of the names of parts that we write: a number and what the content's digest begins with"""
 PARQUET = (".parquet", ".parq", ".pq")
 Name = TypeVar("Name", bound=PurePath)
+
+
+def has_wildcard(text: str) -> bool:
+    """Whether a path, or a part of one, can be a glob."""
+    return re.search(r"[*?\[]", text) is not None
 
 
 def is_hidden(part: str) -> bool:

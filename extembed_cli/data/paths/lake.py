@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlparse
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from extembed_cli.errors import InputError, SpecError
-from extembed_cli.spec.durations import time_us
+from extembed_cli.errors import InputError, SpecError, first_line
+from extembed_cli.spec.durations import time_text, time_us
 
 _GZIP = b"\x1f\x8b"
 _OPTION = re.compile(r"(?P<path>.+)\?(?P<key>version|as_of)=(?P<value>[^?]+)")
@@ -89,8 +89,10 @@ def files_of(label: str, folder: Path, kind: str, version: Version) -> list[Lake
         ) from None
     except _UnsupportedError as error:
         raise InputError(f"{label}: {folder}: is {_a(kind)} table with {error}, which cannot be read") from None
+    except InputError as error:
+        raise InputError(f"{label}: {folder}: {error}") from None
     except Exception as error:  # of the libraries, which have no common base
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"{label}: {folder}: cannot be read as {_a(kind)} table: {reason}") from None
     return sorted(files)
 
@@ -108,7 +110,8 @@ def _delta_files(folder: Path, version: Version) -> list[LakeFile]:
 
     table = DeltaTable(str(folder), version=version.number)
     if version.as_of is not None:
-        table.load_as_version(_utc(version.as_of))
+        table.load_as_version(time_text(time_us(version.as_of)))
+        _check_written(folder, table.version(), version.as_of)
     features = set(table.protocol().reader_features or ())
     if "deletionVectors" in features and _has_deletion_vectors(folder):
         raise _UnsupportedError("deletion vectors (run OPTIMIZE, or REORG TABLE ... APPLY (PURGE))")
@@ -124,6 +127,23 @@ def _delta_files(folder: Path, version: Version) -> list[LakeFile]:
         texts = {name: None if value is None else str(value) for name, value in keys.items()}
         files.append(LakeFile(folder / unquote(row["path"]), texts, types))
     return files
+
+
+def _check_written(folder: Path, version: int, as_of: str) -> None:
+    """Raise if a version, of which the library takes the first for any earlier time, was written after a time.
+
+    The time of a version is that of its log file, as the library has it too.
+    """
+    log = folder / "_delta_log" / f"{version:020}.json"
+    written = log.stat().st_mtime_ns // 1000 if log.exists() else None
+    if written is not None and written > time_us(as_of):
+        raise _too_early(as_of, "version", written)
+
+
+def _too_early(as_of: str, kind: str, first: int | None) -> InputError:
+    """Return the error for a time before the first version of a table (us; None = there is none)."""
+    of_first = "" if first is None else f"; its first is of {time_text(first)}"
+    return InputError(f"has no {kind} as of {as_of}{of_first}")
 
 
 def _has_deletion_vectors(folder: Path) -> bool:
@@ -149,7 +169,8 @@ def _iceberg_files(folder: Path, version: Version) -> list[LakeFile]:
     if version.as_of is not None:
         found = table.snapshot_as_of_timestamp(time_us(version.as_of) // 1000)
         if found is None:
-            raise InputError(f"it has no snapshot as of {version.as_of}")
+            first = min((each.timestamp_ms for each in table.snapshots()), default=None)
+            raise _too_early(version.as_of, "snapshot", None if first is None else first * 1000)
         snapshot = found.snapshot_id
     names = {field.field_id: field.name for field in table.schema().fields}
     files = []
@@ -182,10 +203,3 @@ def _newest_metadata(folder: Path) -> Path:
             return hinted[-1]
     number: Callable[[Path], Any] = lambda path: (int((re.findall(r"\d+", path.name) or ["0"])[0]), path.name)  # noqa: E731
     return max(logs.glob("*.metadata.json"), key=number)
-
-
-def _utc(text: str) -> str:
-    """Return a time as RFC 3339, naive = UTC."""
-    from datetime import UTC, datetime  # noqa: PLC0415
-
-    return datetime.fromtimestamp(time_us(text) / 1e6, UTC).isoformat().replace("+00:00", "Z")

@@ -8,12 +8,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from extembed_cli.data.paths.directories import MANIFEST, PARQUET, is_hidden, listed, parts_among
+from extembed_cli.data.paths.directories import MANIFEST, PARQUET, has_wildcard, is_hidden, listed, parts_among
 from extembed_cli.data.stores.copies import copies_of
 from extembed_cli.data.stores.filesystems import Store, asking, open_store
 from extembed_cli.errors import InputError
 
-_WILDCARD = re.compile(r"[*?\[]")
 _LOG = re.compile(
     r"(?P<table>.+?)/(?:(?P<delta>_delta_log)/.*|(?P<hudi>\.hoodie)/.*|(?P<iceberg>metadata/[^/]*\.metadata\.json))"
 )
@@ -54,7 +53,7 @@ def objects_of(label: str, url: str) -> list[Copied]:
                 raise InputError(f"{label}: {url}: no Parquet files in this directory ({' or '.join(PARQUET)})")
             _check_formats(label, store, sizes, chosen)
             return _copied(store, store.path, {path: sizes[path] for path in chosen})
-        if not _WILDCARD.search(store.path):
+        if not has_wildcard(store.path):
             raise InputError(f"{label}: {url}: {_what_is_missing(store)}")
         base, pattern = _split(store.path)
         sizes = _sizes(store, base)
@@ -90,7 +89,7 @@ def _what_is_missing(store: Store) -> str:
 def _split(path: str) -> tuple[str, tuple[str, ...]]:
     """Return the folders before the first wildcard, and the segments of the pattern below them."""
     parts = path.split("/")
-    first = next(place for place, part in enumerate(parts) if _WILDCARD.search(part))
+    first = next(place for place, part in enumerate(parts) if has_wildcard(part))
     return "/".join(parts[:first]), tuple(parts[first:])
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from extembed_cli.data.paths.directories import MANIFEST, PARQUET, is_hidden, listed, parts_among
+from extembed_cli.data.paths.directories import MANIFEST, PARQUET, has_wildcard, is_hidden, listed, parts_among
 from extembed_cli.data.paths.hive import keys_of
 from extembed_cli.data.paths.lake import LakeFile, Version, files_of, split_version, table_format
 from extembed_cli.data.paths.objects import objects_of
 from extembed_cli.data.stores.filesystems import is_url
 from extembed_cli.errors import InputError, Problems, SpecError
-
-_WILDCARD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ def _resolve_one(label: str, text: str) -> list[SourceFile]:
         return _in_directory(label, path)
     if path.exists():
         return [SourceFile(path)]
-    if not _WILDCARD.search(text):
+    if not has_wildcard(text):
         raise InputError(f"{label}: {text}: no such file or directory")
     base, pattern = _split(path)
     files: list[SourceFile] = []

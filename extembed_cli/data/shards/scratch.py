@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def scratch(
     are removed, and a note says why. A job that fits into memory (not `needed`) has no folder (None), unless it resumes
     a run with finished shards. No other run uses the folder, because the job has locked its output.
     """
-    _check_own(folder)
+    check_own(folder, "--scratch")
     old = None
     wanted = {aspect: _digest(value) for aspect, value in job().items()} if needed or folder.exists() else {}
     if folder.exists():
@@ -87,13 +88,18 @@ def scratch(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_own(folder: Path) -> None:
-    """Raise if somebody else has put a folder or a link in the place of ours: its name can be guessed."""
-    if folder.is_symlink() or (folder.exists() and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
-        raise SpecError(
-            f"{folder}: is a link, or a folder of another user, and would be trusted as what a killed run has left. "
-            "Remove it, or name another place with --scratch"
-        )
+def check_own(folder: Path, place: str) -> None:
+    """Raise if somebody has put something else in the place of a folder of ours, whose name can be guessed.
+
+    `place` is the flag or the variable that names another place.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise SpecError(
+                f"{folder}: is a link, a file, or a folder of another user, where a run keeps its own data. "
+                f"Remove it, or name another place with {place}"
+            )
 
 
 def make_folder(folder: Path, content: str, flag: str) -> None:

@@ -7,12 +7,14 @@ the next run that copies.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache, partial
@@ -22,6 +24,8 @@ from extembed_cli.data.stores.filesystems import Store, asking
 from extembed_cli.errors import InputError, Problems, ResourceError
 
 _PREFIX = "extembed-objects-"
+_LOCK = "lock"
+"""The file in a folder of copies that is locked as long as its process lives"""
 _FILES, _BLOCKS = 8, 8  # read at a time
 _BLOCK = 8 * 2**20  # bytes
 
@@ -89,23 +93,29 @@ def _folder() -> Path:
     """Create the folder of this process, which is locked while the process lives, and remove those of dead ones."""
     parent = Path(tempfile.gettempdir())
     for other in parent.glob(f"{_PREFIX}*"):
-        _remove_if_dead(other)
+        with suppress(OSError):  # locked by a living process, or removed meanwhile
+            _remove_if_dead(other)
     made = Path(tempfile.mkdtemp(prefix=".extembed-new-", dir=parent))
-    handle = os.open(made, os.O_RDONLY)  # open, and so locked, as long as this process lives
+    handle = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # open, and so locked, as long as this process lives
     fcntl.flock(handle, fcntl.LOCK_EX)
     folder = made.rename(parent / f"{_PREFIX}{made.name.rpartition('-')[2]}")
-    weakref.finalize(_folder, shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _remove_if_dead(folder: Path) -> None:
-    with suppress(OSError):  # locked by a living process, or of another user
-        handle = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
+    """Remove a folder that a killed process of this user has left; anybody may put other things beside it."""
+    status = folder.lstat()
+    named_by_us = re.fullmatch(rf"{_PREFIX}[a-z0-9_]{{8}}", folder.name)
+    if not (named_by_us and stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()):
+        return
+    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a reader
+    try:
+        if stat.S_ISREG(os.fstat(handle).st_mode):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(handle)
+    finally:
+        os.close(handle)
 
 
 def _check_space(url: str, needed: int) -> None:

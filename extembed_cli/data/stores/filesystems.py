@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from extembed_cli.errors import DISK_FULL, InputError, ResourceError, SpecError
+from extembed_cli.errors import DISK_FULL, InputError, ResourceError, SpecError, first_line
 
 if TYPE_CHECKING:
     from pyarrow import fs  # slow to import, and most runs need none
@@ -47,6 +47,8 @@ def open_store(url: str) -> Store:
     """Return the store of a URL and the path in it, without a request, except for the region of a bucket on AWS."""
     scheme, _, path = url.partition("://")
     path = path.rstrip("/")
+    if scheme in _NOT_OURS or scheme != scheme.lower():
+        raise SpecError(f"{url}: {_NOT_OURS.get(scheme.lower(), f'write {scheme.lower()}://')}")
     if not path:
         raise SpecError(f"{url}: names no bucket")
     return Store(*_OPEN.get(scheme, _by_fsspec)(scheme, path))
@@ -63,7 +65,7 @@ def asking(url: str, label: str = "", *, to_write: bool = False) -> Iterator[Non
             raise
         raise (ResourceError if to_write else InputError)(f"{where}: {_reason(url, error)}") from error
     except (ValueError, ImportError) as error:  # Arrow's errors about arguments are ValueErrors
-        raise SpecError(f"{where}: {_first_line(error)}") from error
+        raise SpecError(f"{where}: {_line(error)}") from error
 
 
 def _reason(url: str, error: OSError) -> str:
@@ -75,10 +77,10 @@ def _reason(url: str, error: OSError) -> str:
         return "no such object"
     if isinstance(error, PermissionError) or _DENIED.search(text):
         lacking = _lacking_credentials(url)
-        return lacking or f"access denied with the credentials that were found ({_first_line(error)})"
+        return lacking or f"access denied with the credentials that were found ({_line(error)})"
     if _UNREACHABLE.search(text):
-        return f"the store cannot be reached, or the connection was cut ({_first_line(error)}). Run again"
-    return _first_line(error)
+        return f"the store cannot be reached, or the connection was cut ({_line(error)}). Run again"
+    return _line(error)
 
 
 def _lacking_credentials(url: str) -> str | None:
@@ -113,9 +115,8 @@ _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
 """Variables and files that may have credentials, and what to set, by scheme"""
 
 
-def _first_line(error: Exception) -> str:
-    lines = _REQUEST.sub("", str(error)).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _line(error: Exception) -> str:
+    return _REQUEST.sub("", first_line(error)).rstrip(".")
 
 
 def _s3(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
@@ -155,6 +156,12 @@ def _az(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
     return fs.AzureFileSystem(account, account_key=key, sas_token=token), scheme, path
 
 
+_HADOOPS = "s3a:// and s3n:// are Hadoop's names; write s3://"
+_OF_THE_WEB = "files of web servers are not read; download it, and name the file"
+_NOT_OURS = {"s3a": _HADOOPS, "s3n": _HADOOPS, **dict.fromkeys(("http", "https", "ftp"), _OF_THE_WEB)}
+"""What to do about a scheme that is none of a store"""
+
+
 def _by_fsspec(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
     """Return a file system of fsspec, which knows more stores if their libraries are installed."""
     from pyarrow import fs  # noqa: PLC0415
@@ -164,8 +171,10 @@ def _by_fsspec(scheme: str, path: str) -> tuple[fs.FileSystem, str, str]:
 
         return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), scheme, path
     except (ImportError, ValueError) as error:
-        needed = "huggingface_hub" if scheme == "hf" else "fsspec"
-        raise ImportError(f"`{scheme}://` cannot be opened ({error}): pip install {needed}") from None
+        lacks_fsspec = isinstance(error, ImportError) and error.name == "fsspec"
+        needed = "huggingface_hub" if scheme == "hf" else "fsspec" if lacks_fsspec else ""
+        hint = f": pip install {needed}" if needed else ""
+        raise ImportError(f"`{scheme}://` cannot be opened ({_line(error)}){hint}") from None
 
 
 _OPEN: dict[str, Callable[[str, str], tuple[fs.FileSystem, str, str]]] = {"s3": _s3, "gs": _gs, "az": _az}

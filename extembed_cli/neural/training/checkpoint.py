@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from extembed_cli.data.files.commit import replace_bytes
-from extembed_cli.errors import InputError, SpecError, listing
+from extembed_cli.errors import InputError, SpecError, first_line, listing
 from extembed_cli.json_files import parsed
 from extembed_cli.neural.training.trainer import Epoch, Trained, Trainer
 from extembed_cli.system.progress import Watch
@@ -67,7 +67,7 @@ class Checkpoint:
                 trainer.restore(tensors, state)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise InputError(
-                f"{self.path}: cannot be resumed ({str(error).splitlines()[0]}). Train again without --resume"
+                f"{self.path}: cannot be resumed ({first_line(error)}). Train again without --resume"
             ) from None
         if different:
             raise SpecError(
