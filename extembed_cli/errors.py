@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from extembed_cli.printable import printable
@@ -148,6 +148,12 @@ def listing(values: Iterable[object], most: int = 5) -> str:
     """Return `a, b, c, ...`: the first few values."""
     values = list(values)
     return ", ".join(str(v) for v in values[:most]) + (", ..." if len(values) > most else "")
+
+
+def to_install(modules: Sequence[str], extra: str) -> str:
+    """Return `a and b: pip install a b (extra `x`)`: the libraries by name, as extembed itself is in no registry."""
+    names = ["vl-convert-python" if module == "vl_convert" else module for module in modules]
+    return f"{' and '.join(names)}: pip install {' '.join(names)} (extra `{extra}`)"
 
 
 def counted(number: int, noun: str) -> str:

@@ -152,11 +152,13 @@ def test_an_unwritable_report_folder_is_reported_at_once(features: Path) -> None
     extembed("evaluate", features, "--label", "label", "-o", "/proc/report").failed(2, "/proc/report: no")
 
 
-@pytest.mark.parametrize("module", ["lightgbm", "altair", "vl_convert"])
+@pytest.mark.parametrize(
+    ("module", "library"), [("lightgbm", "lightgbm"), ("altair", "altair"), ("vl_convert", "vl-convert-python")]
+)
 def test_the_extra_is_named_where_it_is_missing(
-    features: Path, tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
+    features: Path, tmp_path: Path, module: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # imports fail as if it were not installed
-    with pytest.raises(SpecError, match=rf"needs {module}: pip install 'extembed\[evaluate\]'"):
+    with pytest.raises(SpecError, match=rf"needs {library}: pip install {library} \(extra `evaluate`\)"):
         report_job(str(features), Roles("label"), FAST, tmp_path / "report", Resources(1), Watch())
     assert not (tmp_path / "report").exists()

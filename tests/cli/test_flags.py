@@ -65,3 +65,18 @@ def test_flag_paths_start_at_the_working_directory_and_spec_paths_at_the_spec(wo
     assert {n for n in names(here) if n.endswith(".parquet")} == {"mine.parquet", "flags.parquet"}
     for name in ("mine", "flags"):
         assert_frame_equal(pl.read_parquet(here / f"{name}.parquet"), expected, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("item_text.parquet", ". Did you mean -e item_text=item_text.parquet?"),
+        ("s3://b/item_text.parquet", ". Did you mean -e item_text=s3://b/item_text.parquet?"),
+        ("text:item_text.parquet", ". Did you mean -e text=item_text.parquet?"),
+        ("text=", ""),
+    ],
+)
+def test_a_table_without_a_name_is_refused_with_a_likely_one(world: World, text: str, hint: str) -> None:
+    flags = ["-i", "interactions.parquet", "-c", "candidates.parquet", "-e", text, "-o", "o.parquet"]
+    done = extembed("aggregate", *flags, cwd=world.folder).failed(2)
+    assert done.err == f"extembed: error: -e {text}: write NAME=PATH{hint}\n"
