@@ -139,6 +139,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean \\`x\\`?` for the nearest known name, else the list of known names, else nothing."""
     known = list(known)
     near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
+    near = near or [k.lower() for k in known if name and k.lower().startswith(name.lower())]
     if near:
         return f"; did you mean `{next(k for k in known if k.lower() == near[0])}`?"
     return f"; known: {listing(known, 12)}" if known else ""

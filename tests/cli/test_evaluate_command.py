@@ -117,6 +117,8 @@ def test_bad_data_is_reported(features: Path, tmp_path: Path, case: str) -> None
         (("--time", "when"), "--time when: "),
         (("--group", "requst"), "did you mean `request`?"),
         (("--baseline", "popularty"), "did you mean `popularity`?"),
+        (("--baseline", "pop"), "did you mean `popularity`?"),
+        (("--baseline", "price"), "matches no column; known: popularity, kind, grade, request"),
         (("--baseline", "label"), "matches only label"),
         (("--ranker", "catboost"), "lightgbm"),
         (("--gap", "1 day"), "is not a duration"),

@@ -100,7 +100,7 @@ def _check_columns(text: str, key: str, table: Table) -> None:
     try:
         columns_of(text, key, table.names)
     except SpecError:
-        some = {name for part in table.parts for name in part.schema.names}
+        some = dict.fromkeys(name for part in table.parts for name in part.schema.names)
         for name in columns_of(text, key, list(some)):  # raises if it is nowhere
             path = table.missing_in(name)
             if path is not None:
