@@ -90,10 +90,14 @@ def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] 
     try:
         return spec_type().model_validate(data, context=context)
     except ValidationError as error:
-        problems = error.errors()
-        # Pydantic also calls a list too short if its only entry is wrong; this is not a second problem.
-        reported = [p for p in problems if p["type"] != "too_short" or not p["input"]]
-        raise SpecError(*(f"{where}: {line}" for p in reported for line in _explain(p, where))) from None
+        raise SpecError(*problems_of(error, where)) from None
+
+
+def problems_of(error: ValidationError, where: str) -> list[str]:
+    """Return all problems of a spec in the user's words, a line each."""
+    # Pydantic also calls a list too short if its only entry is wrong; this is not a second problem.
+    reported = [p for p in error.errors() if p["type"] != "too_short" or not p["input"]]
+    return [f"{where}: {line}" for problem in reported for line in _explain(problem, where)]
 
 
 _KINDS = {
