@@ -23,13 +23,16 @@ from extembed_cli.system.resources import Resources
 
 def test_the_command_writes_both_files_and_shows_the_ladder(features: Path, tmp_path: Path) -> None:
     done = run(features, tmp_path, *OWN, "--max-rows", "3500").ok()
-    assert re.search(r"^aggregate +0\.\d{4} +\+0\.\d{4} +\+0\.\d{4} to \+0\.\d{4} .* keep *$", done.out, re.MULTILINE)
+    assert re.search(r"^aggregate +0\.\d{4} +\+0\.\d{4} +\+0\.\d{4} to \+0\.\d{4} .* keep$", done.out, re.MULTILINE)
+    assert not re.search(" $", done.out, re.MULTILINE)
     assert "The embeddings help this ranker" in done.err
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json"]
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     steps = {"step", "metric", "value", "delta", "delta_ci", "metrics", "seconds", "verdict"}
     assert all(steps <= set(each) for each in report["ladder"])
     assert report["ladder"][0]["delta"] is None
+    doubtful = [rung for rung in report["ladder"] if rung["verdict"] == "cannot tell"]
+    assert all(f"{rung['step']}: {rung['reason']}\n" in done.out for rung in doubtful)
 
 
 @pytest.mark.usefixtures("short_rankers")
