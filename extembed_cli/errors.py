@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from extembed_cli.printable import printable
@@ -144,6 +144,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean \\`x\\`?` for the nearest known name, else the list of known names, else nothing."""
     known = list(known)
     near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
+    near = near or [k.lower() for k in known if name and k.lower().startswith(name.lower())]
     if near:
         return f"; did you mean `{next(k for k in known if k.lower() == near[0])}`?"
     return f"; known: {listing(known, 12)}" if known else ""
@@ -153,6 +154,12 @@ def listing(values: Iterable[object], most: int = 5) -> str:
     """Return `a, b, c, ...`: the first few values."""
     values = list(values)
     return ", ".join(str(v) for v in values[:most]) + (", ..." if len(values) > most else "")
+
+
+def to_install(modules: Sequence[str], extra: str) -> str:
+    """Return `a and b: pip install a b (extra `x`)`: the libraries by name, as extembed itself is in no registry."""
+    names = ["vl-convert-python" if module == "vl_convert" else module for module in modules]
+    return f"{' and '.join(names)}: pip install {' '.join(names)} (extra `{extra}`)"
 
 
 def counted(number: int, noun: str) -> str:

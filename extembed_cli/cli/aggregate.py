@@ -18,6 +18,13 @@ from extembed_cli.cli.options import (
     option,
 )
 from extembed_cli.cli.run import execute
+from extembed_cli.errors import SpecError
+
+
+def _percentile(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise SpecError(f"--percentile {text}: must be a whole number from 1 to 99, such as 90")
+    return int(text)
 
 
 @expand
@@ -41,6 +48,7 @@ def aggregate(
             "--percentile",
             metavar="1..99",
             help="Weighted percentile of the cosines. Repeatable.  [default: 10, 50, 90]",
+            parser=_percentile,
             panel=WHAT,
         ),
     ] = None,

@@ -145,13 +145,13 @@ def candidates_text(candidates: dict[str, Any]) -> str:
     return f"{counted(candidates['rows'], 'row')}, {counted(candidates[f'{owner}s'], owner)}"
 
 
-def _cost_text(cost: dict[str, Any]) -> str:
-    """Return `  1.234 s  1,000,000 rows  810,373/s  12.3 MiB`."""
-    parts = [f"{cost['seconds']:8.3f} s"]
-    parts += [f"{cost['rows']:>13,} rows"] if cost["rows"] else []
-    parts += [f"{cost['rows_per_second']:>12,}/s"] if cost["rows_per_second"] else []
-    parts += [f"{cost['bytes'] / 2**20:>9,.1f} MiB"] if cost["bytes"] else []
-    return " ".join(parts)
+def aligned(rows: Sequence[Sequence[str]], words: Sequence[int] = (0,)) -> list[str]:
+    """Return rows of cells in columns, numbers at the right; those of `words` are at the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(f"{cell:{'<' if at in words else '>'}{widths[at]}}" for at, cell in enumerate(row)).rstrip()
+        for row in rows
+    ]
 
 
 def costs(watch: Watch) -> None:
@@ -160,8 +160,19 @@ def costs(watch: Watch) -> None:
 
 
 def _stages(stages: dict[str, Any]) -> None:
-    for stage, cost in stages.items():
-        say(f"  {stage:10} {_cost_text(cost)}")
+    """Show a table of the costs of stages."""
+    rows = [
+        [
+            stage,
+            f"{cost['seconds']:.3f}",
+            f"{cost['rows']:,}" if cost["rows"] else "",
+            f"{cost['rows_per_second']:,}" if cost["rows_per_second"] else "",
+            f"{cost['bytes'] / 2**20:,.1f}" if cost["bytes"] else "",
+        ]
+        for stage, cost in stages.items()
+    ]
+    for line in aligned([["stage", "seconds", "rows", "rows/s", "MiB"], *rows]):
+        say(f"  {line}")
 
 
 def summary(report: dict[str, Any], verbose: int) -> None:

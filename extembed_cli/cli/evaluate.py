@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,6 @@ import typer
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
 from extembed_cli.cli.options import ResourceFlags, ShowFlags, TimeUnit, named, option
-from extembed_cli.printable import printable
 from extembed_cli.spec.paths import expanded
 
 if TYPE_CHECKING:
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = "Columns"
 _HOW = "How to evaluate"
-_PIPE_WIDTH = 160  # characters: a pipe has no width, and a row must stay one line
 
 
 @dataclass(kw_only=True)
@@ -208,22 +205,14 @@ def evaluate(
 
 
 def _show(report: Report) -> None:
-    """Show the ladder as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Show the ladder as a table, and what is missing for the steps that have no verdict."""
     from extembed_cli.evaluate.schema import TITLES
     from extembed_cli.evaluate.verdicts import CANNOT_TELL
 
-    metric = report.ladder[0].metric
-    table = Table(box=None, pad_edge=False)
-    table.add_column("step", no_wrap=True, min_width=9)
-    for heading in (TITLES[metric], "gain", "95 % interval", "permuted", "seconds"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    headings = ["step", TITLES[report.ladder[0].metric], "gain", "95 % interval", "permuted", "seconds", "verdict"]
     permuted = report.permuted()
-    for rung in report.ladder:
-        table.add_row(
+    rows = [
+        [
             rung.step,
             _number(rung.value),
             _number(rung.delta, "+.4f"),
@@ -231,12 +220,11 @@ def _show(report: Report) -> None:
             _number(permuted[rung.step].value if rung.step in permuted else None, "+.4f"),
             _number(rung.seconds, ",.1f"),
             rung.verdict or "",
-        )
-    out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=_PIPE_WIDTH)
-    out.print(table, markup=False)
-    for rung in report.ladder:
-        if rung.verdict == CANNOT_TELL:
-            out.print(printable(f"{rung.step}: {rung.reason}"), markup=False)
+        ]
+        for rung in report.ladder
+    ]
+    reasons = [f"{rung.step}: {rung.reason}" for rung in report.ladder if rung.verdict == CANNOT_TELL]
+    console.result(*console.aligned([headings, *rows], words=(0, 6)), *reasons)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

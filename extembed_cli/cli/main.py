@@ -98,8 +98,9 @@ def _run() -> NoReturn:
     except _USAGE_ERROR as error:
         shown = io.StringIO()
         error.show(shown)
-        console.say(*re.sub("^Error:", "extembed: error:", shown.getvalue().rstrip("\n"), flags=re.M).split("\n"))
-        _json_error("usage", error.format_message(), error.exit_code)
+        text = _plain(shown.getvalue().rstrip("\n"))
+        console.say(*re.sub("^Error:", "extembed: error:", text, flags=re.M).split("\n"))
+        _json_error("usage", _plain(error.format_message()), error.exit_code)
         sys.exit(error.exit_code)
     except ExtembedError as error:
         _fail(error, error)
@@ -127,6 +128,11 @@ def _run() -> NoReturn:
             InternalError(f"internal error: {type(error).__name__}: {error}. This is a bug; -v -v shows where"), error
         )
     sys.exit(code or 0)
+
+
+def _plain(text: str) -> str:
+    """Return a message on a flag without the words of the library that parses numbers."""
+    return re.sub("Input should be (.*?)(, unable to parse .*)?$", r"must be \1", text, flags=re.M)
 
 
 def _fail(reported: ExtembedError, error: BaseException) -> NoReturn:

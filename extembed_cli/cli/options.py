@@ -209,7 +209,9 @@ def named(flag: str, texts: Iterable[str], form: str) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            hint = f". Did you mean {flag} {Path(text).stem}={text}?" if flag == "-e" else ""
+            short, colon, path = text.partition(":")
+            likely = f"{short}={path}" if colon and not path.startswith("//") else f"{Path(text).stem}={text}"
+            hint = f". Did you mean {flag} {likely}?" if flag == "-e" and "=" not in text else ""
             raise SpecError(f"{flag} {text}: write {form}{hint}")
         if name in values:
             raise SpecError(f"{flag} {text}: `{name}` is given twice; give each name once")

@@ -66,10 +66,10 @@ def _plan(plan: dict[str, Any]) -> list[str]:
         f"interactions  {console.used_text(inputs['interactions'])}",
         f"candidates    {console.candidates_text(inputs['candidates'])}",
     ]
-    for kind, label in (("embeddings", "embeddings"), ("user_embeddings", "users")):
+    for kind in ("embeddings", "user_embeddings"):
         for name, table in inputs.get(kind, {}).items():
             coverage = coverage_text(table["coverage"])
-            lines.append(f"{label:13} {name}: {counted(table['rows'], 'row')}; vectors for {coverage}")
+            lines.append(f"{kind:13} {name}: {counted(table['rows'], 'row')}; vectors for {coverage}")
     return [
         *lines,
         *([f"output        {plan['output'] or '(none yet: give -o OUT)'}"] if writes_rows else []),

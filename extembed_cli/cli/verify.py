@@ -46,10 +46,11 @@ def verify(
 
 
 def _lines(verified: dict[str, Any]) -> list[str]:
-    """Return a line for each file, and one for the inputs."""
+    """Return a line for each file, and one for the inputs; warnings tell which have changed."""
     lines = [f"{file['path']}: {counted(file['rows'], 'row')}, as its run wrote it" for file in verified["files"]]
     if verified["inputs"]:
-        changed = [label for label, state in verified["inputs"].items() if state != "unchanged"]
-        now = f"changed: {', '.join(changed)}" if changed else "unchanged"
-        lines.append(f"inputs since {verified['started']}: {now}")
+        states = list(verified["inputs"].values())
+        same = states.count("unchanged")
+        all_of = "" if same == len(states) else f"{same} of {len(states)} "
+        lines.append(f"inputs since {verified['started']}: {all_of}unchanged")
     return lines

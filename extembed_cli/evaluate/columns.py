@@ -196,11 +196,13 @@ def _baseline(
                     f"--baseline {glob}: matches only label, user, time, group or features; name other columns"
                 )
             if not matched:
-                raise SpecError(f"--baseline {glob}: matches no column{did_you_mean(glob, free)}")
+                likely = [name for name in free if name != item and name not in unusable]
+                raise SpecError(f"--baseline {glob}: matches no column{did_you_mean(glob, likely)}")
             if matched and all(name in unusable for name in matched):
+                kinds = listing(dict.fromkeys(unusable[name] for name in matched))
                 raise DataError(
-                    f"--baseline {glob}: is {listing({unusable[name] for name in matched})}; a ranker learns from "
-                    "numbers, booleans and text. Cast it before the run"
+                    f"--baseline {glob}: is {kinds}; a ranker learns from numbers, booleans and text. Cast it before "
+                    "the run"
                 )
         columns |= dict.fromkeys(matched)
     usable = [name for name in columns if name not in unusable]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from extembed_cli.data.files.commit import locked, remove_leftovers, staged, writing
-from extembed_cli.errors import SpecError, listing
+from extembed_cli.errors import SpecError, to_install
 from extembed_cli.evaluate.columns import Roles, open_features
 from extembed_cli.evaluate.judge import Judge
 from extembed_cli.evaluate.ladder import measure_steps
@@ -84,7 +84,7 @@ def report_job(
     """Evaluate and write report.json and report.html into a folder: both or, on an error, none."""
     missing = [name for name in ("lightgbm", "altair", "vl_convert") if find_spec(name) is None]
     if missing:
-        raise SpecError(f"`extembed evaluate` needs {listing(missing)}: pip install 'extembed[evaluate]'")
+        raise SpecError(f"`extembed evaluate` needs {to_install(missing, 'evaluate')}")
     if output.exists() and not output.is_dir():
         raise SpecError(
             f"{output}: is a file, but the report is a folder with report.json and report.html. Name a folder"

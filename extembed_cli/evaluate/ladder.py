@@ -13,7 +13,7 @@ from extembed_cli.evaluate.bootstrap import MIN_USERS, Interval
 from extembed_cli.evaluate.judge import Judge, Measurement
 from extembed_cli.evaluate.numbers import gain_text
 from extembed_cli.evaluate.ranker import RankerFit, TrainRankers
-from extembed_cli.evaluate.rough import range_text, rough_range
+from extembed_cli.evaluate.rough import rough_range
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.verdicts import CANNOT_TELL, KEEP, NOT_WORTH_IT, Verdict
 
@@ -102,7 +102,7 @@ def verdict(gain: Interval, over_control: Interval, rows: int, users: int, setti
             "tables) or --min-gain",
         )
     fewest, most = rough_range(rows * (_MARGIN * shrink**2 - 1))
-    more = f"roughly {range_text(fewest, most)} more test rows ({fewest:,} to {most:,})"
+    more = f"roughly {fewest:,} to {most:,} more test rows"
     return Verdict(CANNOT_TELL, f"{adds}; to tell would take {more}: {more_rows_by(settings)}", (fewest, most))
 
 

@@ -45,7 +45,7 @@ def within_columns(spec: Spec, columns: Sequence[Column]) -> list[Column]:
     A column belongs to the step of the column that it is of. Raises where a pattern matches none.
     """
     within = spec.within
-    if within is None or spec.candidates is None:
+    if within is None or not columns:
         return []
     names = [column.name for column in columns]
     for place, pattern in enumerate(within.columns):

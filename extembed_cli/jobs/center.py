@@ -12,7 +12,7 @@ from extembed_cli.data.files.parquet import Table, open_table
 from extembed_cli.data.inputs.embeddings import check_embedding, load_ids, load_vectors, mean_of_table
 from extembed_cli.data.inputs.frozen import FrozenGramian, write_gramians, write_mean
 from extembed_cli.data.outputs.feature_file import check_not_an_input, check_target
-from extembed_cli.errors import SpecError
+from extembed_cli.errors import SpecError, naming
 from extembed_cli.features.prepare import gramian
 from extembed_cli.spec.loading import spec_from_flags
 from extembed_cli.spec.model import Spec
@@ -20,6 +20,17 @@ from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping, threads
 
 _TABLE = "table"  # its name in a spec of this job alone
+_AS_FLAGS = {
+    **{
+        f"set {key} in the spec (--set {key}=NAME)": f"give --{role} NAME"
+        for role in ("item", "embedding")
+        for key in [f"embeddings.{_TABLE}.columns.{role}"]
+    },
+    'columns.embedding = "d*"': "--embedding 'd*'",
+    f'set duplicates = "last" under [embeddings.{_TABLE}]': "give --duplicates last",
+    f'Set bad_vectors = "missing" under [embeddings.{_TABLE}]': "Give --bad-vectors missing",
+}
+"""What messages say about a spec, in flags: nobody who freezes a table has one"""
 
 
 def freeze_table(
@@ -39,7 +50,7 @@ def freeze_table(
             check_target(str(path))
             stack.enter_context(locked(path, wait))
         mapped = stack.enter_context(threads(workers))
-        with watch.timing("vectors"):
+        with watch.timing("vectors"), naming(_AS_FLAGS):
             table = open_table(f"embeddings {_TABLE}", spec.embeddings[_TABLE].path)
             check_embedding(spec, _TABLE, table)
             for path in outputs:

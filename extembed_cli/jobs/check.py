@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,13 @@ def check_file(path: Path, overrides: Sequence[str], watch: Watch) -> dict[str, 
     try:
         spec = load_spec(path, overrides)
     except SpecError as error:
-        rest = salvage(path, overrides)
-        if rest is None:
-            raise
-        problems = Problems([error])
+        rest, unknown = salvage(path, overrides)
+        problems = Problems([error, *map(SpecError, unknown)])
+        watch = replace(watch, warn=lambda message: None)  # of a table, say, that only a wrong group uses
         with problems.collect():
-            if rest.groups:
+            if rest is not None and rest.groups:
                 check_job(rest, watch)
-            else:
+            elif rest is not None:
                 open_all(rest, watch).problems.raise_any()
         problems.raise_any()
     return check_job(spec, watch)

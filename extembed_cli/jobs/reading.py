@@ -24,6 +24,7 @@ from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.histories.csr import Shard
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
+from extembed_cli.jobs.requirements import check_patterns
 from extembed_cli.jobs.within import check_requests
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -41,9 +42,14 @@ def open_all(spec: Spec, watch: Watch) -> Opened:
                 check_target(path)
             with opened.problems.collect():
                 check_not_an_input(path, opened.tables)
+        features: list[str] = []
+        with opened.problems.collect():
+            features += [column.name for column in output_columns(spec)]
+            if spec.groups:  # a training has none
+                check_patterns(spec, features)
         if opened.candidates is not None:
             with opened.problems.collect():
-                check_names(opened.candidates, [column.name for column in output_columns(spec)])
+                check_names(opened.candidates, features)
             with opened.problems.collect():
                 check_requests(spec, opened.candidates)
         if not opened.problems.errors:

@@ -7,6 +7,7 @@ Inputs that do not match at all give valid features that are worthless, all of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from extembed_cli.data.columns.times import has_dates, has_numbers
 from extembed_cli.data.inputs.coverage import Coverage
 from extembed_cli.data.inputs.inputs import Loaded
 from extembed_cli.data.outputs.shard_results import FeaturePart
-from extembed_cli.errors import DataError, Problems, counted
+from extembed_cli.errors import DataError, Problems, SpecError, counted, did_you_mean, listing
 from extembed_cli.spec.durations import DAY_US, YEAR_US, duration_us, time_text
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -43,6 +44,17 @@ def check_inputs(spec: Spec, loaded: Loaded, coverage: Coverage, watch: Watch, *
     watch.warn_of(_doubts(spec, loaded))
 
 
+def check_patterns(spec: Spec, features: Sequence[str]) -> None:
+    """Raise if a requirement is about features that the spec does not have: it would hold whatever the data is."""
+    patterns = spec.require.non_null if isinstance(spec.require.non_null, dict) else {}
+    problems = Problems()
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in features):
+            hint = did_you_mean(pattern, features)
+            problems.errors.append(SpecError(f"require.non_null: `{pattern}` matches no feature{hint}"))
+    problems.raise_any()
+
+
 def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePart]]) -> None:
     """Raise if a feature is null for more of the candidates than the spec allows; `features` has all of them."""
     if not spec.require.non_null or not rows:
@@ -61,7 +73,9 @@ def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePar
 
 
 def _doubts(spec: Spec, loaded: Loaded) -> Iterator[str]:
-    """Yield warnings about times that may not be what they seem."""
+    """Yield warnings about an output without rows, and about times that may not be what they seem."""
+    if loaded.inputs.candidates is not None and not loaded.candidates.rows:
+        yield "candidates: no rows, so the output has none"
     times = spec.column("interactions", "time")
     events = loaded.events
     days = has_dates(loaded.inputs.interactions, times) or 0 < events.usable == events.at_midnight
@@ -86,7 +100,8 @@ def _empty(spec: Spec, loaded: Loaded, coverage: Coverage) -> Iterator[str]:
         yield f"candidates: all {counted(loaded.candidates.rows, 'row')} have a null user or a null time"
         return
     if not loaded.events.usable:
-        yield "no interaction can be used: every history is empty"
+        dropped = listing((f"{count:,} dropped: {reason}" for reason, count in loaded.events.dropped.items()), 9)
+        yield f"no interaction can be used{dropped and f' ({dropped})'}: every history is empty"
         return
     if loaded.inputs.candidates is not None and not coverage.owners_met:
         owner = spec.side.owner
@@ -154,7 +169,11 @@ def _apart(spec: Spec, loaded: Loaded) -> Iterator[str]:
 
 
 def _short(spec: Spec, loaded: Loaded, coverage: Coverage) -> Iterator[str]:
-    """Yield where inputs fall short of what the spec requires."""
+    """Yield where inputs fall short of what the spec requires; no rows are less than any share of them."""
+    if loaded.inputs.candidates is not None and not loaded.candidates.rows:
+        for key in spec.require.least_shares:
+            yield f"require.{key}: the candidates have no rows"
+        return
     least = spec.require.users_met
     if least is not None and spec.side.owner == "user" and coverage.owners_met < least * coverage.owners:
         met = coverage.owners_met / coverage.owners

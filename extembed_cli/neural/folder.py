@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from extembed_cli.data.files.sealed import sealed, unsealed
-from extembed_cli.errors import InputError, Problems, SpecError, listing
+from extembed_cli.errors import InputError, Problems, SpecError, listing, to_install
 from extembed_cli.json_files import parsed
 from extembed_cli.neural.config import ModelConfig
 from extembed_cli.spec.expressions import Expression
@@ -30,7 +30,7 @@ def need_extra(*modules: str) -> None:
     """Raise if a module of the extra is not installed."""
     missing = [name for name in ("torch", "safetensors", *modules) if find_spec(name) is None]
     if missing:
-        raise SpecError(f"neural models need {listing(missing)}: pip install 'extembed[neural]'")
+        raise SpecError(f"neural models need {to_install(missing, 'neural')}")
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:

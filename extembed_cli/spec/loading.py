@@ -90,10 +90,14 @@ def build_spec(data: Mapping[str, Any], where: str, context: Mapping[str, bool] 
     try:
         return spec_type().model_validate(data, context=context)
     except ValidationError as error:
-        problems = error.errors()
-        # Pydantic also calls a list too short if its only entry is wrong; this is not a second problem.
-        reported = [p for p in problems if p["type"] != "too_short" or not p["input"]]
-        raise SpecError(*(f"{where}: {line}" for p in reported for line in _explain(p, where))) from None
+        raise SpecError(*problems_of(error, where)) from None
+
+
+def problems_of(error: ValidationError, where: str) -> list[str]:
+    """Return all problems of a spec in the user's words, a line each."""
+    # Pydantic also calls a list too short if its only entry is wrong; this is not a second problem.
+    reported = [p for p in error.errors() if p["type"] != "too_short" or not p["input"]]
+    return [f"{where}: {line}" for problem in reported for line in _explain(problem, where)]
 
 
 _KINDS = {
@@ -193,12 +197,15 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 def _override(data: Any, override: str) -> None:
     """Set one `a.b.0.c=VALUE` in `data`. VALUE is TOML or plain text; its paths start at the working directory."""
+    required = override.startswith("require.")
+    given = f"--require {override.removeprefix('require.')}" if required else f"--set {override}"
     if re.search("[\ud800-\udfff]", override):  # bytes of the shell that are no text
-        raise SpecError(f"--set {override!r}: is not UTF-8 text")
+        raise SpecError(f"{given!a}: is not UTF-8 text")
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise SpecError(f'--set {override}: write KEY=VALUE, such as `aggregate.0.half_lives=["7d"]`')
+        form = "KEY=SHARE, such as `coverage=0.5`" if required else 'KEY=VALUE, such as `aggregate.0.half_lives=["7d"]`'
+        raise SpecError(f"{given}: write {form}")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except (tomllib.TOMLDecodeError, RecursionError):
@@ -213,11 +220,11 @@ def _override(data: Any, override: str) -> None:
         if isinstance(node, list):
             if not re.fullmatch("[0-9]{1,9}", part) or int(part) > len(node):
                 above = ".".join(parts[:depth])
-                raise SpecError(f"--set {override}: `{above}` is a list of {len(node)} entries, numbered from 0")
+                raise SpecError(f"{given}: `{above}` is a list of {len(node)} entries, numbered from 0")
             at = int(part)
             node += [{}] * (at == len(node))
         elif not isinstance(node, dict):
-            raise SpecError(f"--set {override}: `{'.'.join(parts[:depth])}` is not a table")
+            raise SpecError(f"{given}: `{'.'.join(parts[:depth])}` is not a table")
         if depth == len(parts) - 1:
             node[at] = value
         else:

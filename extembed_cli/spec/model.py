@@ -34,6 +34,8 @@ from extembed_cli.spec.types import Duration, Frozen, Name, Paths, PositiveDurat
 ALL = "all"  # the history of every interaction; always exists
 MAX_PASSES = 3  # of users, and of items with and without the candidate's own user
 FOR_TRAINING = "for_training"  # key of the validation's context: a spec for training needs no group
+UNKNOWN = "nothing is named"  # what messages say about a name that stands for nothing
+PARTIAL = "partial"  # another: what is left of a spec needs neither a group nor a table
 
 AnyGroup = TypeVar("AnyGroup", bound=Group)
 
@@ -131,7 +133,7 @@ class Spec(Frozen):
             problems.append(f"`embeddings` is missing: {items or 'a model'} needs an embedding table")
         if not self.user_embeddings and users:
             problems.append(f"`user_embeddings` is missing: {users} needs a table of users")
-        if not self.groups and not for_training:
+        if not self.groups and not for_training and not (info.context or {}).get(PARTIAL):
             listed = [f"[[{technique}]]" for technique in Group.known]
             problems.append(f"nothing to compute: add a group, {', '.join(listed[:-1])} or {listed[-1]}")
         problems += self._wrong_paths()
@@ -174,11 +176,9 @@ class Spec(Frozen):
     def _wrong_requirements(self) -> list[str]:
         """Return problems with what is required of tables and users."""
         tables = self.require.coverage if isinstance(self.require.coverage, dict) else {}
-        known = [*self.embeddings, *self.user_embeddings]
+        known = dict.fromkeys([*self.embeddings, *self.user_embeddings])
         problems = [
-            f"require.coverage: nothing is named `{name}`{did_you_mean(name, known)}"
-            for name in tables
-            if name not in known
+            f"require.coverage: {UNKNOWN} `{name}`{did_you_mean(name, known)}" for name in tables if name not in known
         ]
         if self.require.users_met is not None and not any(g.of_side.owner == "user" for g in self.groups.values()):
             problems.append("require.users_met: no group reads the histories of users")
@@ -533,7 +533,7 @@ def _unknown(key: str, used: tuple[str, ...] | None, known: Collection[str]) -> 
     """Return problems with a list of names."""
     if used is not None and not used:
         return [f"{key}: the list is empty; leave the key out to use all"]
-    return [f"{key}: nothing is named `{name}`{did_you_mean(name, known)}" for name in used or () if name not in known]
+    return [f"{key}: {UNKNOWN} `{name}`{did_you_mean(name, known)}" for name in used or () if name not in known]
 
 
 _DEFAULT_COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp", "embedding": "embedding"}

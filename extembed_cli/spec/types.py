@@ -20,19 +20,34 @@ class Frozen(BaseModel):
     )
 
 
-def _check_duration(text: str) -> str:
-    duration_us(text)
-    return text
+def _check_duration(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f'must be a duration, such as "10m", got {value!r}')
+    duration_us(value)
+    return value
 
 
-def _check_positive_duration(text: str) -> str:
+def _check_positive_duration(value: object) -> str:
+    text = _check_duration(value)
     if duration_us(text) == 0:
         raise ValueError(f"`{text}` must be longer than 0")
     return text
 
 
-def _check_half_life(text: str) -> str:
-    return text if text == "none" else _check_positive_duration(text)
+def _check_half_life(value: object) -> str:
+    return "none" if value == "none" else _check_positive_duration(value)
+
+
+def _check_percentile(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 99:
+        raise ValueError(f"must be a whole number from 1 to 99, such as 90, got {value!r}")
+    return value
+
+
+def _check_share(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"must be a share from 0 to 1, got {value!r}")
+    return value
 
 
 def _check_time(value: object) -> object:
@@ -82,9 +97,9 @@ _YEARS = frozenset("YyCGgDxFvcs+")
 """Directives of strftime that a year can be told from"""
 TimeFormat: TypeAlias = Annotated[str, AfterValidator(_check_time_format)]
 TimeUnit: TypeAlias = Literal["s", "ms", "us", "ns"]
-Duration: TypeAlias = Annotated[str, AfterValidator(_check_duration)]
-PositiveDuration: TypeAlias = Annotated[str, AfterValidator(_check_positive_duration)]
-HalfLife: TypeAlias = Annotated[str, AfterValidator(_check_half_life)]
+Duration: TypeAlias = Annotated[str, BeforeValidator(_check_duration)]
+PositiveDuration: TypeAlias = Annotated[str, BeforeValidator(_check_positive_duration)]
+HalfLife: TypeAlias = Annotated[str, BeforeValidator(_check_half_life)]
 Time: TypeAlias = Annotated[str, BeforeValidator(_check_time)]
 
 
@@ -94,11 +109,11 @@ def _check_temperature(value: float) -> float:
     return value
 
 
-Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99, strict=True)]
+Percentile: TypeAlias = Annotated[int, Field(ge=1, le=99), BeforeValidator(_check_percentile)]
 Threshold: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_threshold)]
 Temperature: TypeAlias = Annotated[float, Field(strict=True), AfterValidator(_check_temperature)]
 Top: TypeAlias = Annotated[int, Field(ge=1, le=1000, strict=True)]
-Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1), BeforeValidator(_check_share)]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
 Name: TypeAlias = Annotated[str, AfterValidator(_check_name)]
 Paths: TypeAlias = Annotated[str | tuple[str, ...], BeforeValidator(_check_paths)]

@@ -23,13 +23,16 @@ from extembed_cli.system.resources import Resources
 
 def test_the_command_writes_both_files_and_shows_the_ladder(features: Path, tmp_path: Path) -> None:
     done = run(features, tmp_path, *OWN, "--max-rows", "3500").ok()
-    assert re.search(r"^aggregate +0\.\d{4} +\+0\.\d{4} +\+0\.\d{4} to \+0\.\d{4} .* keep *$", done.out, re.MULTILINE)
+    assert re.search(r"^aggregate +0\.\d{4} +\+0\.\d{4} +\+0\.\d{4} to \+0\.\d{4} .* keep$", done.out, re.MULTILINE)
+    assert not re.search(" $", done.out, re.MULTILINE)
     assert "The embeddings help this ranker" in done.err
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json"]
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     steps = {"step", "metric", "value", "delta", "delta_ci", "metrics", "seconds", "verdict"}
     assert all(steps <= set(each) for each in report["ladder"])
     assert report["ladder"][0]["delta"] is None
+    doubtful = [rung for rung in report["ladder"] if rung["verdict"] == "cannot tell"]
+    assert all(f"{rung['step']}: {rung['reason']}\n" in done.out for rung in doubtful)
 
 
 @pytest.mark.usefixtures("short_rankers")
@@ -117,6 +120,8 @@ def test_bad_data_is_reported(features: Path, tmp_path: Path, case: str) -> None
         (("--time", "when"), "--time when: "),
         (("--group", "requst"), "did you mean `request`?"),
         (("--baseline", "popularty"), "did you mean `popularity`?"),
+        (("--baseline", "pop"), "did you mean `popularity`?"),
+        (("--baseline", "price"), "matches no column; known: popularity, kind, grade, request"),
         (("--baseline", "label"), "matches only label"),
         (("--ranker", "catboost"), "lightgbm"),
         (("--gap", "1 day"), "is not a duration"),
@@ -152,11 +157,13 @@ def test_an_unwritable_report_folder_is_reported_at_once(features: Path) -> None
     extembed("evaluate", features, "--label", "label", "-o", "/proc/report").failed(2, "/proc/report: no")
 
 
-@pytest.mark.parametrize("module", ["lightgbm", "altair", "vl_convert"])
+@pytest.mark.parametrize(
+    ("module", "library"), [("lightgbm", "lightgbm"), ("altair", "altair"), ("vl_convert", "vl-convert-python")]
+)
 def test_the_extra_is_named_where_it_is_missing(
-    features: Path, tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch
+    features: Path, tmp_path: Path, module: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # imports fail as if it were not installed
-    with pytest.raises(SpecError, match=rf"needs {module}: pip install 'extembed\[evaluate\]'"):
+    with pytest.raises(SpecError, match=rf"needs {library}: pip install {library} \(extra `evaluate`\)"):
         report_job(str(features), Roles("label"), FAST, tmp_path / "report", Resources(1), Watch())
     assert not (tmp_path / "report").exists()

@@ -65,3 +65,29 @@ def test_flag_paths_start_at_the_working_directory_and_spec_paths_at_the_spec(wo
     assert {n for n in names(here) if n.endswith(".parquet")} == {"mine.parquet", "flags.parquet"}
     for name in ("mine", "flags"):
         assert_frame_equal(pl.read_parquet(here / f"{name}.parquet"), expected, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("item_text.parquet", ". Did you mean -e item_text=item_text.parquet?"),
+        ("s3://b/item_text.parquet", ". Did you mean -e item_text=s3://b/item_text.parquet?"),
+        ("text:item_text.parquet", ". Did you mean -e text=item_text.parquet?"),
+        ("text=", ""),
+    ],
+)
+def test_a_table_without_a_name_is_refused_with_a_likely_one(world: World, text: str, hint: str) -> None:
+    flags = ["-i", "interactions.parquet", "-c", "candidates.parquet", "-e", text, "-o", "o.parquet"]
+    done = extembed("aggregate", *flags, cwd=world.folder).failed(2)
+    assert done.err == f"extembed: error: -e {text}: write NAME=PATH{hint}\n"
+
+
+@pytest.mark.parametrize("text", ["0.9", "100", "p90"])
+def test_a_wrong_percentile_is_told_with_a_right_one(world: World, text: str) -> None:
+    done = extembed("aggregate", *INPUTS, "-o", "o.parquet", "--percentile", text, cwd=world.folder)
+    done.failed(2, "--percentile", "must be a whole number from 1 to 99, such as 90", text)
+
+
+def test_other_numbers_are_told_in_our_words(world: World) -> None:
+    done = extembed("aggregate", *INPUTS, "-o", "o.parquet", "--top", "many", cwd=world.folder)
+    done.failed(2, "Invalid value for '--top': must be a valid integer\n")

@@ -68,6 +68,7 @@ def test_a_run_logs_to_stderr_only(world: World) -> None:
     assert all(part in usual.err for part in ("out.parquet", "300 rows", "features in"))
     stages = re.findall(r"^(\w+) \.\.\.$", verbose.err, re.MULTILINE)
     assert stages == ["check", "read", "shard", "vectors", "compute", "encode", "write"]
+    assert re.search(r"^  stage +seconds +rows +rows/s +MiB\n  check +\d+\.\d{3}\n", verbose.err, re.MULTILINE)
     # Without a terminal there is neither a bar nor colour, even if the environment forces colour.
     assert (
         "\x1b" not in extembed_process("run", spec, "-v", env={"FORCE_COLOR": "1", "TERM": "xterm-256color"}).ok().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,10 +117,15 @@ def test_corrupt_files_of_one_input_are_reported_together(world: World) -> None:
 @pytest.mark.parametrize(
     ("name", "column", "written", "fix"),
     [
-        ("interactions", "user_id", "usr_id", "set columns.user in the spec (--set columns.user=NAME)"),
-        ("interactions", "item_id", "itemid", "set columns.item "),
-        ("interactions", "timestamp", "time_stamp", "set columns.time "),
-        ("candidates", "user_id", "USER_ID", "set columns.user "),
+        (
+            "interactions",
+            "user_id",
+            "usr_id",
+            "set columns.interactions.user in the spec (--set columns.interactions.user=NAME)",
+        ),
+        ("interactions", "item_id", "itemid", "set columns.interactions.item "),
+        ("interactions", "timestamp", "time_stamp", "set columns.interactions.time "),
+        ("candidates", "user_id", "USER_ID", "set columns.candidates.user "),
         ("candidates", "timestamp", "timestmp", "one as-of time for all (as_of, --as-of)"),
         ("text", "item_id", "item", "set embeddings.text.columns.item "),
         ("text", "embedding", "embeddings", "set embeddings.text.columns.embedding "),
@@ -130,6 +136,15 @@ def test_a_missing_column_suggests_a_similar_name(world: World, name: str, colum
     world.write(name, table.rename_columns([written if c == column else c for c in table.column_names]))
     message = f"{name}.parquet: no column `{column}`; did you mean `{written}`?"
     refused(world, world.spec(), DATA, message, fix)
+
+
+def test_the_advice_on_a_name_mends_one_input_alone(world: World) -> None:
+    """The log says `userId`, everything else `user_id`."""
+    log = world.table("interactions")
+    world.write("interactions", log.rename_columns(["userId", *log.column_names[1:]]))
+    message = extembed("check", world.spec()).failed(DATA, "no column `user_id`; did you mean `userId`?").err
+    (key,) = re.findall(r"--set (\S+)=NAME", message)
+    extembed("check", world.spec(), "--set", f"{key}=userId").ok()
 
 
 def test_missing_columns_of_all_inputs_are_reported_together(world: World) -> None:

@@ -182,9 +182,11 @@ def test_a_renamed_column_of_iceberg_is_refused(world: World) -> None:
     refused(world, spec(world, interactions=path), UNREADABLE, "a renamed column: `rating`", "is `stars` now")
 
 
-@pytest.mark.parametrize("kind", ["delta", "iceberg"])
-def test_without_the_extra_a_table_is_refused_by_name(world: World, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    folder = delta(world) if kind == "delta" else iceberg(world)[0]
+@pytest.mark.parametrize("library", ["deltalake", "pyiceberg"])
+def test_without_the_extra_a_table_is_refused_by_name(
+    world: World, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    folder = delta(world) if library == "deltalake" else iceberg(world)[0]
     inner = builtins.__import__
 
     def without(name: str, *args: Any, **named: Any) -> Any:
@@ -195,7 +197,7 @@ def test_without_the_extra_a_table_is_refused_by_name(world: World, monkeypatch:
 
     monkeypatch.setattr(builtins, "__import__", without)
     path = str(folder.relative_to(world.folder))
-    refused(world, spec(world, interactions=path), UNREADABLE, "pip install 'extembed[lake]'")
+    refused(world, spec(world, interactions=path), UNREADABLE, f"pip install {library} (extra `lake`)")
 
 
 def test_hudi_is_refused(world: World) -> None:

@@ -15,6 +15,7 @@ from helpers.pages import blocks, cron_command, name, shell, sooner
 
 HOW_TO = sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name != "rankers.md")
 CRON = ROOT / "docs" / "how-to" / "cron-and-make.md"
+VERIFY = "extembed verify features.parquet -q --inputs skip"
 SLOW = {"neural.md", "evaluate.md", "explain.md", "import.md"}
 with_commands = [
     pytest.param(page, id=name(page), marks=[pytest.mark.soak] if page.name in SLOW else [])
@@ -102,9 +103,11 @@ def test_the_makefile_rule_rebuilds_outdated_features(folder: Path) -> None:
 def test_the_cron_line_of_verify_trains_only_on_whole_features(folder: Path) -> None:
     command = cron_command(ROOT / "docs" / "how-to" / "verify.md", folder)
     (folder / "Makefile").write_text("train:\n\t@touch trained\n")
-    shell("extembed run spec.toml -q", folder)
     assert shell(command, folder) == ""
     (folder / "trained").unlink()
-    (folder / "features.parquet").write_bytes((folder / "features.parquet").read_bytes()[:-1])
-    assert "features.parquet: cannot be read" in shell(command, folder, code=1)
+    shutil.move(folder / "candidates.parquet", folder / "elsewhere.parquet")  # a failed night: the old features stay
+    shell(VERIFY, folder)
+    assert "candidates.parquet: no such file" in shell(command, folder, code=3)
     assert not (folder / "trained").exists()
+    (folder / "features.parquet").write_bytes((folder / "features.parquet").read_bytes()[:-1])
+    assert "features.parquet: cannot be read" in shell(VERIFY, folder, code=1)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from extembed_cli.evaluate.bootstrap import Interval, UserBootstrap, mean_over_seeds
 from extembed_cli.evaluate.ladder import verdict
-from extembed_cli.evaluate.rough import range_text, rough_range
+from extembed_cli.evaluate.rough import rough_range
 from extembed_cli.evaluate.settings import Settings
 from extembed_cli.evaluate.univariate import clustered_auc
 from extembed_cli.evaluate.verdicts import Verdict
@@ -54,21 +54,20 @@ def test_the_reported_number_of_rows_decides(value: float, low: float, high: flo
 
 
 @pytest.mark.parametrize(
-    ("estimate", "low", "high", "words"),
+    ("estimate", "low", "high"),
     [
-        (20_000, 10_000, 40_000, "ten to forty thousand"),
-        (22_000, 10_000, 40_000, "ten to forty thousand"),
-        (12_000, 6_000, 20_000, "six to twenty thousand"),
-        (900, 400, 2_000, "four hundred to two thousand"),
-        (400_000, 200_000, 800_000, "two hundred to eight hundred thousand"),
-        (600_000, 300_000, 1_000_000, "three hundred thousand to one million"),
-        (0.2, 1, 2, "one to two"),
-        (3e13, 20_000_000_000_000, 60_000_000_000_000, "twenty to sixty trillion"),
+        (20_000, 10_000, 40_000),
+        (22_000, 10_000, 40_000),
+        (12_000, 6_000, 20_000),
+        (900, 400, 2_000),
+        (400_000, 200_000, 800_000),
+        (600_000, 300_000, 1_000_000),
+        (0.2, 1, 2),
+        (3e13, 20_000_000_000_000, 60_000_000_000_000),
     ],
 )
-def test_a_rough_range_in_words(estimate: float, low: int, high: int, words: str) -> None:
+def test_a_rough_range(estimate: float, low: int, high: int) -> None:
     assert rough_range(estimate) == (low, high)
-    assert range_text(low, high) == words
 
 
 @given(st.floats(1, 1e14))
@@ -82,10 +81,10 @@ def test_a_rough_range_holds_the_estimate(estimate: float) -> None:
 def test_a_reason_says_how_to_get_an_answer() -> None:
     wide = Interval(0.01, -0.01, 0.03)
     assert verdict(wide, wide, 10_000, 100, Settings()).reason == (
-        "adds +0.0100, between -0.0100 and +0.0300; to tell would take roughly twenty to sixty thousand more test rows "
-        "(20,000 to 60,000): add labelled candidates, or test on a longer span (--test-fraction)"
+        "adds +0.0100, between -0.0100 and +0.0300; to tell would take roughly 20,000 to 60,000 more test rows: "
+        "add labelled candidates, or test on a longer span (--test-fraction)"
     )
-    assert "): raise --max-rows, add" in verdict(wide, wide, 10_000, 100, Settings(max_rows=50_000)).reason
+    assert "test rows: raise --max-rows, add" in verdict(wide, wide, 10_000, 100, Settings(max_rows=50_000)).reason
     assert verdict(wide, wide, 10_000, 1, Settings()).reason.startswith(
         "the test rows have 1 user; at least 10 are needed: add labelled candidates of more users"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,37 @@ def test_other_names_and_bad_vectors(world: World) -> None:
     report = extembed(*args, "--bad-vectors", "missing", "--json", cwd=world.folder).ok().json
     assert report["vectors"] == 34
     assert world.table("m")["vectors"].to_pylist() == [34]
+
+
+def renamed_id(world: World) -> None:
+    world.write("text", world.table("text").rename_columns(["sku", "embedding"]))
+
+
+def zero_vectors(world: World) -> None:
+    world.write("text", {"item_id": np.arange(35), "embedding": vectors(np.zeros((35, 8)))})
+
+
+def equal_ids(world: World) -> None:
+    world.write("text", {"item_id": np.zeros(35, int), "embedding": world.table("text")["embedding"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "advice", "flags"),
+    [
+        (renamed_id, "; if it has another name, give --item NAME", ("--item", "sku")),
+        (equal_ids, "or give --duplicates last", ("--duplicates", "last")),
+        (zero_vectors, "Give --bad-vectors missing to", ("--bad-vectors", "missing")),
+    ],
+)
+def test_advice_names_flags_of_the_command(
+    world: World, change: Callable[[World], None], advice: str, flags: tuple[str, ...]
+) -> None:
+    change(world)
+    command = ("center", world.folder / "text.parquet", "-o", world.folder / "mean.parquet")
+    assert "--set" not in extembed(*command).failed(DATA, advice).err
+    extembed(*command, *flags).ok()
+
+
+def test_another_table_than_that_of_vectors_is_told_with_the_flag(world: World) -> None:
+    command = ("center", world.folder / "interactions.parquet", "-o", world.folder / "mean.parquet")
+    extembed(*command).failed(DATA, "no column `embedding`", "give --embedding NAME")

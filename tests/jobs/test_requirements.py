@@ -172,14 +172,64 @@ def test_shares_are_those_of_all_shards(world: World) -> None:
 @pytest.mark.parametrize(
     ("key", "part"),
     [
-        ("coverage = 1.5", "require.coverage"),
+        ("coverage = 50", "spec.toml: require.coverage: must be a share from 0 to 1, got 50"),
+        ("coverage = -1", "require.coverage: must be a share from 0 to 1, got -1"),
+        ('coverage = "x"', "require.coverage: must be a share from 0 to 1, got 'x'"),
+        ("coverage.text = 9", "require.coverage.text: must be a share from 0 to 1, got 9"),
+        ("users_met = true", "require.users_met: must be a share from 0 to 1, got True"),
+        ('non_null."txt__*_max" = 0.5', "require.non_null: `txt__*_max` matches no feature; did you mean `text__all__"),
+        ("non_null.popularity = 0.5", "require.non_null: `popularity` matches no feature; known: all__count, "),
         ("coverage.image = 0.5", "require.coverage: nothing is named `image`; known: text"),
         ("users = 0.5", "`require.users` is not a known key; did you mean `users_met`?"),
         ('allow_empty = "yes"', "`require.allow_empty`: must be true or false"),
     ],
 )
 def test_wrong_requirements_are_refused(world: World, key: str, part: str) -> None:
-    refused(world, world.spec(f"[require]\n{key}\n"), USAGE, part)
+    message = refused(world, world.spec(f"[require]\n{key}\n"), USAGE, part)
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["coverage.none"], "--require coverage.none: write KEY=SHARE, such as `coverage=0.5`"),
+        (["coverage=0.5", "coverage.text=0.9"], "--require coverage.text=0.9: `require.coverage` is not a table"),
+        (["coverage=50"], "require.coverage: must be a share from 0 to 1, got 50"),
+    ],
+)
+def test_a_wrong_flag_is_told_as_it_was_written(world: World, flags: list[str], message: str) -> None:
+    done = extembed("run", world.spec(), *(part for flag in flags for part in ("--require", flag))).failed(USAGE)
+    assert done.err.endswith(f"{message}\n") and done.err.count("\n") == 1
+
+
+def without_candidates(world: World) -> None:
+    world.write("candidates", world.table("candidates").slice(0, 0))
+
+
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["check"]])
+def test_no_candidates_are_a_warning(world: World, command: list[str]) -> None:
+    without_candidates(world)
+    warning = "warning: candidates: no rows, so the output has none\n"
+    assert extembed(*command, world.spec(), "-q").ok().err == warning
+    assert extembed(*command, world.spec(), "-qq").ok().err == ""
+
+
+@pytest.mark.parametrize("share", ["coverage=0.5", "coverage.text=0.5", "users_met=0.5", "non_null=0.1"])
+def test_no_candidates_are_less_than_any_share(world: World, share: str) -> None:
+    without_candidates(world)
+    spec = world.spec()
+    before = contents(world.folder)
+    key = share.partition("=")[0].partition(".")[0]
+    for command in (["run"], ["check"]):
+        done = extembed(*command, spec, "--require", share).failed(DATA)
+        assert done.err == f"extembed: error: require.{key}: the candidates have no rows\n"
+    assert contents(world.folder) == before
+    extembed("run", spec, "--require", "coverage=0").ok()
+
+
+def test_unusable_interactions_are_told_with_the_reason(world: World) -> None:
+    replace(world, "interactions", "user_id", pa.nulls(600, pa.int64()))
+    refused(world, world.spec(), DATA, "no interaction can be used (600 dropped: null user): every history is empty")
 
 
 def test_a_table_of_users_can_be_required_too(world: World) -> None:

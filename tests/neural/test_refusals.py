@@ -164,7 +164,7 @@ def test_a_spec_of_vectors_alone_is_checked_too(trained_copy: Path) -> None:
 
 def test_the_extra_is_named_where_it_is_missing(trained_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # imports fail as if it were not installed
-    needs = "extembed: error: neural models need torch: pip install 'extembed[neural]'\n"
+    needs = "extembed: error: neural models need torch: pip install torch (extra `neural`)\n"
     assert extembed("run", trained_copy / "spec.toml").failed(2).err == needs
     assert train(trained_copy, model="new").failed(2).err == needs
 

@@ -87,7 +87,8 @@ def _roots(expression: pl.Expr, text: str, key: str, names: list[str]) -> list[s
 
 
 def _no_column(name: str, text: str, key: str, names: list[str]) -> SpecError:
-    return SpecError(f"{key} = {text!r}: the interactions have no column `{name}`{did_you_mean(name, names)}")
+    hint = f"; text is in single quotes: '{name}'" if f'"{name}"' in text else did_you_mean(name, names)
+    return SpecError(f"{key} = {text!r}: the interactions have no column `{name}`{hint}")
 
 
 def _parse(text: str, key: str, schema: dict[str, pl.DataType]) -> pl.Expr:

@@ -50,7 +50,7 @@ def check_candidates(spec: Spec, table: Table) -> None:
     """Check that the columns exist and have usable types, from the footers alone."""
     roles = ["user", "item"] if spec.as_of else ["user", "item", "time"]
     names = {role: spec.column("candidates", role) for role in roles}
-    fixes = {name: RENAME.format(role=role) for role, name in names.items()}
+    fixes = {name: RENAME.format(key=f"columns.candidates.{role}") for role, name in names.items()}
     if "time" in names:
         fixes[names["time"]] += ", or give one as-of time for all (as_of, --as-of)"
     table.require(fixes)

@@ -22,7 +22,7 @@ from extembed_cli.spec.model import Spec
 _LARGEST = 1e30  # sums of weights are written as float32
 _SMALLEST_WEIGHT = 1e-200  # except 0: relative to the largest weight it is still a number
 _DTYPES: dict[str, pl.DataType] = {"Boolean": pl.Boolean(), "Float64": pl.Float64()}
-RENAME = "; if it has another name, set columns.{role} in the spec (--set columns.{role}=NAME)"
+RENAME = "; if it has another name, set {key} in the spec (--set {key}=NAME)"
 
 
 @dataclass
@@ -85,7 +85,7 @@ class EventCounts:
 def check_interactions(spec: Spec, table: Table) -> None:
     """Check the columns, their types, and what the expressions read, from the footers alone."""
     roles = {role: spec.column("interactions", role) for role in ("user", "item", "time")}
-    table.require({name: RENAME.format(role=role) for role, name in roles.items()})
+    table.require({name: RENAME.format(key=f"columns.interactions.{role}") for role, name in roles.items()})
     problems = Problems()
     with problems.collect():
         check_time_type(table, spec.times("interactions"))
@@ -100,7 +100,7 @@ def _check_columns(text: str, key: str, table: Table) -> None:
     try:
         columns_of(text, key, table.names)
     except SpecError:
-        some = {name for part in table.parts for name in part.schema.names}
+        some = dict.fromkeys(name for part in table.parts for name in part.schema.names)
         for name in columns_of(text, key, list(some)):  # raises if it is nowhere
             path = table.missing_in(name)
             if path is not None:

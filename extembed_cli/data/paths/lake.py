@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlparse
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from extembed_cli.errors import InputError, SpecError, first_line
+from extembed_cli.errors import InputError, SpecError, first_line, to_install
 from extembed_cli.spec.durations import time_text, time_us
 
 _GZIP = b"\x1f\x8b"
@@ -85,7 +85,7 @@ def files_of(label: str, folder: Path, kind: str, version: Version) -> list[Lake
         files = read(folder, version)
     except ImportError as error:
         raise InputError(
-            f"{label}: {folder}: is {_a(kind)} table, and reading it needs {error.name}: pip install 'extembed[lake]'"
+            f"{label}: {folder}: is {_a(kind)} table, and reading it needs {to_install([str(error.name)], 'lake')}"
         ) from None
     except _UnsupportedError as error:
         raise InputError(f"{label}: {folder}: is {_a(kind)} table with {error}, which cannot be read") from None
