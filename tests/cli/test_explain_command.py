@@ -163,7 +163,7 @@ def test_a_terminal_gets_a_table_that_wraps(shop: World) -> None:
         (["--row", "0", "--columns", "image*"], ["--columns image*: matches no column; `extembed columns` lists"]),
         (["--row", "0", "--limit", "-1"], ["--limit", "greater than or equal to 0"]),
         (["--row", "0", "--memory", "1MB"], []),
-        (["--row", "0", "--set", "lag=1"], ["`lag`: must be text"]),
+        (["--row", "0", "--set", "lag=1"], ["lag: must be a duration, such as"]),
     ],
 )
 def test_usage_errors_say_how_to_fix_them(shop: World, arguments: list[str], parts: list[str]) -> None:

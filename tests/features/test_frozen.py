@@ -184,7 +184,7 @@ def test_other_names_and_bad_vectors(world: World) -> None:
     rows[3] = 0
     world.write("named", {"doc": np.arange(35), "vec": vectors(rows)})
     args = ("center", "named.parquet", "-o", "m.parquet", "--item", "doc", "--embedding", "vec")
-    extembed(*args, cwd=world.folder).failed(DATA, "bad_vectors")
+    extembed(*args, cwd=world.folder).failed(DATA, "Give --bad-vectors missing")
     report = extembed(*args, "--bad-vectors", "missing", "--json", cwd=world.folder).ok().json
     assert report["vectors"] == 34
     assert world.table("m")["vectors"].to_pylist() == [34]
