@@ -111,7 +111,9 @@ def test_check_reads_the_columns_that_only_pass_through(world: World) -> None:
 
 @pytest.mark.parametrize("value", ["true", '"50"', "1.5"])
 def test_values_of_another_type_are_not_converted(world: World, value: str) -> None:
-    extembed("check", world.spec(f"[[aggregate]]\npercentiles = [{value}]\n")).failed(2, "percentiles.0", "integer")
+    extembed("check", world.spec(f"[[aggregate]]\npercentiles = [{value}]\n")).failed(
+        2, "percentiles.0: must be a whole number"
+    )
 
 
 def test_unknown_engines_are_refused(world: World) -> None:

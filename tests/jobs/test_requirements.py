@@ -124,6 +124,18 @@ def test_a_unit_of_its_own_mends_times_that_do_not_meet(world: World) -> None:
     assert world.run(spec).select(columns).equals(expected.select(columns), null_equal=True)
 
 
+def test_local_times_are_told_as_a_reason_for_candidates_after_their_own_events(world: World) -> None:
+    """The candidates are the events, at the time of a clock that is ahead of UTC."""
+    log = world.table("interactions")
+    micros = log["timestamp"].cast(pa.int64()).to_numpy() + 5 * HOUR
+    world.write("candidates", log.drop_columns(["timestamp", "rating"]).append_column("timestamp", timestamps(micros)))
+    warning = (
+        "600 of 600 candidates are in their own visible history. Either the log repeats items, or times are wrong "
+    )
+    done = extembed("run", world.spec(), "-q").ok()
+    assert f"warning: {warning}(time_unit? local times without a zone, which count as UTC?)" in done.err
+
+
 def test_all_that_does_not_match_is_told_together(world: World) -> None:
     other_items(world)
     refused(world, world.spec(LIKED), DATA, "histories.liked", "embeddings text")
