@@ -60,6 +60,6 @@ def repeated_items(repeats: int, candidates: int) -> Iterator[str]:
     if repeats > candidates / 2:
         yield (
             f"{repeats:,} of {candidates:,} candidates are in their own visible history. Either the log repeats items, "
-            "or times are wrong (time_unit? local times without a zone, which count as UTC?) and the features see what they "
-            "should predict"
+            "or times are wrong (time_unit? local times without a zone, which count as UTC?) and the features see what "
+            "they should predict"
         )
