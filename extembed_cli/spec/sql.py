@@ -132,10 +132,10 @@ def _tokens(text: str) -> Iterator[Token]:
 
 def _check_call(token: Token, before: Token) -> None:
     """Raise if what is written before a parenthesis is not a function that reads one row, or a word such as AND."""
-    if token.lower in FUNCTIONS | _WORDS and not _after_as(before):
-        return
     if token.lower in _TYPES and _after_as(before):
         raise ValueError(f"written with the type {token.text}(...): write it without a length")
+    if token.lower in FUNCTIONS or token.lower in _WORDS:
+        return
     _refuse_aggregate(token)
     if token.lower in _CLOCK:
         _refuse_clock(token)
@@ -159,7 +159,8 @@ def _check_word(token: Token, before: Token, second: Token, opened: list[str], c
         raise ValueError("written with AS: an expression needs no name of its own")
     if name in _WORDS or (name in _TYPES and _after_as(before)):
         return
-    if (name in _PARTS and (before.text == "(" and around == "extract")) or second.lower == "interval":  # '1' day
+    of_extract, of_interval = before.text == "(" and around == "extract", second.lower == "interval"
+    if name in _PARTS and (of_extract or of_interval):  # extract(year from t), interval '1' day
         return
     _refuse_aggregate(token)
     if name in _CLOCK:

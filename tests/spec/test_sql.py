@@ -79,6 +79,7 @@ def test_nothing_but_the_row_is_read(world: World, text: str, key: str, monkeypa
         "date > 1 and end > 2",
         '"from" > 1 and "select" = \'a\' and day = 3',
         "date > date '2024-02-29' - interval '3' day",
+        "x::int in (1, 2) and (date in (3, 4) or date not in (5)) and x::text in ('a')",
         "(rating + 1) > 2 and case x when 'a' then null else true end and not (x is null)",
         "(" * 20 + "rating" + ")" * 20 + " > 1",
     ],
@@ -116,7 +117,10 @@ def test_anything_else_is_refused_by_name(text: str, part: str) -> None:
     assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "word"), [("ratin > 2", "ratin"), ("x = N'a'", "N"), ("rating > 4 year", "year")])
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("ratin > 2", "ratin"), ("x = N'a'", "N"), ("rating > 4 year", "year"), ("x > interval '1' foo", "foo")],
+)
 def test_an_unknown_word_is_no_column(text: str, word: str) -> None:
     with pytest.raises(UnknownColumnError, match=word):
         checked(text, COLUMNS)
