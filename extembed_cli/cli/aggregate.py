@@ -18,13 +18,11 @@ from extembed_cli.cli.options import (
     option,
 )
 from extembed_cli.cli.run import execute
-from extembed_cli.errors import SpecError
 
 
-def _percentile(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise SpecError(f"--percentile {text}: must be a whole number from 1 to 99, such as 90")
-    return int(text)
+def _percentile(text: str) -> int | str:
+    """Return a percentile as a number where it is one; the spec says what is wrong with anything else."""
+    return int(text) if text.isascii() and text.isdecimal() else text
 
 
 @expand

@@ -145,12 +145,16 @@ def candidates_text(candidates: dict[str, Any]) -> str:
     return f"{counted(candidates['rows'], 'row')}, {counted(candidates[f'{owner}s'], owner)}"
 
 
-def aligned(rows: Sequence[Sequence[str]], words: Sequence[int] = (0,)) -> list[str]:
-    """Return rows of cells in columns, numbers at the right; those of `words` are at the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table. A column whose head ends in a space has numbers, which are aligned to the right."""
+    right = [name.endswith(" ") for name in head]
+    lines = [[name.rstrip() for name in head], *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
-        "  ".join(f"{cell:{'<' if at in words else '>'}{widths[at]}}" for at, cell in enumerate(row)).rstrip()
-        for row in rows
+        "  ".join(
+            f"{cell:{'>' if last else '<'}{width}}" for cell, width, last in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
     ]
 
 
@@ -171,7 +175,7 @@ def _stages(stages: dict[str, Any]) -> None:
         ]
         for stage, cost in stages.items()
     ]
-    for line in aligned([["stage", "seconds", "rows", "rows/s", "MiB"], *rows]):
+    for line in aligned(["stage", "seconds ", "rows ", "rows/s ", "MiB "], rows):
         say(f"  {line}")
 
 

@@ -209,7 +209,8 @@ def _show(report: Report) -> None:
     from extembed_cli.evaluate.schema import TITLES
     from extembed_cli.evaluate.verdicts import CANNOT_TELL
 
-    headings = ["step", TITLES[report.ladder[0].metric], "gain", "95 % interval", "permuted", "seconds", "verdict"]
+    metric = TITLES[report.ladder[0].metric]
+    head = ["step", f"{metric} ", "gain ", "95 % interval ", "permuted ", "seconds ", "verdict"]
     permuted = report.permuted()
     rows = [
         [
@@ -224,7 +225,7 @@ def _show(report: Report) -> None:
         for rung in report.ladder
     ]
     reasons = [f"{rung.step}: {rung.reason}" for rung in report.ladder if rung.verdict == CANNOT_TELL]
-    console.result(*console.aligned([headings, *rows], words=(0, 6)), *reasons)
+    console.result(*console.aligned(head, rows), *reasons)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

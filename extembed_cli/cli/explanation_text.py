@@ -21,7 +21,7 @@ def show_explanation(explained: ExplainedRow, limit: int) -> None:
     console.result(*_lines(explained, limit))
     head, rows = ("column", "value ", "how"), [_column(column) for column in explained.columns]
     if not sys.stdout.isatty():
-        console.result(*_aligned(head, rows))
+        console.result(*console.aligned(head, rows))
         return
     from rich.console import Console
     from rich.table import Table
@@ -52,7 +52,7 @@ def _lines(explained: ExplainedRow, limit: int) -> Iterator[str]:
             few = [column.events for column in explained.columns if column.histories == [place]]
             named = {number for events in few if len(events) <= _FEW for number in events}
             shown = [event for event in history.events if event.event <= limit or event.event in named]
-            yield from _aligned(*_events(history, shown))
+            yield from console.aligned(*_events(history, shown))
             if left := len(history.events) - len(shown):
                 yield f"… and {counted(left, 'more event')} (--limit; --json has all)"
     yield ""
@@ -108,16 +108,6 @@ def _column(column: ColumnPart) -> Cells:
     value = "null" if column.value is None else f"{column.value:.7g}"
     numbers = ", ".join(f"{name} = {_number(number)}" for name, number in column.numbers.items())
     return column.name, value, printable("; ".join(text for text in (column.how or column.meaning, numbers) if text))
-
-
-def _aligned(head: Cells, rows: Sequence[Cells]) -> Iterator[str]:
-    """Yield the lines of a table. A column whose head ends in a space has numbers, which are aligned to the right."""
-    right = [name.endswith(" ") for name in head]
-    lines = [[name.rstrip() for name in head], *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = zip(line, widths, right, strict=True)
-        yield "  ".join(text.rjust(width) if last else text.ljust(width) for text, width, last in cells).rstrip()
 
 
 # --- cells -------------------------------------------------------------------------------------------
