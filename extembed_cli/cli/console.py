@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from extembed_cli.errors import counted
@@ -191,4 +192,12 @@ def summary(report: dict[str, Any], verbose: int) -> None:
     for kind, label in VECTORS.items():
         for vectors in report[kind]:
             say(f"{vectors['path']}: {vectors['rows']:,} {label}")
-    say(report["summary"])
+    say(_from_here(report["summary"]))
+
+
+def _from_here(text: str) -> str:
+    """Return a text that begins with a path, without the working directory before it."""
+    try:
+        return text.removeprefix(f"{Path.cwd()}/")
+    except OSError:  # it was removed meanwhile
+        return text

@@ -73,8 +73,7 @@ def closing(spec: Spec, report: dict[str, Any]) -> str:
         parts += technique.closing(report)
     written = "done"
     if report["output"]:
-        output = report["output"].removeprefix(f"{Path.cwd()}/")
-        written = f"{output}: {counted(report['rows_out'], 'row')}, {counted(report['columns'], 'feature')}"
+        written = f"{report['output']}: {counted(report['rows_out'], 'row')}, {counted(report['columns'], 'feature')}"
         parts.append(f"{counted(report['candidates_in_own_history'], 'candidate')} in their own history")
     parts.append(f"at most {report['peak_memory_bytes'] / 2**20:,.0f} MiB resident")
     return f"{written} in {report['seconds']:.1f} s; {'; '.join(part for part in parts if part)}"
