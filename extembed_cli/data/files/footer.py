@@ -44,9 +44,9 @@ def carried_over(candidates: pa.Schema, features: Sequence[pa.Field]) -> dict[by
         try:
             about = parsed(kept.pop(key))
             add(about, candidates.names, features)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            kept[key] = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
-        kept[key] = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()
     return kept
 
 

@@ -38,6 +38,6 @@ def read_sealed(path: Path) -> dict[str, Any]:
         # The same data can be written in several ways, such as 1E-7 for 1e-7.
         if fits and json_document(data).encode() == raw:
             return rest
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, RecursionError):  # what can just be read may be nested too deeply to be written
         pass
     raise DataError(f"{path}: was changed or damaged after it was written, or is of another version. Run again")
