@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +25,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return parsed(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def with_texts(data: Any, change: Callable[[str], str]) -> Any:
+    """Return data as JSON holds it, with all its texts and keys changed."""
+    if isinstance(data, dict):
+        return {change(key): with_texts(each, change) for key, each in data.items()}
+    if isinstance(data, list | tuple):
+        return [with_texts(each, change) for each in data]
+    return change(data) if isinstance(data, str) else data

@@ -8,7 +8,6 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Any
 
 import altair as alt
 import vl_convert
@@ -17,12 +16,13 @@ from extembed_cli.errors import counted
 from extembed_cli.evaluate.charts import Figure, figures
 from extembed_cli.evaluate.schema import TITLES, Data, Report, Rung
 from extembed_cli.evaluate.tables import TextTable
+from extembed_cli.json_files import with_texts
 from extembed_cli.printable import printable
 
 
 def page(report: Report) -> str:
     """Return the whole page. Every text from data is printable, and is escaped, in HTML and in scripts."""
-    report = Report.model_validate(_printable(report.model_dump()))
+    report = Report.model_validate(with_texts(report.model_dump(), printable))
     charts = figures(report)
     specs = {f"{figure.name}-{i}": panel.spec for figure in charts for i, panel in enumerate(figure.panels)}
     template = Template(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
@@ -41,15 +41,6 @@ def page(report: Report) -> str:
         library=_library(),
         specs=_script_json(specs),
     )
-
-
-def _printable(value: Any) -> Any:
-    """Return data with all its texts printable."""
-    if isinstance(value, dict):
-        return {_printable(key): _printable(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_printable(each) for each in value]
-    return printable(value) if isinstance(value, str) else value
 
 
 @cache

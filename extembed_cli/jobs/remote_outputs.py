@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.outputs.feature_file import check_not_an_input
@@ -18,6 +18,7 @@ from extembed_cli.data.outputs.uploads import check_bucket, upload
 from extembed_cli.data.shards.scratch import check_own
 from extembed_cli.data.stores.filesystems import is_url
 from extembed_cli.errors import naming, renamed
+from extembed_cli.json_files import with_texts
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import Spec
 
@@ -38,14 +39,7 @@ class Uploads:
 
     def named(self, value: T) -> T:
         """Return a report, or a text, with URLs in place of the paths that stand in for them."""
-        return cast("T", self._named(value))
-
-    def _named(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: self._named(each) for key, each in value.items()}
-        if isinstance(value, list):
-            return [self._named(each) for each in value]
-        return renamed(value, self.urls) if isinstance(value, str) else value
+        return cast("T", with_texts(value, lambda text: renamed(text, self.urls)))
 
     def put(self, report_path: Callable[[Path], Path]) -> None:
         """Upload all outputs, and after each its run report if it has one."""
