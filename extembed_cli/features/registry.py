@@ -18,7 +18,8 @@ TECHNIQUES: list[Technique] = [Counters(), Aggregate(), Direct(), Dual(), Neural
 
 def techniques_of(spec: Spec) -> list[Technique]:
     """Return the techniques that a spec has groups of."""
-    return [technique for technique in TECHNIQUES if spec.of(technique.group)]
+    groups = spec.groups.values()
+    return [each for each in TECHNIQUES if any(isinstance(group, each.group) for group in groups)]
 
 
 def output_columns(spec: Spec) -> list[Column]:

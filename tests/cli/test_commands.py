@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
+import pytest
 from conftest import World, extembed
 from helpers.commands import SPEC_OF_A_RUN, names, only_json
 from polars.testing import assert_frame_equal
@@ -36,6 +37,7 @@ def test_columns_lists_the_columns_that_run_writes(world: World) -> None:
     assert extembed("columns", spec).ok().out.splitlines() == lines
 
 
+@pytest.mark.soak
 def test_the_sample_runs(tmp_path: Path) -> None:
     sample = extembed("sample", "try", cwd=tmp_path).ok()
     assert sample.out == ""

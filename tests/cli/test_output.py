@@ -98,6 +98,7 @@ def test_quiet_and_dumb_terminals_get_no_bar(world: World) -> None:
     assert "━" not in err and "\x1b" not in err
 
 
+@pytest.mark.soak
 def test_the_terminal_is_left_as_it_was_after_an_error(world: World) -> None:
     (world.folder / "candidates.parquet").write_bytes(b"")
     code, out, err = on_a_terminal("run", world.spec(), env={"TERM": "xterm"})
@@ -106,7 +107,7 @@ def test_the_terminal_is_left_as_it_was_after_an_error(world: World) -> None:
     assert "candidates.parquet: is empty" in err and "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", ["columns", "check"])
+@pytest.mark.parametrize("command", ["columns", soak("check")])
 def test_a_reader_that_has_gone_is_no_failed_check(world: World, command: str) -> None:
     """`| head` closes the pipe; `check` prints so little that it may be done before."""
     reading, writing = os.pipe()

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, run_spec
+from conftest import World, run_spec, soak
 from data.test_paths import spec
 from helpers.refusals import DATA, USAGE, refused
 
@@ -113,7 +113,7 @@ def test_integers_stay_integers_unless_the_spec_says_text(world: World) -> None:
     assert len(rows) == len(typed)
 
 
-@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("width", [soak(1), 3])
 @pytest.mark.parametrize("other", ["integer", "text"])
 def test_ids_have_the_type_of_the_other_inputs(world: World, width: int, other: str) -> None:
     expected = features(world)

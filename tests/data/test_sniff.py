@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
 import pytest
-from conftest import World, extembed, run_spec
+from conftest import World, extembed, run_spec, soak
 from helpers.refusals import UNREADABLE, refused
 
 REST = 'candidates = "candidates.parquet"\noutput = "o.parquet"\n[embeddings.text]\npath = "text.parquet"\n'
@@ -107,11 +107,11 @@ def test_the_line_of_the_message_converts_it(world: World, kind: str, write: Cal
 @pytest.mark.parametrize(
     ("name", "target"),
     [
-        ("log.parquet", "log.converted.parquet"),
+        soak("log.parquet", "log.converted.parquet"),
         ("text.csv", "text.converted.parquet"),  # text.parquet is another table
-        ("log.csv.gz", "log.parquet"),
+        soak("log.csv.gz", "log.parquet"),
         ("$(touch pwned) 'q\".csv", "$(touch pwned) 'q\".parquet"),
-        ("{source} `x`\\n.csv", "{source} `x`\\n.parquet"),
+        soak("{source} `x`\\n.csv", "{source} `x`\\n.parquet"),
     ],
 )
 def test_the_line_is_safe_to_paste(world: World, name: str, target: str) -> None:
@@ -122,6 +122,7 @@ def test_the_line_is_safe_to_paste(world: World, name: str, target: str) -> None
     assert not (world.folder / "pwned").exists()
 
 
+@pytest.mark.soak
 def test_the_line_that_imports_is_safe_to_paste(world: World) -> None:
     path = world.folder / "$(touch pwned).parquet"
     numpy_file(path)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed, run_spec
+from conftest import World, extembed, run_spec, soak
 from helpers.refusals import DATA, USAGE, refused, replace
 
 from extembed_cli.data.columns.times import times_us
@@ -102,7 +102,7 @@ def test_a_format_without_a_time_of_day(world: World) -> None:
     assert run_spec(spec).select(FEATURES).equals(expected, null_equal=True)
 
 
-@pytest.mark.parametrize(("unit", "divisor"), [("s", 1e6), ("ms", 1e3), ("us", 1.0), ("ns", 1e-3)])
+@pytest.mark.parametrize(("unit", "divisor"), [("s", 1e6), soak("ms", 1e3), soak("us", 1.0), ("ns", 1e-3)])
 @pytest.mark.parametrize("kind", ["float64", "decimal"])
 def test_numbers_with_a_fraction(world: World, unit: str, divisor: float, kind: str) -> None:
     expected = run_spec(world.spec()).select(FEATURES)
@@ -189,7 +189,7 @@ def test_text_outside_the_years_1_to_9999_is_refused(world: World, text: str, fo
 # --- ids -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.decimal128(20, 0), pa.decimal256(50, 0)])
+@pytest.mark.parametrize("kind", [pa.float64(), soak(pa.float32()), pa.decimal128(20, 0), soak(pa.decimal256(50, 0))])
 @pytest.mark.parametrize("name", ["interactions", "candidates", "text"])
 def test_integers_that_were_written_as_floats_or_decimals(world: World, kind: pa.DataType, name: str) -> None:
     expected = run_spec(world.spec()).select(FEATURES)

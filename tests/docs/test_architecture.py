@@ -28,6 +28,7 @@ def test_a_statistic_is_one_entry(world: World, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(span, highest - lowest, rtol=1e-6)
 
 
+@pytest.mark.soak
 def test_a_technique_takes_one_file_and_one_registry_entry(world: World) -> None:
     """The example runs in processes of its own, because a technique stays registered; in memory and in shards."""
     (world.folder / "tenure.py").write_text(next(b.text for b in blocks(PAGE, "python") if "TenureGroup" in b.text))

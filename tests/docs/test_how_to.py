@@ -16,7 +16,7 @@ from helpers.pages import blocks, cron_command, name, shell, sooner
 HOW_TO = sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name != "rankers.md")
 CRON = ROOT / "docs" / "how-to" / "cron-and-make.md"
 VERIFY = "extembed verify features.parquet -q --inputs skip"
-SLOW = {"neural.md", "evaluate.md", "explain.md", "import.md"}
+SLOW = {"neural.md", "evaluate.md", "explain.md", "import.md", "dual.md", "user-vectors.md", "verify.md"}
 with_commands = [
     pytest.param(page, id=name(page), marks=[pytest.mark.soak] if page.name in SLOW else [])
     for page in HOW_TO
@@ -56,6 +56,7 @@ def write_foreign(folder: Path) -> None:
         (folder / file).write_bytes(write(folder).read_bytes())
 
 
+@pytest.mark.soak
 def test_the_refusal_of_a_job_without_enough_memory_is_as_shown(tmp_path: Path) -> None:
     page = ROOT / "docs" / "how-to" / "logs-larger-than-memory.md"
     shown = next(block.text for block in blocks(page, "text") if "needs at least" in block.text)
@@ -63,6 +64,7 @@ def test_the_refusal_of_a_job_without_enough_memory_is_as_shown(tmp_path: Path) 
     assert shell(f"extembed run {spec} -o out.parquet --memory 100MiB --workers 2", tmp_path, code=5) == shown
 
 
+@pytest.mark.soak
 def test_the_explanation_is_as_shown(tmp_path: Path) -> None:
     page = ROOT / "docs" / "how-to" / "explain.md"
     command, _ = blocks(page, "sh")
@@ -84,6 +86,7 @@ def test_the_commands_of_a_how_to_page_run(page: Path, folder: Path) -> None:
         assert users["user_id"].is_sorted()
 
 
+@pytest.mark.soak
 def test_the_cron_line_prints_only_on_failure(folder: Path) -> None:
     command = cron_command(CRON, folder)
     assert shell(command, folder) == ""
@@ -92,6 +95,7 @@ def test_the_cron_line_prints_only_on_failure(folder: Path) -> None:
     assert "error" in shell(command, folder)
 
 
+@pytest.mark.soak
 def test_the_makefile_rule_rebuilds_outdated_features(folder: Path) -> None:
     (rule,) = blocks(CRON, "make")
     (folder / "Makefile").write_text(rule.text)

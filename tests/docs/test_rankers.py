@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, soak
+from conftest import ROOT
 from helpers.pages import blocks, shell, thin
 
 PAGE = ROOT / "docs" / "how-to" / "rankers.md"
@@ -29,7 +29,8 @@ def recipes(library: str) -> list[str]:
     return [block.text for block in blocks(PAGE, "python") if f"import {library}\n" in block.text]
 
 
-@pytest.mark.parametrize("library", ["lightgbm", soak("xgboost"), soak("catboost")])
+@pytest.mark.soak
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost"])
 def test_the_recipes_run(folder: Path, library: str) -> None:
     if find_spec(library) is None:
         pytest.skip(f"{library} is not installed: pip install {LIBRARIES[library]}")

@@ -58,6 +58,7 @@ def test_the_sample_raises_no_leak_warning(shop: Path) -> None:
     assert control.value > 0.1
 
 
+@pytest.mark.soak
 def test_the_other_commands_of_the_readme_run(shop: Path) -> None:
     commands = [block.text for block in blocks(README, "sh") if "extembed" in block.text]
     assert len(commands) == 3

@@ -47,6 +47,7 @@ def finds_no_signal(folder: Path, seed: int, users: int = 300, each: int = 70, m
     return not any(at_default) and report.summary == "The embeddings are not worth it for this ranker."
 
 
+@pytest.mark.soak
 def test_vectors_without_a_signal_are_not_worth_it(tmp_path: Path) -> None:
     assert finds_no_signal(tmp_path / "world", 0, users=80, each=50, min_gain=0.02)
 
@@ -75,6 +76,7 @@ def test_graded_labels_are_ranked_too(features: Path) -> None:
     assert 0 < rung(report, "aggregate").value < 1
 
 
+@pytest.mark.soak
 def test_tied_rows_are_not_ranked_by_file_order(features: Path, tmp_path: Path) -> None:
     """Counters are equal within a request, so a file with its positives first must not improve their value."""
     table = pq.read_table(features)

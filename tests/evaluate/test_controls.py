@@ -77,6 +77,7 @@ def test_as_many_candidates_in_their_own_history_as_positives_raise_the_alarm(
     assert any("in their own visible history" in message for message in evaluated.warnings) != passed
 
 
+@pytest.mark.soak
 def test_seconds_come_from_the_run_report_of_this_very_file(
     features: Path, features_report: Report, tmp_path: Path
 ) -> None:

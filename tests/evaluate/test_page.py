@@ -112,6 +112,7 @@ def test_the_page_draws_all_charts_without_errors_or_requests(
     assert f'data-drawn="{len(charts)}"' in browser.dom
 
 
+@pytest.mark.soak
 @needs_browser
 def test_the_policy_of_the_page_blocks_a_network_request(written: Path, tmp_path: Path) -> None:
     """This shows that the test above can fail: the browser blocks and reports an added request."""
@@ -120,6 +121,7 @@ def test_the_policy_of_the_page_blocks_a_network_request(written: Path, tmp_path
     assert "Content Security Policy" in " ".join(opened(copy, tmp_path).console)
 
 
+@pytest.mark.soak
 @needs_browser
 def test_column_names_are_shown_as_text(written: Path, tmp_path: Path) -> None:
     browser = opened(written, tmp_path)

@@ -95,6 +95,7 @@ def test_counters_of_named_histories_do_not_say_how_often_an_item_was_seen(featu
     assert [(b.events, b.rows) for b in report.by_item_count] == [(b.events, b.rows) for b in plain.by_item_count]
 
 
+@pytest.mark.soak
 def test_counters_of_items_say_how_often_an_item_was_seen(features: Path, tmp_path: Path) -> None:
     for name in ("interactions", "candidates", "text"):
         shutil.copy(features.parent / f"{name}.parquet", tmp_path)
@@ -209,12 +210,14 @@ def test_the_report_matches_its_schema(features: Path, features_report: Report) 
         jsonschema.validate(written, schema)
 
 
+@pytest.mark.soak
 def test_the_same_report_on_any_number_of_workers(features: Path, tmp_path: Path) -> None:
     one, four = (written(features, tmp_path / str(threads), threads) for threads in (1, 4))
     assert one == four
     assert set(one) == {"report.json", "report.html"}
 
 
+@pytest.mark.soak
 def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -> None:
     extembed("run", features.parent / "spec.toml", "-o", tmp_path / "parts", "-q").ok()
     parts, alone = (judged(path, **ONCE) for path in (tmp_path / "parts", features))
@@ -224,6 +227,7 @@ def test_a_directory_of_parts_is_evaluated_too(features: Path, tmp_path: Path) -
     assert rung(globbed, "aggregate").seconds == rung(parts, "aggregate").seconds
 
 
+@pytest.mark.soak
 def test_features_of_several_runs_are_evaluated_as_one_ladder(features: Path, tmp_path: Path) -> None:
     """The output of one run is the candidates of the next, and its features are still known as features."""
     folder = features.parent
@@ -248,6 +252,7 @@ def test_the_old_report_stays_when_an_evaluation_fails(features: Path, tmp_path:
     assert {path.name: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
 
 
+@pytest.mark.soak
 def test_files_of_a_killed_run_are_removed(features: Path, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / ".report.html.123.tmp").touch()

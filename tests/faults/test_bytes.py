@@ -36,6 +36,7 @@ def many(tmp_path: Path) -> World:
     return world
 
 
+@pytest.mark.soak
 def test_two_runs_give_the_same_bytes(many: World) -> None:
     outputs = []
     for seed in ("1", "2"):

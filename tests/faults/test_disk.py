@@ -106,7 +106,8 @@ def test_a_run_after_a_full_disk_needs_no_cleanup(tmp_path: Path) -> None:
         assert_tidy(disk / "features")
 
 
-@pytest.mark.parametrize("kind", [soak(FILE), DIRECTORY])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", [FILE, DIRECTORY])
 def test_no_space_for_the_report_leaves_the_old_output(tmp_path: Path, kind: str) -> None:
     """An output and its report are committed together or not at all."""
     world = build(tmp_path)
@@ -159,7 +160,8 @@ def test_files_of_others_are_never_removed(tmp_path: Path, kind: str) -> None:
     assert_tidy(world.folder / kind, *names)
 
 
-@pytest.mark.parametrize("room", [soak(4), 40, soak(160)], ids=lambda kib: f"{kib} KiB")
+@pytest.mark.soak
+@pytest.mark.parametrize("room", [4, 40, 160], ids=lambda kib: f"{kib} KiB")
 def test_a_full_scratch_disk_leaves_the_old_output(tmp_path: Path, room: int) -> None:
     """The scratch disk fills up with keys, mapped vectors or features. The disk of the output has space."""
     world = build(tmp_path / "world", rows=900, events=4000, dim=64)

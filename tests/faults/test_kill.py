@@ -37,10 +37,10 @@ from extembed_cli.data.shards.scratch import scratch_folder
 # The state on disk depends only on the place of the kill. The rename of a file, or the exchange of folders, commits.
 WRITER = "pyarrow.parquet:ParquetWriter"
 FILE_OLD = [
-    Fault(f"{WRITER}.write_batch", "after", 2),
     Fault("pathlib:Path.replace"),
 ]
 FILE_OLD_SOAK = [
+    Fault(f"{WRITER}.write_batch", "after", 2),
     Fault("filelock:FileLock.acquire", "after"),
     Fault("extembed_cli.jobs.run:load"),
     Fault("extembed_cli.jobs.run:load", "after"),
@@ -67,10 +67,10 @@ FILE_NEW_SOAK = [
 ]
 EXCHANGE = "extembed_cli.data.files.commit:exchange"
 DIRECTORY_OLD = [
-    Fault("pathlib:Path.rename", "after", 1),  # a part got its name
     Fault(EXCHANGE),
 ]
 DIRECTORY_OLD_SOAK = [
+    Fault("pathlib:Path.rename", "after", 1),  # a part got its name
     Fault("filelock:FileLock.acquire", "after"),
     Fault("extembed_cli.jobs.run:load", "after"),
     Fault("extembed_cli.engines.base:compute_shard"),
@@ -172,6 +172,7 @@ def test_a_file_is_the_old_one_until_the_rename(base: Base, tmp_path: Path, faul
     assert_next_run_succeeds(world, FILE, base.new[FILE])
 
 
+@pytest.mark.soak
 @places(FILE_NEW, FILE_NEW_SOAK)
 def test_a_file_is_the_new_one_from_the_rename_on(base: Base, tmp_path: Path, fault: Fault) -> None:
     world = copy(base, tmp_path, FILE)
@@ -198,6 +199,7 @@ def test_a_directory_is_the_new_one_from_the_exchange_on(base: Base, tmp_path: P
     assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
 
+@pytest.mark.soak
 @places(FIRST_FILE, FIRST_FILE_SOAK)
 def test_a_first_file_is_there_whole_or_not_at_all(base: Base, tmp_path: Path, fault: Fault) -> None:
     world = copy(base, tmp_path, FILE, with_old=False)
@@ -206,6 +208,7 @@ def test_a_first_file_is_there_whole_or_not_at_all(base: Base, tmp_path: Path, f
     assert_next_run_succeeds(world, FILE, base.new[FILE])
 
 
+@pytest.mark.soak
 @places(FIRST_DIRECTORY, FIRST_DIRECTORY_SOAK)
 def test_a_first_directory_without_a_manifest_does_not_stop_the_next_run(
     base: Base, tmp_path: Path, fault: Fault
@@ -219,7 +222,7 @@ def test_a_first_directory_without_a_manifest_does_not_stop_the_next_run(
 @pytest.mark.soak
 def test_a_run_after_several_kills_succeeds(base: Base, tmp_path: Path) -> None:
     world = copy(base, tmp_path, DIRECTORY)
-    for fault in (Fault(f"{WRITER}.close"), DIRECTORY_OLD[1], DIRECTORY_NEW[0]):
+    for fault in (Fault(f"{WRITER}.close"), DIRECTORY_OLD[0], DIRECTORY_NEW[0]):
         kill(world, DIRECTORY, fault)
     assert_next_run_succeeds(world, DIRECTORY, base.new[DIRECTORY])
 
@@ -329,7 +332,8 @@ def timed(world: World, kind: str, rows: int) -> tuple[dict[str, bytes], float]:
     return output, seconds
 
 
-@pytest.mark.parametrize(("kind", "kills"), [(FILE, 2), soak(FILE, 8), soak(DIRECTORY, 8)])
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "kills"), [(FILE, 2), (FILE, 8), (DIRECTORY, 8)])
 def test_a_kill_at_a_random_time_leaves_the_old_or_the_new_output(tmp_path: Path, kind: str, kills: int) -> None:
     """The times of the kills are uniform over the duration of a run."""
     world = build(tmp_path / "world", 6_000, 6_000, 32)

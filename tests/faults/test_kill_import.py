@@ -43,7 +43,7 @@ def start(folder: Path, seed: int, fault: Fault) -> Run:
         soak(Fault("extembed_cli.jobs.import_table:write_vectors", "after"), False),
         soak(Fault("os:fsync"), False),
         soak(Fault("pathlib:Path.replace"), False),
-        (Fault("pathlib:Path.replace", "after"), True),
+        soak(Fault("pathlib:Path.replace", "after"), True),
     ],
     ids=lambda case: place(case) if isinstance(case, Fault) else None,
 )
@@ -58,7 +58,8 @@ def test_a_killed_import_leaves_the_old_table_or_the_new_one(tmp_path: Path, fau
     assert names(tmp_path) == {"1.npz", "2.npz", TABLE}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, soak(signal.SIGINT)])
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_import_leaves_the_old_table(tmp_path: Path, number: signal.Signals) -> None:
     old = imported(tmp_path, 1)
     with start(tmp_path, 2, Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", do=number.name)) as run:
@@ -79,6 +80,7 @@ def test_a_second_import_into_the_same_table_is_locked_out(tmp_path: Path) -> No
     assert names(tmp_path) == {"1.npz", "2.npz", "go", TABLE}
 
 
+@pytest.mark.soak
 def test_no_space_leaves_the_old_table(tmp_path: Path) -> None:
     old = imported(tmp_path, 1)
     limit = 50_000  # of the 100 KiB that the vectors have

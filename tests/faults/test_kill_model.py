@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import extembed, soak
+from conftest import extembed
 from helpers.evaluation import TABLES, make_features
 from helpers.faults import KILLED, Fault, drive
 
@@ -65,7 +65,8 @@ def test_a_killed_training_leaves_the_old_or_the_new_model(world: Path, before: 
     assert {path.name for path in model.iterdir()} == FILES - {CHECKPOINT}
 
 
-@pytest.mark.parametrize("place", [soak("prepare_scorer"), "load_models"])
+@pytest.mark.soak
+@pytest.mark.parametrize("place", ["prepare_scorer", "load_models"])
 def test_a_run_fails_if_its_model_is_trained_again_meanwhile(
     world: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

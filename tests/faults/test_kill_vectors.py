@@ -59,6 +59,7 @@ def test_a_killed_run_leaves_each_file_old_or_new(world: World, fault: Fault, ne
     assert not list(world.folder.glob(".*"))
 
 
+@pytest.mark.soak
 def test_two_runs_cannot_write_the_same_user_vectors_at_once(world: World, tmp_path: Path) -> None:
     """The second run has the lock of its own output. It still must not write the vectors."""
     other = ("run", world.spec(SPEC.format(strength=3), "other.toml"), "-o", world.folder / "other.parquet")

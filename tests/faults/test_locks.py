@@ -51,6 +51,7 @@ def test_a_second_run_ends_at_once_and_says_why(tmp_path: Path, kind: str) -> No
     assert state(world.folder / kind) != old
 
 
+@pytest.mark.soak
 def test_a_second_run_waits_its_turn(tmp_path: Path) -> None:
     world = build(tmp_path)
     expected = run_clean(world, "other/features.parquet", NEW)
@@ -79,7 +80,8 @@ def test_a_run_waits_no_longer_than_wait_says(tmp_path: Path) -> None:
         assert 1 <= time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("wait", [soak([]), ["--wait", "30"]], ids=["after", "while waiting"])
+@pytest.mark.soak
+@pytest.mark.parametrize("wait", [[], ["--wait", "30"]], ids=["after", "while waiting"])
 def test_the_lock_is_free_when_its_holder_is_killed(tmp_path: Path, wait: list[str]) -> None:
     world = build(tmp_path)
     old = earlier_output(world, FILE)
@@ -123,6 +125,7 @@ def test_different_outputs_do_not_disturb_each_other(tmp_path: Path, one: str, o
     assert state(world.folder / one)
 
 
+@pytest.mark.soak
 def test_one_output_under_two_names_is_one_lock(tmp_path: Path) -> None:
     world = build(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path / "out", target_is_directory=True)
@@ -156,9 +159,8 @@ def run_together(folder: Path, kind: str, runs: int) -> None:
     assert_tidy(world.folder / kind)
 
 
-@pytest.mark.parametrize(
-    ("kind", "runs"), [(FILE, 2), soak(FILE, 4), soak(FILE, 24), soak(DIRECTORY, 4), soak(DIRECTORY, 24)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "runs"), [(FILE, 2), (FILE, 4), (FILE, 24), (DIRECTORY, 4), (DIRECTORY, 24)])
 def test_runs_that_start_together_all_succeed(tmp_path: Path, kind: str, runs: int) -> None:
     run_together(tmp_path, kind, runs)
 

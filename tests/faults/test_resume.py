@@ -89,7 +89,7 @@ def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
         (SAVED, 3),
         soak(Fault("extembed_cli.jobs.outputs:write_features"), SHARDS),
         soak(Fault("extembed_cli.jobs.outputs:write_vectors", "after"), SHARDS),
-        (Fault("pathlib:Path.replace", "before", 5 + 3 * SHARDS), SHARDS),
+        soak(Fault("pathlib:Path.replace", "before", 5 + 3 * SHARDS), SHARDS),
     ],
     ids=lambda case: place(case) if isinstance(case, Fault) else None,
 )
@@ -168,15 +168,16 @@ def test_a_shard_with_torn_files_is_computed_again(killed: World, killed_once: K
     assert bytes_of(killed) == killed_once.expected
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("name", "how"),
     [
         ("events-0001-*.arrow", "cut short"),
         ("vocabulary.arrow", "missing"),
-        soak("events-0001-*.arrow", "missing"),
-        soak("candidates-0000-*.arrow", "cut short"),
-        soak("candidates-0000-*.arrow", "missing"),
-        soak("vocabulary.arrow", "cut short"),
+        ("events-0001-*.arrow", "missing"),
+        ("candidates-0000-*.arrow", "cut short"),
+        ("candidates-0000-*.arrow", "missing"),
+        ("vocabulary.arrow", "cut short"),
     ],
 )
 def test_logs_that_are_torn_are_read_again(killed: World, killed_once: Killed, name: str, how: str) -> None:
@@ -189,6 +190,7 @@ def test_logs_that_are_torn_are_read_again(killed: World, killed_once: Killed, n
     assert bytes_of(killed) == killed_once.expected
 
 
+@pytest.mark.soak
 def test_a_damaged_log_is_reported_with_its_name(killed: World) -> None:
     for path in killed.folder.glob(".extembed-*/events-*.arrow"):
         path.write_bytes(bytes(path.stat().st_size))

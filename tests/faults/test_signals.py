@@ -77,14 +77,15 @@ def test_a_signal_while_computing(tmp_path: Path, kind: str, number: signal.Sign
     assert_untouched(world.folder / kind, old)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("kind", "place"),
     [
-        soak(FILE, PLACES[0]),
-        soak(FILE, PLACES[1]),
-        soak(FILE, PLACES[2]),
+        (FILE, PLACES[0]),
+        (FILE, PLACES[1]),
+        (FILE, PLACES[2]),
         (FILE, PLACES[3]),
-        soak(DIRECTORY, PLACES[2]),
+        (DIRECTORY, PLACES[2]),
     ],
     ids=["load", "compute", "write", "fsync", "write parts"],
 )
@@ -111,9 +112,10 @@ def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_pat
     assert_tidy(world.folder / kind)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("kind", "renames", "number"),
-    [(FILE, 1, signal.SIGTERM), soak(DIRECTORY, 1, signal.SIGINT), soak(DIRECTORY, 4, signal.SIGTERM)],
+    [(FILE, 1, signal.SIGTERM), (DIRECTORY, 1, signal.SIGINT), (DIRECTORY, 4, signal.SIGTERM)],
 )
 def test_a_signal_between_renames_waits_for_all_of_them(
     tmp_path: Path, kind: str, renames: int, number: signal.Signals

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed, run_spec, timestamps, vectors
+from conftest import World, extembed, run_spec, soak, timestamps, vectors
 from helpers.aggregate_loop import micros
 from helpers.outputs import ran, same
 from helpers.reference import Event, ReferenceHistory, unit_vectors
@@ -143,7 +143,7 @@ residual = "item+user"
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(shards=3, rows=50), Layout(mapped=True), Layout(shards=2, mapped=True)], ids=str
+    "layout", [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)], ids=str
 )
 def test_both_sides_have_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, BOTH)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World, extembed, run_spec
+from conftest import World, extembed, run_spec, soak
 from helpers.drawn import same_bytes
 
 from extembed_cli.data.inputs import embeddings
@@ -50,7 +50,7 @@ def with_center(world: World, center: bool, groups: str) -> Path:
     return spec
 
 
-@pytest.mark.parametrize("how", ["in memory", "in mapped shards", "cached", "from the cache"])
+@pytest.mark.parametrize("how", [soak("in memory"), "in mapped shards", soak("cached"), "from the cache"])
 def test_both_matrices_come_from_one_read(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import World, extembed, run_spec
+from conftest import World, extembed, run_spec, soak
 from features.test_audience import DIM, HOUR, START, spec, write
 from helpers.aggregate_loop import micros
 from helpers.outputs import ran, same
@@ -53,7 +53,7 @@ def world(tmp_path: Path) -> World:
         ('target = "rating", residual = "item+user"', "item+user"),
     ],
 )
-@pytest.mark.parametrize("lag", [0, 5])
+@pytest.mark.parametrize("lag", [soak(0), 5])
 def test_the_cosines_are_those_of_a_loop(world: World, keys: str, by: str | None, lag: int) -> None:
     path = spec(world, taste(keys) + AUDIENCE, top=f'weight = "weight"\nlag = "{lag}h"\n')
     output = run_spec(path)
@@ -127,7 +127,7 @@ target = "rating - 3"
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(shards=3, rows=50), Layout(mapped=True), Layout(shards=2, mapped=True)], ids=str
+    "layout", [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)], ids=str
 )
 def test_derived_vectors_have_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, BOTH)
@@ -169,6 +169,7 @@ def test_items_that_only_later_events_have_change_no_byte(world: World) -> None:
     assert before.equals(run_spec(path), null_equal=True)
 
 
+@pytest.mark.soak
 def test_within_reads_columns_of_both_sides(world: World) -> None:
     asked = world.table("candidates")
     world.write("candidates", asked.append_column("request", asked["timestamp"].cast("int64")))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed, run_spec, timestamps, vectors
+from conftest import World, extembed, run_spec, soak, timestamps, vectors
 from features.test_audience import DIM, HOUR, OF_USERS, START, USERS, spec, write
 from helpers.aggregate_loop import micros
 from helpers.outputs import ran, same
@@ -115,7 +115,7 @@ side = "item"
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(shards=3, rows=50), Layout(mapped=True), Layout(shards=2, mapped=True)], ids=str
+    "layout", [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)], ids=str
 )
 def test_direct_has_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, EVERY)

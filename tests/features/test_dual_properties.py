@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from conftest import World, run_spec, timestamps, vectors
+from conftest import World, run_spec, soak, timestamps, vectors
 from helpers.drawn import EVENT, WORLDS, Small, same_bytes, twice
 from helpers.outputs import ran, same
 from hypothesis import given
@@ -170,6 +170,7 @@ user_vectors = "u.parquet"
     return crowd.spec(f'weight = "weight"\n{top}{HEAD}{groups(scaling=0.3)}{files if user_vectors else ""}')
 
 
+@pytest.mark.soak
 def test_later_events_change_no_byte_of_long_histories(crowd: World) -> None:
     before = run_spec(spec_of(crowd, user_vectors=False))
     table = crowd.table("interactions").to_pydict()
@@ -194,12 +195,12 @@ def test_later_events_change_no_byte_of_long_histories(crowd: World) -> None:
 @pytest.mark.parametrize(
     ("keys", "seen"),
     [
-        ('half_life = "1000h"', 30),
+        soak('half_life = "1000h"', 30),
         ('half_life = "1000h"', 300),
-        ("", 250),
-        ('loss = "logistic"', 250),
+        soak("", 250),
+        soak('loss = "logistic"', 250),
         ('loss = "logistic"\nhalf_life = "1000h"', 30),
-        ('histories = ["recent"]', 30),
+        soak('histories = ["recent"]', 30),
         ('histories = ["recent"]\nloss = "logistic"', 30),
     ],
 )

@@ -71,7 +71,9 @@ def log_of(world: World) -> tuple[list[dict[str, Any]], list[Event]]:
         soak('target = "rating"\nresidual = "item+user"\n', "item+user", ReferenceFit()),
     ],
 )
-@pytest.mark.parametrize(("lag", "table"), [("0s", ""), ("7h", "center = true\n"), soak("1d", "normalize = false\n")])
+@pytest.mark.parametrize(
+    ("lag", "table"), [soak("0s", ""), ("7h", "center = true\n"), soak("1d", "normalize = false\n")]
+)
 def test_the_scores_are_those_of_a_loop(
     world: World, keys: str, by: str | None, fit: ReferenceFit, lag: str, table: str
 ) -> None:
@@ -134,7 +136,7 @@ unobserved_weight = 0.1
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout(shards=3, rows=50), Layout(mapped=True), Layout(shards=2, mapped=True)], ids=str
+    "layout", [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)], ids=str
 )
 def test_everybody_has_the_same_bytes_in_any_layout(
     world: World, layout: Layout, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_spec, timestamps, vectors
+from conftest import run_spec, soak, timestamps, vectors
 from helpers.drawn import AGGREGATE, EVENT, HOUR, SPEC, START, WORLDS, Small, same_bytes, twice
 from hypothesis import given
 
@@ -94,8 +94,8 @@ def test_adding_events_after_the_as_of_time_changes_no_byte(
     same_bytes(one.filter(rows), other.filter(rows))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("half_life", ["2h", "20d"])
+@pytest.mark.parametrize("weighted", [soak(False), True])
+@pytest.mark.parametrize("half_life", [soak("2h"), "20d"])
 def test_later_events_change_no_byte_of_long_histories(tmp_path: Path, half_life: str, weighted: bool) -> None:
     """Candidates before and after the time are in the same pieces; some of hundreds of events have no vector."""
     rng = np.random.default_rng(3)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, Ran, World
+from conftest import ROOT, Ran, World, soak
 
 from extembed_cli.evaluate.columns import feature_steps
 from extembed_cli.features import registry
@@ -158,7 +158,7 @@ def extembed(package: Path, *args: str | Path, program: str | None = None) -> Ra
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("program", [None, IN_MAPPED_SHARDS], ids=["in memory", "in mapped shards"])
+@pytest.mark.parametrize("program", [soak(None), IN_MAPPED_SHARDS], ids=["in memory", "in mapped shards"])
 def test_a_fourth_technique_runs(world: World, package: Path, program: str | None) -> None:
     report = extembed(package, "run", world.spec(GROUPS), "--json", program=program).ok().json
     features = world.output()
@@ -187,6 +187,7 @@ def test_the_other_commands_know_a_fourth_technique(world: World, package: Path)
     extembed(ROOT, "run", spec).failed(2, "`constant` is not a known key")
 
 
+@pytest.mark.soak
 def test_equal_statistics_of_two_techniques_do_not_meet(world: World, package: Path) -> None:
     groups = '[[constant]]\nname = "half"\nvalue = 0.5\n[[opposite]]\nname = "half"\nvalue = 0.5\n'
     extembed(package, "run", world.spec(groups), "-q", program=WITH_A_FIFTH).ok()

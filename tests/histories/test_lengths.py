@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, run_spec, soak, timestamps, vectors
+from conftest import World, run_spec, timestamps, vectors
 from helpers.aggregate_loop import ALL, DISLIKED, LIKED, STATISTICS, check
 from helpers.drawn import same_bytes
 from helpers.long_histories import HISTORIES, HOUR, START, write_lognormal
@@ -106,6 +106,7 @@ sd = true"""
         same_bytes(outputs[few].filter(rows), outputs[more].filter(rows))
 
 
+@pytest.mark.soak
 def test_many_candidates_of_one_user(tmp_path: Path) -> None:
     """100,000 candidates of a user with 300 events: some rows are compared with a run for those rows only."""
     rng = np.random.default_rng(9)
@@ -162,7 +163,8 @@ def test_equal_candidates_have_equal_bytes(world: World, dim: int) -> None:
     same_bytes(features[::3], features[2::3])
 
 
-@pytest.mark.parametrize("dim", [2, soak(4)])
+@pytest.mark.soak
+@pytest.mark.parametrize("dim", [2, 4])
 def test_sums_of_very_many_events_do_not_drift(tmp_path: Path, dim: int) -> None:
     """With 500,000 events of one item and no decay, its cosine with the mean is 1, even with float32 sums."""
     world, many = World(tmp_path), 500_000

@@ -152,7 +152,7 @@ def output_of(spec: Path) -> pl.DataFrame:
     return pl.read_parquet(spec.parent / "out.parquet")
 
 
-@pytest.mark.parametrize("row", [0, 5, 27, *map(soak, range(1, 110, 4))])
+@pytest.mark.parametrize("row", [27, *map(soak, [0, 5, *range(1, 110, 4)])])
 def test_values_are_those_of_a_run_to_the_byte(everything: Path, row: int) -> None:
     """Row 0 has no user, row 5 no item."""
     before = contents(everything.parent)

@@ -57,6 +57,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     return run_spec(folder / "spec.toml")
 
 
+@pytest.mark.soak
 def test_the_features_rank_by_the_planted_taste(features: pl.DataFrame) -> None:
     labels = features["label"].to_numpy()
     aucs = {
@@ -78,6 +79,7 @@ def test_the_features_rank_by_the_planted_taste(features: pl.DataFrame) -> None:
     assert aucs["text__all__all_dual_score"] > 0.55
 
 
+@pytest.mark.soak
 def test_some_items_appear_late(features: pl.DataFrame) -> None:
     unseen = features.filter(pl.col("item_all__count") == 0)
     late = unseen.filter(pl.col("timestamp") > pl.col("timestamp").median())

@@ -56,6 +56,7 @@ def test_each_score_is_by_a_model_of_older_candidates(trained_copy: Path) -> Non
         assert config.folds[number].trained_until < cut.isoformat()
 
 
+@pytest.mark.soak
 def test_no_row_is_lost_to_the_ranker(trained_copy: Path, tmp_path: Path) -> None:
     fold(trained_copy).ok()
     write_spec(trained_copy, "[[aggregate]]\n" + GROUP)
@@ -82,6 +83,7 @@ def test_a_stopped_training_resumes_in_its_fold(trained_copy: Path, step: int) -
     assert one == other
 
 
+@pytest.mark.soak
 def test_files_of_vectors_are_of_the_newest_model(trained_copy: Path) -> None:
     fold(trained_copy, "--user-vectors", str(trained_copy / "u.parquet")).ok()
     train(

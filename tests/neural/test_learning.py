@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import soak
 from numpy.typing import NDArray
 
 from extembed_cli.neural.config import Architecture, TrainingSettings
@@ -75,7 +74,8 @@ def fitted(model: Model, data: Dataset, vectors: NDArray[np.float32], lr: float)
     return trainer
 
 
-@pytest.mark.parametrize(("encoder", "rows"), [("gru", 2500), soak("attention", 6000), soak("transformer", 6000)])
+@pytest.mark.soak
+@pytest.mark.parametrize(("encoder", "rows"), [("gru", 2500), ("attention", 6000), ("transformer", 6000)])
 def test_an_effect_of_order_is_learned(encoder: str, rows: int) -> None:
     assert learned(encoder, rows) > 0.95
 
@@ -113,6 +113,7 @@ def test_a_half_life_is_learned() -> None:
     assert 8 < days < 18
 
 
+@pytest.mark.soak
 def test_the_weights_that_are_kept_are_a_decayed_mean_over_steps() -> None:
     data, vectors = order_world(np.random.default_rng(5), 3000)
     torch.manual_seed(0)

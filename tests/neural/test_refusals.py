@@ -169,6 +169,7 @@ def test_the_extra_is_named_where_it_is_missing(trained_copy: Path, monkeypatch:
     assert train(trained_copy, model="new").failed(2).err == needs
 
 
+@pytest.mark.soak
 def test_the_extra_is_not_needed_where_there_is_no_model_to_run(trained_copy: Path) -> None:
     hide = "import sys; sys.modules['torch'] = None; from extembed_cli.__main__ import main; main()"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from conftest import Ran
 from helpers.faults import Fault, drive
 from helpers.neural import LEARNED, train, train_command, until, weights
 
 
+@pytest.mark.soak
 def test_a_stopped_training_resumes_to_the_same_weights(trained_copy: Path) -> None:
     arguments = ("--epochs", "3", "--encoder", "mean")
     train(trained_copy, *arguments, model="unbroken").ok()

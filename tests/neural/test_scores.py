@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+import pytest
 import torch
 from conftest import extembed
 from helpers.drawn import same_bytes
@@ -91,6 +92,7 @@ def test_evaluate_leaves_out_rows_that_the_model_has_seen(trained: Path, tmp_pat
     assert report["ladder"][-1]["seconds"] > 0
 
 
+@pytest.mark.soak
 def test_other_columns_and_scores_do_not_depend_on_each_other(trained_copy: Path) -> None:
     """The files of vectors bring all users and all items into the job."""
     train(trained_copy, "--encoder", "mean", "--epochs", "1").ok()
@@ -106,6 +108,7 @@ def test_other_columns_and_scores_do_not_depend_on_each_other(trained_copy: Path
     assert score.to_numpy().tobytes() == outputs["scores"]["neural_score"].to_numpy().tobytes()
 
 
+@pytest.mark.soak
 def test_scores_are_the_same_on_any_workers_and_memory(trained: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone.parquet"
     extembed("run", trained / "spec.toml", "-q", "--workers", "1", "-o", alone).ok()
@@ -184,6 +187,7 @@ def test_user_vector_times_item_vector_is_the_score(trained_copy: Path) -> None:
     np.testing.assert_allclose(product, joined["neural_score"].to_numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.soak
 def test_training_can_write_the_vectors_itself(trained_copy: Path) -> None:
     train(
         trained_copy, "--encoder", "mean", "--epochs", "1", "--user-vectors", str(trained_copy / "users.parquet")

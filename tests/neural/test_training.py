@@ -39,7 +39,8 @@ def test_the_folder_has_all_files_of_a_model(trained: Path) -> None:
     assert "<script" not in page
 
 
-@pytest.mark.parametrize("encoder", [soak("mean"), soak("gru"), "attention", soak("transformer")])
+@pytest.mark.soak
+@pytest.mark.parametrize("encoder", ["mean", "gru", "attention", "transformer"])
 def test_one_seed_makes_one_model_on_any_workers(trained_copy: Path, encoder: str) -> None:
     how = ("--encoder", encoder, "--epochs", "1")
     train(trained_copy, *how, model="first").ok()
@@ -48,6 +49,7 @@ def test_one_seed_makes_one_model_on_any_workers(trained_copy: Path, encoder: st
     assert weights(trained_copy, "first") == weights(trained_copy, "second") != weights(trained_copy, "third")
 
 
+@pytest.mark.soak
 def test_shards_make_the_same_model(trained_copy: Path) -> None:
     """Batches are drawn from all candidates of all shards."""
     spec, settings = load_spec(trained_copy / "spec.toml"), TrainingSettings(label="label", epochs=1, max_events=20)
@@ -57,7 +59,7 @@ def test_shards_make_the_same_model(trained_copy: Path) -> None:
     assert weights(trained_copy, "whole") == weights(trained_copy, "cut")
 
 
-@pytest.mark.parametrize("encoder", ["mean", "gru", soak("transformer")])
+@pytest.mark.parametrize("encoder", [soak("mean"), "gru", soak("transformer")])
 def test_every_encoder_trains_and_scores(trained_copy: Path, encoder: str) -> None:
     train(trained_copy, "--encoder", encoder, "--id-embedding", "--whiten", "--epochs", "1").ok()
     assert scored(trained_copy)["neural_score"].is_finite().sum() > 4_000

@@ -44,7 +44,7 @@ def said(trained_copy: Path) -> Path:
     return trained_copy
 
 
-@pytest.mark.parametrize("encoder", ["mean", "attention", soak("gru"), soak("transformer")])
+@pytest.mark.parametrize("encoder", [soak("mean"), "attention", soak("gru"), soak("transformer")])
 def test_values_are_read_and_standardized(said: Path, encoder: str) -> None:
     train(said, "--encoder", encoder, "--epochs", "1").ok()
     config = read_config(str(said / "model"))
@@ -63,6 +63,7 @@ def test_values_are_read_and_standardized(said: Path, encoder: str) -> None:
     assert weights(said) != first
 
 
+@pytest.mark.soak
 def test_residuals_are_those_of_the_log(said: Path) -> None:
     rows = pl.read_parquet(said / "interactions.parquet").sort("timestamp").head(1500)
     rows.write_parquet(said / "interactions.parquet")
@@ -99,6 +100,7 @@ def test_scores_do_not_depend_on_layout_or_later_events(said: Path) -> None:
     assert not scores["neural_score"].equals(after["neural_score"], null_equal=True)
 
 
+@pytest.mark.soak
 def test_weights_do_not_depend_on_the_layout(said: Path) -> None:
     spec, settings = load_spec(said / "spec.toml"), TrainingSettings(label="label", epochs=1, max_events=20, folds=2)
     for name, cut in {"whole": Layout(), "cut": Layout(shards=5, rows=700, mapped=True)}.items():

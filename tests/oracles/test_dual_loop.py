@@ -50,7 +50,7 @@ LOGISTIC = {
 }
 
 
-@pytest.mark.parametrize("dim", [soak(1), 8, soak(19), 48])
+@pytest.mark.parametrize("dim", [soak(1), 8, soak(19), soak(48)])
 @pytest.mark.parametrize("name", FITS)
 def test_squared_loss(world: World, name: str, dim: int) -> None:
     """Histories have 1 to 30 events: fewer than, as many as and more than the dimensions."""
@@ -59,7 +59,7 @@ def test_squared_loss(world: World, name: str, dim: int) -> None:
     check(world, keys, fit, tolerance=1e-4 if name == "weak" else TOLERANCE)
 
 
-@pytest.mark.parametrize("dim", [soak(1), 8, 48])
+@pytest.mark.parametrize("dim", [soak(1), soak(8), 48])
 @pytest.mark.parametrize("name", LOGISTIC)
 def test_logistic_loss(world: World, name: str, dim: int) -> None:
     with_dim(world, dim)
@@ -137,7 +137,7 @@ def test_null_targets_are_left_out_and_counted(world: World) -> None:
 
 
 @pytest.mark.parametrize(("normalize", "center"), list(product([True, False], repeat=2)))
-@pytest.mark.parametrize("w0", [0.0, 0.2])
+@pytest.mark.parametrize("w0", [soak(0.0), 0.2])
 def test_normalize_and_center(world: World, normalize: bool, center: bool, w0: float) -> None:
     with_dim(world, 12)
     options = {"normalize": normalize, "center": center}
@@ -191,9 +191,12 @@ def long_world(world: World) -> World:
 @pytest.mark.parametrize(
     ("keys", "fit"),
     [
-        ('target = "rating - 3"', ReferenceFit(target=RATING)),
-        ('target = "rating - 3"\nunobserved_weight = 0.1\nbias = true', ReferenceFit(2, 0.1, target=RATING, bias=True)),
-        ('target = "rating - 3"\nhalf_life = "10m"', ReferenceFit(half_life="10m", target=RATING)),
+        soak('target = "rating - 3"', ReferenceFit(target=RATING)),
+        soak(
+            'target = "rating - 3"\nunobserved_weight = 0.1\nbias = true',
+            ReferenceFit(2, 0.1, target=RATING, bias=True),
+        ),
+        soak('target = "rating - 3"\nhalf_life = "10m"', ReferenceFit(half_life="10m", target=RATING)),
         soak('target = "rating - 3"\nhalf_life = "5000d"', ReferenceFit(half_life="5000d", target=RATING)),
         ('target = "rating - 3"\nloss = "logistic"', ReferenceFit(loss="logistic", target=RATING)),
     ],

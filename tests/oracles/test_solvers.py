@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from conftest import World, run_spec, timestamps, vectors
+from conftest import World, run_spec, soak, timestamps, vectors
 from implicit.cpu._als import least_squares
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -70,7 +70,7 @@ def test_user_vectors_agree_with_exact_implicit(world: World, dim: int, alpha: f
 
 
 @pytest.mark.parametrize("dim", [5, 80])
-@pytest.mark.parametrize("strength", [0.1, 4.0])
+@pytest.mark.parametrize("strength", [soak(0.1), 4.0])
 def test_scores_agree_with_ridge(world: World, dim: int, strength: float) -> None:
     write(world, dim)
     keys = f'target = "rating - 3"\nregularization = {strength}'
@@ -85,7 +85,7 @@ def test_scores_agree_with_ridge(world: World, dim: int, strength: float) -> Non
 
 
 @pytest.mark.parametrize("dim", [5, 80])
-@pytest.mark.parametrize("strength", [0.1, 4.0])
+@pytest.mark.parametrize("strength", [soak(0.1), 4.0])
 def test_scores_agree_with_logistic_regression(world: World, dim: int, strength: float) -> None:
     write(world, dim)
     keys = f'loss = "logistic"\ntarget = "rating - 3"\nregularization = {strength}'

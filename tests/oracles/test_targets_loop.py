@@ -109,8 +109,8 @@ def check(output: pl.DataFrame, expected: dict[str, list[float | None]]) -> None
     "residual",
     [
         {},
-        {"residual": "item"},
-        {"residual": "user", "prior_events": 2.0},
+        soak({"residual": "item"}),
+        soak({"residual": "user", "prior_events": 2.0}),
         {"residual": "item+user", "residual_half_life": "50h"},
         soak({"residual": "item", "prior_events": 0.0}),
         soak({"residual": "item+user", "prior_events": 0.5}),

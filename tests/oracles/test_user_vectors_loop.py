@@ -37,7 +37,7 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("dim", [soak(1), 8, 48])
+@pytest.mark.parametrize("dim", [soak(1), 8, soak(48)])
 @pytest.mark.parametrize("name", FITS)
 def test_vectors_score_as_normal_equations_do(world: World, name: str, dim: int) -> None:
     with_dim(world, dim)

@@ -120,6 +120,7 @@ def test_what_cannot_be_read(world: World, s3: Endpoint, url: str, code: int, me
     assert "hunter2" not in ran.err
 
 
+@pytest.mark.soak
 def test_no_server(world: World, s3: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     extembed("run", spec_of(world, text="s3://bucket/x.parquet")).failed(
@@ -188,6 +189,7 @@ def test_a_file_of_vectors_is_imported(tmp_path: Path, s3: Endpoint) -> None:
     assert not (tmp_path / "out.parquet").exists()
 
 
+@pytest.mark.soak
 def test_what_others_put_into_the_temporary_folder(world: World, s3: Endpoint, tmp_path: Path) -> None:
     """Only folders of copies that a killed run has left are removed, and no pipe makes a run wait."""
     shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"

@@ -100,6 +100,7 @@ def test_what_cannot_be_written(world: World, s3: Endpoint, output: str, code: i
     assert not leftovers()
 
 
+@pytest.mark.soak
 def test_a_connection_that_is_cut(world: World, s3: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """The upload fails, exit 5; the old object stays."""
     s3.put("kept.parquet", b"old")

@@ -145,6 +145,7 @@ def test_short_histories_of_many_users_keep_to_memory(tmp_path: Path) -> None:
     assert cost.anonymous_mib <= 300 * SLACK, str(cost)
 
 
+@pytest.mark.soak
 def test_a_history_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """A user cannot be cut into shards."""
     write(tmp_path, np.zeros(400_000, np.int64), np.zeros(10, np.int64), dim=8)
@@ -160,7 +161,16 @@ def test_a_history_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None:
     write(tmp_path, np.arange(100), np.arange(100), dim=4, items=50)
     flags = ["-i", tmp_path / "interactions.parquet", "-c", tmp_path / "candidates.parquet"]
-    flags += ["-e", f"text={tmp_path / 'items.parquet'}", "-o", tmp_path / "out.parquet", "--memory", "100MiB"]
+    flags += [
+        "-e",
+        f"text={tmp_path / 'items.parquet'}",
+        "-o",
+        tmp_path / "out.parquet",
+        "--memory",
+        "100MiB",
+        "--workers",
+        "2",
+    ]
     done = extembed_process("aggregate", *flags)
     done.failed(
         5, "needs at least", "libraries", "batches of", "may use only 100 MiB", "Raise --memory or lower --workers"

@@ -37,8 +37,7 @@ class CandidateCounts:
         usable = candidates.filter(pl.col("user").is_not_null() & pl.col("time").is_not_null())
         self.null_user_or_time += len(candidates) - len(usable)
         if len(usable):
-            for role in ("user", "item"):
-                self.examples.setdefault(role, examples(usable[role]))
+            self.examples = self.examples or {role: examples(usable[role]) for role in ("user", "item")}
             oldest: Any = usable["time"].min()
             newest: Any = usable["time"].max()
             self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)

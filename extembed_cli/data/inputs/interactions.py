@@ -65,8 +65,7 @@ class EventCounts:
             for year, count in years:
                 self.years[str(year)] = self.years.get(str(year), 0) + count
             self.at_midnight += int((events["time"] % DAY_US == 0).sum())
-            for role in ("user", "item"):
-                self.examples.setdefault(role, examples(events[role]))
+            self.examples = self.examples or {role: examples(events[role]) for role in ("user", "item")}
             oldest: Any = events["time"].min()
             newest: Any = events["time"].max()
             self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
