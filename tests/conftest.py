@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import threadpoolctl
 import typer.main
 
 from extembed_cli.jobs.options import RunOptions
@@ -57,6 +58,7 @@ def _take_one_core(worker: str) -> None:
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        threadpoolctl.threadpool_limits(1, "blas")  # two BLAS threads on one core wait for each other
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
