@@ -161,17 +161,8 @@ def test_a_history_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_too_little_memory_is_refused_before_work_starts(tmp_path: Path) -> None:
     write(tmp_path, np.arange(100), np.arange(100), dim=4, items=50)
     flags = ["-i", tmp_path / "interactions.parquet", "-c", tmp_path / "candidates.parquet"]
-    flags += [
-        "-e",
-        f"text={tmp_path / 'items.parquet'}",
-        "-o",
-        tmp_path / "out.parquet",
-        "--memory",
-        "100MiB",
-        "--workers",
-        "2",
-    ]
-    done = extembed_process("aggregate", *flags)
+    flags += ["-e", f"text={tmp_path / 'items.parquet'}", "-o", tmp_path / "out.parquet", "--memory", "100MiB"]
+    done = extembed_process("aggregate", *flags, "--workers", "2")
     done.failed(
         5, "needs at least", "libraries", "batches of", "may use only 100 MiB", "Raise --memory or lower --workers"
     )
