@@ -40,6 +40,7 @@ def iceberg(world: World, name: str = "interactions") -> tuple[Path, Any]:
     return world.folder / "house" / "shop" / name, lake
 
 
+NO_ROWS = "this version of the table has no rows"
 CASES = [*(("delta", name) for name in ("interactions", "candidates", "text")), ("iceberg", "interactions")]
 
 
@@ -97,6 +98,20 @@ def test_an_earlier_snapshot_of_iceberg(world: World) -> None:
         report = extembed("run", spec(world, interactions=f"{path}?{option}"), "--json").ok().json
         rows[option.split("=")[0]] = report["inputs"]["interactions"]["rows"]
     assert rows == {"version": 600, "as_of": 1200}
+
+
+def test_snapshots_that_are_not_there_or_empty_are_refused(world: World) -> None:
+    folder, lake = iceberg(world)
+    part = f"{folder}: has no snapshot 7; its newest is {lake.current_snapshot().snapshot_id}"
+    refused(world, spec(world, interactions=f"{folder}?version=7"), UNREADABLE, part)
+    lake.delete("item_id >= 0")
+    refused(world, spec(world, interactions=str(folder)), UNREADABLE, NO_ROWS)
+
+
+def test_an_empty_delta_table_is_refused(world: World) -> None:
+    folder = delta(world)
+    deltalake.DeltaTable(str(folder)).delete()
+    refused(world, spec(world, interactions=str(folder)), UNREADABLE, NO_ROWS)
 
 
 @pytest.mark.parametrize(("kind", "word"), [("delta", "version"), ("iceberg", "snapshot")])

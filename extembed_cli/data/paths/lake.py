@@ -94,6 +94,8 @@ def files_of(label: str, folder: Path, kind: str, version: Version) -> list[Lake
     except Exception as error:  # of the libraries, which have no common base
         reason = first_line(error)
         raise InputError(f"{label}: {folder}: cannot be read as {_a(kind)} table: {reason}") from None
+    if not files:
+        raise InputError(f"{label}: {folder}: this version of the table has no rows")
     return sorted(files)
 
 
@@ -172,6 +174,10 @@ def _iceberg_files(folder: Path, version: Version) -> list[LakeFile]:
             first = min((each.timestamp_ms for each in table.snapshots()), default=None)
             raise _too_early(version.as_of, "snapshot", None if first is None else first * 1000)
         snapshot = found.snapshot_id
+    elif snapshot is not None and table.snapshot_by_id(snapshot) is None:
+        newest = table.current_snapshot()
+        of_newest = "" if newest is None else f"; its newest is {newest.snapshot_id}"
+        raise InputError(f"has no snapshot {snapshot}{of_newest}")
     names = {field.field_id: field.name for field in table.schema().fields}
     files = []
     for task in table.scan(snapshot_id=snapshot).plan_files():
@@ -198,7 +204,7 @@ def _newest_metadata(folder: Path) -> Path:
     logs = folder / "metadata"
     hint = logs / "version-hint.text"
     if hint.exists():
-        hinted = sorted(logs.glob(f"v{hint.read_text().strip()}*.metadata.json"))
+        hinted = sorted(logs.glob(f"v{hint.read_text().strip()}.*metadata.json"))
         if hinted:
             return hinted[-1]
     number: Callable[[Path], Any] = lambda path: (int((re.findall(r"\d+", path.name) or ["0"])[0]), path.name)  # noqa: E731
