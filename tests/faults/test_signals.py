@@ -114,16 +114,20 @@ def test_a_stopped_first_run_leaves_no_output_and_does_not_stop_the_next(tmp_pat
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    ("kind", "renames", "number"),
-    [(FILE, 1, signal.SIGTERM), (DIRECTORY, 1, signal.SIGINT), (DIRECTORY, 4, signal.SIGTERM)],
+    ("kind", "place", "number"),
+    [
+        (FILE, "pathlib:Path.replace", signal.SIGTERM),
+        (DIRECTORY, "extembed_cli.data.files.commit:exchange", signal.SIGINT),
+        (DIRECTORY, "pathlib:Path.replace", signal.SIGTERM),
+    ],
 )
 def test_a_signal_between_renames_waits_for_all_of_them(
-    tmp_path: Path, kind: str, renames: int, number: signal.Signals
+    tmp_path: Path, kind: str, place: str, number: signal.Signals
 ) -> None:
     """Renames are fast, so the run does all of them: output, manifest and report belong together."""
     world = build(tmp_path)
     old = earlier_output(world, kind)
-    fault = Fault("pathlib:Path.replace", "after", renames, do=number.name)
+    fault = Fault(place, "after", do=number.name)
     with drive(*arguments(world, kind), faults=(fault,)) as run:
         ran = run.reached().end(10)
     assert ran.code in (CODES[number], 0)

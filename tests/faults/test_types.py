@@ -65,7 +65,7 @@ ROLES = {
     "items": Role(ITEMS),
     "times": Role(TIMES),
     "times in us": Role(TIMES, ('time_unit="us"',)),
-    "times in a format": Role(TIMES, ('time_format="%d"',)),
+    "times in a format": Role(TIMES, ('time_format="%Y-%m-%d"',)),
     "weight": Role(("interactions.mark",), ('weight="mark"',)),
     "where": Role(("interactions.mark",), ('histories.marked.where="mark"',)),
     "where equal": Role(("interactions.mark",), ('histories.marked.where="mark = 1"',)),
