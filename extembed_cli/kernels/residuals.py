@@ -91,7 +91,7 @@ class EarlierMean:
 
     def __init__(self, half_life_us: int | None, origin: int) -> None:
         self.half_life_us, self.origin = half_life_us, origin
-        self.sum, self.weight, self.time = 0.0, 0.0, 0
+        self.sum, self.weight, self.time = 0.0, 0.0, origin
 
     def of(self, times: Ints, values: Doubles) -> Doubles:
         """Return the mean of what is earlier than each value of a window, ordered by time and value; NaN for none.
