@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import unittest.mock
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def soak(*values: Any, **options: Any) -> Any:
     """A case of a test that only `make soak` runs."""
     return pytest.param(*values, marks=pytest.mark.soak, **options)
+
+
+def soak_except(often: Collection[str], cases: Iterable[str]) -> list[Any]:
+    """Return the cases of a test, of which `make test` runs a few."""
+    return [case if case in often else soak(case) for case in cases]
 
 
 def extembed(*args: str | Path, cwd: Path | None = None) -> Ran:

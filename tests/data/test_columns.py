@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed, run_spec, small_world, soak, timestamps
+from conftest import World, extembed, run_spec, small_world, soak_except, timestamps
 from polars.testing import assert_frame_equal
 
 from extembed_cli.jobs.options import RunOptions
@@ -223,12 +223,10 @@ WHERES = {
     "nothing": "x = 1",
     "uuid": "x IS NOT NULL",
 }
-
-
 OFTEN = {"bool", "decimal", "string", "date", "zoned", "dictionary", "uuid"}
 
 
-@pytest.mark.parametrize("kind", [kind if kind in OFTEN else soak(kind) for kind in WHERES])
+@pytest.mark.parametrize("kind", soak_except(OFTEN, WHERES))
 def test_where_reads_columns_of_any_type(world: World, kind: str) -> None:
     values = every_type(600)[kind]
     table = world.table("interactions").append_column("x", values)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from conftest import World, run_spec, soak, timestamps
+from conftest import World, run_spec, soak_except, timestamps
 from helpers.user_vectors import compute_user_vectors, matrix, run, vectors_only_spec
 
 
@@ -64,7 +64,7 @@ def with_users(world: World, column: pa.Array, name: str = "interactions") -> No
     world.write(name, world.table(name).set_column(0, "user_id", column))
 
 
-@pytest.mark.parametrize("kind", [kind if kind in OFTEN else soak(kind) for kind in IDS])
+@pytest.mark.parametrize("kind", soak_except(OFTEN, IDS))
 def test_ids_keep_the_type_of_the_log(world: World, kind: str) -> None:
     plain = compute_user_vectors(world)
     nums = world.table("interactions")["user_id"].to_pylist()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EXTEMBED, World, extembed, extembed_process, soak, vectors
+from conftest import EXTEMBED, World, extembed, extembed_process, soak, soak_except, vectors
 
 from extembed_cli.data.inputs import vector_cache as cache_module
 from extembed_cli.jobs.options import RunOptions
@@ -131,12 +131,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a bit of the ids": lambda folder: flip(folder / "ids.arrow"),
     "empty ids": lambda folder: os.truncate(folder / "ids.arrow", 0),
 }
-
-
 OFTEN = {"about.json is torn", "short vectors", "a bit of the ids"}
 
 
-@pytest.mark.parametrize("damage", [each if each in OFTEN else soak(each) for each in DAMAGES])
+@pytest.mark.parametrize("damage", soak_except(OFTEN, DAMAGES))
 def test_a_damaged_entry_is_rebuilt(cached: World, damage: str) -> None:
     run(cached)
     output = (cached.folder / "out.parquet").read_bytes()

@@ -160,7 +160,7 @@ def run_together(folder: Path, kind: str, runs: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("kind", "runs"), [(FILE, 2), (FILE, 4), (FILE, 24), (DIRECTORY, 4), (DIRECTORY, 24)])
+@pytest.mark.parametrize(("kind", "runs"), [(FILE, 4), (FILE, 24), (DIRECTORY, 4), (DIRECTORY, 24)])
 def test_runs_that_start_together_all_succeed(tmp_path: Path, kind: str, runs: int) -> None:
     run_together(tmp_path, kind, runs)
 

@@ -10,9 +10,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed, run_spec, soak, timestamps, vectors
+from conftest import World, extembed, run_spec, timestamps, vectors
 from helpers.aggregate_loop import micros
-from helpers.outputs import ran, same
+from helpers.outputs import LAYOUTS, ran, same
 from helpers.reference import Event, ReferenceHistory, unit_vectors
 from helpers.reference_targets import target_columns
 
@@ -142,9 +142,7 @@ residual = "item+user"
 """
 
 
-@pytest.mark.parametrize(
-    "layout", [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)], ids=str
-)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_both_sides_have_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, BOTH)
     same(ran(path, 1, Layout()), ran(path, 2, layout))

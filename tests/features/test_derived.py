@@ -12,7 +12,7 @@ import pytest
 from conftest import World, extembed, run_spec, soak
 from features.test_audience import DIM, HOUR, START, spec, write
 from helpers.aggregate_loop import micros
-from helpers.outputs import ran, same
+from helpers.outputs import LAYOUTS, ran, same
 from helpers.reference import Event, unit_vectors
 from helpers.reference_targets import residuals
 
@@ -126,9 +126,7 @@ target = "rating - 3"
 )
 
 
-@pytest.mark.parametrize(
-    "layout", [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)], ids=str
-)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_derived_vectors_have_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, BOTH)
     before = {each.name for each in world.folder.iterdir()}

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed, run_spec, soak, timestamps, vectors
+from conftest import World, extembed, run_spec, timestamps, vectors
 from features.test_audience import DIM, HOUR, OF_USERS, START, USERS, spec, write
 from helpers.aggregate_loop import micros
-from helpers.outputs import ran, same
+from helpers.outputs import LAYOUTS, ran, same
 from helpers.refusals import USAGE, refused
 
 from extembed_cli.jobs.layout import Layout
@@ -114,9 +114,7 @@ side = "item"
 """
 
 
-@pytest.mark.parametrize(
-    "layout", [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)], ids=str
-)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_direct_has_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, EVERY)
     same(ran(path, 1, Layout()), ran(path, 2, layout))

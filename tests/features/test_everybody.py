@@ -12,7 +12,7 @@ import pytest
 from conftest import World, extembed, run_spec, soak, timestamps, vectors
 from features.test_audience import DIM, HOUR, OF_USERS, START, spec, write
 from helpers.aggregate_loop import micros
-from helpers.outputs import ran, same
+from helpers.outputs import LAYOUTS, ran, same
 from helpers.reference import Event, ReferenceHistory
 from helpers.reference_dual import ReferenceFit, item_vectors, solve
 from helpers.reference_targets import residuals
@@ -135,9 +135,7 @@ unobserved_weight = 0.1
 """
 
 
-@pytest.mark.parametrize(
-    "layout", [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)], ids=str
-)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_everybody_has_the_same_bytes_in_any_layout(
     world: World, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from conftest import soak
+
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
+LAYOUTS = [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)]
 Ran = tuple[dict[str, bytes], dict[str, Any]]
 
 
