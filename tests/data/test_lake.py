@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,6 +107,20 @@ def test_snapshots_that_are_not_there_or_empty_are_refused(world: World) -> None
     refused(world, spec(world, interactions=f"{folder}?version=7"), UNREADABLE, part)
     lake.delete("item_id >= 0")
     refused(world, spec(world, interactions=str(folder)), UNREADABLE, NO_ROWS)
+
+
+def test_the_hint_names_one_version_of_iceberg(world: World) -> None:
+    """A hint of version 1 is not one of version 10."""
+    folder, _ = iceberg(world)
+    logs = sorted((folder / "metadata").glob("*.metadata.json"))  # without rows, then one for each change
+    for number, log in {1: logs[1], 10: logs[2]}.items():
+        shutil.copy(log, folder / "metadata" / f"v{number}.metadata.json")
+    rows = {}
+    for hint in ("1", "10"):
+        (folder / "metadata" / "version-hint.text").write_text(hint)
+        report = extembed("run", spec(world, interactions=str(folder)), "--json").ok().json
+        rows[hint] = report["inputs"]["interactions"]["rows"]
+    assert rows == {"1": 600, "10": 1200}
 
 
 def test_an_empty_delta_table_is_refused(world: World) -> None:
