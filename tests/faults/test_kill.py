@@ -240,7 +240,8 @@ def test_a_reader_by_name_never_sees_old_and_new_parts_together(base: Base, tmp_
     reader.join()
     whole = [sorted(name for name in files[DIRECTORY] if name != MANIFEST) for files in (base.old, base.new)]
     assert len(seen) > 100
-    assert all(names in whole for names in seen), {str(names) for names in seen if names not in whole}
+    # A reader that opened the old directory just before the exchange may see its files go: fewer of them, never others.
+    assert all(any(set(names) <= set(parts) for parts in whole) for names in seen), {str(names) for names in seen}
 
 
 def test_without_an_exchange_the_old_directory_is_set_aside(
