@@ -11,7 +11,7 @@ import polars as pl
 from extembed_cli.arrays import Doubles, Ints
 from extembed_cli.data.columns.ids import same_type
 from extembed_cli.data.inputs.embeddings import load_vectors
-from extembed_cli.data.inputs.inputs import Loaded, Opened
+from extembed_cli.data.inputs.inputs import Opened, Sharded
 from extembed_cli.data.inputs.vector_cache import VectorCache
 from extembed_cli.data.shards.mapped_arrays import zeros
 from extembed_cli.data.shards.matrices import BYTES_PER_MOMENT, EmbeddingMatrix, TableVectors
@@ -107,7 +107,7 @@ def _derive(
 
 def _sources(
     spec: Spec,
-    loaded: Loaded,
+    loaded: Sharded,
     centers: dict[str, list[bool]],
     cache: VectorCache | None,
     folder: Path | None,

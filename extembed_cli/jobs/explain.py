@@ -32,11 +32,10 @@ from extembed_cli.jobs.derivation import Derived, derive, plan_derivation
 from extembed_cli.jobs.explained_row import Row, explained_row
 from extembed_cli.jobs.explained_schema import ExplainedRow
 from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.local_passes import LocalResults, Place, layout_of_pass, run_pass
 from extembed_cli.jobs.one_candidate import Given, with_candidate
 from extembed_cli.jobs.options import RunOptions
-from extembed_cli.jobs.passes import PassResults, Place
 from extembed_cli.jobs.reading import cache_of, load, open_all
-from extembed_cli.jobs.run import layout_of_pass, run_pass
 from extembed_cli.jobs.survey import survey
 from extembed_cli.jobs.within import read_requests, within_part
 from extembed_cli.spec.model import Spec
@@ -150,7 +149,7 @@ def _read(spec: Spec, candidates: Table, wanted: Ints) -> pl.DataFrame:
 
 def _compute(
     opened: Opened, rows: pl.DataFrame, options: RunOptions, mapped: Mapping, watch: Watch
-) -> tuple[list[PassResults], list[list[FeaturePart]]]:
+) -> tuple[list[LocalResults], list[list[FeaturePart]]]:
     """Return the results of each pass for the first row, and the features of all rows, those in the request last."""
     spec, inputs = opened.spec, opened.complete()
     passes = [opened.of_pass(each) for each in spec.passes()]
@@ -158,7 +157,7 @@ def _compute(
     surveyed = survey(opened, options, mapped, watch)
     kept = surveyed.bytes_in_memory + sum(table.bytes_in_memory for table in derived.values())
 
-    def results_of(each: Opened, rows: pl.DataFrame) -> PassResults:
+    def results_of(each: Opened, rows: pl.DataFrame) -> LocalResults:
         sources = Sources(cache_of(each, options), derived, surveyed.by_technique)
         layout, scratch = layout_of_pass(each, options, sources.cache, kept), None
         if layout.on_disk:

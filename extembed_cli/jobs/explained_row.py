@@ -27,7 +27,7 @@ from extembed_cli.jobs.explained_schema import (
     HiddenPart,
     HistoryPart,
 )
-from extembed_cli.jobs.passes import PassResults
+from extembed_cli.jobs.local_passes import LocalResults
 from extembed_cli.spec.durations import duration_us, time_text
 from extembed_cli.spec.model import Spec
 
@@ -91,7 +91,7 @@ def explained_row(
     spec: Spec,
     names: Sequence[str],
     row: Row,
-    results: Sequence[PassResults],
+    results: Sequence[LocalResults],
     features: Sequence[Sequence[FeaturePart]],
     notes: Sequence[str] = (),
 ) -> ExplainedRow:
@@ -165,7 +165,7 @@ def _values(column: str, row: Row, features: Sequence[Sequence[FeaturePart]]) ->
 # --- histories ---------------------------------------------------------------------------------------
 
 
-def _passed(result: PassResults, row: Row, names: Sequence[str]) -> Passed:
+def _passed(result: LocalResults, row: Row, names: Sequence[str]) -> Passed:
     """Return what a pass tells about a row."""
     job, owner = result.job, result.job.spec.side.owner
     columns = [column for column in job.shared.columns if column.name in names]
@@ -189,7 +189,7 @@ def _passed(result: PassResults, row: Row, names: Sequence[str]) -> Passed:
     return Passed(by_column, histories, notes)
 
 
-def _place_in_shard(result: PassResults, row: int) -> tuple[Shard, int] | None:
+def _place_in_shard(result: LocalResults, row: int) -> tuple[Shard, int] | None:
     """Return the shard of a row, and its place there; None if its owner or its time is null."""
     for index in range(result.loaded.partition.shards):
         shard = result.loaded.shard(result.job.spec, index)
@@ -200,7 +200,7 @@ def _place_in_shard(result: PassResults, row: int) -> tuple[Shard, int] | None:
 
 
 def _history(
-    result: PassResults,
+    result: LocalResults,
     row: Row,
     at: tuple[Shard, int],
     candidate: ExplainedCandidate,

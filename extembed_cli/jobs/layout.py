@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from extembed_cli.data.columns.ids import id_kind
 from extembed_cli.data.columns.vector_columns import VectorColumns
-from extembed_cli.data.inputs.inputs import Inputs, Loaded
+from extembed_cli.data.inputs.inputs import Inputs, Sharded
 from extembed_cli.data.outputs.feature_file import ROW_GROUP
 from extembed_cli.errors import ResourceError, counted
 from extembed_cli.features.prepare import matrices_of
@@ -87,7 +87,7 @@ def layout_of(
     return Layout(-(-rows // room), reading, mapped, most)
 
 
-def check_longest(spec: Spec, loaded: Loaded, workers: int, memory: int | None) -> None:
+def check_longest(spec: Spec, loaded: Sharded, workers: int, memory: int | None) -> None:
     """Raise if the longest history does not fit into the memory: an owner cannot be split into shards."""
     longest = loaded.partition.longest
     if memory is None or longest <= _LONG_HISTORY:

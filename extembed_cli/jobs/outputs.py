@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,13 @@ import pyarrow as pa
 import extembed_cli
 from extembed_cli.data.columns.ids import as_stored, narrowed
 from extembed_cli.data.files.commit import Staged, writing
-from extembed_cli.data.outputs.feature_file import VectorTable, write_features, write_vectors
-from extembed_cli.data.outputs.shard_results import FeaturePart, Vectors
+from extembed_cli.data.outputs.feature_file import FeatureTable, VectorTable, write_vectors
+from extembed_cli.data.outputs.shard_results import Vectors
 from extembed_cli.features.registry import output_columns
 from extembed_cli.jobs.passes import PassResults
 from extembed_cli.spec.model import Spec
-from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import Mapping
 
-SECONDS_PER_WRITTEN_ROW = 0.3e-6  # for a progress bar of even speed
 _VECTOR_ROWS = 2048  # user vectors rotated and written at a time
 
 
@@ -28,14 +26,13 @@ def write_outputs(
     spec: Spec,
     stage: Staged,
     passes: Sequence[PassResults],
-    features: Sequence[Sequence[FeaturePart]],
+    write: Callable[[Staged, Path, FeatureTable], str],
     digests: dict[str, Any],
     mapped: Mapping,
-    watch: Watch,
 ) -> dict[str, Any]:
     """Stage features and vectors and return the part of the run report about them.
 
-    features  parts of all candidates: of each pass, and of the columns within a request
+    write  writes the features of all passes, and the columns within a request
     """
     metadata = {"version": extembed_cli.__version__, "spec": spec.meaning(), "inputs": digests}
     outputs = output_columns(spec)
@@ -44,15 +41,9 @@ def write_outputs(
     if loaded.inputs.candidates is not None and spec.output is not None:
         output = Path(spec.output)
         with writing(output):
-            digest = write_features(
-                stage,
-                output,
-                loaded.inputs.candidates,
-                {column.name: column.dtype for column in outputs},
-                features,
-                {**metadata, "columns": columns},
-                progress=lambda rows: watch.moved(rows, rows * SECONDS_PER_WRITTEN_ROW),
-            )
+            dtypes = {column.name: column.dtype for column in outputs}
+            table = FeatureTable.of(loaded.inputs.candidates, dtypes, {**metadata, "columns": columns})
+            digest = write(stage, output, table)
     of_owners: dict[str, list[dict[str, Any]]] = {"user": [], "item": []}
     for each in passes:
         of_owners[each.job.spec.side.owner] += _write_owner_vectors(each, stage, metadata, mapped)

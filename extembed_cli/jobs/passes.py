@@ -1,36 +1,85 @@
-"""The results of a pass: what the histories of one side give."""
+"""The passes of a job, as an engine runs them: what goes in, and what comes out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
-from extembed_cli.data.inputs.inputs import Loaded
-from extembed_cli.data.shards.scratch import Scratch
+from extembed_cli.data.files.commit import Staged
+from extembed_cli.data.inputs.inputs import Inputs, Loaded, Opened
+from extembed_cli.data.outputs.feature_file import FeatureTable
+from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.engines.base import Job, Results
-from extembed_cli.jobs.layout import Layout
-
-
-class Place(NamedTuple):
-    """Where a pass is computed."""
-
-    layout: Layout
-    scratch: Scratch | None
-    """None = in memory"""
+from extembed_cli.jobs.options import RunOptions
+from extembed_cli.spec.model import Spec
+from extembed_cli.system.progress import Watch
+from extembed_cli.system.threads import Mapping
 
 
 @dataclass(frozen=True)
 class PassResults:
     """The results of the histories of one side, users' or items'."""
 
-    place: Place
     loaded: Loaded
     job: Job
     results: Results
 
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What the passes of a job are computed from."""
+
+    opened: Opened
+    passes: list[Opened]
+    """The inputs of each pass"""
+    models: dict[str, Any]
+    """Digests of trained models and frozen sums"""
+    options: RunOptions
+    mapped: Mapping
+    watch: Watch
+
     @property
-    def bytes_in_memory(self) -> int:
-        """Bytes of the features that are not in files."""
-        if self.place.layout.shards > 1:
-            return 0
-        return sum(values.nbytes for part in self.results.features for values in part.columns.values())
+    def spec(self) -> Spec:
+        return self.opened.spec
+
+    @property
+    def inputs(self) -> Inputs:
+        return self.opened.complete()
+
+
+@dataclass
+class Computed:
+    """What is known once all passes are computed, besides the features."""
+
+    passes: list[PassResults] = field(default_factory=list)
+    surveyed: Tally = field(default_factory=Tally)
+    """Counts of what techniques have learnt from all items"""
+
+
+class Passes(Protocol):
+    """The passes of one job where an engine runs them; the features stay there until they are written."""
+
+    def digests(self) -> Future[dict[str, Any]]:
+        """Begin to compute the digests of all inputs, and return where they will be."""
+
+    def compute(self) -> Computed:
+        """Compute all passes, and the columns within a request."""
+
+    def known(self, columns: Sequence[str]) -> dict[str, int]:
+        """Return the number of candidates for which each of some columns has a value, where an engine has counted."""
+
+    def write(self, stage: Staged, output: Path, table: FeatureTable) -> str:
+        """Stage the features of all passes; return the SHA-256 of the output."""
+
+    def report(self) -> dict[str, Any]:
+        """Return the engine's part of the run report."""
+
+
+class StartPasses(Protocol):
+    """Starts the engine of a job."""
+
+    def __call__(self, run: RunInputs, /) -> AbstractContextManager[Passes]: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from extembed_cli.data.inputs.coverage import Coverage
-from extembed_cli.data.inputs.inputs import Loaded
+from extembed_cli.data.inputs.inputs import Sharded
 from extembed_cli.features.registry import output_columns, techniques_of
 from extembed_cli.features.technique.protocol import Estimate, ShardWork
 from extembed_cli.histories.csr import Shard, every_owner
@@ -31,7 +31,7 @@ _SECONDS_PER_SHARD = 0.2
 
 class _PassPlan(NamedTuple):
     spec: Spec
-    loaded: Loaded
+    loaded: Sharded
     coverage: Coverage
     layout: Layout
     estimates: list[Estimate]
@@ -89,7 +89,7 @@ def _plan(spec: Spec, passes: list[_PassPlan], reads: list[ReadPlan], workers: i
     }
 
 
-def _estimates(spec: Spec, dims: dict[str, int], loaded: Loaded, shard: Shard) -> list[Estimate]:
+def _estimates(spec: Spec, dims: dict[str, int], loaded: Sharded, shard: Shard) -> list[Estimate]:
     """Return the estimated cost of a shard for each technique."""
     history, candidates = shard.history, shard.candidates
     users = every_owner(history, loaded.vectors_as_of)

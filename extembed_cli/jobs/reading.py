@@ -13,7 +13,7 @@ import polars as pl
 
 from extembed_cli.data.columns.vector_columns import VectorColumns
 from extembed_cli.data.inputs.coverage import Coverage, HasVector
-from extembed_cli.data.inputs.inputs import Inputs, Loaded, Opened, open_inputs, read_inputs
+from extembed_cli.data.inputs.inputs import Inputs, Opened, Sharded, open_inputs, read_inputs
 from extembed_cli.data.inputs.vector_cache import VectorCache
 from extembed_cli.data.outputs.feature_file import check_names, check_not_an_input, check_target
 from extembed_cli.data.shards.partition import Partition
@@ -106,7 +106,7 @@ def load(
     cache: VectorCache | None = None,
     *,
     vectors: bool = False,
-) -> Loaded:
+) -> Sharded:
     """Read ids, times and expressions of all inputs; raise all problems together, with those of `opened`.
 
     Shards of users are stored in the scratch folder; without one, only the first shard is kept. With `vectors`, the
@@ -152,7 +152,7 @@ def sample_layout(opened: Opened) -> Layout:
 
 
 def first_shard(
-    spec: Spec, loaded: Loaded, coverage_of: Callable[[Spec, Shard], Coverage] | None = None
+    spec: Spec, loaded: Sharded, coverage_of: Callable[[Spec, Shard], Coverage] | None = None
 ) -> tuple[Shard, Coverage]:
     """Return the first shard, which may be a sample, and the coverage of all shards estimated from it.
 
@@ -169,7 +169,7 @@ def first_shard(
     return shard, coverage
 
 
-def _with_row(loaded: Loaded, table: str, ids: pl.Series) -> HasVector:
+def _with_row(loaded: Sharded, table: str, ids: pl.Series) -> HasVector:
     """Return whether the table has a row for each num of some ids, at whatever time."""
     known = loaded.rows_of(table, ids)
     return lambda nums, times: known[nums]

@@ -12,7 +12,7 @@ from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.errors import counted
 from extembed_cli.features import registry
 from extembed_cli.features.registry import techniques_of
-from extembed_cli.jobs.passes import PassResults
+from extembed_cli.jobs.passes import Computed
 from extembed_cli.spec.model import Spec
 from extembed_cli.system import memory
 from extembed_cli.system.progress import Cost
@@ -23,15 +23,13 @@ def report_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.run.json")
 
 
-def computed(
-    spec: Spec, passes: Sequence[PassResults], surveyed: Tally, costs: dict[str, Cost], workers: int
-) -> dict[str, Any]:
+def computed(spec: Spec, results: Computed, costs: dict[str, Cost], workers: int) -> dict[str, Any]:
     """Return the part of the run report about inputs, features and seconds.
 
     The stages inside `compute` run on all workers; their seconds are per worker.
     """
-    tally = Tally()
-    tally.add(surveyed)
+    tally, passes = Tally(), results.passes
+    tally.add(results.surveyed)
     flagged: dict[str, list[str]] = {}
     for each in passes:
         tally.add(each.results.tally)

@@ -6,17 +6,15 @@ Inputs that do not match at all give valid features that are worthless, all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-
-import numpy as np
 
 from extembed_cli.data.columns.ids import examples
 from extembed_cli.data.columns.times import has_dates, has_numbers
 from extembed_cli.data.inputs.coverage import Coverage
 from extembed_cli.data.inputs.inputs import Loaded
-from extembed_cli.data.outputs.shard_results import FeaturePart
 from extembed_cli.errors import DataError, Problems, SpecError, counted, did_you_mean, listing
+from extembed_cli.features.registry import output_columns
 from extembed_cli.spec.durations import DAY_US, YEAR_US, duration_us, time_text
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -55,20 +53,22 @@ def check_patterns(spec: Spec, features: Sequence[str]) -> None:
     problems.raise_any()
 
 
-def check_features(spec: Spec, rows: int, features: Sequence[Sequence[FeaturePart]]) -> None:
-    """Raise if a feature is null for more of the candidates than the spec allows; `features` has all of them."""
-    if not spec.require.non_null or not rows:
-        return
+def required_features(spec: Spec) -> list[str]:
+    """Return the features that may not be null for all candidates."""
+    return [column.name for column in output_columns(spec) if spec.require.non_null_of(column.name)]
+
+
+def check_features(spec: Spec, rows: int, known: Mapping[str, int]) -> None:
+    """Raise if a feature is null for more of the candidates than the spec allows.
+
+    known  the number of candidates for which each required feature has a value
+    """
     problems = Problems()
-    for parts in features:
-        for name in parts[0].columns if parts else ():
-            least = spec.require.non_null_of(name)
-            if least == 0:
-                continue
-            known = sum(int(np.count_nonzero(~np.isnan(part.columns[name]))) for part in parts)
-            if known < least * rows:
-                share = f"{known / rows:.2%} of the candidates, less than {least:.2%}"
-                problems.errors.append(DataError(f"require.non_null: `{name}` has a value for {share}"))
+    for name, count in known.items() if rows else ():
+        least = spec.require.non_null_of(name)
+        if count < least * rows:
+            share = f"{count / rows:.2%} of the candidates, less than {least:.2%}"
+            problems.errors.append(DataError(f"require.non_null: `{name}` has a value for {share}"))
     problems.raise_any()
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, soak, timestamps, vectors
+from conftest import World, extembed, soak, timestamps, vectors
 from helpers.outputs import Ran, ran, same
 
-from extembed_cli.data.inputs.inputs import Loaded
+from extembed_cli.data.inputs.inputs import Sharded
+from extembed_cli.data.outputs import feature_file
 from extembed_cli.engines import base
 from extembed_cli.features.compute import compute_shard
 from extembed_cli.features.prepare import Shared
@@ -156,14 +159,32 @@ def test_an_error_in_a_batch_ends_the_run(world: World, monkeypatch: pytest.Monk
 
 def test_users_are_spread_over_shards(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Shard] = []
-    encode = Loaded.shard
+    encode = Sharded.shard
 
-    def watching(loaded: Loaded, spec: Any, index: int) -> Shard:
+    def watching(loaded: Sharded, spec: Any, index: int) -> Shard:
         seen.append(encode(loaded, spec, index))
         return seen[-1]
 
-    monkeypatch.setattr(Loaded, "shard", watching)
+    monkeypatch.setattr(Sharded, "shard", watching)
     ran(world.spec(), 1, Layout(shards=4))
     users = [user for shard in seen for user in shard.owners.to_list()]
     assert len(users) == len(set(users)) == world.output()["user_id"].n_unique()
     assert all(len(shard.owners) for shard in seen)
+
+
+def test_row_groups_do_not_depend_on_the_files_of_the_candidates(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_file, "ROW_GROUP", 64)
+    monkeypatch.setattr(feature_file, "PART_ROWS", 128)
+    whole, candidates = world.run(), world.table("candidates")
+    candidates = candidates.append_column("kind", candidates["label"].cast(pa.string()).dictionary_encode())
+    for number, (low, high) in enumerate(itertools.pairwise([0, 1, 70, 70, 200, 300])):
+        world.write(f"cut/{number}", candidates.slice(low, high - low), row_group_size=50)
+    for output in ("cut.parquet", "cut_parts"):
+        extembed("run", world.spec(), "--set", f'candidates="{world.folder}/cut"', "-o", world.folder / output).ok()
+        files = [pq.ParquetFile(path) for path in sorted((world.folder / output).glob("*.parquet"))]
+        files = files or [pq.ParquetFile(world.folder / output)]
+        groups = [file.metadata.row_group(group).num_rows for file in files for group in range(file.num_row_groups)]
+        assert groups == [64, 64, 64, 64, 44]
+        rows = pa.concat_tables([file.read() for file in files], promote_options="permissive")
+        assert pl.DataFrame(pl.from_arrow(rows.drop(["kind"]))).equals(whole)
+        assert rows["kind"].cast(pa.string()).to_pylist() == candidates["kind"].cast(pa.string()).to_pylist()

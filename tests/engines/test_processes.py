@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from extembed_cli.data.shards.scratch import Scratch
 from extembed_cli.engines.base import Job, Progress, ShardInput
 from extembed_cli.features.prepare import Shared, prepare
 from extembed_cli.jobs.layout import Layout
+from extembed_cli.jobs.local_passes import local_passes
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.reading import load, open_all
 from extembed_cli.jobs.run import run_job
@@ -98,7 +100,7 @@ def test_processes_write_the_bytes_of_the_local_engine(world: World) -> None:
         load_spec(path),
         RunOptions(workers=2, layout=Layout(shards=3)),
         Watch(),
-        lambda mapped, scratch: ProcessEngine(folder),
+        partial(local_passes, start_engine=lambda mapped, scratch: ProcessEngine(folder)),
     )
     assert [file.read_bytes() for file in files] == local
     other = json.loads((world.folder / "out.parquet.run.json").read_text())

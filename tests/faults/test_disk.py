@@ -113,7 +113,7 @@ def test_no_space_for_the_report_leaves_the_old_output(tmp_path: Path, kind: str
     world = build(tmp_path)
     old = earlier_output(world, kind)
     with drive(
-        *arguments(world, kind), faults=(Fault("extembed_cli.jobs.outputs:write_features", "after", do="limit"),)
+        *arguments(world, kind), faults=(Fault("extembed_cli.jobs.local_passes:write_features", "after", do="limit"),)
     ) as run:
         run.end().failed(5, "no space left", "old output is untouched")
     assert_untouched(world.folder / kind, old)

@@ -141,7 +141,7 @@ def run_together(folder: Path, kind: str, runs: int) -> None:
     expected = [run_clean(world, f"{spec}/{Path(kind).name}", spec) for spec in (OLD, NEW)]
     log = folder / "log"
     notes = (
-        Fault("extembed_cli.jobs.run:load", do="note", path=str(log), text="in"),
+        Fault("extembed_cli.jobs.local_passes:load", do="note", path=str(log), text="in"),
         Fault("extembed_cli.data.files.commit:Staged.commit", "after", do="note", path=str(log), text="out"),
     )
     started: list[Run] = []

@@ -87,7 +87,7 @@ def clean(world: World) -> tuple[dict[str, bytes], dict[str, object]]:
         soak(Fault("extembed_cli.data.outputs.shard_results:FeaturePart.save", "after", 2), 1),
         soak(Fault("extembed_cli.data.outputs.shard_results:ShardResult.save", "before", 3), 2),
         (SAVED, 3),
-        soak(Fault("extembed_cli.jobs.outputs:write_features"), SHARDS),
+        soak(Fault("extembed_cli.jobs.local_passes:write_features"), SHARDS),
         soak(Fault("extembed_cli.jobs.outputs:write_vectors", "after"), SHARDS),
         soak(Fault("pathlib:Path.replace", "before", 5 + 3 * SHARDS), SHARDS),
     ],

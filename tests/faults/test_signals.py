@@ -30,7 +30,7 @@ from helpers.faults import (
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 PLACES = [
-    Fault("extembed_cli.jobs.run:load"),
+    Fault("extembed_cli.jobs.local_passes:load"),
     Fault("extembed_cli.engines.base:compute_shard"),
     Fault("pyarrow.parquet:ParquetWriter.write_batch", "after", 2),
     Fault("os:fsync", "before", 2),
@@ -225,10 +225,10 @@ def test_a_signal_at_random_times(tmp_path: Path) -> None:
 
 SWALLOW = """
 import sys
-from extembed_cli.jobs import run
+from extembed_cli.jobs import local_passes
 from extembed_cli.__main__ import main
 
-inner = run.{name}
+inner = local_passes.{name}
 
 
 class Loud:
@@ -244,7 +244,7 @@ def swallowing(*args, **named):
     return inner(*args, **named)
 
 
-run.{name} = swallowing
+local_passes.{name} = swallowing
 main()
 """
 

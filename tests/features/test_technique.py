@@ -85,10 +85,10 @@ value = 2.0
 """
 IN_MAPPED_SHARDS = """
 import sys
-from extembed_cli.jobs import run
+from extembed_cli.jobs import local_passes
 from extembed_cli.jobs.layout import Layout
 
-run.layout_of = lambda *args, **named: Layout(shards=3, mapped=True)
+local_passes.layout_of = lambda *args, **named: Layout(shards=3, mapped=True)
 from extembed_cli.__main__ import main
 
 main()

@@ -23,7 +23,7 @@ import pytest
 from conftest import Ran, World, extembed, timestamps, vectors
 
 from extembed_cli.data.outputs import feature_file
-from extembed_cli.jobs import run as run_module
+from extembed_cli.jobs import local_passes
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
@@ -91,11 +91,11 @@ def hook(what):
 
 from extembed_cli.__main__ import main
 from extembed_cli.data.outputs import feature_file
-from extembed_cli.jobs import run
+from extembed_cli.jobs import local_passes
 from extembed_cli.jobs.layout import Layout
 
 if plan["shards"]:
-    run.layout_of = lambda *args, **named: Layout(shards=plan["shards"], rows=200, mapped=True)
+    local_passes.layout_of = lambda *args, **named: Layout(shards=plan["shards"], rows=200, mapped=True)
 feature_file.PART_ROWS = feature_file.ROW_GROUP = plan["rows"] or feature_file.PART_ROWS
 for number, what in enumerate(plan["faults"]):
     hook(dict(what, key=number))
@@ -175,7 +175,7 @@ def versions_of_a_process() -> dict[str, str]:
     """Return the library versions of a run in its own process. A test process may load more, and would not resume."""
     code = f"""
 import json
-from extembed_cli.jobs.run import _versions
+from extembed_cli.jobs.local_passes import _versions
 from extembed_cli.spec.loading import build_spec
 print(json.dumps(_versions(build_spec({MINIMAL!r}, "spec"))))
 """
@@ -189,8 +189,8 @@ def undisturbed(*args: str | Path, rows: int = ROWS, shards: int = 0) -> Ran:
     layout = Layout(shards=shards, rows=200, mapped=True)
     with pytest.MonkeyPatch.context() as patch:
         if shards:
-            patch.setattr(run_module, "layout_of", lambda *args, **named: layout)
-        patch.setattr(run_module, "_versions", lambda spec: versions_of_a_process())
+            patch.setattr(local_passes, "layout_of", lambda *args, **named: layout)
+        patch.setattr(local_passes, "_versions", lambda spec: versions_of_a_process())
         patch.setattr(feature_file, "PART_ROWS", rows)
         patch.setattr(feature_file, "ROW_GROUP", rows)
         return extembed(*args)

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -76,6 +77,17 @@ class Part:
     """Bytes of a decoded row, approximately."""
     partition: dict[str, str | None] = field(default_factory=dict)
     """The values of its hive partition columns, as the folders write them"""
+    groups: range | None = None
+    """The row groups to read; None = all"""
+
+    def of_groups(self, groups: range, rows: int) -> Part:
+        """Return some of the file's row groups, which have so many rows."""
+        return replace(self, groups=groups, rows=rows)
+
+    def group_rows(self) -> list[int]:
+        """Return the rows of each row group of the file."""
+        with reading(self.path, self.name), open_parquet(self.path) as file:
+            return [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
 
     def batches(self, columns: Sequence[str] | None = None, batch_size: int = 131_072) -> Iterator[pa.RecordBatch]:
         """Yield batches of the named columns (None = all), with page checksums verified and no read-ahead."""
@@ -83,7 +95,8 @@ class Part:
         stored = [name for name in names if name not in self.partition]
         schema = pa.schema([self.schema.field(name) for name in names])
         with reading(self.path, self.name), open_parquet(self.path) as file:
-            for batch in file.iter_batches(batch_size=batch_size, columns=stored):
+            groups = None if self.groups is None else list(self.groups)
+            for batch in file.iter_batches(batch_size=batch_size, columns=stored, row_groups=groups):
                 arrays = [
                     hive.column_of(self.partition[f.name], f.type, batch.num_rows)
                     if f.name in self.partition
@@ -172,6 +185,28 @@ class Table:
         """Return the path of the first file without a column that others have; None if there is no such file."""
         without = [part for part in self.parts if name not in part.schema.names]
         return without[0].name if 0 < len(without) < len(self.parts) else None
+
+    def splits(self, rows: int) -> Iterator[Table]:
+        """Yield the table in pieces of whole row groups, each of one file and of about so many rows or fewer."""
+        for part in self.parts:
+            counts = part.group_rows()
+            first = 0
+            for group in range(len(counts)):
+                if group + 1 == len(counts) or sum(counts[first : group + 2]) > rows:
+                    yield Table(self.label, (part.of_groups(range(first, group + 1), sum(counts[first : group + 1])),))
+                    first = group + 1
+
+    def between(self, low: int, high: int) -> Iterator[tuple[Part, range]]:
+        """Yield what holds the rows [low, high): row groups of a file, and which of their rows these are."""
+        begin = 0
+        for part in self.parts:
+            if begin < high and low < begin + part.rows:
+                ends = np.cumsum([0, *part.group_rows()]) + begin
+                chosen = np.flatnonzero((ends[:-1] < high) & (ends[1:] > low))
+                first, last = int(ends[chosen[0]]), int(ends[chosen[-1] + 1])
+                groups = range(int(chosen[0]), int(chosen[-1]) + 1)
+                yield part.of_groups(groups, last - first), range(max(low, first) - first, min(high, last) - first)
+            begin += part.rows
 
     def with_key_type(self, name: str, kind: str) -> Table:
         """Return the table with another type of a hive partition column: `integer` or `text`."""

@@ -72,11 +72,22 @@ class Loaded:
     inputs: Inputs
     events: EventCounts
     candidates: CandidateCounts
-    partition: Partition
     vocabulary: Vocabulary
     ids: dict[str, TableIds]
     vectors_as_of: int
     """The as-of time of user vectors (us)."""
+
+    def rows_of(self, table: str, ids: pl.Series) -> Bools:
+        """(ids + 1) Whether a table has a row for each id; False for a null one."""
+        each, known = same_type(ids, self.ids[table].ids)
+        return np.append(each.is_in(known.drop_nulls().implode()).to_numpy(), False)
+
+
+@dataclass(frozen=True)
+class Sharded(Loaded):
+    """The same, with the rows of the logs by shard of owners."""
+
+    partition: Partition
 
     def tables(self, spec: Spec, index: int) -> tuple[pa.Table, pa.Table]:
         """Return the events and the candidates of one shard of users, in any order."""
@@ -89,11 +100,6 @@ class Loaded:
     def shard(self, spec: Spec, index: int) -> Shard:
         """Return one shard of users, its rows ordered by user."""
         return encode(spec, *self.tables(spec, index), self.vocabulary)
-
-    def rows_of(self, table: str, ids: pl.Series) -> Bools:
-        """(ids + 1) Whether a table has a row for each id; False for a null one."""
-        each, known = same_type(ids, self.ids[table].ids)
-        return np.append(each.is_in(known.drop_nulls().implode()).to_numpy(), False)
 
 
 @dataclass
@@ -227,7 +233,7 @@ def read_inputs(
     cache: VectorCache | None = None,
     vectors: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
-) -> Loaded:
+) -> Sharded:
     """Read ids, times and expressions of all inputs that could be opened, `rows` at a time, into the partition.
 
     Raises all problems together, earlier ones included; with `vectors`, also those of the vectors. Rows that a killed
@@ -244,6 +250,23 @@ def read_inputs(
             about = partition.keep()
             opened.complete().check_unchanged()  # kept rows and digests must be of the same files
             scratch.write_json(_READ, {"partition": about, "events": asdict(events), "candidates": asdict(candidates)})
+    ids = read_ids(opened, cache, vectors=vectors)
+    for every in ids_of_all(spec, ids):
+        partition.numbering.numbers(every)
+    return Sharded(
+        opened.complete(),
+        events,
+        candidates,
+        partition.numbering.vocabulary(),
+        ids,
+        vectors_as_of(spec, events),
+        partition,
+    )
+
+
+def read_ids(opened: Opened, cache: VectorCache | None = None, *, vectors: bool = False) -> dict[str, TableIds]:
+    """Return the ids of the embedding tables; raise all problems so far together, with `vectors` those of these too."""
+    spec, problems = opened.spec, opened.problems
     ids: dict[str, TableIds] = {}
     for name, table in opened.embeddings.items():
         with problems.collect():
@@ -255,18 +278,12 @@ def read_inputs(
                     spec, name, opened.embeddings[name], table_ids, None, [(bool(spec.table(name).center), None)]
                 )
     problems.raise_any()
-    if any(group.reads_all_items for group in spec.groups.values()):
-        for table_ids in ids.values():
-            partition.numbering.numbers(table_ids.ids)
-    return Loaded(
-        opened.complete(),
-        events,
-        candidates,
-        partition,
-        partition.numbering.vocabulary(),
-        ids,
-        vectors_as_of(spec, events),
-    )
+    return ids
+
+
+def ids_of_all(spec: Spec, ids: dict[str, TableIds]) -> list[pl.Series]:
+    """Return the ids of tables that a vocabulary needs, besides those of the logs."""
+    return [each.ids for each in ids.values()] if any(group.reads_all_items for group in spec.groups.values()) else []
 
 
 def _read_logs(

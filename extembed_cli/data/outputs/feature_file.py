@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,47 +93,100 @@ def check_names(candidates: Table, features: list[str]) -> None:
         )
 
 
-def write_features(
-    stage: Staged,
-    output: Path,
-    candidates: Table,
-    columns: dict[str, str],
-    sources: Sequence[Sequence[FeaturePart]],
-    metadata: dict[str, Any],
-    progress: Callable[[int], None] = lambda rows: None,
-) -> str:
-    """Write all candidate columns and the features in candidate order; return the SHA-256 of the output.
+@dataclass(frozen=True)
+class FeatureTable:
+    """The table that a run writes: all candidate columns, then the features."""
 
-    `columns` has the features' types by name. A source has parts with the values of some of them; a row in none of its
-    parts is null. The files wait in `stage` to be committed; `progress` is called with the number of rows after each
-    batch.
-    """
-    features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
-    metadata = {**metadata, "columns": [*_earlier_columns(candidates), *metadata["columns"]]}
-    kept = carried_over(candidates.schema, features)
-    schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: json_bytes(metadata)})
+    candidates: Table
+    columns: list[str]
+    """Names of the features"""
+    schema: pa.Schema
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        row = 0
-        for batch in candidate_rows(candidates):
+    @classmethod
+    def of(cls, candidates: Table, columns: Mapping[str, str], metadata: dict[str, Any]) -> FeatureTable:
+        """Return the table with features of these types by name."""
+        features = [pa.field(n, pa.uint32() if dtype == "UInt32" else pa.float32()) for n, dtype in columns.items()]
+        metadata = {**metadata, "columns": [*_earlier_columns(candidates), *metadata["columns"]]}
+        kept = carried_over(candidates.schema, features)
+        schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: json_bytes(metadata)})
+        return cls(candidates, list(columns), schema)
+
+    @property
+    def rows(self) -> int:
+        return self.candidates.rows
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Return the rows [low, high) of each part of a directory: at least one."""
+        return [(low, min(low + PART_ROWS, self.rows)) for low in range(0, max(1, self.rows), PART_ROWS)]
+
+    def batches(self, low: int, high: int, sources: Sequence[Sequence[FeaturePart]]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows [low, high) in row groups.
+
+        A source has parts with the values of some features; a row in none of its parts is null.
+        """
+        row = low
+        for batch in candidate_rows(self.candidates, low, high):
             arrays = {}
             for parts in sources:
                 known = known_in(parts, row, row + len(batch))
                 for name in parts[0].columns:
                     arrays[name] = _array(block_of(parts, name, row, row + len(batch)), known)
-            yield pa.RecordBatch.from_arrays([*batch.columns, *(arrays[name] for name in columns)], schema=schema)
+            yield pa.RecordBatch.from_arrays(
+                [*batch.columns, *(arrays[name] for name in self.columns)], schema=self.schema
+            )
             row += len(batch)
+        if row != high:
+            raise DataError(f"candidates: {row:,} rows where there were {high:,}: {_CHANGED}")
+
+    def write(self, path: Path, batches: Iterator[pa.RecordBatch]) -> int:
+        """Write a file of the table, read its row count back, and return it."""
+        return _write(path, self.schema, batches, self.candidates.schema.names)
+
+    def write_part(self, folder: Path, index: int, batches: Iterator[pa.RecordBatch]) -> dict[str, Any]:
+        """Write a part of a directory, which is named by its content; return its entry in the manifest."""
+        path = folder / f".part-{index:05d}.parquet.{secrets.token_hex(8)}.tmp"
+        rows = self.write(path, batches)
+        digest = file_digest(path)
+        name = f"part-{index:05d}-{digest[:12]}.parquet"
+        path.rename(folder / name)
+        return {"file": name, "rows": rows, "sha256": digest}
+
+
+def write_features(
+    stage: Staged,
+    output: Path,
+    table: FeatureTable,
+    sources: Sequence[Sequence[FeaturePart]],
+    progress: Callable[[int], None] = lambda rows: None,
+) -> str:
+    """Write a file, or a directory of parts, from the features of all candidates; return its SHA-256.
+
+    The files wait in `stage` to be committed; `progress` is called with the number of rows after each batch.
+    """
+
+    def rows(low: int, high: int) -> Iterator[pa.RecordBatch]:
+        for batch in table.batches(low, high, sources):
+            yield batch
             progress(len(batch))
-        if row != candidates.rows:
-            raise DataError(f"{output}: {row:,} rows to write for {candidates.rows:,} candidates: {_CHANGED}")
 
     if output.suffix == ".parquet":
         path = stage.temporary(output)
-        with prefetched(batches()) as ready:
-            _write(path, schema, ready, candidates.schema.names)
+        with prefetched(rows(0, table.rows)) as ready:
+            table.write(path, ready)
         return file_digest(path)
-    with prefetched(batches()) as ready:
-        return _write_directory(stage, output, schema, ready, candidates.schema.names)
+    folder, parts = stage.new_folder(output), []
+    for index, (low, high) in enumerate(table.parts()):
+        with prefetched(rows(low, high)) as ready:
+            parts.append(table.write_part(folder, index, ready))
+    return finish_directory(output, folder, parts)
+
+
+def finish_directory(output: Path, folder: Path, parts: Sequence[dict[str, Any]]) -> str:
+    """Write the manifest that readers trust beside all parts in the new folder of an output; return its SHA-256."""
+    write_json(folder / MANIFEST, {"rows": sum(part["rows"] for part in parts), "parts": parts})
+    if output.exists():
+        _keep_others(output, folder)
+    return file_digest(folder / MANIFEST)
 
 
 def _earlier_columns(candidates: Table) -> list[dict[str, Any]]:
@@ -180,14 +234,43 @@ def write_vectors(stage: Staged, output: Path, table: VectorTable, metadata: dic
     return file_digest(path)
 
 
-def candidate_rows(candidates: Table) -> Iterator[pa.RecordBatch]:
-    """Yield all columns of all files, in one schema."""
+def candidate_rows(candidates: Table, low: int = 0, high: int | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield all columns of the rows [low, high) in one schema, and in batches of `ROW_GROUP` rows.
+
+    So the row groups of an output do not depend on how the candidates are cut into files, nor on who writes them.
+    """
+    waiting: list[pa.RecordBatch] = []
+    for batch in _rows_between(candidates, low, candidates.rows if high is None else high):
+        rest = batch
+        while len(rest):
+            taken = rest.slice(0, ROW_GROUP - sum(map(len, waiting)))
+            rest = rest.slice(len(taken))
+            waiting.append(taken)
+            if sum(map(len, waiting)) == ROW_GROUP:
+                yield _one_batch(waiting)
+                waiting = []
+    if waiting:
+        yield _one_batch(waiting)
+
+
+def _one_batch(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()[0]
+
+
+def _rows_between(candidates: Table, low: int, high: int) -> Iterator[pa.RecordBatch]:
     schema = candidates.schema
-    for part in candidates.parts:
+    for part, rows in candidates.between(low, high):
         missing = [name for name in schema.names if name not in part.schema.names]
+        begin = 0
         for batch in part.batches(None, ROW_GROUP):
+            wanted = batch.slice(
+                max(0, rows.start - begin), max(0, min(rows.stop, begin + len(batch)) - max(rows.start, begin))
+            )
+            begin += len(batch)
             arrays = [
-                pa.nulls(len(batch), f.type) if f.name in missing else _as(batch.column(f.name), f, part.name)
+                pa.nulls(len(wanted), f.type) if f.name in missing else _as(wanted.column(f.name), f, part.name)
                 for f in schema
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -226,24 +309,6 @@ def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dic
     return rows
 
 
-def _write_directory(
-    stage: Staged, output: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], dictionaries: list[str]
-) -> str:
-    """Write parts named by their content, and the manifest that readers trust; return the SHA-256 of the manifest."""
-    folder = stage.new_folder(output)
-    parts: list[dict[str, Any]] = []
-    for index, chunk in enumerate(_chunks(batches)):
-        path = folder / f"part-{index:05d}.parquet"
-        rows = _write(path, schema, chunk(), dictionaries)
-        digest = file_digest(path)
-        parts.append({"file": f"part-{index:05d}-{digest[:12]}.parquet", "rows": rows, "sha256": digest})
-        path.rename(folder / parts[-1]["file"])
-    write_json(folder / MANIFEST, {"rows": sum(part["rows"] for part in parts), "parts": parts})
-    if output.exists():
-        _keep_others(output, folder)
-    return file_digest(folder / MANIFEST)
-
-
 def _keep_others(old: Path, new: Path) -> None:
     """Link or copy what somebody has put beside the parts of an old directory."""
 
@@ -261,22 +326,3 @@ def _keep_others(old: Path, new: Path) -> None:
             shutil.copytree(path, new / path.name, symlinks=True, copy_function=link)
         else:
             shutil.copy2(path, new / path.name, follow_symlinks=False)
-
-
-def _chunks(batches: Iterator[pa.RecordBatch]) -> Iterator[Callable[[], Iterator[pa.RecordBatch]]]:
-    """Yield at least one chunk of at most PART_ROWS rows; use up each one before taking the next."""
-    rest = next(batches, None)
-    first = True
-    while rest is not None or first:
-        first = False
-
-        def chunk() -> Iterator[pa.RecordBatch]:
-            nonlocal rest
-            room = PART_ROWS
-            while rest is not None and room:
-                taken = rest.slice(0, room)
-                room -= len(taken)
-                rest = rest.slice(len(taken)) if len(taken) < len(rest) else next(batches, None)
-                yield taken
-
-        yield chunk
