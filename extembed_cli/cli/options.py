@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from extembed_cli.errors import SpecError
+from extembed_cli.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
     from extembed_cli.jobs.options import RunOptions
+    from extembed_cli.jobs.passes import StartPasses
 
 RUN, WHAT, TIME = "How to run", "What to compute", "Time"
 
@@ -344,3 +346,57 @@ class RunFlags(ResourceFlags, SpecFlags):
     def options(self) -> RunOptions:
         """Return the options of the job."""
         return self.run_options(scratch=self.scratch, cache=self.cache, fresh=self.fresh)
+
+
+@dataclass(kw_only=True)
+class EngineFlags:
+    """Where a job runs, as flags."""
+
+    engine: Annotated[
+        str,
+        option(
+            "--engine",
+            metavar="local|spark",
+            help="Where to run: in this process, or on Spark (extra `spark`, Java 17).  [default: local]",
+            panel=RUN,
+        ),
+    ] = "local"
+    master: Annotated[
+        str | None,
+        option(
+            "--master",
+            metavar="URL",
+            help="Spark: its master, such as `yarn` or `local-cluster[2,1,1024]`.  [default: Spark's own settings]",
+            panel=RUN,
+        ),
+    ] = None
+    conf: Annotated[
+        list[str] | None,
+        option("--conf", metavar="KEY=VALUE", help="Spark: a setting of the session. Repeatable.", panel=RUN),
+    ] = None
+    buckets: Annotated[
+        int | None,
+        option("--buckets", min=1, metavar="N", help="Spark: parts of the owners.  [default: by the rows]", panel=RUN),
+    ] = None
+
+    def start(self, *, loud: bool, dry_run: bool) -> StartPasses:
+        """Return what starts the engine; raise if flags do not fit it."""
+        from extembed_cli.jobs.local_passes import local_passes
+
+        of_spark = {"--master": self.master, "--conf": self.conf, "--buckets": self.buckets}
+        if self.engine == "local":
+            for flag, value in of_spark.items():
+                if value is not None:
+                    raise SpecError(f"{flag}: is for --engine spark")
+            return local_passes
+        if self.engine != "spark":
+            raise SpecError(f"--engine {self.engine}: no such engine{did_you_mean(self.engine, ['local', 'spark'])}")
+        if dry_run:
+            raise SpecError("--dry-run: plans a local run; leave out --engine spark")
+        from extembed_cli.jobs.spark_passes import SparkOptions, spark_passes
+
+        conf = dict(pair.partition("=")[::2] for pair in self.conf or ())
+        for key, value in conf.items():
+            if not key.startswith("spark.") or not value:
+                raise SpecError(f"--conf {key}={value}: write KEY=VALUE, such as spark.executor.memory=8g")
+        return functools.partial(spark_passes, SparkOptions(self.master, conf, self.buckets, loud))

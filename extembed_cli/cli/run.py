@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from extembed_cli.cli import console
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import RUN, Output, RunFlags, ShowFlags, SpecPath, option
-from extembed_cli.errors import SpecError, counted
+from extembed_cli.cli.options import EngineFlags, Output, RunFlags, ShowFlags, SpecPath
+from extembed_cli.errors import counted
 
 if TYPE_CHECKING:
     from extembed_cli.spec.model import Spec
@@ -18,9 +18,7 @@ def run(
     *,
     spec: SpecPath,
     output: Output = None,
-    engine: Annotated[
-        str, option("--engine", metavar="local", help="Engine to run on; this version has `local`.", panel=RUN)
-    ] = "local",
+    on: EngineFlags,
     how: RunFlags,
     show: ShowFlags,
 ) -> None:
@@ -30,18 +28,17 @@ def run(
     """
     from extembed_cli.jobs.specs import load_spec
 
-    if engine != "local":
-        raise SpecError(f"--engine {engine}: this version runs on `local` only")
-    execute(load_spec(spec, how.settings(), output), how, show)
+    execute(load_spec(spec, how.settings(), output), how, show, on)
 
 
-def execute(spec: Spec, how: RunFlags, show: ShowFlags) -> None:
+def execute(spec: Spec, how: RunFlags, show: ShowFlags, on: EngineFlags | None = None) -> None:
     """Run or plan a spec and show the result, for `run` and for the commands of single techniques."""
     from extembed_cli.jobs.plan import plan_job
     from extembed_cli.jobs.run import run_job
 
+    engine = (on or EngineFlags()).start(loud=bool(show.verbose), dry_run=how.dry_run)
     with console.watching(show.quiet, show.verbose) as watch:
-        report = (plan_job if how.dry_run else run_job)(spec, how.options(), watch)
+        report = plan_job(spec, how.options(), watch) if how.dry_run else run_job(spec, how.options(), watch, engine)
     if show.json:
         console.result_json(report)
     elif how.dry_run:

@@ -9,10 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from extembed_cli.arrays import Doubles
-from extembed_cli.errors import SpecError, counted
+from extembed_cli.arrays import Doubles, Floats, Ints
+from extembed_cli.data.columns.labels import NO_TIME
+from extembed_cli.errors import DataError, SpecError, counted
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.explanation import Explanation
+from extembed_cli.kernels.requests import within_requests
 from extembed_cli.spec.model import Spec
 
 Kind = Literal["rank", "difference", "ratio"]
@@ -63,6 +65,40 @@ def within_columns(spec: Spec, columns: Sequence[Column]) -> list[Column]:
         for column in chosen
         for kind, meaning in MEANINGS.items()
     ]
+
+
+def within_values(values: Floats, requests: Ints, kinds: Sequence[tuple[str, str]]) -> dict[str, Floats]:
+    """Return the columns within a request of a feature (n), NaN for null, by name; `kinds` has kinds and names."""
+    within = within_requests(values, requests)
+    return {name: getattr(within, kind).astype(np.float32) for kind, name in kinds}
+
+
+def mixed_requests(spec: Spec, requests: Ints, times: Ints) -> tuple[int, int]:
+    """Return how many requests (n), 0 for null, have candidates of different as-of times, and how many there are."""
+    known = np.flatnonzero((requests > 0) & (times != NO_TIME))
+    number, moment = requests[known], times[known] // spec.as_of_step_us
+    oldest = np.full(int(requests.max(initial=0)) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(oldest, number, moment)
+    return len(np.unique(number[moment > oldest[number]])), len(np.unique(number))
+
+
+def check_moments(spec: Spec, mixed: int, requests: int) -> None:
+    """Raise if candidates of one request have different as-of times: the older would see what the newer see."""
+    if mixed and spec.within is not None:
+        raise DataError(
+            f"within.by: {mixed:,} of {requests:,} values of `{spec.within.by}` have candidates of "
+            "different as-of times, so the older would see what the newer have seen. Name the column of a request, "
+            "whose candidates share a time"
+        )
+
+
+def kinds_of(columns: Sequence[Column]) -> dict[str, list[tuple[str, str]]]:
+    """Return the columns within a request by the feature that they are of: their kinds and names."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for column in columns:
+        if isinstance(statistic := column.statistic, WithinStatistic):
+            kinds.setdefault(statistic.column, []).append((statistic.kind, column.name))
+    return kinds
 
 
 def explain_within(statistic: WithinStatistic, by: str, values: Doubles, *, in_request: bool) -> Explanation:

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from extembed_cli.arrays import Floats, Ints
-from extembed_cli.data.columns.labels import NO_TIME, read_codes, read_times
+from extembed_cli.data.columns.labels import read_codes, read_times
 from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.outputs.shard_results import FeaturePart, block_of, known_in
 from extembed_cli.data.shards.mapped_arrays import zeros
-from extembed_cli.errors import DataError, SpecError, did_you_mean
+from extembed_cli.errors import SpecError, did_you_mean
 from extembed_cli.features.technique.columns import Column
-from extembed_cli.features.within import WithinStatistic
-from extembed_cli.kernels.requests import Within, within_requests
+from extembed_cli.features.within import check_moments, kinds_of, mixed_requests, within_values
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.threads import Mapping
 
@@ -34,7 +33,9 @@ def read_requests(spec: Spec, candidates: Table) -> Ints | None:
     if spec.within is None:
         return None
     requests = read_codes(candidates, "request", spec.within.by)
-    _check_moments(spec, candidates, requests)
+    if spec.as_of is None:
+        times = read_times(candidates, spec.times("candidates"))
+        check_moments(spec, *mixed_requests(spec, requests, times))
     return requests
 
 
@@ -50,10 +51,7 @@ def within_part(
 
     features  the parts of each pass
     """
-    kinds: dict[str, list[tuple[str, str]]] = {}
-    for column in columns:
-        if isinstance(statistic := column.statistic, WithinStatistic):
-            kinds.setdefault(statistic.column, []).append((statistic.kind, column.name))
+    kinds = kinds_of(columns)
     if spec.within is None or not kinds:
         return None
     rows = candidates.rows
@@ -67,34 +65,11 @@ def within_part(
 
     def compute(name: str) -> None:
         parts = next(parts for parts in features if parts and name in parts[0].columns)
-        within = _of_column(parts, name, requests)
-        for kind, result in kinds[name]:
-            results[result][:] = getattr(within, kind)
+        values = block_of(parts, name, 0, rows).astype(np.float32)
+        values[~known_in(parts, 0, rows)] = np.nan
+        for result, of_result in within_values(values, requests, kinds[name]).items():
+            results[result][:] = of_result
 
     for _ in mapped(compute, kinds):
         pass
     return FeaturePart(np.arange(rows), results)
-
-
-def _check_moments(spec: Spec, candidates: Table, requests: Ints) -> None:
-    """Raise if candidates of one request have different as-of times: the older would see what the newer see."""
-    if spec.as_of is not None or spec.within is None:
-        return
-    times = read_times(candidates, spec.times("candidates"))
-    known = np.flatnonzero((requests > 0) & (times != NO_TIME))
-    number, moment = requests[known], times[known] // spec.as_of_step_us
-    oldest = np.full(int(requests.max(initial=0)) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(oldest, number, moment)
-    mixed = len(np.unique(number[moment > oldest[number]]))
-    if mixed:
-        raise DataError(
-            f"within.by: {mixed:,} of {len(np.unique(number)):,} values of `{spec.within.by}` have candidates of "
-            "different as-of times, so the older would see what the newer have seen. Name the column of a request, "
-            "whose candidates share a time"
-        )
-
-
-def _of_column(parts: Sequence[FeaturePart], name: str, requests: Ints) -> Within:
-    values = block_of(parts, name, 0, len(requests)).astype(np.float32)
-    values[~known_in(parts, 0, len(requests))] = np.nan
-    return within_requests(values, requests)

@@ -83,6 +83,16 @@ def _totals(indptr: Ints, times: Ints, values: Doubles, half_life_us: int | None
     return Sums(summed(values), places if half_life_us is None else summed(np.ones(len(values)))), clock
 
 
+class Day(NamedTuple):
+    """What the values of one day add to a decayed mean."""
+
+    sum: float
+    """Decayed to the day's last value, like the weight"""
+    weight: float
+    time: int
+    """Of the last value (us)"""
+
+
 class EarlierMean:
     """The decayed mean of all earlier values, for windows of whole days since the first event, in order of time.
 
@@ -109,8 +119,21 @@ class EarlierMean:
             sums, weights = upto.sum[day] + self.sum * left, upto.weight[day] + self.weight * left
             before, seen = previous[day] - begin, known[day]
             means[day] = np.where(seen, sums[before * seen] / weights[before * seen], self._mean)
-            self.sum, self.weight, self.time = float(sums[-1]), float(weights[-1]), int(times[end - 1])
+            self.add(_day(upto, times, end - 1))
         return means
+
+    def days(self, times: Ints, values: Doubles) -> list[Day]:
+        """Return what each day of a window adds, in order, whatever came before."""
+        first = run_starts((times - self.origin) // DAY_US)
+        indptr = np.append(first, len(times))
+        upto, _ = _totals(indptr, times, values, self.half_life_us)
+        return [_day(upto, times, end - 1) for end in indptr[1:].tolist()]
+
+    def add(self, day: Day) -> None:
+        """Move on past a day."""
+        left = float(self._left(np.array([day.time]))[0])
+        self.sum, self.weight = day.sum + self.sum * left, day.weight + self.weight * left
+        self.time = day.time
 
     @property
     def _mean(self) -> float:
@@ -121,6 +144,10 @@ class EarlierMean:
         if self.half_life_us is None:
             return np.ones(len(times))
         return np.exp2((self.time - times) / self.half_life_us)
+
+
+def _day(upto: Sums, times: Ints, last: int) -> Day:
+    return Day(float(upto.sum[last]), float(upto.weight[last]), int(times[last]))
 
 
 def shrunken_means(earlier: Earlier, prior: Doubles | float, prior_events: float) -> Doubles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import polars as pl
@@ -171,6 +171,13 @@ def same_type(*series: pl.Series) -> list[pl.Series]:
         return [s.cast(pl.Int64) for s in series]
     dtype = pl.Int128() if pl.Int128() in types_ else next(iter(types_))
     return [s.cast(dtype) for s in series]
+
+
+def rows_together(frames: Sequence[pl.DataFrame], *columns: str) -> pl.DataFrame:
+    """Return the rows of frames, with the ids of some columns in one type."""
+    ids = {name: same_type(*(frame[name] for frame in frames)) for name in columns}
+    typed = (frame.with_columns(ids[name][at].alias(name) for name in columns) for at, frame in enumerate(frames))
+    return pl.concat(typed)
 
 
 def shown(value: object) -> str:

@@ -26,11 +26,14 @@ class Vocabulary:
             nums: Nums = np.append(self.ranks, np.int32(-1))[numbers.to_numpy()]
             return nums
         known, ids = same_type(self.ids, rows["partner"])
-        table = pl.DataFrame({"id": known}).with_row_index("num")
-        places = pl.DataFrame({"id": ids}).join(table, on="id", how="left", maintain_order="left")["num"]
-        if places.null_count() > ids.null_count():
-            raise KeyError(f"{places.null_count() - ids.null_count():,} ids are not in the vocabulary")
-        return places.cast(pl.Int32).fill_null(-1).to_numpy()
+        present = ids.is_not_null()
+        if not len(known):
+            return np.full(len(ids), -1, np.int32)
+        places = np.minimum(known.search_sorted(ids).to_numpy(), len(known) - 1).astype(np.int32)
+        unknown = int((present & (ids != known.gather(places))).sum())
+        if unknown:
+            raise KeyError(f"{unknown:,} ids are not in the vocabulary")
+        return np.where(present.to_numpy(), places, np.int32(-1))
 
 
 class Numbering:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import polars as pl
 
 from extembed_cli.data.columns.ids import as_ids, examples
 from extembed_cli.data.columns.times import check_time_type, times_us
 from extembed_cli.data.files.parquet import Table
-from extembed_cli.data.inputs.interactions import RENAME
+from extembed_cli.data.inputs.interactions import RENAME, extreme
 from extembed_cli.errors import Problems
 from extembed_cli.spec.durations import time_us
 from extembed_cli.spec.model import Spec
@@ -38,11 +37,17 @@ class CandidateCounts:
         self.null_user_or_time += len(candidates) - len(usable)
         if len(usable):
             self.examples = self.examples or {role: examples(usable[role]) for role in ("user", "item")}
-            oldest: Any = usable["time"].min()
-            newest: Any = usable["time"].max()
-            self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
-            self.newest = newest if self.newest is None else max(self.newest, newest)
+            self.oldest = extreme(min, self.oldest, usable["time"].min())
+            self.newest = extreme(max, self.newest, usable["time"].max())
         return usable
+
+    def add(self, other: CandidateCounts) -> None:
+        """Add the counts of other rows."""
+        for name in ("rows", "null_user_or_time", "null_item"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.examples = self.examples or other.examples
+        self.oldest = extreme(min, self.oldest, other.oldest)
+        self.newest = extreme(max, self.newest, other.newest)
 
 
 def check_candidates(spec: Spec, table: Table) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,11 @@ _LARGEST = 1e30  # sums of weights are written as float32
 _SMALLEST_WEIGHT = 1e-200  # except 0: relative to the largest weight it is still a number
 _DTYPES: dict[str, pl.DataType] = {"Boolean": pl.Boolean(), "Float64": pl.Float64()}
 RENAME = "; if it has another name, set {key} in the spec (--set {key}=NAME)"
+
+
+def extreme(choose: Callable[..., Any], one: Any, other: Any) -> Any:
+    """Return the least or the greatest of two values, of which None is none."""
+    return choose((value for value in (one, other) if value is not None), default=None)
 
 
 @dataclass
@@ -66,15 +71,25 @@ class EventCounts:
                 self.years[str(year)] = self.years.get(str(year), 0) + count
             self.at_midnight += int((events["time"] % DAY_US == 0).sum())
             self.examples = self.examples or {role: examples(events[role]) for role in ("user", "item")}
-            oldest: Any = events["time"].min()
-            newest: Any = events["time"].max()
-            self.oldest = oldest if self.oldest is None else min(self.oldest, oldest)
-            self.newest = newest if self.newest is None else max(self.newest, newest)
+            self.oldest = extreme(min, self.oldest, events["time"].min())
+            self.newest = extreme(max, self.newest, events["time"].max())
         return events
 
     def count_null_residuals(self, spec: Spec, events: pl.DataFrame) -> None:
         """Count the events without a residual."""
         self._add_nulls(null_residuals(spec, events))
+
+    def add(self, other: EventCounts) -> None:
+        """Add the counts of other rows."""
+        self.rows, self.usable = self.rows + other.rows, self.usable + other.usable
+        self.at_midnight += other.at_midnight
+        for mine, theirs in ((self.dropped, other.dropped), (self.years, other.years)):
+            for key, count in theirs.items():
+                mine[key] = mine.get(key, 0) + count
+        self._add_nulls(other.null_targets)
+        self.examples = self.examples or other.examples
+        self.oldest = extreme(min, self.oldest, other.oldest)
+        self.newest = extreme(max, self.newest, other.newest)
 
     def _add_nulls(self, counts: dict[str, int]) -> None:
         for target, nulls in counts.items():

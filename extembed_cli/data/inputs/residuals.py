@@ -19,13 +19,13 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Doubles, Ints, Values
-from extembed_cli.data.columns.ids import hashes, same_type
+from extembed_cli.data.columns.ids import hashes, rows_together
 from extembed_cli.data.columns.ordering import by_owner_time_and_value
 from extembed_cli.data.columns.vocabulary import Numbering
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.frame_streams import FrameStreams, read_frames
 from extembed_cli.errors import ResourceError
-from extembed_cli.kernels.residuals import DAY_US, Earlier, EarlierMean, earlier_means, shrunken_means
+from extembed_cli.kernels.residuals import DAY_US, Day, Earlier, EarlierMean, earlier_means, shrunken_means
 from extembed_cli.spec.durations import half_life_us
 from extembed_cli.spec.expressions import Expression, Residual
 from extembed_cli.spec.model import Spec
@@ -124,36 +124,67 @@ def with_residuals(spec: Spec, frames: Iterable[pl.DataFrame], room: Room) -> It
         for frame in frames:
             yield from with_residuals(spec, [frame], room._replace(shards=1))
         return
-    if any(target.residual is not None for target in spec.targets):
+    if _with_residual(spec):
         frames = _with_item_residuals(spec, frames, room)
-    if spec.side.owner == "item" and any(target.residual and target.residual.by != "item" for target in spec.targets):
-        kept = ["user", "item", "time", *(expression.column for expression in event_columns(spec))]
-        frames = (part.select(kept) for part in _parts(frames, "user", partial(_with_user_residuals, spec), room))
+    if needs_user_residuals(spec):
+        frames = _parts(frames, "user", partial(user_residuals, spec), room)
     yield from frames
 
 
 def _with_item_residuals(spec: Spec, frames: Iterable[pl.DataFrame], room: Room) -> Iterator[pl.DataFrame]:
-    targets = [target for target in spec.targets if target.residual is not None]
-    parts = _parts(frames, "item", partial(_with_item_means, spec), room)
+    parts = _parts(frames, "item", partial(with_item_means, spec), room)
     parts = [part for part in parts if len(part)]
     if not parts:
         return
+    origin = min(int(part["time"][0]) for part in parts)
+    means = start_means(spec, origin)
+    for window in _windows(parts, origin, room):
+        yield item_residuals(spec, window, means)
+
+
+Means = dict[_Mean, EarlierMean]
+"""The means of all earlier values, by what they are of, up to a day"""
+
+
+def start_means(spec: Spec, origin: int) -> Means:
+    """Return the means before the first event, which is at `origin` (us)."""
+    return {mean: EarlierMean(half_life_us(mean.half_life), origin) for mean in _means(spec)}
+
+
+def item_residuals(spec: Spec, window: pl.DataFrame, means: Means) -> pl.DataFrame:
+    """Return the events of some whole days with their residuals by item, and move the means on past these days."""
     kept = [expression.column for expression in _read_columns(spec, list(map(_of_item, spec.targets)))]
     kept += _mean_columns(spec)
-    origin = min(int(part["time"][0]) for part in parts)
-    means = {mean: EarlierMean(half_life_us(mean.half_life), origin) for mean in map(_mean_of, targets)}
-    for window in _windows(parts, origin, room):
-        columns: dict[str, Doubles] = {mean.column: _earlier(window, mean, means[mean]) for mean in means}
-        for target, residual in ((t, t.residual) for t in map(_of_item, targets)):
-            if residual is None:  # by user: computed later
-                continue
-            mean = _Mean(target.text, residual.half_life)
-            earlier = Earlier(*(window[name].to_numpy() for name in mean.of_item))
-            expected = shrunken_means(earlier, columns[mean.column], residual.prior_events)
-            columns[target.column] = window[mean.y].fill_null(np.nan).to_numpy() - expected
-        yield window.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in columns.items()).select(
-            "user", "item", "time", *kept
-        )
+    columns: dict[str, Doubles] = {mean.column: _earlier(window, mean, means[mean]) for mean in means}
+    for target, residual in ((t, t.residual) for t in map(_of_item, _with_residual(spec))):
+        if residual is None:  # by user: computed later
+            continue
+        mean = _Mean(target.text, residual.half_life)
+        earlier = Earlier(*(window[name].to_numpy() for name in mean.of_item))
+        expected = shrunken_means(earlier, columns[mean.column], residual.prior_events)
+        columns[target.column] = window[mean.y].fill_null(np.nan).to_numpy() - expected
+    return window.with_columns(pl.Series(name, values, nan_to_null=True) for name, values in columns.items()).select(
+        "user", "item", "time", *kept
+    )
+
+
+def user_residuals(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
+    """Return the events of some users with the columns of `event_columns`, for a pass of items."""
+    kept = ["user", "item", "time", *(expression.column for expression in event_columns(spec))]
+    return _with_user_residuals(spec, frames).select(kept)
+
+
+def needs_user_residuals(spec: Spec) -> bool:
+    """Whether the events of a user have to be together before the log is split by item."""
+    return spec.side.owner == "item" and any(t.residual is not None and t.residual.by != "item" for t in spec.targets)
+
+
+def _with_residual(spec: Spec) -> list[Expression]:
+    return [target for target in spec.targets if target.residual is not None]
+
+
+def _means(spec: Spec) -> list[_Mean]:
+    return list(dict.fromkeys(map(_mean_of, _with_residual(spec))))
 
 
 def _parts(
@@ -198,18 +229,9 @@ def _check_size(whose: str, rows: int, most: int | None) -> None:
         )
 
 
-def _together(frames: list[pl.DataFrame]) -> pl.DataFrame:
-    """Return the rows of frames, with ids in one type."""
-    ids = {name: same_type(*(frame[name] for frame in frames)) for name in ("user", "item")}
-    return pl.concat(
-        frame.with_columns(user.alias("user"), item.alias("item"))
-        for frame, user, item in zip(frames, ids["user"], ids["item"], strict=True)
-    )
-
-
 def _with_user_residuals(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
     """Return events with the residuals of their users."""
-    frame = _together(frames)
+    frame = rows_together(frames, "user", "item")
     numbers = Numbering().numbers(frame["user"]).to_numpy()
     return frame.with_columns(
         pl.Series(target.column, values_of_target(target, frame, numbers), nan_to_null=True)
@@ -218,9 +240,9 @@ def _with_user_residuals(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame
     )
 
 
-def _with_item_means(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
+def with_item_means(spec: Spec, frames: list[pl.DataFrame]) -> pl.DataFrame:
     """Return events in order of time, with the mean and weight of the earlier values of their items."""
-    frame = _together(frames).sort("time")
+    frame = rows_together(frames, "user", "item").sort("time")
     numbers = Numbering().numbers(frame["item"]).to_numpy()
     times = frame["time"].to_numpy()
     means = {_mean_of(t) for t in spec.targets if t.residual is not None and t.residual.by != "user"}
@@ -260,18 +282,29 @@ def _windows(parts: list[pl.DataFrame], origin: int, room: Room) -> Iterator[pl.
         chosen = each[window == number]
         cuts = [np.searchsorted(day, [chosen[0], chosen[-1] + 1]) for day in days]
         slices = [part[low:high] for part, (low, high) in zip(parts, cuts, strict=True) if high > low]
-        yield _together(slices)
+        yield rows_together(slices, "user", "item")
+
+
+def days_of(spec: Spec, window: pl.DataFrame, origin: int) -> list[list[Day]]:
+    """Return for each of the means what the days of a window add to it."""
+    return [earlier.days(*_known(window, mean)[1:]) for mean, earlier in start_means(spec, origin).items()]
 
 
 def _earlier(window: pl.DataFrame, mean: _Mean, earlier: EarlierMean) -> Doubles:
     """Return the mean of all values earlier than each event of a window; NaN for an event without a value."""
+    order, times, values = _known(window, mean)
+    means = np.full(len(window), np.nan)
+    if len(order):
+        means[order] = earlier.of(times, values)
+    return means
+
+
+def _known(window: pl.DataFrame, mean: _Mean) -> tuple[Ints, Ints, Doubles]:
+    """Return the places of the events of a window with a value, ordered by time and value, and these."""
     times, values = window["time"].to_numpy(), window[mean.y].fill_null(np.nan).to_numpy()
     known = np.flatnonzero(~np.isnan(values))
     order = known[by_owner_time_and_value(np.zeros(len(known), np.int64), times[known], values[known])]
-    means = np.full(len(values), np.nan)
-    if len(order):
-        means[order] = earlier.of(times[order], values[order])
-    return means
+    return order, times[order], values[order]
 
 
 # --- where the events of a user are together -----------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from extembed_cli.data.columns.ids import hashes, same_type
+from extembed_cli.data.columns.ids import hashes, rows_together
 from extembed_cli.data.columns.vocabulary import Numbering
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.frame_streams import FrameStreams, read_frames
@@ -136,8 +136,7 @@ class Partition:
             frames = read_frames(self.folder, kind, shard)
         if not frames:
             return None
-        owners = same_type(*(frame["owner"] for frame in frames))
-        return ipc.to_arrow(pl.concat([f.with_columns(u.alias("owner")) for f, u in zip(frames, owners, strict=True)]))
+        return ipc.to_arrow(rows_together(frames, "owner"))
 
     def _numbered(self, frame: pl.DataFrame) -> pl.DataFrame:
         return frame.with_columns(self.numbering.numbers(frame["partner"]).alias("partner_number")).drop("partner")

@@ -1,0 +1,48 @@
+"""Writing a directory: each task writes one part under a hidden name, and the driver commits all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from extembed_cli.data.outputs.feature_file import FeatureTable
+from extembed_cli.data.outputs.shard_results import FeaturePart
+from extembed_cli.engines.spark.computing import FEATURES, feature_part
+from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value
+from extembed_cli.engines.spark.tasks import Grouped
+
+WRITTEN = "written"
+
+
+def rows_of_part(
+    table: FeatureTable, index: int, part_rows: int, frames: Iterable[pl.DataFrame]
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a part in row groups; `frames` are its features, those of each pass in any order."""
+    sources: dict[tuple[str, ...], list[FeaturePart]] = {}
+    for frame in frames:
+        part = feature_part(frame)
+        sources.setdefault(tuple(part.columns), []).append(part)
+    dtypes = {name: table.schema.field(name).type.to_pandas_dtype() for name in table.columns}
+    absent = dtypes.keys() - {name for names in sources for name in names}  # null in all rows of the part
+    nothing = FeaturePart(np.zeros(0, np.int64), {name: np.zeros(0, dtypes[name]) for name in absent})
+    low = index * part_rows
+    return table.batches(low, min(low + part_rows, table.rows), [*sources.values(), [nothing]])
+
+
+@dataclass(frozen=True)
+class WritePart(Grouped):
+    """Writes a part of the output from the candidates' own columns and the features of all passes."""
+
+    table: FeatureTable
+    folder: Path
+    part_rows: int
+
+    def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
+        """Yield the part's entry in the manifest."""
+        rows = rows_of_part(self.table, key, self.part_rows, frames_in(groups[0], FEATURES))
+        yield packet_of_value(key, WRITTEN, self.table.write_part(self.folder, key, rows))

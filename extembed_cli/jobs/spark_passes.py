@@ -1,0 +1,325 @@
+"""Passes on Spark: the logs are read, shuffled by owner and computed there, and the output is written there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from extembed_cli.data.columns.ids import rows_together
+from extembed_cli.data.columns.vocabulary import Numbering, Vocabulary
+from extembed_cli.data.files.commit import Staged, file_digest
+from extembed_cli.data.files.parquet import Table
+from extembed_cli.data.inputs.candidates import CandidateCounts
+from extembed_cli.data.inputs.coverage import Coverage
+from extembed_cli.data.inputs.inputs import Loaded, Opened, ids_of_all, read_ids, vectors_as_of
+from extembed_cli.data.inputs.interactions import EventCounts
+from extembed_cli.data.inputs.residuals import needs_user_residuals
+from extembed_cli.data.outputs import feature_file
+from extembed_cli.data.outputs.feature_file import FeatureTable, finish_directory
+from extembed_cli.data.outputs.shard_results import Tally, VectorPart
+from extembed_cli.data.shards.frame_streams import FrameStreams, read_frames
+from extembed_cli.engines.base import Job, Results
+from extembed_cli.engines.spark import computing, reading
+from extembed_cli.engines.spark.cluster import Cluster, spark_session, temporary_folder
+from extembed_cli.engines.spark.computing import ABOUT, FEATURES, VECTORS, ComputeBucket
+from extembed_cli.engines.spark.packets import packets_in
+from extembed_cli.engines.spark.reading import CANDIDATES, COUNTS, EVENTS, IDS, DifferentIds, ReadSplit, Split
+from extembed_cli.engines.spark.requests import REQUESTS, ByRequest, WithinRequests
+from extembed_cli.engines.spark.residuals import (
+    DAYS,
+    DaysOfWindow,
+    ItemMeans,
+    UserResiduals,
+    WindowResiduals,
+    earlier_days,
+)
+from extembed_cli.engines.spark.shipping import ship
+from extembed_cli.engines.spark.tasks import PROBLEM
+from extembed_cli.engines.spark.writing import WRITTEN, WritePart, rows_of_part
+from extembed_cli.errors import ExtembedError, ResourceError, counted
+from extembed_cli.features.prepare import Sources, prepare
+from extembed_cli.features.registry import output_columns
+from extembed_cli.features.within import check_moments, kinds_of
+from extembed_cli.jobs.derivation import Derived, derive
+from extembed_cli.jobs.passes import Computed, PassResults, RunInputs
+from extembed_cli.jobs.reading import cache_of, digesting, load, sample_layout, with_problems_of
+from extembed_cli.jobs.requirements import check_inputs, required_features
+from extembed_cli.jobs.survey import SurveyResults, survey
+from extembed_cli.jobs.warnings import result_warnings
+from extembed_cli.kernels.residuals import DAY_US
+from extembed_cli.spec.model import Spec
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_ROWS_OF_A_BUCKET = 2**20
+_ROWS_OF_A_WINDOW = 2**20  # of days, for residuals
+
+
+@dataclass(frozen=True)
+class SparkOptions:
+    """How to run on Spark. No option changes what is computed."""
+
+    master: str | None = None
+    """None = as Spark's own settings say"""
+    conf: Mapping[str, str] = field(default_factory=dict)
+    buckets: int | None = None
+    """Buckets of owners; None = by the rows of the logs"""
+    loud: bool = False
+    """Whether Spark's own messages are shown"""
+
+
+@contextmanager
+def spark_passes(options: SparkOptions, run: RunInputs) -> Iterator[SparkPasses]:
+    """Yield the passes of a job on Spark: in the active session, or in a new one until the end."""
+    with ExitStack() as stack:
+        run.watch.stage("spark")
+        session = stack.enter_context(spark_session(options.master, options.conf, loud=options.loud))
+        yield SparkPasses(run, options, session, stack)
+
+
+class SparkPasses:
+    """The passes of a job on Spark, whose features stay there until they are written."""
+
+    def __init__(self, run: RunInputs, options: SparkOptions, session: SparkSession, stack: ExitStack) -> None:
+        self.run, self.stack = run, stack
+        rows = sum(table.rows for table in run.opened.logs)
+        buckets = options.buckets or max(session.sparkContext.defaultParallelism, -(-rows // _ROWS_OF_A_BUCKET))
+        self.cluster = Cluster(session, run.watch, buckets)
+        stack.callback(self.cluster.release)
+        self.folder = stack.enter_context(temporary_folder(run.options.scratch))
+        self.part_rows = feature_file.PART_ROWS
+        self.required = tuple(required_features(run.spec))
+        self.features: list[DataFrame] = []
+        self.counted: dict[str, int] = {}
+
+    def digests(self) -> Future[dict[str, Any]]:
+        """Begin to compute the digests of all inputs, and return where they will be."""
+        return self.stack.enter_context(digesting(self.run.inputs, {}))
+
+    def compute(self) -> Computed:
+        """Compute all passes, and the columns within a request."""
+        run, results = self.run, []
+        derived = derive(run.opened, run.options, run.mapped, run.watch)
+        surveyed = survey(run.opened, run.options, run.mapped, run.watch)
+        for number, of_pass in enumerate(run.passes):
+            with with_problems_of(run.passes[number + 1 :], run.watch):
+                results.append(self._pass(of_pass, derived, surveyed))
+        if run.spec.within is not None and run.inputs.candidates is not None:
+            self._within(run.inputs.candidates)
+        return Computed(results, surveyed.tally)
+
+    def known(self, columns: Sequence[str]) -> dict[str, int]:
+        """Return the number of candidates for which each of some columns has a value."""
+        return {name: self.counted.get(name, 0) for name in columns}
+
+    def write(self, stage: Staged, output: Path, table: FeatureTable) -> str:
+        """Stage the features of all passes; return the SHA-256 of the output."""
+        features = reduce(lambda one, other: one.union(other), self.features)
+        numbers = range(len(table.parts()))
+        if output.suffix == ".parquet":
+            path = stage.temporary(output)
+            table.write(path, (batch for number in numbers for batch in self._rows(features, table, number)))
+            return file_digest(path)
+        folder = stage.new_folder(output)
+        task = WritePart(table, folder, self.part_rows)
+        nothing = self.cluster.session.createDataFrame([(number, "part", b"") for number in numbers], features.schema)
+        written = self.cluster.collect("write", self.cluster.grouped(features.union(nothing), task), WRITTEN)
+        parts = [packet.value for packet in sorted(written, key=lambda packet: packet.key)]
+        self._check_parts(folder, parts)
+        return finish_directory(output, folder, parts)
+
+    def report(self) -> dict[str, Any]:
+        """Return the engine's part of the run report."""
+        return {
+            "engine": "spark",
+            "master": self.cluster.context.master,
+            "spark": self.cluster.context.version,
+            "workers": self.cluster.context.defaultParallelism,
+            "shards": self.cluster.buckets,
+            "tasks": self.cluster.tasks,
+            "resumed_shards": 0,
+            "cached_embeddings": [],
+        }
+
+    def _rows(self, features: DataFrame, table: FeatureTable, number: int) -> Iterator[Any]:
+        """Return the rows of a part, whose features are collected."""
+        packets = self.cluster.collect("write", features.filter(features.key == number), FEATURES)
+        return rows_of_part(table, number, self.part_rows, (p.frame for p in packets if p.kind == FEATURES))
+
+    def _check_parts(self, folder: Path, parts: Sequence[dict[str, Any]]) -> None:
+        """Raise if the driver does not see what tasks have written; remove what failed attempts have left."""
+        names = {part["file"] for part in parts}
+        here = {path.name for path in folder.iterdir()}
+        if names - here:
+            raise ResourceError(
+                f"{folder.parent}: the driver does not see {counted(len(names - here), 'part')} of {len(names):,} that "
+                "Spark tasks have written. The output must be in a folder that all machines share, such as NFS"
+            )
+        for name in here - names:
+            (folder / name).unlink()
+
+    # --- a pass ---
+
+    def _pass(self, opened: Opened, derived: Derived, surveyed: SurveyResults) -> PassResults:
+        """Read, shuffle and compute a pass; its features are left on Spark."""
+        spec, cluster, watch = opened.spec, self.cluster, self.run.watch
+        with watch.timing("read") as cost:
+            rows, events, candidates = self._read(opened)
+            cost.add(rows=events.rows + candidates.rows, bytes=sum(table.bytes for table in opened.logs))
+            ids = read_ids(opened, vectors=True)
+            vocabulary = self._vocabulary(rows, ids_of_all(spec, ids))
+        event_rows = rows
+        if any(target.residual is not None for target in spec.targets):
+            with watch.timing("residuals"):
+                event_rows = self._residuals(spec, rows, events)
+        loaded = Loaded(opened.complete(), events, candidates, vocabulary, ids, vectors_as_of(spec, events))
+        with watch.timing("vectors") as cost:
+            tables = loaded.inputs.embeddings.values()
+            folder = self.folder / "shared"
+            sources = Sources(cache_of(opened, self.run.options), derived, surveyed.by_technique)
+            shared = prepare(spec, loaded.inputs.embeddings, ids, vocabulary, self.run.mapped, folder, sources)
+            name = cluster.run("ship", partial(ship, cluster.context, folder))
+            cost.add(rows=sum(table.rows for table in tables), bytes=sum(table.bytes for table in tables))
+        job = Job(spec, shared, loaded.vectors_as_of)
+        with watch.timing("compute") as cost:
+            task = ComputeBucket(spec, tuple(shared.columns), loaded.vectors_as_of, name, self.part_rows, self.required)
+            of_events = event_rows.filter(event_rows.kind == EVENTS)
+            of_candidates = rows.filter(rows.kind == CANDIDATES)
+            computed = cluster.keep(cluster.cogrouped(of_events, of_candidates, task))
+            about = cluster.collect("compute", computed, ABOUT)
+            results = _results(packet.value for packet in about)
+            results.vectors = self._vectors(job, computed)
+            cost.add(rows=candidates.rows)
+        self._count(packet.value for packet in about)
+        check_inputs(spec, loaded, results.coverage, watch)
+        watch.warn_of(result_warnings(job, results))
+        self.features.append(computed.filter(computed.kind == FEATURES))
+        return PassResults(loaded, job, results)
+
+    def _read(self, opened: Opened) -> tuple[DataFrame, EventCounts, CandidateCounts]:
+        """Return the packets of the logs, read once, and their counts; raise all problems of the inputs."""
+        spec = opened.spec
+        splits = list(Split.of(EVENTS, opened.complete().interactions, reading.SPLIT_ROWS))
+        if opened.candidates is not None:
+            splits += Split.of(CANDIDATES, opened.candidates, reading.SPLIT_ROWS)
+        by = "item" if any(target.residual is not None for target in spec.targets) else spec.side.owner
+        task = ReadSplit(spec, splits, self.cluster.buckets, by)
+        rows = self.cluster.keep(self.cluster.numbered(task, len(splits)))
+        try:
+            packets = self.cluster.collect("read", rows, COUNTS)
+        except ExtembedError:
+            self._raise_as_locally(opened, rows, splits)
+            raise
+        events, candidates = EventCounts(), CandidateCounts()
+        for packet in sorted(packets, key=lambda packet: packet.key):
+            if splits[packet.key].kind == EVENTS:
+                events.add(EventCounts(**packet.value))
+            else:
+                candidates.add(CandidateCounts(**packet.value))
+        return rows, events, candidates
+
+    def _raise_as_locally(self, opened: Opened, rows: DataFrame, splits: Sequence[Split]) -> None:
+        """Read the files with problems here: a task sees a piece of a file, and messages are about whole ones."""
+        numbers = {packet.key for packet in packets_in(rows.filter(rows.kind == PROBLEM).toArrow())}
+        bad: dict[str, set[int]] = {EVENTS: set(), CANDIDATES: set()}
+        for number in numbers:
+            bad[splits[number].kind].add(splits[number].part)
+
+        def only(table: Table | None, parts: set[int]) -> Table | None:
+            return (
+                None if table is None or not parts else Table(table.label, tuple(table.parts[p] for p in sorted(parts)))
+            )
+
+        here = replace(
+            opened,
+            interactions=only(opened.interactions, bad[EVENTS]),
+            candidates=only(opened.candidates, bad[CANDIDATES]),
+        )
+        load(here, self.run.watch, sample_layout(here), vectors=True)
+
+    def _vocabulary(self, rows: DataFrame, others: Sequence[pl.Series]) -> Vocabulary:
+        """Return all partners of the logs, and of other ids."""
+        different = self.cluster.grouped(rows.filter(rows.kind == IDS), DifferentIds())
+        frames = [packet.frame for packet in self.cluster.collect("ids", different, IDS)]
+        frames += [ids.drop_nulls().to_frame("id") for ids in others]
+        if not frames:
+            return Numbering().vocabulary()
+        ids = rows_together(frames, "id")["id"].unique().sort()
+        return Vocabulary(ids, np.arange(len(ids), dtype=np.int32))
+
+    def _residuals(self, spec: Spec, rows: DataFrame, events: EventCounts) -> DataFrame:
+        """Return the events with the residuals of their targets, by bucket of the owner."""
+        if events.oldest is None or events.newest is None:
+            return rows
+        cluster, origin = self.cluster, events.oldest
+        days = max(1, (events.newest - origin) // DAY_US * _ROWS_OF_A_WINDOW // events.usable)
+        of_items = cluster.grouped(rows.filter(rows.kind == EVENTS), ItemMeans(spec, origin, days))
+        windows = cluster.keep(of_items)
+        before = earlier_days(
+            spec, origin, cluster.collect("residuals", cluster.grouped(windows, DaysOfWindow(spec, origin)), DAYS)
+        )
+        by_user = needs_user_residuals(spec)
+        by = "user" if by_user else spec.side.owner
+        task = WindowResiduals(spec, origin, before, cluster.buckets, by, is_last=not by_user)
+        results = cluster.keep(cluster.grouped(windows, task))
+        if by_user:
+            results = cluster.keep(cluster.grouped(results, UserResiduals(spec, cluster.buckets)))
+        for packet in cluster.collect("residuals", results, COUNTS):
+            events.add(EventCounts(null_targets=packet.value))
+        return results
+
+    def _vectors(self, job: Job, computed: DataFrame) -> list[list[VectorPart]]:
+        """Return the vectors of owners by file, collected into files of the driver."""
+        results: list[list[VectorPart]] = []
+        for number, file in enumerate(job.shared.vector_files.values()):
+            of_file = computed.filter((computed.kind == VECTORS) & (computed.key == number))
+            kind = f"vectors-{len(self.features)}-{number}"
+            streams = FrameStreams(self.folder, kind, 1)
+            for packet in self.cluster.collect("vectors", of_file, VECTORS):
+                streams.write(0, packet.frame)
+            streams.close()
+            empty = VectorPart(pl.Series(dtype=pl.Int64), np.zeros((0, file.dim), np.float32))
+            results.append([computing.vector_part(frame) for frame in read_frames(self.folder, kind, 0)] or [empty])
+        return results
+
+    def _within(self, candidates: Table) -> None:
+        """Add the columns within a request to the features."""
+        spec, cluster = self.run.spec, self.cluster
+        kinds = kinds_of(output_columns(spec))
+        with self.run.watch.timing("within") as cost:
+            features = reduce(lambda one, other: one.union(other), self.features)
+            task = ByRequest(spec, candidates, tuple(kinds), self.part_rows, cluster.buckets)
+            by_request = cluster.grouped(features, task)
+            within = WithinRequests(spec, kinds, self.part_rows, self.required)
+            results = cluster.keep(cluster.grouped(by_request.filter(by_request.kind == REQUESTS), within))
+            about = [packet.value for packet in cluster.collect("within", results, ABOUT)]
+            check_moments(spec, sum(each["mixed"] for each in about), sum(each["requests"] for each in about))
+            cost.add(rows=candidates.rows)
+        self._count(about)
+        self.features.append(results.filter(results.kind == FEATURES))
+
+    def _count(self, abouts: Iterable[dict[str, Any]]) -> None:
+        for about in abouts:
+            for name, count in about["known"].items():
+                self.counted[name] = self.counted.get(name, 0) + count
+
+
+def _results(abouts: Iterable[dict[str, Any]]) -> Results:
+    """Return what the tasks of a pass have counted."""
+    results = Results()
+    for about in abouts:
+        results.repeats += about["repeats"]
+        for reason, owners in about["flagged"].items():
+            results.flagged.setdefault(reason, []).extend(owners)
+        results.tally.add(Tally.from_dict(about["tally"]))
+        results.coverage.add(Coverage(**about["coverage"]))
+    return results
