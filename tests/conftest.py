@@ -29,7 +29,7 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
-pytest_plugins = ["helpers.evaluation", "helpers.neural", "helpers.stores"]
+pytest_plugins = ["helpers.engines", "helpers.evaluation", "helpers.neural", "helpers.stores"]
 
 typer.main.get_command = functools.cache(typer.main.get_command)  # Typer builds all commands anew for each call
 

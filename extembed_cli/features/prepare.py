@@ -24,7 +24,7 @@ from extembed_cli.data.inputs.frozen import read_gramian
 from extembed_cli.data.inputs.vector_cache import VectorCache
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder
-from extembed_cli.data.shards.matrices import EmbeddingMatrix, TableVectors
+from extembed_cli.data.shards.matrices import SUMMED_ROWS, EmbeddingMatrix, TableVectors
 from extembed_cli.errors import Problems
 from extembed_cli.features.registry import shard_columns, techniques_of
 from extembed_cli.features.technique.columns import Column
@@ -139,8 +139,13 @@ class Sources:
     """What a job is prepared from, beside the files of the tables."""
 
     cache: VectorCache | None = None
-    derived: Mapping[Matrix, TableVectors] = field(default_factory=dict)
+    vectors: Mapping[Matrix, TableVectors] = field(default_factory=dict)
+    """Of tables that are derived, or that are there already"""
     surveyed: Mapping[str, Any] = field(default_factory=dict)
+    totals: Mapping[Matrix, TableTotals] = field(default_factory=dict)
+    """Of tables that are there already"""
+    columns: list[Column] | None = None
+    """Those of the spec, where they are known already"""
 
 
 def prepare(
@@ -160,15 +165,15 @@ def prepare(
     if folder is not None:
         folder.mkdir(exist_ok=True)
     problems = Problems()
-    prepared = Prepared({}, {}, {}, vocabulary, mapped, folder, sources.surveyed)
+    prepared = Prepared({}, {}, {**sources.totals}, vocabulary, mapped, folder, sources.surveyed)
     load_tables(spec, tables, ids, prepared, problems, sources.cache)
-    for matrix, vectors in sources.derived.items():
+    for matrix, vectors in sources.vectors.items():
         if matrix.table in spec.tables:
             prepared.embeddings[matrix] = vectors.of(vocabulary.ids)
         elif matrix.table in spec.owner_tables:
             prepared.owner_tables[matrix] = vectors
     problems.raise_any()
-    columns, states = shard_columns(spec), {}
+    columns, states = shard_columns(spec) if sources.columns is None else sources.columns, {}
     for technique in techniques_of(spec):
         with problems.collect():
             states[technique.group.technique] = technique.prepare(spec, _statistics(technique, columns), prepared)
@@ -260,10 +265,18 @@ def gramian(matrix: EmbeddingMatrix, mapped: threads.Mapping, *, normalized: boo
     Summed in fixed blocks in order of ids, so the bits are the same for any number of workers and order of rows.
     """
     total: Doubles = np.zeros((matrix.vectors.shape[1] + 1,) * 2)
+    for low in range(0, len(matrix.vectors), SUMMED_ROWS):
+        total = total + gramian_of_piece(matrix.piece(low, low + SUMMED_ROWS), mapped, normalized=normalized)
+    return total
+
+
+def gramian_of_piece(piece: EmbeddingMatrix, mapped: threads.Mapping = map, *, normalized: bool) -> Doubles:
+    """Return the same of `SUMMED_ROWS` slots of a table, of which the last ones may be fewer."""
+    total: Doubles = np.zeros((piece.vectors.shape[1] + 1,) * 2)
 
     def of_block(at: slice) -> Doubles:
-        return gramian_of_block(matrix.exact(at, normalized=normalized, bias=True))
+        return gramian_of_block(piece.exact(at, normalized=normalized, bias=True))
 
-    for part in mapped(of_block, matrix.blocks):
+    for part in mapped(of_block, piece.blocks):
         total = total + part
     return total

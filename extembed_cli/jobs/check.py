@@ -54,7 +54,7 @@ def check_job(spec: Spec, watch: Watch) -> dict[str, Any]:
                 if sources is None:
                     options = RunOptions(workers=1)
                     derived = derive(opened, options, map, watch)
-                    sources = Sources(derived=derived, surveyed=survey(opened, options, map, watch).by_technique)
+                    sources = Sources(vectors=derived, surveyed=survey(opened, options, map, watch).by_technique)
                 shared = prepare(each.spec, loaded.inputs.embeddings, loaded.ids, loaded.vocabulary, sources=sources)
             _, coverage = first_shard(each.spec, loaded, shared.coverage)
             check_inputs(each.spec, loaded, coverage, watch, sampled=loaded.partition.shards > 1)

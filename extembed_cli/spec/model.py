@@ -482,8 +482,8 @@ class Spec(Frozen):
     # --- meaning ---
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the data: the class with the groups of all techniques exists only at run time."""
-        return _restored, (self.model_dump(exclude_unset=True, by_alias=True), self._side)
+        """Pickle the data, which is not checked again: the class with the groups of all techniques has no module."""
+        return _blank, (), self.__getstate__()
 
     def meaning(self) -> dict[str, Any]:
         """Return the computation as plain data, without output, paths and run options."""
@@ -509,10 +509,9 @@ def spec_type() -> type[Spec]:
     return _spec_type(tuple(Group.known.values()))
 
 
-def _restored(data: dict[str, Any], side: Side | None) -> Spec:
-    spec = spec_type().model_validate(data, context={FOR_TRAINING: True})
-    spec._side = side
-    return spec
+def _blank() -> Spec:
+    """Return a spec for pickle to fill."""
+    return spec_type().__new__(spec_type())
 
 
 @cache

@@ -13,6 +13,8 @@ from conftest import World, run_spec, soak
 from data.test_paths import spec
 from helpers.refusals import DATA, USAGE, refused
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 FEATURES = ["all__count", "text__all__cos_mean__hl7d"]
 
 

@@ -13,6 +13,8 @@ import pytest
 from conftest import World, run_spec, soak_except, timestamps
 from helpers.user_vectors import compute_user_vectors, matrix, run, vectors_only_spec
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def integers(kind: pa.DataType, start: int = 0) -> Callable[[Sequence[int]], pa.Array]:
     return lambda nums: pa.array([start + n for n in nums], kind)

@@ -18,6 +18,8 @@ from helpers.reference_targets import target_columns
 
 from extembed_cli.jobs.layout import Layout
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 HOUR, START = 3_600_000_000, 1_700_000_000_000_000
 USERS, ITEMS, DIM = 12, 9, 5
 SWAPPED = {"user_id": "item_id", "item_id": "user_id"}

@@ -9,6 +9,8 @@ import pytest
 from conftest import World, extembed, run_spec
 from helpers.refusals import DATA, USAGE, refused
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 COUNTERS = """
 [histories.liked]
 where = "rating >= 4"

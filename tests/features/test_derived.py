@@ -21,6 +21,8 @@ from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.spec.loading import load_spec
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 ITEMS = '[embeddings.text]\npath = "items.parquet"\n'
 AUDIENCE = """
 [[aggregate]]

@@ -19,6 +19,8 @@ from helpers.refusals import USAGE, refused
 
 from extembed_cli.jobs.layout import Layout
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 ITEMS = '[embeddings.text]\npath = "items.parquet"\n'
 BOTH = ITEMS + OF_USERS
 CHANGING = '[user_embeddings.v]\npath = "moments.parquet"\ncolumns.time = "since"\n'

@@ -30,6 +30,8 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 ITEMS = '[embeddings.text]\npath = "items.parquet"\n'
 DAY = 24 * HOUR
 ONLY_ALL = '["all"]'

@@ -19,6 +19,8 @@ from helpers.user_vectors import HOUR, TEXT, check, compute_user_vectors, matrix
 
 import extembed_cli
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def test_users_without_a_visible_vector_are_left_out(world: World) -> None:
     """Item 39 has no vector, rating 3 has no target, and user 5 has no event before the as-of time."""

@@ -20,6 +20,8 @@ from extembed_cli.kernels.requests import within_requests
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 SPEC = """
 [within]
 by = "request"

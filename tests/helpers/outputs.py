@@ -12,17 +12,21 @@ from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
+from helpers.engines import SPARK, on_spark
 
-LAYOUTS = [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True)]
+LAYOUTS = [soak(Layout(shards=3, rows=50)), soak(Layout(mapped=True)), Layout(shards=2, mapped=True), soak(SPARK)]
 Ran = tuple[dict[str, bytes], dict[str, Any]]
 
 
-def ran(spec_path: Path, workers: int, cut: Layout) -> Ran:
-    """Run a spec in a layout. Return the bytes of all outputs, and the counts of the run report."""
+def ran(spec_path: Path, workers: int, cut: Layout | str) -> Ran:
+    """Run a spec in a layout, or on Spark. Return the bytes of all outputs, and the counts of the run report."""
     spec = load_spec(spec_path)
-    report = run_job(spec, RunOptions(workers=workers, layout=cut), Watch())
+    if isinstance(cut, Layout):
+        report = run_job(spec, RunOptions(workers=workers, layout=cut), Watch())
+        assert report["shards"] == cut.shards or report["engine"] == SPARK
+    else:
+        report = run_job(spec, RunOptions(workers=workers), Watch(), on_spark(buckets=3))
     done = {name: report[name] for name in ("cosines", "dual", "candidates_in_own_history", "inputs", "user_vectors")}
-    assert report["shards"] == cut.shards
     assert not list(spec_path.parent.glob(".extembed-*")), "scratch is left behind"
     return {path: Path(path).read_bytes() for path in spec.outputs}, done
 

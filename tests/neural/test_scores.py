@@ -32,6 +32,8 @@ from extembed_cli.neural.model import ExampleBatch, Model
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def test_the_score_stands_beside_the_other_features(trained: Path) -> None:
     output = pl.read_parquet(trained / "features.parquet")

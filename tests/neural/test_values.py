@@ -26,6 +26,8 @@ from extembed_cli.neural.training.dataset import Dataset
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 VALUES = '[[neural]]\nmodel = "model"\nvalues = ["said", "dwell * 2"]\nresidual = "item"\n'
 
 

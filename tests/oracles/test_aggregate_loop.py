@@ -11,6 +11,8 @@ from helpers.aggregate_loop import ALL, DISLIKED, HOUR, LIKED, START, STATISTICS
 from helpers.drawn import same_bytes
 from helpers.reference import ReferenceHistory, features, unit_vectors
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 
 def test_all_statistics_of_all_events(world: World) -> None:
     output = check(world, f"[[aggregate]]\n{STATISTICS}", ALL)

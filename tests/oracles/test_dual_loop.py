@@ -13,6 +13,8 @@ from helpers.dual_loop import DAY, LIKED, RATING, START, TOLERANCE, check, with_
 from helpers.reference import ReferenceHistory
 from helpers.reference_dual import ReferenceFit
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 FITS = {
     "plain": ("", ReferenceFit()),
     "strong": ("regularization = 30", ReferenceFit(30)),

@@ -9,6 +9,8 @@ import pytest
 from conftest import World, run_spec
 from helpers.long_histories import write_lognormal
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 ABSOLUTE = 2e-5  # float32 cosines against float64
 
 QUERY = """

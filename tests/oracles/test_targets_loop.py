@@ -15,6 +15,8 @@ from helpers.aggregate_loop import micros
 from helpers.reference import Event, ReferenceHistory, unit_vectors
 from helpers.reference_targets import Values, residuals, target_columns
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 HOUR, START = 3_600_000_000, 1_700_000_000_000_000
 HALF_LIVES = ("20h", "none")
 TEMPERATURES, THRESHOLDS, TOP = (0.03, 0.1, 0.3), (-0.2, 0.3), (1, 3)

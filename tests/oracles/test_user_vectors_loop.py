@@ -17,6 +17,8 @@ from helpers.reference import ReferenceHistory
 from helpers.reference_dual import ReferenceFit, item_vectors
 from helpers.user_vectors import HOUR, TEXT, TOLERANCE, check, compute_user_vectors, matrix, newest
 
+pytestmark = pytest.mark.usefixtures("engine")
+
 FITS = {
     "defaults": ("", ReferenceFit()),
     "target": ('target = "rating - 3"\nregularization = 0.2', ReferenceFit(0.2, target=RATING)),

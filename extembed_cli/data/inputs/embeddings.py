@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from extembed_cli.data.columns.vector_columns import VectorColumns, require_vect
 from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.inputs.frozen import read_mean
 from extembed_cli.data.shards.mapped_arrays import zeros
-from extembed_cli.data.shards.matrices import TableVectors, places_of
+from extembed_cli.data.shards.matrices import SUMMED_ROWS, TableVectors, places_of
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.model import Spec
@@ -151,7 +151,7 @@ def load_vectors(
            unnamed one; None = in memory
     """
     options = spec.table(name)
-    places, slot_of_row, times = _slots(table_ids, vocabulary)
+    places, slot_of_row, times = slots_of(table_ids, vocabulary)
 
     columns = VectorColumns.of(spec, name, table)
     raw, has_vector, bad = _fill(columns, slot_of_row, table_ids, len(places), options, kinds[0][1])
@@ -167,10 +167,9 @@ def load_vectors(
         mean = None
         if center:
             mean = _mean(matrix, has_vector, mapped) if frozen is None else frozen
-        norms, vanished = _normalize(matrix, has_vector, mean, mapped)
+        norms, vanished = normalize_vectors(matrix, has_vector, mean, mapped)
         if len(vanished) and options.bad_vectors == "error":
-            problem = "equal to the mean, so zero once centred"
-            raise _bad_vectors(table, len(vanished), places[vanished[:5]], problem)
+            raise bad_vectors(table, len(vanished), places[vanished[:5]], VANISHED)
         report = dict(table_ids.report, dim=raw.shape[1])
         if bad or len(vanished):
             report["bad_vectors"] = bad + len(vanished)
@@ -178,7 +177,7 @@ def load_vectors(
     return results
 
 
-def _slots(table_ids: TableIds, vocabulary: pl.Series | None) -> tuple[pl.Series, Ints, Ints | None]:
+def slots_of(table_ids: TableIds, vocabulary: pl.Series | None) -> tuple[pl.Series, Ints, Ints | None]:
     """Return the id of each slot, the slot of each row of the table (-1 = none), and the time of each slot."""
     ids, kept = table_ids.ids, table_ids.kept
     if table_ids.times is None:
@@ -213,58 +212,94 @@ def _fill(
     raw: Floats | None = None
     has_vector = np.zeros(places, np.bool_)
     bad: list[int] = []
-    row = 0
     table = columns.table
+    for rows, vectors, usable in vectors_of(columns):
+        if raw is None:
+            raw = zeros((places + 1, vectors.shape[1]), np.float32, at)
+        bad += rows[~usable & table_ids.kept[rows]].tolist()
+        slots = slot_of_row[rows]
+        wanted = (slots >= 0) & usable
+        chosen = vectors if wanted.all() else vectors[wanted]
+        slots = slots[wanted]
+        raw[slots], has_vector[slots] = chosen, True
+    if raw is None:
+        raise no_vectors(columns)
+    if bad and options.bad_vectors == "error":
+        raise bad_vectors(table, len(bad), table_ids.ids[bad[:5]], NOT_USABLE)
+    return raw, has_vector, len(bad)
+
+
+NOT_USABLE = "zero or not finite"
+VANISHED = "equal to the mean, so zero once centred"
+
+
+def vectors_of(
+    columns: VectorColumns, first_row: int = 0, dim: int | None = None
+) -> Iterator[tuple[Ints, Values, Bools]]:
+    """Yield the vectors of a table that are not null: their rows (n), the vectors (n, d), and which are usable (n).
+
+    first_row  the row of the first vector, where the table is a piece of another
+    dim        the length that all have to have; None = that of the first
+    """
+    row = first_row
     with prefetched(columns.batches()) as batches:
         for path, batch in batches:
-            vectors, present = _dense(batch, f"{path}: {columns.shown}", row, None if raw is None else raw.shape[1])
-            if vectors.shape[0]:
-                if raw is None:
-                    raw = zeros((places + 1, vectors.shape[1]), np.float32, at)
-                usable = usable_rows(vectors)
-                rows = row + np.flatnonzero(present)
-                bad += rows[~usable & table_ids.kept[rows]].tolist()
-                slots = slot_of_row[rows]
-                wanted = (slots >= 0) & usable
-                if not wanted.all():
-                    slots, vectors = slots[wanted], vectors[wanted]
-                raw[slots], has_vector[slots] = vectors, True
+            vectors, present = _dense(batch, f"{path}: {columns.shown}", row, dim)
+            if len(vectors):
+                dim = vectors.shape[1]
+                yield row + np.flatnonzero(present), vectors, usable_rows(vectors)
             row += len(batch)
-    if raw is None:
-        raise DataError(f"{table.label} ({table.parts[0].name}): there is no vector in {columns.shown}")
-    if bad and options.bad_vectors == "error":
-        raise _bad_vectors(table, len(bad), table_ids.ids[bad[:5]], "zero or not finite")
-    return raw, has_vector, len(bad)
+
+
+def no_vectors(columns: VectorColumns) -> DataError:
+    """Return the error that a table has no vector at all."""
+    table = columns.table
+    return DataError(f"{table.label} ({table.parts[0].name}): there is no vector in {columns.shown}")
 
 
 def mean_of_table(spec: Spec, name: str, table: Table, mapped: Mapping = map) -> tuple[Doubles, int]:
     """Return the mean (d) of the usable raw vectors of a table, and their number."""
     ids = load_ids(spec, name, table)
-    places, slots, _ = _slots(ids, None)
+    places, slots, _ = slots_of(ids, None)
     columns = VectorColumns.of(spec, name, table)
     raw, has_vector, _ = _fill(columns, slots, ids, len(places), spec.table(name), None)
     return _mean(raw, has_vector, mapped), int(np.count_nonzero(has_vector))
 
 
-def _blocks(has_vector: Bools) -> list[slice]:
-    return [slice(low, min(low + _SUM_ROWS, len(has_vector))) for low in range(0, len(has_vector), _SUM_ROWS)]
+def _blocks(rows: int) -> list[slice]:
+    return [slice(low, min(low + _SUM_ROWS, rows)) for low in range(0, rows, _SUM_ROWS)]
 
 
 def _mean(raw: Floats, has_vector: Bools, mapped: Mapping) -> Doubles:
     """Return the mean of the vectors, in float64; zeros if there are none."""
-    mean = np.zeros(raw.shape[1])
-    for total in mapped(lambda at: raw[at].sum(axis=0, dtype=np.float64), _blocks(has_vector)):
-        mean += total  # slots without a vector hold zeros
-    mean /= max(1, int(np.count_nonzero(has_vector)))
+    starts = range(0, len(has_vector), SUMMED_ROWS)
+    parts = (sum_of_vectors(raw[low : min(low + SUMMED_ROWS, len(has_vector))], mapped) for low in starts)
+    return mean_of_sums(parts, raw.shape[1], int(np.count_nonzero(has_vector)))
+
+
+def sum_of_vectors(raw: Floats, mapped: Mapping = map) -> Doubles:
+    """Return the sum of vectors (n, d), zeros where there is none, in blocks of rows: (d)."""
+    total = np.zeros(raw.shape[1])
+    for of_block in mapped(lambda at: raw[at].sum(axis=0, dtype=np.float64), _blocks(len(raw))):
+        total += of_block
+    return total
+
+
+def mean_of_sums(parts: Iterable[Doubles], dim: int, vectors: int) -> Doubles:
+    """Return the mean of so many vectors from the sums (d) of each `SUMMED_ROWS` slots, in order."""
+    mean = np.zeros(dim)
+    for part in parts:
+        mean += part
+    mean /= max(1, vectors)
     return mean
 
 
-def _normalize(
+def normalize_vectors(
     raw: Floats, has_vector: Bools, mean: Doubles | None, mapped: Mapping
 ) -> tuple[Doubles, NDArray[np.intp]]:
-    """Subtract the mean (if given) and divide by the norm, in place, in float64.
+    """Subtract the mean (if given) and divide by the norm, in place, in float64: raw (n + 1, d), has_vector (n).
 
-    Return the norms, 0 = no vector, and the slots of vectors that are zero once centred.
+    Return the norms (n + 1), 0 = no vector, and the slots of vectors that are zero once centred.
     """
     norms = np.zeros(len(raw))
     shortest = 0.0 if mean is None else _ZERO_CENTRED * np.linalg.norm(mean)
@@ -278,12 +313,12 @@ def _normalize(
         vectors /= np.where(norms[at] > 0, norms[at], np.inf)[:, None]
         raw[at] = vectors
 
-    for _ in mapped(divide, _blocks(has_vector)):
+    for _ in mapped(divide, _blocks(len(has_vector))):
         pass
     return norms, np.flatnonzero(has_vector & (norms[:-1] == 0))
 
 
-def _bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) -> DataError:
+def bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) -> DataError:
     role, key = _role_and_key(table)
     return DataError(
         f"{table.label} ({table.parts[0].name}): {count:,} of {table.rows:,} vectors are {problem} "

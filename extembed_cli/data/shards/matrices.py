@@ -18,6 +18,7 @@ from extembed_cli.data.shards.mapped_arrays import ArrayFolder, is_mapped, zeros
 from extembed_cli.kernels.segments import ragged
 
 ROWS = 2048  # rows of a matrix processed at a time: a fixed number
+SUMMED_ROWS = 2**19  # of a table, whose sums are added up in order: machines that have a piece each add the same ones
 
 
 BYTES_PER_MOMENT = 60  # of a vector that counts from a time on: its id, time, key and norm
@@ -99,6 +100,10 @@ class EmbeddingMatrix:
     def blocks(self) -> Iterator[slice]:
         """Slices of a fixed number of rows, so that the bits of sums over them do not depend on the workers."""
         return (slice(low, min(low + ROWS, len(self.vectors))) for low in range(0, len(self.vectors), ROWS))
+
+    def piece(self, low: int, high: int) -> EmbeddingMatrix:
+        """Return some rows, for sums over them."""
+        return replace(self, vectors=self.vectors[low:high], norms=self.norms[low:high])
 
     def exact(self, at: slice | Nums, *, normalized: bool, bias: bool) -> Doubles:
         """Return some rows in float64, with their original norms unless `normalized`; `bias` appends a constant 1.

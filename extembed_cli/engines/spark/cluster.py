@@ -60,7 +60,8 @@ class Cluster:
 
     def numbered(self, task: Numbered, numbers: int) -> DataFrame:
         """Return the packets of a task for each number below `numbers`."""
-        return self.session.range(0, numbers, 1, max(1, numbers)).mapInArrow(task, packets.SCHEMA)
+        with _without_warnings():
+            return self.session.range(0, numbers, 1, max(1, numbers)).mapInArrow(task, packets.SCHEMA)
 
     def grouped(self, table: DataFrame, task: Grouped) -> DataFrame:
         """Return the packets of a task for each key of a table."""

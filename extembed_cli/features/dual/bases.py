@@ -10,7 +10,7 @@ import numpy as np
 
 from extembed_cli.arrays import Doubles, Floats
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder, zeros
-from extembed_cli.data.shards.matrices import EmbeddingMatrix
+from extembed_cli.data.shards.matrices import ROWS, EmbeddingMatrix
 from extembed_cli.kernels.gramian import eigen
 from extembed_cli.system.threads import Mapping
 
@@ -76,7 +76,12 @@ def make_basis(
 
     def fill(rows: slice) -> None:
         exact = matrix.exact(rows, normalized=normalized, bias=bias)
-        out[rows] = exact if rotation is None else exact @ rotation
+        if rotation is None:
+            out[rows] = exact
+            return
+        block = np.zeros((ROWS, dim))  # a product's bits depend on its shape, and a row on no other
+        block[: len(exact)] = exact
+        out[rows] = (block @ rotation)[: len(exact)]
 
     for _ in mapped(fill, matrix.blocks):
         pass
