@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -285,14 +285,10 @@ class MachineFlags:
     def run_options(self, **more: Any) -> RunOptions:
         """Return options of a job, by default with the cores and the free memory that this process may use."""
         from extembed_cli.jobs.options import RunOptions
-        from extembed_cli.system.memory import free, size
+        from extembed_cli.system.memory import free
 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        allowed = free() if self.memory is None else size(self.memory)
-        if self.memory is not None and allowed is None:
-            raise SpecError(
-                f"--memory {self.memory}: not a size; write a number and a unit, such as `4GiB`, `4G` or `500MB`"
-            )
+        allowed = free() if self.memory is None else _bytes("--memory", self.memory)
         return RunOptions(self.workers or cores, allowed, **more)
 
 
@@ -379,11 +375,22 @@ class EngineFlags:
         option("--buckets", min=1, metavar="N", help="Spark: parts of the owners.  [default: by the rows]", panel=RUN),
     ] = None
 
+    ship: Annotated[
+        str | None,
+        option(
+            "--ship",
+            metavar="SIZE",
+            help="Spark: send vectors of up to this size to each executor; join larger ones to the rows that need "
+            "them.  [default: 4GiB]",
+            panel=RUN,
+        ),
+    ] = None
+
     def start(self, *, loud: bool, dry_run: bool) -> StartPasses:
         """Return what starts the engine; raise if flags do not fit it."""
         from extembed_cli.jobs.local_passes import local_passes
 
-        of_spark = {"--master": self.master, "--conf": self.conf, "--buckets": self.buckets}
+        of_spark = {"--master": self.master, "--conf": self.conf, "--buckets": self.buckets, "--ship": self.ship}
         if self.engine == "local":
             for flag, value in of_spark.items():
                 if value is not None:
@@ -399,4 +406,16 @@ class EngineFlags:
         for key, value in conf.items():
             if not key.startswith("spark.") or not value:
                 raise SpecError(f"--conf {key}={value}: write KEY=VALUE, such as spark.executor.memory=8g")
-        return functools.partial(spark_passes, SparkOptions(self.master, conf, self.buckets, loud))
+        options = SparkOptions(self.master, conf, buckets=self.buckets, loud=loud)
+        if self.ship is not None:
+            options = replace(options, ship_bytes=_bytes("--ship", self.ship))
+        return functools.partial(spark_passes, options)
+
+
+def _bytes(flag: str, text: str) -> int:
+    from extembed_cli.system.memory import size
+
+    number = size(text)
+    if number is None:
+        raise SpecError(f"{flag} {text}: not a size; write a number and a unit, such as `4GiB`, `4G` or `500MB`")
+    return number

@@ -19,6 +19,7 @@ from extembed_cli.data.files.commit import Staged, file_digest
 from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.inputs.candidates import CandidateCounts
 from extembed_cli.data.inputs.coverage import Coverage
+from extembed_cli.data.inputs.embeddings import load_vectors
 from extembed_cli.data.inputs.inputs import Loaded, Opened, ids_of_all, read_ids, vectors_as_of
 from extembed_cli.data.inputs.interactions import EventCounts
 from extembed_cli.data.inputs.residuals import needs_user_residuals
@@ -26,6 +27,7 @@ from extembed_cli.data.outputs import feature_file
 from extembed_cli.data.outputs.feature_file import FeatureTable, finish_directory
 from extembed_cli.data.outputs.shard_results import Tally, VectorPart
 from extembed_cli.data.shards.frame_streams import FrameStreams, read_frames
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.engines.base import Job, Results
 from extembed_cli.engines.spark import computing, reading
 from extembed_cli.engines.spark.cluster import Cluster, spark_session, temporary_folder
@@ -43,15 +45,18 @@ from extembed_cli.engines.spark.residuals import (
 )
 from extembed_cli.engines.spark.shipping import ship
 from extembed_cli.engines.spark.tasks import PROBLEM
+from extembed_cli.engines.spark.vectors import ComputeJoined
 from extembed_cli.engines.spark.writing import WRITTEN, WritePart, rows_of_part
 from extembed_cli.errors import ExtembedError, ResourceError, counted
-from extembed_cli.features.prepare import Sources, prepare
+from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns
+from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.within import check_moments, kinds_of
 from extembed_cli.jobs.derivation import Derived, derive
 from extembed_cli.jobs.passes import Computed, PassResults, RunInputs
 from extembed_cli.jobs.reading import cache_of, digesting, load, sample_layout, with_problems_of
 from extembed_cli.jobs.requirements import check_inputs, required_features
+from extembed_cli.jobs.spark_vectors import join_tables, tables_to_join
 from extembed_cli.jobs.survey import SurveyResults, survey
 from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.kernels.residuals import DAY_US
@@ -71,6 +76,8 @@ class SparkOptions:
     master: str | None = None
     """None = as Spark's own settings say"""
     conf: Mapping[str, str] = field(default_factory=dict)
+    ship_bytes: int = 4 * 2**30
+    """Most bytes of vectors that are sent to each executor; more are joined to the rows that need them"""
     buckets: int | None = None
     """Buckets of owners; None = by the rows of the logs"""
     loud: bool = False
@@ -90,7 +97,7 @@ class SparkPasses:
     """The passes of a job on Spark, whose features stay there until they are written."""
 
     def __init__(self, run: RunInputs, options: SparkOptions, session: SparkSession, stack: ExitStack) -> None:
-        self.run, self.stack = run, stack
+        self.run, self.options, self.stack = run, options, stack
         rows = sum(table.rows for table in run.opened.logs)
         buckets = options.buckets or max(session.sparkContext.defaultParallelism, -(-rows // _ROWS_OF_A_BUCKET))
         self.cluster = Cluster(session, run.watch, buckets)
@@ -182,18 +189,21 @@ class SparkPasses:
             with watch.timing("residuals"):
                 event_rows = self._residuals(spec, rows, events)
         loaded = Loaded(opened.complete(), events, candidates, vocabulary, ids, vectors_as_of(spec, events))
+        of_events = event_rows.filter(event_rows.kind == EVENTS)
+        of_candidates = rows.filter(rows.kind == CANDIDATES)
+        task: ComputeBucket
         with watch.timing("vectors") as cost:
             tables = loaded.inputs.embeddings.values()
-            folder = self.folder / "shared"
-            sources = Sources(cache_of(opened, self.run.options), derived, surveyed.by_technique)
-            shared = prepare(spec, loaded.inputs.embeddings, ids, vocabulary, self.run.mapped, folder, sources)
-            name = cluster.run("ship", partial(ship, cluster.context, folder))
+            to_join = tables_to_join(spec, loaded.inputs, self.options.ship_bytes)
+            if to_join:
+                of_logs = of_events.union(of_candidates)
+                shared, task, vectors = self._joined(loaded, spec, to_join, of_logs, derived, surveyed)
+                of_candidates = of_candidates.union(vectors)
+            else:
+                shared, task = self._shipped(loaded, opened, derived, surveyed)
             cost.add(rows=sum(table.rows for table in tables), bytes=sum(table.bytes for table in tables))
         job = Job(spec, shared, loaded.vectors_as_of)
         with watch.timing("compute") as cost:
-            task = ComputeBucket(spec, tuple(shared.columns), loaded.vectors_as_of, name, self.part_rows, self.required)
-            of_events = event_rows.filter(event_rows.kind == EVENTS)
-            of_candidates = rows.filter(rows.kind == CANDIDATES)
             computed = cluster.keep(cluster.cogrouped(of_events, of_candidates, task))
             about = cluster.collect("compute", computed, ABOUT)
             results = _results(packet.value for packet in about)
@@ -204,6 +214,57 @@ class SparkPasses:
         watch.warn_of(result_warnings(job, results))
         self.features.append(computed.filter(computed.kind == FEATURES))
         return PassResults(loaded, job, results)
+
+    def _shipped(
+        self, loaded: Loaded, opened: Opened, derived: Derived, surveyed: SurveyResults
+    ) -> tuple[Shared, ComputeBucket]:
+        """Prepare the state of all buckets here, and send it to each executor."""
+        spec, run, folder = opened.spec, self.run, self.folder / "shared"
+        sources = Sources(cache_of(opened, run.options), derived, surveyed.by_technique)
+        tables = loaded.inputs.embeddings
+        shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, run.mapped, folder, sources)
+        name = self.cluster.run("ship", partial(ship, self.cluster.context, folder))
+        return shared, ComputeBucket(*self._task(spec, shared, loaded, name))
+
+    def _joined(
+        self,
+        loaded: Loaded,
+        spec: Spec,
+        names: Sequence[str],
+        rows: DataFrame,
+        derived: Derived,
+        surveyed: SurveyResults,
+    ) -> tuple[Shared, ComputeJoined, DataFrame]:
+        """Join the vectors of some tables to the rows; return the state without them, and their packets by bucket."""
+        run, folder, inputs = self.run, self.folder / "kept", loaded.inputs
+        ids = {name: loaded.ids[name] for name in names}
+        joined = join_tables(self.cluster, spec, inputs, ids, rows, self.folder)
+        kept = {matrix: each for matrix, each in derived.items() if matrix.table in spec.read_tables}
+        for name, matrices in matrices_of(spec).items():
+            if name in inputs.embeddings and name not in names:
+                kinds = [(matrix.center, None) for matrix in matrices]
+                table = inputs.embeddings[name]
+                read = load_vectors(spec, name, table, loaded.ids[name], None, kinds, run.mapped)
+                kept |= dict(zip(matrices, read, strict=True))
+        folder.mkdir()
+        about = tuple((matrix, table.save(ArrayFolder(folder), matrix.name)) for matrix, table in kept.items())
+        shipped = self.cluster.run("ship", partial(ship, self.cluster.context, folder))
+        nothing = {table.matrix: table.of_bucket([]) for table in joined.tables}
+        totals = {table.matrix: table.totals for table in joined.tables if table.totals is not None}
+        sources = Sources(None, {**kept, **nothing}, surveyed.by_technique, totals)
+        shared = prepare(spec, {}, {}, Numbering().vocabulary(), run.mapped, None, sources)
+        for each in joined.tables:
+            if each.matrix in shared.embeddings:
+                matrix = shared.embeddings[each.matrix]
+                shared.embeddings[each.matrix] = replace(matrix, report=each.report)
+        base = self._task(spec, shared, loaded, shipped)
+        task = ComputeJoined(*base, tuple(joined.tables), about, dict(surveyed.by_technique))
+        return shared, task, joined.vectors
+
+    def _task(
+        self, spec: Spec, shared: Shared, loaded: Loaded, name: str
+    ) -> tuple[Spec, tuple[Column, ...], int, str, int, tuple[str, ...]]:
+        return spec, tuple(shared.columns), loaded.vectors_as_of, name, self.part_rows, self.required
 
     def _read(self, opened: Opened) -> tuple[DataFrame, EventCounts, CandidateCounts]:
         """Return the packets of the logs, read once, and their counts; raise all problems of the inputs."""

@@ -41,9 +41,13 @@ class ComputeBucket(Grouped):
     required: tuple[str, ...]
     """Features whose values are counted"""
 
+    def state(self, *groups: pa.Table) -> Shared:
+        """Return the state that all buckets share."""
+        return _opened(self.spec, self.columns, self.shared)
+
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the results of the events and the candidates of a bucket."""
-        shared = _opened(self.spec, self.columns, self.shared)
+        shared = self.state(*groups)
         job = Job(self.spec, shared, self.vectors_as_of)
         events, candidates = (
             _rows(self.spec, frames_in(group, kind), empty)

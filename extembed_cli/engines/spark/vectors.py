@@ -1,0 +1,262 @@
+"""Vectors that are too many for a machine: read, normalised and summed in pieces, joined to the rows that need them.
+
+A piece has `SUMMED_ROWS` slots of a table, which are its vectors in order of ids, so its sums are those of a local run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
+from extembed_cli.data.columns.ids import rows_together, same_type
+from extembed_cli.data.columns.vector_columns import VectorColumns
+from extembed_cli.data.columns.vocabulary import Vocabulary
+from extembed_cli.data.files.parquet import Table
+from extembed_cli.data.inputs.embeddings import normalize_vectors, sum_of_vectors, vectors_of
+from extembed_cli.data.shards import ipc
+from extembed_cli.data.shards.mapped_arrays import ArrayFolder
+from extembed_cli.data.shards.matrices import SUMMED_ROWS, EmbeddingMatrix, TableVectors
+from extembed_cli.engines.spark.computing import ABOUT, ComputeBucket
+from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value, packets_by, packets_of
+from extembed_cli.engines.spark.reading import CANDIDATES, EVENTS
+from extembed_cli.engines.spark.shipping import ship, shipped
+from extembed_cli.engines.spark.tasks import Grouped, Numbered
+from extembed_cli.features.prepare import Shared, Sources, gramian_of_piece, prepare
+from extembed_cli.features.technique.protocol import TableTotals
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import Matrix
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+RAW, SUM, GRAMIAN, JOINED, NEEDED, BAD = "raw", "sum", "gramian", "joined", "needed", "bad"
+_EXAMPLES = 5
+_IDS = "ids.arrow"
+
+
+@dataclass(frozen=True)
+class ReadVectors(Numbered):
+    """Reads row groups of a table, and sends usable vectors to the pieces of their slots."""
+
+    spec: Spec
+    name: str
+    splits: list[tuple[Table, int]]
+    """With the first row of each"""
+    dim: int
+    slots: str
+    """Name of the shipped folder with the slot of each row"""
+    about_slots: dict[str, Any]
+
+    def packets(self, number: int) -> Iterator[Packet]:
+        """Yield vectors by piece, and the rows of bad ones."""
+        table, first = self.splits[number]
+        slot_of_row = ArrayFolder(shipped(self.slots)).get(self.about_slots)
+        bad: list[int] = []
+        count = seen = 0
+        for rows, vectors, usable in vectors_of(VectorColumns.of(self.spec, self.name, table), first, self.dim):
+            slots = slot_of_row[rows]
+            seen += len(rows)
+            bad += rows[~usable & (slots >= 0)].tolist()
+            chosen = usable & (slots >= 0)
+            count += int(np.count_nonzero(chosen))
+            frame = _frame(slots[chosen], vectors[chosen].astype(np.float32))
+            yield from packets_by(slots[chosen] // SUMMED_ROWS, RAW, frame)
+        yield packet_of_value(number, BAD, {"rows": bad[:_EXAMPLES], "bad": len(bad), "vectors": count, "seen": seen})
+
+
+@dataclass(frozen=True)
+class SumOfPiece(Grouped):
+    """Returns the sum of the vectors of a piece."""
+
+    places: int
+    dim: int
+
+    def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
+        """Yield the sum (d) in float64."""
+        raw, _ = _piece(key, self.places, self.dim, frames_in(groups[0], RAW))
+        total = sum_of_vectors(raw[:-1])
+        yield Packet(key, SUM, total.tobytes())
+
+
+@dataclass(frozen=True)
+class NormalizePiece(Grouped):
+    """Normalises the vectors of a piece, and returns its part of the Gramian where one is needed."""
+
+    places: int
+    dim: int
+    mean: Doubles | None
+    normalized: bool
+    """Whether the Gramian is of unit vectors"""
+    with_gramian: bool
+
+    def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
+        """Yield vectors with norms, the Gramian, and slots of vectors that are zero once centred."""
+        raw, has_vector = _piece(key, self.places, self.dim, frames_in(groups[0], RAW))
+        norms, vanished = normalize_vectors(raw, has_vector, self.mean, map)
+        first = key * SUMMED_ROWS
+        is_last = first + len(has_vector) == self.places  # then with the row of missing vectors, like a whole table
+        rows = len(has_vector) + is_last
+        if self.with_gramian:
+            piece = EmbeddingMatrix(raw[:rows], norms[:rows], np.zeros(0, np.int32), {})
+            yield Packet(key, GRAMIAN, gramian_of_piece(piece, normalized=self.normalized).tobytes())
+        usable = np.flatnonzero(norms[:-1] > 0)
+        yield from packets_of(key, JOINED, _frame(first + usable, raw[usable], norms[usable]))
+        about = {
+            "bad": len(vanished),
+            "slots": (first + vanished[:_EXAMPLES]).tolist(),
+            "vectors": len(usable),
+        }
+        yield packet_of_value(key, BAD, about)
+
+
+@dataclass(frozen=True)
+class NeededSlots(Grouped):
+    """Returns for a bucket the slots of a table that its rows need, by piece."""
+
+    spec: Spec
+    ids: str
+    """Name of the shipped folder with the ids of the slots"""
+    of_owners: bool
+
+    def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
+        """Yield the slots with the bucket that needs them."""
+        side = self.spec.side
+        role = side.owner if self.of_owners else side.partner
+        ids = [
+            frame.select(pl.col(role).alias("id"))
+            for kind in (EVENTS, CANDIDATES)
+            for frame in frames_in(groups[0], kind)
+        ]
+        if not ids:
+            return
+        wanted = rows_together(ids, "id")["id"].drop_nulls().unique()
+        known = _ids(self.ids)
+        wanted, known = same_type(wanted, known)
+        if not len(known):
+            return
+        places = np.minimum(known.search_sorted(wanted).to_numpy(), len(known) - 1).astype(np.int64)
+        slots = np.sort(places[(known.gather(places) == wanted).to_numpy()])
+        frame = pl.DataFrame({"slot": slots}).with_columns(bucket=pl.lit(key, pl.Int64))
+        yield from packets_by(slots // SUMMED_ROWS, NEEDED, frame)
+
+
+@dataclass(frozen=True)
+class JoinVectors(Grouped):
+    """Sends the vectors of a piece to the buckets that need them."""
+
+    matrix: int
+    """Its number"""
+
+    def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
+        """Yield vectors by bucket, and how many different ones are needed."""
+        needed, vectors = frames_in(groups[0], NEEDED), frames_in(groups[1], JOINED)
+        if not needed or not vectors:
+            return
+        table = pl.concat(vectors).sort("slot")
+        slots = table["slot"].to_numpy()
+        pairs = pl.concat(needed)
+        places = np.minimum(np.searchsorted(slots, pairs["slot"].to_numpy()), len(slots) - 1)
+        met = slots[places] == pairs["slot"].to_numpy()
+        buckets, places = pairs["bucket"].to_numpy()[met], places[met]
+        order = np.lexsort((places, buckets))
+        buckets, places = buckets[order], places[order]
+        cuts = np.flatnonzero(np.append(True, buckets[1:] != buckets[:-1])) if len(buckets) else buckets
+        for low, high in zip(cuts.tolist(), [*cuts[1:].tolist(), len(buckets)], strict=False):
+            yield from packets_of(int(buckets[low]), _kind(self.matrix), table[places[low:high]])
+        yield packet_of_value(key, ABOUT, {"items_with_vector": len(np.unique(places))})
+
+
+@dataclass(frozen=True)
+class JoinedTable:
+    """A table whose vectors come to the buckets that need them."""
+
+    matrix: Matrix
+    ids: str
+    """Name of the shipped folder with the ids of the slots"""
+    dim: int
+    totals: TableTotals | None
+    report: dict[str, Any]
+    of_owners: bool
+
+    def with_vectors(self, ids: pl.Series, vectors: Floats, norms: Doubles) -> TableVectors:
+        """Return some vectors (n, d) and norms (n) of the table, in order of ids (n)."""
+        return TableVectors(
+            ids, np.vstack([vectors, np.zeros((1, self.dim), np.float32)]), np.append(norms, 0.0), self.report
+        )
+
+    def of_bucket(self, frames: list[pl.DataFrame]) -> TableVectors:
+        """Return the vectors that a bucket has got."""
+        if not frames:
+            return self.with_vectors(pl.Series(dtype=pl.Null), np.zeros((0, self.dim), np.float32), np.zeros(0))
+        rows = pl.concat(frames).sort("slot")
+        ids = _ids(self.ids).gather(rows["slot"])
+        return self.with_vectors(ids, rows["vector"].to_numpy(), rows["norm"].to_numpy())
+
+
+@dataclass(frozen=True)
+class ComputeJoined(ComputeBucket):
+    """The same as `ComputeBucket`, with vectors that were joined to the bucket's rows."""
+
+    tables: tuple[JoinedTable, ...]
+    kept: tuple[tuple[Matrix, dict[str, Any]], ...]
+    """Tables that were shipped, as `TableVectors.open` takes them"""
+    surveyed: dict[str, Any]
+
+    def state(self, *groups: pa.Table) -> Shared:
+        """Return the state of this bucket: the vocabulary of its partners, and their vectors."""
+        side = self.spec.side
+        ids = [
+            frame.select(pl.col(side.partner).alias("id"))
+            for group, kind in zip(groups, (EVENTS, CANDIDATES), strict=True)
+            for frame in frames_in(group, kind)
+        ]
+        partners = (rows_together(ids, "id") if ids else pl.DataFrame({"id": []}))["id"].drop_nulls().unique().sort()
+        vocabulary = Vocabulary(partners, np.arange(len(partners), dtype=np.int32))
+        folder = ArrayFolder(shipped(self.shared))
+        vectors = {matrix: TableVectors.open(folder, about) for matrix, about in self.kept}
+        for number, table in enumerate(self.tables):
+            vectors[table.matrix] = table.of_bucket(frames_in(groups[1], _kind(number)))
+        totals = {table.matrix: table.totals for table in self.tables if table.totals is not None}
+        return prepare(
+            self.spec, {}, {}, vocabulary, sources=Sources(None, vectors, self.surveyed, totals, list(self.columns))
+        )
+
+
+def ship_ids(context: SparkContext, folder: Path, ids: pl.Series, slot_of_row: Ints) -> tuple[str, dict[str, Any]]:
+    """Send the ids of a table's slots, and the slot of each of its rows, to all executors; `folder` is used for it."""
+    folder.mkdir()
+    ipc.write_table(folder / _IDS, ipc.to_arrow(ids.to_frame("id")))
+    about = ArrayFolder(folder).put("slots", slot_of_row)
+    return ship(context, folder), about
+
+
+def _ids(name: str) -> pl.Series:
+    """Return the ids of the slots of a table."""
+    return ipc.from_arrow(ipc.map_table(shipped(name) / _IDS))["id"]
+
+
+def _kind(matrix: int) -> str:
+    return f"{JOINED}-{matrix}"
+
+
+def _frame(slots: Ints, vectors: Values, norms: Doubles | None = None) -> pl.DataFrame:
+    frame = pl.DataFrame({"slot": slots, "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))})
+    return frame if norms is None else frame.with_columns(norm=norms)
+
+
+def _piece(key: int, places: int, dim: int, frames: list[pl.DataFrame]) -> tuple[Floats, Bools]:
+    """Return the vectors of a piece (n + 1, d), zero where there is none and in the last row, and who has one (n)."""
+    first = key * SUMMED_ROWS
+    rows = min(SUMMED_ROWS, places - first)
+    raw, has_vector = np.zeros((rows + 1, dim), np.float32), np.zeros(rows, np.bool_)
+    for frame in frames:
+        at = frame["slot"].to_numpy() - first
+        raw[at], has_vector[at] = frame["vector"].to_numpy(), True
+    return raw, has_vector

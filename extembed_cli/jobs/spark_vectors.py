@@ -1,0 +1,182 @@
+"""Tables of vectors on Spark that are too large to be sent to each executor: their stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from extembed_cli.arrays import Doubles
+from extembed_cli.data.columns.vector_columns import VectorColumns
+from extembed_cli.data.files.parquet import Table
+from extembed_cli.data.inputs.embeddings import (
+    NOT_USABLE,
+    VANISHED,
+    TableIds,
+    bad_vectors,
+    mean_of_sums,
+    no_vectors,
+    slots_of,
+)
+from extembed_cli.data.inputs.frozen import read_gramian, read_mean
+from extembed_cli.data.inputs.inputs import Inputs
+from extembed_cli.data.shards.matrices import SUMMED_ROWS
+from extembed_cli.engines.spark.cluster import Cluster
+from extembed_cli.engines.spark.computing import ABOUT
+from extembed_cli.engines.spark.packets import Packet
+from extembed_cli.engines.spark.reading import SPLIT_ROWS
+from extembed_cli.engines.spark.vectors import (
+    BAD,
+    GRAMIAN,
+    JOINED,
+    NEEDED,
+    RAW,
+    SUM,
+    JoinedTable,
+    JoinVectors,
+    NeededSlots,
+    NormalizePiece,
+    ReadVectors,
+    SumOfPiece,
+    ship_ids,
+)
+from extembed_cli.features.prepare import matrices_of
+from extembed_cli.features.registry import techniques_of
+from extembed_cli.features.technique.protocol import TableTotals
+from extembed_cli.spec.model import Spec
+from extembed_cli.spec.tables import Matrix
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+class Joined(NamedTuple):
+    """The tables whose vectors come to the rows, and the packets of these vectors by bucket."""
+
+    tables: list[JoinedTable]
+    vectors: DataFrame
+
+
+def tables_to_join(spec: Spec, inputs: Inputs, most: int) -> list[str]:
+    """Return the tables to join: those without times, if all together have more bytes than may be shipped.
+
+    A trained model, and files with a vector for each item, need the vectors of all items in one place.
+    """
+    if any(technique.is_trained for technique in techniques_of(spec)):
+        return []
+    if any(group.reads_all_items for group in spec.groups.values()):
+        return []
+    names = [name for name in inputs.embeddings if spec.time_column(name) is None]
+    dims = {name: VectorColumns.of(spec, name, inputs.embeddings[name]).dim for name in names}
+    size = sum(4 * inputs.embeddings[name].rows * dims[name] * len(matrices_of(spec)[name]) for name in names)
+    return names if size > most else []
+
+
+def join_tables(
+    cluster: Cluster, spec: Spec, inputs: Inputs, ids: dict[str, TableIds], rows: DataFrame, folder: Path
+) -> Joined:
+    """Return tables whose vectors are joined to the rows of the logs; raises problems of the first bad table.
+
+    rows  packets of events and candidates by bucket
+    """
+    tables: list[JoinedTable] = []
+    vectors: list[DataFrame] = []
+    for name, of_table in ids.items():
+        stages = _Stages(cluster, spec, name, inputs.embeddings[name], of_table, folder / f"ids-{name}")
+        for matrix in matrices_of(spec)[name]:
+            table, packets = stages.joined(matrix, rows, len(tables))
+            tables.append(table)
+            vectors.append(packets)
+    return Joined(tables, reduce(lambda one, other: one.union(other), vectors))
+
+
+class _Stages:
+    """The stages of one table."""
+
+    def __init__(self, cluster: Cluster, spec: Spec, name: str, table: Table, ids: TableIds, folder: Path) -> None:
+        self.cluster, self.spec, self.name, self.table, self.ids = cluster, spec, name, table, ids
+        self.options, self.label = spec.table(name), spec.table_label(name)
+        self.places, slot_of_row, _ = slots_of(ids, None)
+        columns = VectorColumns.of(spec, name, table)
+        self.dim = columns.dim
+        self.shipped, about = cluster.run("ship", lambda: ship_ids(cluster.context, folder, self.places, slot_of_row))
+        task = ReadVectors(spec, name, list(_splits(table)), self.dim, self.shipped, about)
+        self.raw = cluster.keep(cluster.numbered(task, len(task.splits)))
+        read = [packet.value for packet in sorted(cluster.collect("vectors", self.raw, BAD), key=_key)]
+        if not any(each["seen"] for each in read):
+            raise no_vectors(columns)
+        self.vectors, self.bad = (sum(each[key] for each in read) for key in ("vectors", "bad"))
+        if self.bad and self.options.bad_vectors == "error":
+            examples = [row for each in read for row in each["rows"]]
+            raise bad_vectors(table, self.bad, ids.ids[examples[:5]], NOT_USABLE)
+        self.raw = self.raw.filter(self.raw.kind == RAW)
+
+    def joined(self, matrix: Matrix, rows: DataFrame, number: int) -> tuple[JoinedTable, DataFrame]:
+        """Return a table, centred or not, and the packets of its vectors by bucket."""
+        cluster, spec = self.cluster, self.spec
+        frozen, needs_gramian = self.options.frozen, any(t.needs_gramian(spec, matrix) for t in techniques_of(spec))
+        task = NormalizePiece(
+            len(self.places),
+            self.dim,
+            self._mean() if matrix.center else None,
+            self.options.normalize,
+            with_gramian=needs_gramian and "gramian" not in frozen,
+        )
+        normalized = cluster.keep(cluster.grouped(self.raw, task))
+        packets = cluster.collect("vectors", normalized, BAD, GRAMIAN)
+        checked = [packet.value for packet in sorted(packets, key=_key) if packet.kind == BAD]
+        vanished = sum(each["bad"] for each in checked)
+        if vanished and self.options.bad_vectors == "error":
+            examples = [slot for each in checked for slot in each["slots"]]
+            raise bad_vectors(self.table, vanished, self.places[examples[:5]], VANISHED)
+        totals = self._totals(matrix, packets, sum(each["vectors"] for each in checked)) if needs_gramian else None
+        of_owners = self.name in spec.owner_tables
+        needed = cluster.grouped(rows, NeededSlots(spec, self.shipped, of_owners))
+        vectors = normalized.filter(normalized.kind == JOINED)
+        by_bucket = cluster.keep(cluster.cogrouped(needed.filter(needed.kind == NEEDED), vectors, JoinVectors(number)))
+        used = sum(packet.value["items_with_vector"] for packet in cluster.collect("vectors", by_bucket, ABOUT))
+        report = dict(self.ids.report, dim=self.dim)
+        if self.bad or vanished:
+            report["bad_vectors"] = self.bad + vanished
+        if not of_owners:
+            report["items_with_vector"] = used
+        return JoinedTable(matrix, self.shipped, self.dim, totals, report, of_owners), by_bucket
+
+    def _mean(self) -> Doubles:
+        center = self.options.center
+        if isinstance(center, str):
+            return read_mean(center, self.dim, f"{self.table.label} center")
+        sums = self.cluster.collect("mean", self.cluster.grouped(self.raw, SumOfPiece(len(self.places), self.dim)), SUM)
+        parts = (np.frombuffer(packet.data) for packet in sorted(sums, key=_key))
+        return mean_of_sums(parts, self.dim, self.vectors)
+
+    def _totals(self, matrix: Matrix, packets: list[Packet], vectors: int) -> TableTotals:
+        """Return the Gramian from those of the pieces in order, or from the file that the spec names."""
+        if self.options.gramian is not None:
+            about = read_gramian(
+                self.options.gramian,
+                self.dim,
+                self.label,
+                normalized=self.options.normalize,
+                centered=matrix.center,
+            )
+            return TableTotals(about.vectors, about.gramian)
+        total = np.zeros((self.dim + 1,) * 2)
+        for packet in sorted(packets, key=_key):
+            if packet.kind == GRAMIAN:
+                total = total + np.frombuffer(packet.data).reshape(total.shape)
+        return TableTotals(vectors, total)
+
+
+def _key(packet: Packet) -> int:
+    return packet.key
+
+
+def _splits(table: Table) -> Iterator[tuple[Table, int]]:
+    first = 0
+    for split in table.splits(min(SPLIT_ROWS, SUMMED_ROWS)):
+        yield split, first
+        first += split.rows
