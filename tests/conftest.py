@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "local: about what the local engine alone has, such as its cache")
     config.addinivalue_line("markers", "soak: slow, or one more case of its kind; run by `make soak`")
     for profile, examples in {"quick": 3, "soak": 60}.items():
         too_slow = [hypothesis.HealthCheck.too_slow]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -15,7 +15,10 @@ from extembed_cli.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
     from extembed_cli.jobs.options import RunOptions
-    from extembed_cli.jobs.passes import StartPasses
+    from extembed_cli.spec.model import Spec
+    from extembed_cli.system.progress import Watch
+
+    Job: TypeAlias = Callable[[Spec, RunOptions, Watch], dict[str, Any]]
 
 RUN, WHAT, TIME = "How to run", "What to compute", "Time"
 
@@ -386,21 +389,21 @@ class EngineFlags:
         ),
     ] = None
 
-    def start(self, *, loud: bool, dry_run: bool) -> StartPasses:
-        """Return what starts the engine; raise if flags do not fit it."""
-        from extembed_cli.jobs.local_passes import local_passes
+    def job(self, *, loud: bool, dry_run: bool) -> Job:
+        """Return the function that runs a job; raise if flags do not fit the engine."""
+        from extembed_cli.jobs.run import run_job
 
         of_spark = {"--master": self.master, "--conf": self.conf, "--buckets": self.buckets, "--ship": self.ship}
         if self.engine == "local":
             for flag, value in of_spark.items():
                 if value is not None:
                     raise SpecError(f"{flag}: is for --engine spark")
-            return local_passes
+            return run_job
         if self.engine != "spark":
             raise SpecError(f"--engine {self.engine}: no such engine{did_you_mean(self.engine, ['local', 'spark'])}")
         if dry_run:
             raise SpecError("--dry-run: plans a local run; leave out --engine spark")
-        from extembed_cli.jobs.spark_passes import SparkOptions, spark_passes
+        from extembed_cli.jobs.spark_passes import SparkOptions, run_on_spark
 
         conf = dict(pair.partition("=")[::2] for pair in self.conf or ())
         for key, value in conf.items():
@@ -409,7 +412,7 @@ class EngineFlags:
         options = SparkOptions(self.master, conf, buckets=self.buckets, loud=loud)
         if self.ship is not None:
             options = replace(options, ship_bytes=_bytes("--ship", self.ship))
-        return functools.partial(spark_passes, options)
+        return functools.partial(run_on_spark, spark=options)
 
 
 def _bytes(flag: str, text: str) -> int:

@@ -34,11 +34,10 @@ def run(
 def execute(spec: Spec, how: RunFlags, show: ShowFlags, on: EngineFlags | None = None) -> None:
     """Run or plan a spec and show the result, for `run` and for the commands of single techniques."""
     from extembed_cli.jobs.plan import plan_job
-    from extembed_cli.jobs.run import run_job
 
-    engine = (on or EngineFlags()).start(loud=bool(show.verbose), dry_run=how.dry_run)
+    run_job = (on or EngineFlags()).job(loud=bool(show.verbose), dry_run=how.dry_run)
     with console.watching(show.quiet, show.verbose) as watch:
-        report = plan_job(spec, how.options(), watch) if how.dry_run else run_job(spec, how.options(), watch, engine)
+        report = (plan_job if how.dry_run else run_job)(spec, how.options(), watch)
     if show.json:
         console.result_json(report)
     elif how.dry_run:

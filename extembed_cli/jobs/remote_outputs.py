@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,13 @@ class Uploads:
     """The objects that a run writes: URLs by the local paths that stand in for them."""
 
     urls: dict[str, str]
+    inputs: Mapping[str, str]
+    """What inputs are called, by paths that stand for them"""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What to call local paths that stand for something else."""
+        return {**self.inputs, **self.urls}
 
     def check_not_inputs(self, tables: Iterable[Table]) -> None:
         """Raise if an object is an input."""
@@ -38,8 +45,8 @@ class Uploads:
             check_not_an_input(url, tables)
 
     def named(self, value: T) -> T:
-        """Return a report, or a text, with URLs in place of the paths that stand in for them."""
-        return cast("T", with_texts(value, lambda text: renamed(text, self.urls)))
+        """Return a report, or a text, with URLs and other names in place of the paths that stand for them."""
+        return cast("T", with_texts(value, lambda text: renamed(text, self.names)))
 
     def put(self, report_path: Callable[[Path], Path]) -> None:
         """Upload all outputs, and after each its run report if it has one."""
@@ -65,14 +72,14 @@ class Uploads:
 
 
 @contextmanager
-def written_locally(spec: Spec) -> Iterator[tuple[Spec, Uploads]]:
+def written_locally(spec: Spec, inputs: Mapping[str, str]) -> Iterator[tuple[Spec, Uploads]]:
     """Yield a spec with local outputs, and the objects that they stand for; messages name the objects.
 
     A local path is told by the URL alone, so that two runs of a machine exclude each other, and a run finds what a
     killed one has left.
     """
     urls = {url: _stand_in(url) for url in spec.outputs if is_url(url)}
-    uploads = Uploads({path: url for url, path in urls.items()})
+    uploads = Uploads({path: url for url, path in urls.items()}, inputs)
     for url in urls:
         check_bucket(url)
     groups = {
@@ -83,7 +90,7 @@ def written_locally(spec: Spec) -> Iterator[tuple[Spec, Uploads]]:
         for technique in Group.known
     }
     output = None if spec.output is None else urls.get(spec.output, spec.output)
-    with naming(uploads.urls):
+    with naming(uploads.names):
         yield (spec.model_copy(update={**groups, "output": output}) if urls else spec), uploads
 
 

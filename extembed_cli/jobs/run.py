@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +27,21 @@ from extembed_cli.system.progress import Watch
 from extembed_cli.system.threads import threads
 
 
-def run_job(spec: Spec, options: RunOptions, watch: Watch, start: StartPasses = local_passes) -> dict[str, Any]:
-    """Compute features and vectors, commit all files together, and return the run report; `start` starts an engine."""
+def run_job(
+    spec: Spec,
+    options: RunOptions,
+    watch: Watch,
+    start: StartPasses = local_passes,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Compute features and vectors, commit all files together, and return the run report.
+
+    start  starts the engine
+    names  what inputs are called in messages and in the report, by paths that stand for them
+    """
     if spec.output is None and spec.candidates is not None:
         raise SpecError("no output: set `output` in the spec, or give -o OUT")
-    with written_locally(spec) as (local, uploads):
+    with written_locally(spec, names or {}) as (local, uploads):
         return _run_job(local, uploads, options, watch, start)
 
 

@@ -11,6 +11,7 @@ from extembed_cli.errors import ExtembedError, counted
 from extembed_cli.features.registry import models_of
 from extembed_cli.neural.folder import read_config
 from extembed_cli.spec.model import Spec
+from extembed_cli.spec.paths import SPARK_TABLE
 
 _OTHERS: dict[str, Callable[[str, str], str]] = {
     "models": lambda folder, label: read_config(folder).weights_sha256,
@@ -70,6 +71,8 @@ def _label(keys: tuple[str, ...], paths: dict[str, Any]) -> str:
 
 
 def _change(kind: str, label: str, path: Any, before: Any) -> str | None:
+    if any(each.startswith(SPARK_TABLE) for each in ([path] if isinstance(path, str) else path)):
+        return None  # the run had a copy; the table may have other rows at any time
     try:
         if kind in _OTHERS:
             return None if _OTHERS[kind](path, label) == before else f"{label}: {path}: has changed since the run"

@@ -43,7 +43,6 @@ from extembed_cli.engines.spark.residuals import (
     WindowResiduals,
     earlier_days,
 )
-from extembed_cli.engines.spark.shipping import ship
 from extembed_cli.engines.spark.tasks import PROBLEM
 from extembed_cli.engines.spark.vectors import ComputeJoined
 from extembed_cli.engines.spark.writing import WRITTEN, WritePart, rows_of_part
@@ -53,14 +52,18 @@ from extembed_cli.features.registry import output_columns
 from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.within import check_moments, kinds_of
 from extembed_cli.jobs.derivation import Derived, derive
+from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.passes import Computed, PassResults, RunInputs
 from extembed_cli.jobs.reading import cache_of, digesting, load, sample_layout, with_problems_of
 from extembed_cli.jobs.requirements import check_inputs, required_features
+from extembed_cli.jobs.run import run_job
+from extembed_cli.jobs.spark_tables import tables_as_files
 from extembed_cli.jobs.spark_vectors import join_tables, tables_to_join
 from extembed_cli.jobs.survey import SurveyResults, survey
 from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.kernels.residuals import DAY_US
 from extembed_cli.spec.model import Spec
+from extembed_cli.system.progress import Watch
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -84,12 +87,20 @@ class SparkOptions:
     """Whether Spark's own messages are shown"""
 
 
+def run_on_spark(spec: Spec, options: RunOptions, watch: Watch, spark: SparkOptions) -> dict[str, Any]:
+    """Run a job on Spark, in the active session or in a new one; see `run_job`."""
+    watch.stage("spark")
+    with (
+        spark_session(spark.master, spark.conf, loud=spark.loud) as session,
+        tables_as_files(spec, session, watch, options.scratch) as (local, names),
+    ):
+        return run_job(local, options, watch, partial(passes_on_spark, session, spark), names)
+
+
 @contextmanager
-def spark_passes(options: SparkOptions, run: RunInputs) -> Iterator[SparkPasses]:
-    """Yield the passes of a job on Spark: in the active session, or in a new one until the end."""
+def passes_on_spark(session: SparkSession, options: SparkOptions, run: RunInputs) -> Iterator[SparkPasses]:
+    """Yield the passes of a job in a session."""
     with ExitStack() as stack:
-        run.watch.stage("spark")
-        session = stack.enter_context(spark_session(options.master, options.conf, loud=options.loud))
         yield SparkPasses(run, options, session, stack)
 
 
@@ -223,7 +234,7 @@ class SparkPasses:
         sources = Sources(cache_of(opened, run.options), derived, surveyed.by_technique)
         tables = loaded.inputs.embeddings
         shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, run.mapped, folder, sources)
-        name = self.cluster.run("ship", partial(ship, self.cluster.context, folder))
+        name = self.cluster.ship(folder)
         return shared, ComputeBucket(*self._task(spec, shared, loaded, name))
 
     def _joined(
@@ -248,7 +259,7 @@ class SparkPasses:
                 kept |= dict(zip(matrices, read, strict=True))
         folder.mkdir()
         about = tuple((matrix, table.save(ArrayFolder(folder), matrix.name)) for matrix, table in kept.items())
-        shipped = self.cluster.run("ship", partial(ship, self.cluster.context, folder))
+        shipped = self.cluster.ship(folder)
         nothing = {table.matrix: table.of_bucket([]) for table in joined.tables}
         totals = {table.matrix: table.totals for table in joined.tables if table.totals is not None}
         sources = Sources(None, {**kept, **nothing}, surveyed.by_technique, totals)

@@ -41,7 +41,7 @@ from extembed_cli.engines.spark.vectors import (
     NormalizePiece,
     ReadVectors,
     SumOfPiece,
-    ship_ids,
+    write_ids,
 )
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import techniques_of
@@ -102,7 +102,8 @@ class _Stages:
         self.places, slot_of_row, _ = slots_of(ids, None)
         columns = VectorColumns.of(spec, name, table)
         self.dim = columns.dim
-        self.shipped, about = cluster.run("ship", lambda: ship_ids(cluster.context, folder, self.places, slot_of_row))
+        about = write_ids(folder, self.places, slot_of_row)
+        self.shipped = cluster.ship(folder)
         task = ReadVectors(spec, name, list(_splits(table)), self.dim, self.shipped, about)
         self.raw = cluster.keep(cluster.numbered(task, len(task.splits)))
         read = [packet.value for packet in sorted(cluster.collect("vectors", self.raw, BAD), key=_key)]

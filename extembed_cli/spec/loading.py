@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from extembed_cli.errors import SpecError, did_you_mean
 from extembed_cli.spec.groups import Group
 from extembed_cli.spec.model import FOR_TRAINING, Spec, spec_type
-from extembed_cli.spec.paths import expanded
+from extembed_cli.spec.paths import SPARK_TABLE, expanded
 
 STANDARD_INPUT = Path("-")
 
@@ -257,4 +257,6 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
 def _anchored(path: str, folder: Path) -> str:
     """Return a path that starts at a folder, or a URL; without a slash at its end."""
     path = expanded(path, folder)
+    if path.startswith(SPARK_TABLE) and not (folder / path).exists():
+        return path
     return re.sub(r"(?<=[^:/])/+$", "", path) if "://" in path else str(folder / path)

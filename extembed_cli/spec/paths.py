@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 from extembed_cli.errors import SpecError
 
+SPARK_TABLE = "spark:"
+"""Begins the name of a table of Spark, such as `spark:db.table`"""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"(?P<before>^[A-Za-z0-9+]+://)[^/]*:[^/]*@|(?<=.)\?(?=[\w.-]+=).*$")
 """What can be a secret in a URL: `key:password@`, `?signature=...`"""
@@ -34,6 +36,8 @@ def expanded(text: str, folder: Path = Path()) -> str:
         return os.environ[match[1]]
 
     path = _VARIABLE.sub(value, text)
+    if path.startswith(SPARK_TABLE):
+        return path
     if path.startswith("file:/"):
         host, _, rest = path.removeprefix("file:").removeprefix("//").partition("/")
         if host not in {"", "localhost"}:

@@ -14,8 +14,6 @@ import pytest
 from conftest import World, extembed, vectors
 from helpers.refusals import DATA, INPUTS, UNREADABLE, USAGE, contents, refused, replace
 
-pytestmark = pytest.mark.usefixtures("engine")
-
 BROKEN = '[embeddings.text]\npath = "text.parquet"\n'
 
 

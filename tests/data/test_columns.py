@@ -23,8 +23,6 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
-pytestmark = pytest.mark.usefixtures("engine")
-
 INPUTS = ("interactions", "candidates", "text")
 GROUP = '\n[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresholds = [0.2]\n'
 

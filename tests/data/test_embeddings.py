@@ -9,8 +9,6 @@ import pytest
 from conftest import World, run_spec, soak, vectors
 from polars.testing import assert_frame_equal
 
-pytestmark = pytest.mark.usefixtures("engine")
-
 GROUP = '[[aggregate]]\nhalf_lives = ["7d", "none"]\npercentiles = [50]\nthresholds = [0.2]\n'
 
 

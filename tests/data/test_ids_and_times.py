@@ -19,8 +19,6 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
-pytestmark = pytest.mark.usefixtures("engine")
-
 INPUTS = ("interactions", "candidates", "text")
 # With `newest` the order of events within one second matters.
 GROUPS = """

@@ -15,8 +15,6 @@ from helpers.refusals import DATA, USAGE, refused, replace
 from extembed_cli.data.columns.times import times_us
 from extembed_cli.spec.tables import TimeColumn
 
-pytestmark = pytest.mark.usefixtures("engine")
-
 FEATURES = ["all__count", "all__age_last_s", "text__all__cos_mean__hl30d"]
 DAY = datetime(2024, 2, 29, tzinfo=UTC)
 TEXTS = {

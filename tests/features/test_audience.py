@@ -145,6 +145,7 @@ residual = "item+user"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.local
 def test_both_sides_have_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, BOTH)
     same(ran(path, 1, Layout()), ran(path, 2, layout))

@@ -18,8 +18,6 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
-pytestmark = pytest.mark.usefixtures("engine")
-
 BOTH = """
 [[aggregate]]
 center = true

@@ -129,6 +129,7 @@ target = "rating - 3"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.local
 def test_derived_vectors_have_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, BOTH)
     before = {each.name for each in world.folder.iterdir()}
@@ -181,6 +182,7 @@ def test_within_reads_columns_of_both_sides(world: World) -> None:
     extembed("run", path, "--memory", "500MiB", "-q").ok()
 
 
+@pytest.mark.local
 def test_the_folder_of_a_killed_derivation_is_removed(world: World) -> None:
     path = spec(world, BOTH)
     left, _ = folders_of_all(load_spec(path), RunOptions(workers=1))

@@ -117,6 +117,7 @@ side = "item"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.local
 def test_direct_has_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:
     path = spec(world, EVERY)
     same(ran(path, 1, Layout()), ran(path, 2, layout))

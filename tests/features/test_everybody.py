@@ -303,6 +303,7 @@ def test_many_steps_are_counted_before_they_are_solved(world: World) -> None:
     assert 0.8 * rows < (estimates["1s"] - estimates["1d"]) / (8 * DIM) <= rows
 
 
+@pytest.mark.local
 def test_the_tables_of_a_survey_are_kept_in_the_cache(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """And those that users' vectors are derived from."""
     taste = '[user_embeddings.taste]\nfrom = {embedding = "text", history = "liked"}\n'
@@ -335,6 +336,7 @@ def test_problems_of_all_tables_are_raised_together(world: World) -> None:
             assert done.err.count("\n") == 2
 
 
+@pytest.mark.local
 def test_the_folder_of_a_killed_survey_is_removed(world: World) -> None:
     path = spec(world, EVERY)
     _, left = folders_of_all(load_spec(path), RunOptions(workers=1))

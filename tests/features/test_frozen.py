@@ -16,8 +16,6 @@ from helpers.refusals import DATA, UNREADABLE, USAGE, contents, refused
 
 from extembed_cli.jobs.layout import Layout
 
-pytestmark = pytest.mark.usefixtures("engine")
-
 GROUPS = """[[aggregate]]
 [[dual]]
 unobserved_weight = 0.3

@@ -17,14 +17,24 @@ from extembed_cli.jobs import local_passes
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.run import run_job
 
-_SETTINGS = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.log.level": "OFF"}
+LOCAL_CLUSTER = "local-cluster[2,1,1024]"
+_QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # a short life is not worth more of a compiler
+_SETTINGS = {
+    "spark.driver.extraJavaOptions": _QUICK,
+    "spark.executor.extraJavaOptions": _QUICK,
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "OFF",
+}
 LOCAL, SHARDS, SPARK = "local", "shards", "spark"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests that use `engine` on each; `make test` on the first."""
+    """Run the tests that use `engine` on each, unless they are marked `local`; `make test` on the first."""
     if "engine" in metafunc.fixturenames:
-        long = [pytest.param(name, marks=pytest.mark.soak) for name in (SHARDS, SPARK)]
+        others = () if metafunc.definition.get_closest_marker("local") else (SHARDS, SPARK)
+        long = [pytest.param(name, marks=pytest.mark.soak) for name in others]
         metafunc.parametrize("engine", [LOCAL, *long], indirect=True)
 
 
@@ -35,22 +45,25 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if name == SHARDS:
         monkeypatch.setattr(local_passes, "layout_of", lambda *args, **named: Layout(shards=3, rows=200, mapped=True))
     if name == SPARK:
-        start = on_spark()
-        monkeypatch.setattr(local_passes, "local_passes", start)
-        monkeypatch.setattr(run_job, "__defaults__", (start,))
+        monkeypatch.setattr(run_job, "__defaults__", (on_spark(), None))
     return name
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start less of Spark for the few tests of `make test`; their tasks are in processes of Python, too."""
+    os.environ["EXTEMBED_TEST_MASTER"] = LOCAL_CLUSTER if config.getoption("--soak") else "local[2,4]"
 
 
 @functools.cache
 def spark_session() -> Any:
-    """Start Spark with two executors in processes of their own, until the tests end; it is the active session."""
+    """Start Spark until the tests end: by `make soak` with two executors in processes of their own."""
     need_spark()
     from pyspark.sql import SparkSession
 
     folder = tempfile.mkdtemp()
     os.environ["SPARK_WORKER_DIR"] = folder  # else the executors' logs are among the installed packages
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    builder = SparkSession.builder.master("local-cluster[2,1,1024]").config("spark.local.dir", folder)
+    builder = SparkSession.builder.master(os.environ["EXTEMBED_TEST_MASTER"]).config("spark.local.dir", folder)
     for key, value in _SETTINGS.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
@@ -69,8 +82,7 @@ def need_spark() -> None:
 
 
 def on_spark(**options: Any) -> Any:
-    """Return what starts a job in the session of the tests."""
-    spark_session()
-    from extembed_cli.jobs.spark_passes import SparkOptions, spark_passes
+    """Return what starts the passes of a job in the session of the tests."""
+    from extembed_cli.jobs.spark_passes import SparkOptions, passes_on_spark
 
-    return functools.partial(spark_passes, SparkOptions(**options))
+    return functools.partial(passes_on_spark, spark_session(), SparkOptions(**options))

@@ -13,6 +13,7 @@ from extembed_cli.data.paths.lake import LakeFile, Version, files_of, split_vers
 from extembed_cli.data.paths.objects import objects_of
 from extembed_cli.data.stores.filesystems import is_url
 from extembed_cli.errors import InputError, Problems, SpecError
+from extembed_cli.spec.paths import SPARK_TABLE
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ def resolve(label: str, paths: str | tuple[str, ...]) -> list[SourceFile]:
     problems = Problems()
     for text in (paths,) if isinstance(paths, str) else paths:
         with problems.collect():
+            if text.startswith(SPARK_TABLE):
+                raise SpecError(f"{label}: {text}: is a table of Spark; read it with `extembed run --engine spark`")
             files += _resolve_one(label, text)
     problems.raise_any()
     if not files:

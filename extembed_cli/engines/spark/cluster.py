@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from extembed_cli.engines.spark import packets
+from extembed_cli.engines.spark import packets, shipping
 from extembed_cli.engines.spark.packets import Packet, packets_in
 from extembed_cli.engines.spark.tasks import PROBLEM, Grouped, Numbered, raise_problems
 from extembed_cli.errors import ExtembedError, InternalError, ResourceError, SpecError, first_line, to_install
@@ -41,13 +41,12 @@ class Cluster:
     """A session with settings of its own, in a Spark application that may have others."""
 
     def __init__(self, session: SparkSession, watch: Watch, buckets: int) -> None:
-        self.catalog = session
-        """The session that was given, which knows tables and views"""
         self.session = session.newSession()
         self.context, self.watch, self.buckets = session.sparkContext, watch, buckets
         self.tasks = 0
         """Tasks that have been run"""
         self._kept: list[DataFrame] = []
+        self._shipped: list[str] = []
         settings = {
             "spark.sql.execution.arrow.maxRecordsPerBatch": packets.IN_A_BATCH,
             "spark.sql.shuffle.partitions": buckets,
@@ -89,8 +88,16 @@ class Cluster:
         self._kept.append(kept)
         return kept
 
+    def ship(self, folder: Path) -> str:
+        """Send a folder to all executors, and remove it here; return the name that `shipped` takes."""
+        name = self.run("ship", lambda: shipping.ship(self.context, folder))
+        self._shipped.append(name)
+        return name
+
     def release(self) -> None:
         """Drop all that is kept."""
+        for name in self._shipped:
+            shipping.empty(name)
         for table in self._kept:
             with suppress(Exception):  # the session may be gone
                 table.unpersist()

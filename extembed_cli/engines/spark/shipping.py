@@ -1,9 +1,16 @@
-"""Files that the driver makes and tasks read: Spark copies them to each executor once, and its workers map them."""
+"""Files that the driver makes and tasks read: Spark copies them to each executor once, and its workers map them.
+
+An archive cannot be taken back from a Spark application: each executor that starts later fetches it, too. So its file
+stays until this process ends, and is empty once the job is done.
+"""
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tarfile
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -13,15 +20,20 @@ if TYPE_CHECKING:
 
 
 def ship(context: SparkContext, folder: Path) -> str:
-    """Send a folder to all executors; return the name that `shipped` takes. Removes the folder."""
+    """Send a folder to all executors, and remove it here; return the name that `shipped` takes."""
     name = f"extembed-{uuid4().hex}"
-    archive = folder.with_name(f"{name}.tar")
-    with tarfile.open(archive, "w") as tar:
+    with tarfile.open(_archive(name), "w") as tar:
         for path in sorted(folder.iterdir()):
             tar.add(path, path.name)
     shutil.rmtree(folder)
-    context.addArchive(f"{archive}#{name}")
+    context.addArchive(f"{_archive(name)}#{name}")
     return name
+
+
+def empty(name: str) -> None:
+    """Drop the content of what was shipped, which no task needs any more."""
+    with tarfile.open(_archive(name), "w"):
+        pass
 
 
 def shipped(name: str) -> Path:
@@ -29,3 +41,14 @@ def shipped(name: str) -> Path:
     from pyspark import SparkFiles  # noqa: PLC0415  slow to import
 
     return Path(SparkFiles.get(name))
+
+
+def _archive(name: str) -> Path:
+    return _folder() / f"{name}.tar"
+
+
+@cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="extembed-spark-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

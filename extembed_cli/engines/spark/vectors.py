@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,15 +26,12 @@ from extembed_cli.data.shards.matrices import SUMMED_ROWS, EmbeddingMatrix, Tabl
 from extembed_cli.engines.spark.computing import ABOUT, ComputeBucket
 from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value, packets_by, packets_of
 from extembed_cli.engines.spark.reading import CANDIDATES, EVENTS
-from extembed_cli.engines.spark.shipping import ship, shipped
+from extembed_cli.engines.spark.shipping import shipped
 from extembed_cli.engines.spark.tasks import Grouped, Numbered
 from extembed_cli.features.prepare import Shared, Sources, gramian_of_piece, prepare
 from extembed_cli.features.technique.protocol import TableTotals
 from extembed_cli.spec.model import Spec
 from extembed_cli.spec.tables import Matrix
-
-if TYPE_CHECKING:
-    from pyspark import SparkContext
 
 RAW, SUM, GRAMIAN, JOINED, NEEDED, BAD = "raw", "sum", "gramian", "joined", "needed", "bad"
 _EXAMPLES = 5
@@ -229,12 +226,11 @@ class ComputeJoined(ComputeBucket):
         )
 
 
-def ship_ids(context: SparkContext, folder: Path, ids: pl.Series, slot_of_row: Ints) -> tuple[str, dict[str, Any]]:
-    """Send the ids of a table's slots, and the slot of each of its rows, to all executors; `folder` is used for it."""
+def write_ids(folder: Path, ids: pl.Series, slot_of_row: Ints) -> dict[str, Any]:
+    """Write the ids of a table's slots, and the slot of each of its rows; return what reads the latter."""
     folder.mkdir()
     ipc.write_table(folder / _IDS, ipc.to_arrow(ids.to_frame("id")))
-    about = ArrayFolder(folder).put("slots", slot_of_row)
-    return ship(context, folder), about
+    return ArrayFolder(folder).put("slots", slot_of_row)
 
 
 def _ids(name: str) -> pl.Series:
