@@ -263,7 +263,7 @@ class SparkPasses:
         nothing = {table.matrix: table.of_bucket([]) for table in joined.tables}
         totals = {table.matrix: table.totals for table in joined.tables if table.totals is not None}
         sources = Sources(None, {**kept, **nothing}, surveyed.by_technique, totals)
-        shared = prepare(spec, {}, {}, Numbering().vocabulary(), run.mapped, None, sources)
+        shared = prepare(spec, {}, {}, loaded.vocabulary, run.mapped, None, sources)
         for each in joined.tables:
             if each.matrix in shared.embeddings:
                 matrix = shared.embeddings[each.matrix]

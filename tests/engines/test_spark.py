@@ -294,13 +294,14 @@ def test_the_command_is_quiet_in_cron_and_exits_as_locally(
     assert (ran.out, ran.err) == ("", "")
     same_as_local(everything, "command")
     before = written(output)
-    whole = pq.read_table(everything.folder / "text.parquet")
+    text = everything.folder / "text.parquet"
+    whole, table = text.read_bytes(), pq.read_table(text)
     try:
-        pq.write_table(pa.concat_tables([whole, whole]), everything.folder / "text.parquet")
+        pq.write_table(pa.concat_tables([table, table]), text)
         local = extembed("run", spec, "-o", output)
         spark = extembed_process("run", spec, "-o", output, *arguments, env=environment)
     finally:
-        pq.write_table(whole, everything.folder / "text.parquet")
+        text.write_bytes(whole)
     assert (spark.code, spark.err) == (local.code, local.err) and local.code == 1
     assert written(output) == before
 
