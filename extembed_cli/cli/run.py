@@ -35,7 +35,7 @@ def execute(spec: Spec, how: RunFlags, show: ShowFlags, on: EngineFlags | None =
     """Run or plan a spec and show the result, for `run` and for the commands of single techniques."""
     from extembed_cli.jobs.plan import plan_job
 
-    run_job = (on or EngineFlags()).job(loud=bool(show.verbose), dry_run=how.dry_run)
+    run_job = (on or EngineFlags()).job(loud=show.verbose > 1, dry_run=how.dry_run)
     with console.watching(show.quiet, show.verbose) as watch:
         report = (plan_job if how.dry_run else run_job)(spec, how.options(), watch)
     if show.json:

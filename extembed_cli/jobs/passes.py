@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from extembed_cli.engines.base import Job, Results
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
-from extembed_cli.system.threads import Mapping
+from extembed_cli.system import threads
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class RunInputs:
     """The inputs of each pass"""
     models: dict[str, Any]
     """Digests of trained models and frozen sums"""
+    urls: Mapping[str, str]
+    """Of the outputs in stores, by the local paths that stand in for them"""
     options: RunOptions
-    mapped: Mapping
+    mapped: threads.Mapping
     watch: Watch
 
     @property

@@ -58,7 +58,7 @@ def _run_job(spec: Spec, uploads: Uploads, options: RunOptions, watch: Watch, st
         inputs = opened.complete()
         models = other_digests(input_paths(spec))
         mapped = stack.enter_context(threads(options.workers))
-        passes = stack.enter_context(start(RunInputs(opened, of_passes, models, options, mapped, watch)))
+        passes = stack.enter_context(start(RunInputs(opened, of_passes, models, uploads.urls, options, mapped, watch)))
         digests = passes.digests()
         results = passes.compute()
         candidates = results.passes[0].loaded.candidates.rows
@@ -78,8 +78,8 @@ def _run_job(spec: Spec, uploads: Uploads, options: RunOptions, watch: Watch, st
             "input_paths": input_paths(spec),
             "started": started.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 3),
-            **passes.report(),
-            **computed(spec, results, watch.costs, options.workers),
+            **(of_engine := passes.report()),
+            **computed(spec, results, watch.costs, of_engine["workers"]),
             "warnings": watch.warnings,
         }
         report = sealed(uploads.named({**report, "summary": closing(spec, report)}))

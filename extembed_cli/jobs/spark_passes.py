@@ -148,11 +148,13 @@ class SparkPasses:
             table.write(path, (batch for number in numbers for batch in self._rows(features, table, number)))
             return file_digest(path)
         folder = stage.new_folder(output)
-        task = WritePart(table, folder, self.part_rows)
+        url = self.run.urls.get(str(output))
+        task = WritePart(table, folder, self.part_rows, url)
         nothing = self.cluster.session.createDataFrame([(number, "part", b"") for number in numbers], features.schema)
         written = self.cluster.collect("write", self.cluster.grouped(features.union(nothing), task), WRITTEN)
         parts = [packet.value for packet in sorted(written, key=lambda packet: packet.key)]
-        self._check_parts(folder, parts)
+        if url is None:
+            self._check_parts(folder, parts)
         return finish_directory(output, folder, parts)
 
     def report(self) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from extembed_cli.system.progress import Watch
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_MICROS = "TIMESTAMP_MICROS"  # Spark's own INT96 is a type that little else writes
+
 
 @contextmanager
 def tables_as_files(
@@ -29,9 +31,7 @@ def tables_as_files(
     The folders are in `scratch`, which all machines have to share, until the end.
     """
     names: dict[str, str] = {}
-    with temporary_folder(scratch) as folder:
-        # Nanoseconds since 4714 BC (INT96) are no type that other programs write.
-        session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+    with temporary_folder(scratch) as folder, _setting(session, "spark.sql.parquet.outputTimestampType", _MICROS):
 
         def as_file(path: Any) -> Any:
             if isinstance(path, tuple):
@@ -53,6 +53,17 @@ def tables_as_files(
             "user_embeddings": with_files(spec.user_embeddings),
         }
         yield (spec.model_copy(update=changes) if names else spec), names
+
+
+@contextmanager
+def _setting(session: SparkSession, key: str, value: str) -> Iterator[None]:
+    """Give a setting of a session, which may be somebody else's, another value for a while."""
+    before = session.conf.get(key)
+    session.conf.set(key, value)
+    try:
+        yield
+    finally:
+        session.conf.set(key, before or "")
 
 
 def _write(session: SparkSession, path: str, target: str, watch: Watch) -> None:

@@ -21,14 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, World, extembed, extembed_process, small_world, soak, timestamps, vectors
-from helpers.engines import LOCAL_CLUSTER, need_spark, on_spark
+from helpers.engines import LOCAL_CLUSTER, need_spark, on_spark, spark_session
 
+from extembed_cli import feature_columns
 from extembed_cli.data.outputs import feature_file
 from extembed_cli.engines.spark import reading
 from extembed_cli.errors import ExtembedError
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.sample import write_sample
+from extembed_cli.jobs.spark_passes import SparkOptions, run_on_spark
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
@@ -325,6 +327,33 @@ def test_spark_submit_and_a_session_that_is_there(everything: World, environment
     )
     assert done.returncode == 0, done.stderr
     same_as_local(everything, "submitted")
+
+
+@pytest.mark.soak
+def test_tables_of_spark_are_inputs(everything: World) -> None:
+    session, folder = spark_session(), everything.folder
+    session.read.parquet(str(folder / "interactions.parquet")).createOrReplaceTempView("log")
+    names = f"""
+interactions = "spark:log"
+candidates = ["spark:parquet.`{folder}/candidates.parquet`"]
+output = "tables"
+[embeddings.text]
+path = "spark:parquet.`{folder}/text.parquet`"
+center = true
+"""
+    spec = load_spec(
+        everything.spec(names + BOTH.replace('[embeddings.text]\npath = "text.parquet"\ncenter = true', ""))
+    )
+    report = run_on_spark(spec, RunOptions(workers=1), Watch(), SparkOptions())
+    assert report["input_paths"]["interactions"] == "spark:log"
+    extembed("verify", folder / "tables").ok()
+    one, other = (pq.read_table(sorted((folder / name).glob("*.parquet"))) for name in ("tables", "both"))
+    features = [column.name for column in feature_columns(folder / "tables")]
+    assert len(features) > 5 and one.select(features).equals(other.select(features))
+    extembed("run", everything.folder / "spec.toml").failed(2, "spark:log: is a table of Spark", "--engine spark")
+    with pytest.raises(ExtembedError, match="spark:nothing: Spark cannot read this table"):
+        spec = load_spec(everything.spec(names.replace("spark:log", "spark:nothing") + "[[aggregate]]"))
+        run_on_spark(spec, RunOptions(workers=1), Watch(), SparkOptions())
 
 
 @pytest.mark.soak

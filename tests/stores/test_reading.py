@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import World, extembed, extembed_process, soak
 from helpers.stores import CuttingProxy, Endpoint
+
+from extembed_cli.data.files.parquet import open_table
 
 TABLES = ("interactions", "candidates", "text")
 SPEC = """interactions = "{interactions}"
@@ -214,3 +218,11 @@ def test_what_others_put_into_the_temporary_folder(world: World, s3: Endpoint, t
     left = {path.name.removeprefix("extembed-objects-") for path in shared.iterdir()}
     assert left == {"notes", "abcdefgh", "", "x", "aaaaaaaa", "bbbbbbbb"}
     assert (elsewhere / "lock").exists()
+
+
+def test_a_machine_without_the_copy_reads_the_object(world: World, s3: Endpoint) -> None:
+    url = s3.put("far/candidates.parquet", world.folder / "candidates.parquet")
+    [part] = open_table("candidates", url).parts
+    far = replace(part, path=Path("/nowhere/candidates.parquet"))
+    assert pa.Table.from_batches(far.batches()).equals(pa.Table.from_batches(part.batches()))
+    assert far.group_rows() == part.group_rows()

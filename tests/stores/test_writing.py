@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import EXTEMBED, World, extembed, soak
+from conftest import EXTEMBED, World, extembed, extembed_process, soak
+from helpers.engines import need_spark
 from helpers.stores import CuttingProxy, Endpoint
 
 DUAL = '[[dual]]\nuser_vectors = "s3://bucket/users.parquet"\n'
@@ -154,3 +155,23 @@ def test_something_else_in_the_place_of_the_folder_of_outputs(
     done = extembed("run", world.spec(), "-o", "s3://bucket/never.parquet")
     done.failed(2, f"{place}: is a link, a file, or a folder of another user", "with TMPDIR")
     assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.soak
+def test_spark_reads_and_writes_objects(world: World, s3: Endpoint) -> None:
+    need_spark()
+    names = ("interactions", "candidates", "text")
+    urls = {name: s3.put(f"spark/{name}.parquet", world.folder / f"{name}.parquet") for name in names}
+    text = "".join(f'{name} = "{urls[name]}"\n' for name in names[:2])
+    spec = world.spec(f'{text}[embeddings.text]\npath = "{urls["text"]}"\n[[aggregate]]\n')
+    extembed("run", spec, "-o", world.folder / "local").ok()
+    for _ in range(2):
+        on_spark = ("--engine", "spark", "--master", "local[2,4]", "--conf", "spark.ui.enabled=false")
+        extembed_process("run", spec, "-o", "s3://bucket/on_spark", *on_spark, "-q", env=s3.env).ok()
+        parts = {path.name: path.read_bytes() for path in (world.folder / "local").iterdir()}
+        assert {key: s3.get(f"on_spark/{key}") for key in s3.keys("on_spark")} == parts
+        world.write("candidates", world.table("candidates").slice(0, 100))
+        s3.put("spark/candidates.parquet", world.folder / "candidates.parquet")
+        extembed("run", spec, "-o", world.folder / "local").ok()
+    assert s3.get("on_spark.run.json")
+    assert not leftovers()

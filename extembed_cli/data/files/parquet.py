@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from extembed_cli.data.files.sniff import not_parquet
 from extembed_cli.data.paths import hive
 from extembed_cli.data.paths.resolving import SourceFile, file_state, resolve
+from extembed_cli.data.stores.filesystems import is_url, open_store
 from extembed_cli.errors import NOT_UTF8, DataError, InputError, Problems, SpecError, did_you_mean, first_line, listing
 from extembed_cli.json_files import parsed
 
@@ -47,14 +48,20 @@ def reading(path: Path, name: str = "") -> Iterator[None]:
         ) from error
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path, name: str = "") -> pq.ParquetFile:
     """Open a Parquet file, with the options of every read.
+
+    `name` is the URL of the object that the file is a copy of: on a machine that has no copy the object is opened.
 
     Page checksums are verified; a row group's columns are read a megabyte at a time instead of whole; Spark's INT96
     times are read as microseconds, because nanoseconds would wrap the year 9999 around to 1816.
     """
+    source: Any = path
+    if is_url(name) and not path.exists():
+        store = open_store(name)
+        source = store.fs.open_input_file(store.path)
     return pq.ParquetFile(
-        path,
+        source,
         page_checksum_verification=True,
         pre_buffer=False,
         buffer_size=2**20,
@@ -86,7 +93,7 @@ class Part:
 
     def group_rows(self) -> list[int]:
         """Return the rows of each row group of the file."""
-        with reading(self.path, self.name), open_parquet(self.path) as file:
+        with reading(self.path, self.name), open_parquet(self.path, self.name) as file:
             return [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
 
     def batches(self, columns: Sequence[str] | None = None, batch_size: int = 131_072) -> Iterator[pa.RecordBatch]:
@@ -94,7 +101,7 @@ class Part:
         names = list(self.schema.names if columns is None else columns)
         stored = [name for name in names if name not in self.partition]
         schema = pa.schema([self.schema.field(name) for name in names])
-        with reading(self.path, self.name), open_parquet(self.path) as file:
+        with reading(self.path, self.name), open_parquet(self.path, self.name) as file:
             groups = None if self.groups is None else list(self.groups)
             for batch in file.iter_batches(batch_size=batch_size, columns=stored, row_groups=groups):
                 arrays = [
@@ -110,7 +117,7 @@ class Part:
 
     def extremes(self, column: str) -> pa.Array | None:
         """Return the least and the greatest value of a column of integers or times, if its footer has them."""
-        with reading(self.path, self.name), open_parquet(self.path) as file:
+        with reading(self.path, self.name), open_parquet(self.path, self.name) as file:
             groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
             chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
             known = [chunk.statistics for chunk in chunks if chunk.path_in_schema == column]

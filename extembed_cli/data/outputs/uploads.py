@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from extembed_cli.data.paths.directories import MANIFEST, PART
+from extembed_cli.data.paths.directories import MANIFEST, PART, listed
 from extembed_cli.data.stores.filesystems import Store, asking, open_store
 from extembed_cli.errors import InputError, SpecError
 from extembed_cli.system import signals
@@ -38,7 +38,7 @@ def check_bucket(url: str) -> None:
 
 
 def upload(path: Path, url: str) -> None:
-    """Put a file, or the parts of a directory and then its manifest, and remove the parts of the old directory."""
+    """Put a file, or the files of a directory and last its manifest, and remove parts that the manifest does not list."""
     with asking(url, to_write=True), signals.deferred():
         store = open_store(url)
         if not path.is_dir():
@@ -47,9 +47,18 @@ def upload(path: Path, url: str) -> None:
         files = sorted(path.iterdir(), key=lambda file: (file.name == MANIFEST, file.name))
         for file in files:
             _put(file, store, f"{store.path}/{file.name}")
-        for name in set(_names(store)) - {file.name for file in files}:
+        kept = {part.file for part in listed(url, (path / MANIFEST).read_bytes())}
+        for name in set(_names(store)) - kept:
             if re.fullmatch(PART, name):
                 store.fs.delete_file(f"{store.path}/{name}")
+
+
+def upload_part(path: Path, url: str) -> None:
+    """Move a part to its place below a URL, before the manifest that lists it."""
+    with asking(url, to_write=True):
+        store = open_store(url)
+        _put(path, store, f"{store.path}/{path.name}")
+    path.unlink()
 
 
 def _put(path: Path, store: Store, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from extembed_cli.data.outputs.feature_file import FeatureTable
 from extembed_cli.data.outputs.shard_results import FeaturePart
+from extembed_cli.data.outputs.uploads import upload_part
 from extembed_cli.engines.spark.computing import FEATURES, feature_part
 from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value
 from extembed_cli.engines.spark.tasks import Grouped
@@ -41,8 +43,16 @@ class WritePart(Grouped):
     table: FeatureTable
     folder: Path
     part_rows: int
+    url: str | None
+    """The directory in a store that `folder` stands in for; None = all machines see the folder"""
 
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the part's entry in the manifest."""
         rows = rows_of_part(self.table, key, self.part_rows, frames_in(groups[0], FEATURES))
-        yield packet_of_value(key, WRITTEN, self.table.write_part(self.folder, key, rows))
+        if self.url is None:
+            yield packet_of_value(key, WRITTEN, self.table.write_part(self.folder, key, rows))
+            return
+        with tempfile.TemporaryDirectory(prefix="extembed-part-") as folder:
+            part = self.table.write_part(Path(folder), key, rows)
+            upload_part(Path(folder) / part["file"], self.url)
+        yield packet_of_value(key, WRITTEN, part)
