@@ -214,8 +214,12 @@ KEYS = {
     "input_paths": "Paths of the inputs as the spec has them, with the keys of `digests`, for `extembed verify`.",
     "started": "When the run began, UTC.",
     "seconds": "Duration of the run.",
-    "workers": "Number of threads.",
-    "shards": "Number of shards of users.",
+    "engine": "Where the job ran: `local` or `spark`.",
+    "workers": "Number of threads; on Spark its default parallelism.",
+    "shards": "Number of shards of users; on Spark of buckets.",
+    "master": "The master of Spark. Only in runs there, like the next two.",
+    "spark": "The version of Spark.",
+    "tasks": "Number of Spark's tasks.",
     "resumed_shards": "Number of shards that a killed run had finished before.",
     "cached_embeddings": "Names of the tables that came from `--cache`.",
     "inputs.interactions.rows": "Rows of the log.",
@@ -266,6 +270,8 @@ STAGES = {
     "survey": 'Read all events by item, for the fits of `side = "all"`.',
     "read": "Read events and candidates.",
     "shard": "Split them into shards of users.",
+    "residuals": "Compute residual targets, on Spark.",
+    "tables": "Write tables of Spark to Parquet.",
     "vectors": "Read the embedding tables.",
     "compute": "Compute all features. The stages below `write` are inside.",
     "encode": "Order events and candidates by user and time. With one shard it runs beside `vectors`.",
@@ -280,7 +286,7 @@ STAGES = {
 SOME_RUNS = {
     "digests.models",
     "inputs.embeddings.NAME.null_ids", "inputs.embeddings.NAME.replaced_duplicates",
-    "inputs.embeddings.NAME.bad_vectors", "score", "derive",
+    "inputs.embeddings.NAME.bad_vectors", "score", "derive", "master", "spark", "tasks", "residuals", "tables",
 }  # fmt: skip
 """Keys and stages that the run on the sample data does not have."""
 _NAMED = {

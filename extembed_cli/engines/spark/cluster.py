@@ -41,8 +41,14 @@ class Cluster:
     """A session with settings of its own, in a Spark application that may have others."""
 
     def __init__(self, session: SparkSession, watch: Watch, buckets: int) -> None:
-        self.session = session.newSession()
-        self.context, self.watch, self.buckets = session.sparkContext, watch, buckets
+        try:
+            self.context = session.sparkContext
+        except Exception as error:
+            raise SpecError(
+                "--engine spark: this session is one of Spark Connect, which cannot send files to executors. Run in a "
+                "classic session (Databricks: a cluster of the access mode `dedicated`)"
+            ) from error
+        self.session, self.watch, self.buckets = session.newSession(), watch, buckets
         self.tasks = 0
         """Tasks that have been run"""
         self._kept: list[DataFrame] = []
@@ -165,7 +171,7 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
     java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else "java"
     if not submitted and shutil.which(java) is None:
         raise SpecError("--engine spark needs Java 17: install it (Debian: openjdk-17-jre-headless), or set JAVA_HOME")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_PYTHON", conf.get("spark.pyspark.python", sys.executable))
     builder = SparkSession.builder
     for key, value in {**_DEFAULTS, **conf}.items():
         builder = builder.config(key, value)
@@ -181,7 +187,8 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
     try:
         yield session
     finally:
-        session.stop()
+        if not submitted:  # else it ends with the program, or belongs to a notebook
+            session.stop()
 
 
 @contextmanager

@@ -1,0 +1,98 @@
+"""Time a job on Spark against the local engine, by executors and by size, as whole processes.
+
+    python benchmarks/spark.py [sizes|shuffle ...] [--runs 3]
+
+`sizes`: the local engine with one worker, and Spark with one and two executors of one core, on logs of three sizes.
+`shuffle`: bytes that Spark shuffles, from its own events.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from processes import in_turn, median, ratio
+from world import SIZES
+
+BIG = SIZES["big"]
+_EXECUTORS = "local-cluster[{},1,3072]"
+
+
+def local(folder: Path) -> list[str]:
+    """Return the command of the job on one worker: one half-life, three percentiles, two thresholds."""
+    groups = 'half_lives = ["7d"]\npercentiles = [10, 50, 90]\nthresholds = [0.2, 0.5]\n'
+    tables = "".join(f'{name} = "{name}.parquet"\n' for name in ("interactions", "candidates"))
+    spec = folder / "spec.toml"
+    spec.write_text(f'{tables}[embeddings.text]\npath = "items.parquet"\n[[aggregate]]\n{groups}')
+    return [sys.executable, "-m", "extembed_cli", "run", str(spec), "-o", f"{folder}/local", "-q", "--workers", "1"]
+
+
+def on_spark(folder: Path, executors: int, *more: str) -> list[str]:
+    """Return the command of the same job on Spark."""
+    settings = ["--conf", "spark.ui.enabled=false", "--conf", "spark.executor.memory=2g", "--buckets", "8", *more]
+    command = [*local(folder)[:-2], "--engine", "spark", "--master", _EXECUTORS.format(executors), *settings]
+    return [f"{folder}/spark" if argument == f"{folder}/local" else argument for argument in command]
+
+
+def sizes(runs: int) -> None:
+    """Print seconds by size: of both engines, and of one and two executors."""
+    for users in (BIG.users // 4, BIG.users, 4 * BIG.users):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            replace(BIG, users=users).write(folder)
+            commands = {"local": local(folder)}
+            commands |= {f"{n} executor{'s' * (n > 1)}": on_spark(folder, n) for n in (1, 2)}
+            costs = in_turn(commands, runs)
+            same = (folder / "local" / "_extembed_manifest.json").read_bytes()
+            assert (folder / "spark" / "_extembed_manifest.json").read_bytes() == same
+            print(f"\n{users:,} users, about {users * 50:,} events and candidates", flush=True)
+            for label, cost in costs.items():
+                print(f"  {label:12} {median(cost)}  {ratio(cost, costs['local']):.2f}x", flush=True)
+            report = json.loads((folder / "spark.run.json").read_text())
+            stages = {name: stage["seconds"] for name, stage in report["stages"].items()}
+            print(f"  stages of the last run: {stages}", flush=True)
+
+
+def shuffle(runs: int) -> None:
+    """Print what tasks of each kind have read, written, shuffled and spilled, from Spark's log of events."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        BIG.write(folder)
+        for mode, ship in (("shipped", "4GiB"), ("joined", "1KB")):
+            log = folder / f"log-{mode}"
+            log.mkdir()
+            events = ["--conf", "spark.eventLog.enabled=true", "--conf", f"spark.eventLog.dir={log}"]
+            plain = ["--conf", "spark.eventLog.compress=false", "--conf", "spark.eventLog.rolling.enabled=false"]
+            in_turn({mode: on_spark(folder, 2, *events, *plain, "--ship", ship)}, 1)
+            totals = {"shuffle MiB": 0.0, "executor seconds": 0.0, "tasks": 0.0}
+            (file,) = [path for path in log.iterdir() if path.is_file()]
+            for line in file.read_text().splitlines():
+                event = json.loads(line)
+                if event["Event"] == "SparkListenerTaskEnd" and event.get("Task Metrics"):
+                    metrics = event["Task Metrics"]
+                    totals["shuffle MiB"] += metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"] / 2**20
+                    totals["executor seconds"] += metrics["Executor Run Time"] / 1000
+                    totals["tasks"] += 1
+            print(mode, {key: round(value, 1) for key, value in totals.items()}, flush=True)
+
+
+def main() -> None:
+    """Run the parts that the command line names, or all."""
+    parts = {"sizes": sizes, "shuffle": shuffle}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=[])
+    parser.add_argument("--runs", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as workers:
+        os.environ["SPARK_WORKER_DIR"] = workers  # else the executors' logs are among the installed packages
+        for name in arguments.parts or parts:
+            parts[name](arguments.runs)
+
+
+if __name__ == "__main__":
+    main()
