@@ -16,8 +16,8 @@ from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.engines.base import Job, Results
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.spec.model import Spec
-from extembed_cli.system.progress import Watch
 from extembed_cli.system import threads
+from extembed_cli.system.progress import Watch
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def check_bucket(url: str) -> None:
 
 
 def upload(path: Path, url: str) -> None:
-    """Put a file, or the files of a directory and last its manifest, and remove parts that the manifest does not list."""
+    """Put a file, or the files of a directory with its manifest last, and remove parts that this does not list."""
     with asking(url, to_write=True), signals.deferred():
         store = open_store(url)
         if not path.is_dir():
