@@ -111,6 +111,7 @@ def test_other_columns_and_scores_do_not_depend_on_each_other(trained_copy: Path
 
 
 @pytest.mark.soak
+@pytest.mark.local
 def test_scores_are_the_same_on_any_workers_and_memory(trained: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone.parquet"
     extembed("run", trained / "spec.toml", "-q", "--workers", "1", "-o", alone).ok()

@@ -133,7 +133,7 @@ class Cluster:
             except BaseException as error:
                 self.context.cancelJobGroup(group)
                 raise _as_ours(error) from error
-        self.tasks += self._counts(group)[1]
+        self.tasks += self._counts(group)[0]
         return result
 
     def _progress(self, group: str) -> str:
