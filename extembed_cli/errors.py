@@ -84,6 +84,7 @@ _PRECEDENCE: tuple[type[ExtembedError], ...] = (
     LockedError,
     DataError,
     NoAnswerError,
+    InternalError,
 )
 
 

@@ -356,7 +356,7 @@ class EngineFlags:
         option(
             "--engine",
             metavar="local|spark",
-            help="Where to run: in this process, or on Spark (extra `spark`, Java 17).  [default: local]",
+            help="Where to run: in this process, or on Spark (extra `spark`, Java 17).",
             panel=RUN,
         ),
     ] = "local"
@@ -408,7 +408,7 @@ class EngineFlags:
         conf = dict(pair.partition("=")[::2] for pair in self.conf or ())
         for key, value in conf.items():
             if not key.startswith("spark.") or not value:
-                raise SpecError(f"--conf {key}={value}: write KEY=VALUE, such as spark.executor.memory=8g")
+                raise SpecError(f"--conf {key}: write KEY=VALUE, such as spark.executor.memory=8g")
         options = SparkOptions(self.master, conf, buckets=self.buckets, loud=loud)
         if self.ship is not None:
             options = replace(options, ship_bytes=_bytes("--ship", self.ship))

@@ -30,9 +30,9 @@ from extembed_cli.data.shards.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.engines.base import Job, Results
 from extembed_cli.engines.spark import computing, reading
-from extembed_cli.engines.spark.cluster import Cluster, spark_session, temporary_folder
+from extembed_cli.engines.spark.cluster import Cluster, only, spark_session, temporary_folder
 from extembed_cli.engines.spark.computing import ABOUT, FEATURES, VECTORS, ComputeBucket
-from extembed_cli.engines.spark.packets import packets_in
+from extembed_cli.engines.spark.packets import Packet, packets_in
 from extembed_cli.engines.spark.reading import CANDIDATES, COUNTS, EVENTS, IDS, DifferentIds, ReadSplit, Split
 from extembed_cli.engines.spark.requests import REQUESTS, ByRequest, WithinRequests
 from extembed_cli.engines.spark.residuals import (
@@ -43,10 +43,9 @@ from extembed_cli.engines.spark.residuals import (
     WindowResiduals,
     earlier_days,
 )
-from extembed_cli.engines.spark.tasks import PROBLEM
 from extembed_cli.engines.spark.vectors import ComputeJoined
-from extembed_cli.engines.spark.writing import WRITTEN, WritePart, rows_of_part
-from extembed_cli.errors import ExtembedError, ResourceError, counted
+from extembed_cli.engines.spark.writing import WRITTEN, WritePart, not_shared, rows_of_part
+from extembed_cli.errors import DataError, InputError, ResourceError, SpecError
 from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns
 from extembed_cli.features.technique.columns import Column
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _ROWS_OF_A_BUCKET = 2**20
+_BUCKETS_OF_A_CORE = 4  # Spark hashes the numbers of buckets, and some fall on one another
 _ROWS_OF_A_WINDOW = 2**20  # of days, for residuals
 
 
@@ -110,8 +110,10 @@ class SparkPasses:
     def __init__(self, run: RunInputs, options: SparkOptions, session: SparkSession, stack: ExitStack) -> None:
         self.run, self.options, self.stack = run, options, stack
         rows = sum(table.rows for table in run.opened.logs)
-        buckets = options.buckets or max(session.sparkContext.defaultParallelism, -(-rows // _ROWS_OF_A_BUCKET))
-        self.cluster = Cluster(session, run.watch, buckets)
+        self.cluster = Cluster(session, run.watch, options.buckets or 1, run.options.scratch)
+        if options.buckets is None:
+            cores = self.cluster.context.defaultParallelism
+            self.cluster.cut(max(_BUCKETS_OF_A_CORE * cores, -(-rows // _ROWS_OF_A_BUCKET)))
         stack.callback(self.cluster.release)
         self.folder = stack.enter_context(temporary_folder(run.options.scratch))
         self.part_rows = feature_file.PART_ROWS
@@ -150,8 +152,9 @@ class SparkPasses:
         folder = stage.new_folder(output)
         url = self.run.urls.get(str(output))
         task = WritePart(table, folder, self.part_rows, url)
-        nothing = self.cluster.session.createDataFrame([(number, "part", b"") for number in numbers], features.schema)
-        written = self.cluster.collect("write", self.cluster.grouped(features.union(nothing), task), WRITTEN)
+        written = self.cluster.collect(
+            "write", self.cluster.grouped(self._all_parts(features, len(numbers)), task), WRITTEN
+        )
         parts = [packet.value for packet in sorted(written, key=lambda packet: packet.key)]
         if url is None:
             self._check_parts(folder, parts)
@@ -170,6 +173,11 @@ class SparkPasses:
             "cached_embeddings": [],
         }
 
+    def _all_parts(self, features: DataFrame, parts: int) -> DataFrame:
+        """Return features with a packet for each part of the output, which may have no feature."""
+        nothing = [(number, "part", b"") for number in range(parts)]
+        return features.union(self.cluster.session.createDataFrame(nothing, features.schema))
+
     def _rows(self, features: DataFrame, table: FeatureTable, number: int) -> Iterator[Any]:
         """Return the rows of a part, whose features are collected."""
         packets = self.cluster.collect("write", features.filter(features.key == number), FEATURES)
@@ -180,12 +188,9 @@ class SparkPasses:
         names = {part["file"] for part in parts}
         here = {path.name for path in folder.iterdir()}
         if names - here:
-            raise ResourceError(
-                f"{folder.parent}: the driver does not see {counted(len(names - here), 'part')} of {len(names):,} that "
-                "Spark tasks have written. The output must be in a folder that all machines share, such as NFS"
-            )
+            raise ResourceError(not_shared(folder.parent))
         for name in here - names:
-            (folder / name).unlink()
+            (folder / name).unlink(missing_ok=True)
 
     # --- a pass ---
 
@@ -202,8 +207,7 @@ class SparkPasses:
             with watch.timing("residuals"):
                 event_rows = self._residuals(spec, rows, events)
         loaded = Loaded(opened.complete(), events, candidates, vocabulary, ids, vectors_as_of(spec, events))
-        of_events = event_rows.filter(event_rows.kind == EVENTS)
-        of_candidates = rows.filter(rows.kind == CANDIDATES)
+        of_events, of_candidates = only(event_rows, EVENTS), only(rows, CANDIDATES)
         task: ComputeBucket
         with watch.timing("vectors") as cost:
             tables = loaded.inputs.embeddings.values()
@@ -225,7 +229,7 @@ class SparkPasses:
         self._count(packet.value for packet in about)
         check_inputs(spec, loaded, results.coverage, watch)
         watch.warn_of(result_warnings(job, results))
-        self.features.append(computed.filter(computed.kind == FEATURES))
+        self.features.append(only(computed, FEATURES))
         return PassResults(loaded, job, results)
 
     def _shipped(
@@ -290,7 +294,7 @@ class SparkPasses:
         rows = self.cluster.keep(self.cluster.numbered(task, len(splits)))
         try:
             packets = self.cluster.collect("read", rows, COUNTS)
-        except ExtembedError:
+        except (DataError, InputError, SpecError):
             self._raise_as_locally(opened, rows, splits)
             raise
         events, candidates = EventCounts(), CandidateCounts()
@@ -303,26 +307,24 @@ class SparkPasses:
 
     def _raise_as_locally(self, opened: Opened, rows: DataFrame, splits: Sequence[Split]) -> None:
         """Read the files with problems here: a task sees a piece of a file, and messages are about whole ones."""
-        numbers = {packet.key for packet in packets_in(rows.filter(rows.kind == PROBLEM).toArrow())}
+        numbers = {packet.key for packet in packets_in(self.cluster.run("read", only(rows).toArrow))}
         bad: dict[str, set[int]] = {EVENTS: set(), CANDIDATES: set()}
         for number in numbers:
             bad[splits[number].kind].add(splits[number].part)
 
-        def only(table: Table | None, parts: set[int]) -> Table | None:
-            return (
-                None if table is None or not parts else Table(table.label, tuple(table.parts[p] for p in sorted(parts)))
-            )
+        def of_files(table: Table | None, parts: set[int]) -> Table | None:
+            return None if table is None else Table(table.label, tuple(table.parts[part] for part in sorted(parts)))
 
         here = replace(
             opened,
-            interactions=only(opened.interactions, bad[EVENTS]),
-            candidates=only(opened.candidates, bad[CANDIDATES]),
+            interactions=of_files(opened.interactions, bad[EVENTS]),
+            candidates=of_files(opened.candidates, bad[CANDIDATES]),
         )
         load(here, self.run.watch, sample_layout(here), vectors=True)
 
     def _vocabulary(self, rows: DataFrame, others: Sequence[pl.Series]) -> Vocabulary:
         """Return all partners of the logs, and of other ids."""
-        different = self.cluster.grouped(rows.filter(rows.kind == IDS), DifferentIds())
+        different = self.cluster.grouped(only(rows, IDS), DifferentIds())
         frames = [packet.frame for packet in self.cluster.collect("ids", different, IDS)]
         frames += [ids.drop_nulls().to_frame("id") for ids in others]
         if not frames:
@@ -336,7 +338,7 @@ class SparkPasses:
             return rows
         cluster, origin = self.cluster, events.oldest
         days = max(1, (events.newest - origin) // DAY_US * _ROWS_OF_A_WINDOW // events.usable)
-        of_items = cluster.grouped(rows.filter(rows.kind == EVENTS), ItemMeans(spec, origin, days))
+        of_items = cluster.grouped(only(rows, EVENTS), ItemMeans(spec, origin, days))
         windows = cluster.keep(of_items)
         before = earlier_days(
             spec, origin, cluster.collect("residuals", cluster.grouped(windows, DaysOfWindow(spec, origin)), DAYS)
@@ -355,11 +357,10 @@ class SparkPasses:
         """Return the vectors of owners by file, collected into files of the driver."""
         results: list[list[VectorPart]] = []
         for number, file in enumerate(job.shared.vector_files.values()):
-            of_file = computed.filter((computed.kind == VECTORS) & (computed.key == number))
+            of_file = computed.filter(computed.key == number)
             kind = f"vectors-{len(self.features)}-{number}"
             streams = FrameStreams(self.folder, kind, 1)
-            for packet in self.cluster.collect("vectors", of_file, VECTORS):
-                streams.write(0, packet.frame)
+            self.cluster.stream("vectors", of_file, VECTORS, partial(_write_vectors, streams))
             streams.close()
             empty = VectorPart(pl.Series(dtype=pl.Int64), np.zeros((0, file.dim), np.float32))
             results.append([computing.vector_part(frame) for frame in read_frames(self.folder, kind, 0)] or [empty])
@@ -372,19 +373,24 @@ class SparkPasses:
         with self.run.watch.timing("within") as cost:
             features = reduce(lambda one, other: one.union(other), self.features)
             task = ByRequest(spec, candidates, tuple(kinds), self.part_rows, cluster.buckets)
-            by_request = cluster.grouped(features, task)
+            parts = -(-candidates.rows // self.part_rows)
+            by_request = cluster.grouped(self._all_parts(features, parts), task)
             within = WithinRequests(spec, kinds, self.part_rows, self.required)
-            results = cluster.keep(cluster.grouped(by_request.filter(by_request.kind == REQUESTS), within))
+            results = cluster.keep(cluster.grouped(only(by_request, REQUESTS), within))
             about = [packet.value for packet in cluster.collect("within", results, ABOUT)]
             check_moments(spec, sum(each["mixed"] for each in about), sum(each["requests"] for each in about))
             cost.add(rows=candidates.rows)
         self._count(about)
-        self.features.append(results.filter(results.kind == FEATURES))
+        self.features.append(only(results, FEATURES))
 
     def _count(self, abouts: Iterable[dict[str, Any]]) -> None:
         for about in abouts:
             for name, count in about["known"].items():
                 self.counted[name] = self.counted.get(name, 0) + count
+
+
+def _write_vectors(streams: FrameStreams, packet: Packet) -> None:
+    streams.write(0, packet.frame)
 
 
 def _results(abouts: Iterable[dict[str, Any]]) -> Results:

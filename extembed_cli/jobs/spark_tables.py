@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extembed_cli.engines.spark.cluster import Cluster, temporary_folder
-from extembed_cli.errors import ExtembedError, InputError, first_line
+from extembed_cli.errors import InputError, ResourceError, SpecError, first_line
 from extembed_cli.spec.model import Spec
 from extembed_cli.spec.paths import SPARK_TABLE
 from extembed_cli.system.progress import Watch
@@ -31,7 +31,7 @@ def tables_as_files(
     The folders are in `scratch`, which all machines have to share, until the end.
     """
     names: dict[str, str] = {}
-    with temporary_folder(scratch) as folder, _setting(session, "spark.sql.parquet.outputTimestampType", _MICROS):
+    with temporary_folder(scratch) as folder:
 
         def as_file(path: Any) -> Any:
             if isinstance(path, tuple):
@@ -55,25 +55,18 @@ def tables_as_files(
         yield (spec.model_copy(update=changes) if names else spec), names
 
 
-@contextmanager
-def _setting(session: SparkSession, key: str, value: str) -> Iterator[None]:
-    """Give a setting of a session, which may be somebody else's, another value for a while."""
-    before = session.conf.get(key)
-    session.conf.set(key, value)
-    try:
-        yield
-    finally:
-        session.conf.set(key, before or "")
-
-
 def _write(session: SparkSession, path: str, target: str, watch: Watch) -> None:
     """Write a table of Spark to a folder."""
     try:
         table = session.table(path.removeprefix(SPARK_TABLE))
         cluster = Cluster(session, watch, 1)
-        with watch.timing("tables"):
-            cluster.run(path, lambda: table.write.parquet(f"file://{target}"))
-    except ExtembedError:
+        cluster.set("spark.sql.parquet.outputTimestampType", _MICROS)
+        try:
+            with watch.timing("tables"):
+                cluster.run(path, lambda: table.write.parquet(f"file://{target}"))
+        finally:
+            cluster.release()
+    except (SpecError, ResourceError):
         raise
     except Exception as error:
         raise InputError(f"{path}: Spark cannot read this table: {first_line(error)}") from error

@@ -24,7 +24,7 @@ from extembed_cli.data.inputs.embeddings import (
 from extembed_cli.data.inputs.frozen import read_gramian, read_mean
 from extembed_cli.data.inputs.inputs import Inputs
 from extembed_cli.data.shards.matrices import SUMMED_ROWS
-from extembed_cli.engines.spark.cluster import Cluster
+from extembed_cli.engines.spark.cluster import Cluster, only
 from extembed_cli.engines.spark.computing import ABOUT
 from extembed_cli.engines.spark.packets import Packet
 from extembed_cli.engines.spark.reading import SPLIT_ROWS
@@ -43,6 +43,7 @@ from extembed_cli.engines.spark.vectors import (
     SumOfPiece,
     write_ids,
 )
+from extembed_cli.errors import Problems
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import techniques_of
 from extembed_cli.features.technique.protocol import TableTotals
@@ -78,18 +79,24 @@ def tables_to_join(spec: Spec, inputs: Inputs, most: int) -> list[str]:
 def join_tables(
     cluster: Cluster, spec: Spec, inputs: Inputs, ids: dict[str, TableIds], rows: DataFrame, folder: Path
 ) -> Joined:
-    """Return tables whose vectors are joined to the rows of the logs; raises problems of the first bad table.
+    """Return tables whose vectors are joined to the rows of the logs; raises the problems of all.
 
     rows  packets of events and candidates by bucket
     """
     tables: list[JoinedTable] = []
     vectors: list[DataFrame] = []
+    problems, stages = Problems(), []
     for name, of_table in ids.items():
-        stages = _Stages(cluster, spec, name, inputs.embeddings[name], of_table, folder / f"ids-{name}")
-        for matrix in matrices_of(spec)[name]:
-            table, packets = stages.joined(matrix, rows, len(tables))
-            tables.append(table)
-            vectors.append(packets)
+        with problems.collect():
+            stages.append(_Stages(cluster, spec, name, inputs.embeddings[name], of_table, folder / f"ids-{name}"))
+    problems.raise_any()
+    for of_stages in stages:
+        for matrix in matrices_of(spec)[of_stages.name]:
+            with problems.collect():
+                table, packets = of_stages.joined(matrix, rows, len(tables))
+                tables.append(table)
+                vectors.append(packets)
+    problems.raise_any()
     return Joined(tables, reduce(lambda one, other: one.union(other), vectors))
 
 
@@ -104,7 +111,7 @@ class _Stages:
         self.dim = columns.dim
         about = write_ids(folder, self.places, slot_of_row)
         self.shipped = cluster.ship(folder)
-        task = ReadVectors(spec, name, list(_splits(table)), self.dim, self.shipped, about)
+        task = ReadVectors(spec, name, list(_splits(table)), self.dim, self.shipped, about, SUMMED_ROWS)
         self.raw = cluster.keep(cluster.numbered(task, len(task.splits)))
         read = [packet.value for packet in sorted(cluster.collect("vectors", self.raw, BAD), key=_key)]
         if not any(each["seen"] for each in read):
@@ -113,13 +120,14 @@ class _Stages:
         if self.bad and self.options.bad_vectors == "error":
             examples = [row for each in read for row in each["rows"]]
             raise bad_vectors(table, self.bad, ids.ids[examples[:5]], NOT_USABLE)
-        self.raw = self.raw.filter(self.raw.kind == RAW)
+        self.raw = only(self.raw, RAW)
 
     def joined(self, matrix: Matrix, rows: DataFrame, number: int) -> tuple[JoinedTable, DataFrame]:
         """Return a table, centred or not, and the packets of its vectors by bucket."""
         cluster, spec = self.cluster, self.spec
         frozen, needs_gramian = self.options.frozen, any(t.needs_gramian(spec, matrix) for t in techniques_of(spec))
         task = NormalizePiece(
+            SUMMED_ROWS,
             len(self.places),
             self.dim,
             self._mean() if matrix.center else None,
@@ -135,9 +143,9 @@ class _Stages:
             raise bad_vectors(self.table, vanished, self.places[examples[:5]], VANISHED)
         totals = self._totals(matrix, packets, sum(each["vectors"] for each in checked)) if needs_gramian else None
         of_owners = self.name in spec.owner_tables
-        needed = cluster.grouped(rows, NeededSlots(spec, self.shipped, of_owners))
-        vectors = normalized.filter(normalized.kind == JOINED)
-        by_bucket = cluster.keep(cluster.cogrouped(needed.filter(needed.kind == NEEDED), vectors, JoinVectors(number)))
+        needed = cluster.grouped(rows, NeededSlots(spec, self.shipped, of_owners, SUMMED_ROWS))
+        vectors = only(normalized, JOINED)
+        by_bucket = cluster.keep(cluster.cogrouped(only(needed, NEEDED), vectors, JoinVectors(number)))
         used = sum(packet.value["items_with_vector"] for packet in cluster.collect("vectors", by_bucket, ABOUT))
         report = dict(self.ids.report, dim=self.dim)
         if self.bad or vanished:
@@ -150,7 +158,9 @@ class _Stages:
         center = self.options.center
         if isinstance(center, str):
             return read_mean(center, self.dim, f"{self.table.label} center")
-        sums = self.cluster.collect("mean", self.cluster.grouped(self.raw, SumOfPiece(len(self.places), self.dim)), SUM)
+        sums = self.cluster.collect(
+            "mean", self.cluster.grouped(self.raw, SumOfPiece(SUMMED_ROWS, len(self.places), self.dim)), SUM
+        )
         parts = (np.frombuffer(packet.data) for packet in sorted(sums, key=_key))
         return mean_of_sums(parts, self.dim, self.vectors)
 

@@ -118,4 +118,4 @@ def test_values_of_another_type_are_not_converted(world: World, value: str) -> N
 
 def test_unknown_engines_are_refused(world: World) -> None:
     extembed("run", world.spec(), "--engine", "local").ok()
-    extembed("run", world.spec(), "--engine", "spark").failed(2, "--engine spark", "local")
+    extembed("run", world.spec(), "--engine", "sprak").failed(2, "--engine sprak", "did you mean `spark`?")

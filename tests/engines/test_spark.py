@@ -24,9 +24,12 @@ from conftest import ROOT, World, extembed, extembed_process, small_world, soak,
 from helpers.engines import LOCAL_CLUSTER, need_spark, on_spark, spark_session
 
 from extembed_cli import feature_columns
+from extembed_cli.data.inputs import embeddings
 from extembed_cli.data.outputs import feature_file
 from extembed_cli.engines.spark import reading
 from extembed_cli.errors import ExtembedError
+from extembed_cli.features import prepare
+from extembed_cli.jobs import spark_vectors
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.sample import write_sample
@@ -174,11 +177,45 @@ def test_a_bad_file_is_told_as_locally(world: World) -> None:
 
 
 @pytest.mark.soak
-def test_parts_and_pieces_of_tables(everything: World, small_pieces: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With many parts of the output; executors have modules of their own, so sizes travel with the tasks."""
-    monkeypatch.setattr(feature_file, "PART_ROWS", 2**17)
-    assert run(everything, "parts", buckets=1)["rows_out"] == 300
-    assert written(everything.folder / "parts") == written(everything.folder / "everything")
+@pytest.mark.parametrize("options", [{"buckets": 3}, JOINED])
+def test_many_parts_of_the_output_and_pieces_of_tables(
+    everything: World, small_pieces: None, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Sizes travel with the tasks. Requests are in several parts, and tables have sums of several pieces."""
+    for module, name, rows in (
+        (feature_file, "PART_ROWS", 70),
+        (feature_file, "ROW_GROUP", 70),
+        (embeddings, "SUMMED_ROWS", 10),
+        (prepare, "SUMMED_ROWS", 10),
+        (spark_vectors, "SUMMED_ROWS", 10),
+    ):
+        monkeypatch.setattr(module, name, rows)
+    run(everything, "local_parts")
+    users = (everything.folder / "users.parquet").read_bytes()
+    run(everything, "parts", **options)
+    assert len(written(everything.folder / "parts")) == 1 + 5
+    for path in (everything.folder / "parts").glob("part-*"):
+        local = next((everything.folder / "local_parts").glob(f"{path.name[:10]}*"))
+        assert pq.read_table(path).equals(pq.read_table(local))
+    assert (everything.folder / "users.parquet").read_bytes() == users
+
+
+@pytest.mark.soak
+def test_a_problem_of_an_early_stage_reaches_the_end(everything: World) -> None:
+    """What `[within]` groups by is first read when the features are there."""
+    candidates = pq.read_table(everything.folder / "candidates.parquet")
+    flags = pa.array(np.arange(len(candidates)) % 2 == 0)
+    everything.write("flagged", candidates.set_column(candidates.column_names.index("request"), "request", flags))
+    text = EVERYTHING.replace("[histories", 'candidates = "flagged.parquet"\n[histories', 1)
+    spec = everything.spec(f'interactions = "interactions.parquet"\n{text}')
+    messages = []
+    for options in ({}, {"start": on_spark()}):
+        with pytest.raises(ExtembedError) as caught:
+            run_job(load_spec(spec, [], str(everything.folder / "none")), RunOptions(workers=1), Watch(), **options)
+        messages.append(str(caught.value))
+    assert "column `request` is bool; ids must be" in messages[0]
+    assert messages[0] == messages[1]
+    assert not (everything.folder / "none").exists()
 
 
 @pytest.mark.soak

@@ -149,4 +149,5 @@ def test_no_kernel_writes_into_its_inputs(world: World, monkeypatch: pytest.Monk
         public.add(kernel.__qualname__)
         monkeypatch.setattr(owner, name, with_inputs_read_only(kernel, called))
     assert run_spec(world.spec(GROUPS), workers=1).equals(expected, null_equal=True)
-    assert public - called <= {"PrimalForm.take"}  # where fits of a batch converge after each other
+    # Where fits of a batch converge after each other; and on Spark, where the days of a log are apart.
+    assert public - called <= {"PrimalForm.take", "EarlierMean.days"}

@@ -75,9 +75,11 @@ class VectorColumns(NamedTuple):
         kind = storage_type(part.schema.field(self.names[0]).type)
         return int(kind.list_size) if types.is_fixed_size_list(kind) else None
 
-    def batches(self, rows: int | None = None) -> Iterator[tuple[str, pa.Array]]:
-        """Yield the vectors of all files as lists, so many rows at a time, or as many as fit into a few megabytes."""
-        row = 0
+    def batches(self, rows: int | None = None, row: int = 0) -> Iterator[tuple[str, pa.Array]]:
+        """Yield the vectors of all files as lists, so many rows at a time, or as many as fit into a few megabytes.
+
+        `row` is the number of the first row, where the files are a piece of a table.
+        """
         for part in self.table.parts:
             as_lists, length = self._as_lists(part), self.check(part)
             size = rows or max(1, _BATCH_BYTES // max(1, 4 * (length or 1024)))

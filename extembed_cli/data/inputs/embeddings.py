@@ -242,7 +242,7 @@ def vectors_of(
     dim        the length that all have to have; None = that of the first
     """
     row = first_row
-    with prefetched(columns.batches()) as batches:
+    with prefetched(columns.batches(row=first_row)) as batches:
         for path, batch in batches:
             vectors, present = _dense(batch, f"{path}: {columns.shown}", row, dim)
             if len(vectors):

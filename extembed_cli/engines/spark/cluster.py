@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
+from extembed_cli.data.shards.scratch import make_folder
 from extembed_cli.engines.spark import packets, shipping
 from extembed_cli.engines.spark.packets import Packet, packets_in
 from extembed_cli.engines.spark.tasks import PROBLEM, Grouped, Numbered, raise_problems
@@ -38,9 +39,9 @@ _LOST = ("OutOfMemory", "exit code 137", "ExecutorLostFailure", "SIGKILL", "cras
 
 
 class Cluster:
-    """A session with settings of its own, in a Spark application that may have others."""
+    """A session in which a job runs, with settings for it until it is released."""
 
-    def __init__(self, session: SparkSession, watch: Watch, buckets: int) -> None:
+    def __init__(self, session: SparkSession, watch: Watch, buckets: int, scratch: Path | None = None) -> None:
         try:
             self.context = session.sparkContext
         except Exception as error:
@@ -48,18 +49,26 @@ class Cluster:
                 "--engine spark: this session is one of Spark Connect, which cannot send files to executors. Run in a "
                 "classic session (Databricks: a cluster of the access mode `dedicated`)"
             ) from error
-        self.session, self.watch, self.buckets = session.newSession(), watch, buckets
+        self.session, self.watch = session, watch
+        self.scratch = scratch
         self.tasks = 0
         """Tasks that have been run"""
         self._kept: list[DataFrame] = []
         self._shipped: list[str] = []
-        settings = {
-            "spark.sql.execution.arrow.maxRecordsPerBatch": packets.IN_A_BATCH,
-            "spark.sql.shuffle.partitions": buckets,
-            "spark.sql.adaptive.enabled": "false",  # buckets are what it would make, and it cannot cut a group
-        }
-        for key, value in settings.items():
-            self.session.conf.set(key, str(value))
+        self._before: dict[str, str | None] = {}
+        self.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(packets.IN_A_BATCH))
+        self.set("spark.sql.adaptive.enabled", "false")  # buckets are what it would make, and it cannot cut a group
+        self.cut(buckets)
+
+    def cut(self, buckets: int) -> None:
+        """Set the number of buckets, which is that of the tasks after a shuffle."""
+        self.buckets = buckets
+        self.set("spark.sql.shuffle.partitions", str(buckets))
+
+    def set(self, key: str, value: str) -> None:
+        """Change a setting of the session, which `release` takes back."""
+        self._before.setdefault(key, self.session.conf.get(key, None))
+        self.session.conf.set(key, value)
 
     # --- tables of packets ---
 
@@ -96,12 +105,18 @@ class Cluster:
 
     def ship(self, folder: Path) -> str:
         """Send a folder to all executors, and remove it here; return the name that `shipped` takes."""
-        name = self.run("ship", lambda: shipping.ship(self.context, folder))
+        name = self.run("ship", lambda: shipping.ship(self.context, folder, self.scratch))
         self._shipped.append(name)
         return name
 
     def release(self) -> None:
-        """Drop all that is kept."""
+        """Drop all that is kept, and give the session its settings back."""
+        with suppress(Exception):  # the session may be gone
+            for key, value in self._before.items():
+                if value is None:
+                    self.session.conf.unset(key)
+                else:
+                    self.session.conf.set(key, value)
         for name in self._shipped:
             shipping.empty(name)
         for table in self._kept:
@@ -110,10 +125,20 @@ class Cluster:
 
     def collect(self, name: str, table: DataFrame, *kinds: str) -> list[Packet]:
         """Run a stage; return the packets of some kinds. Raises all problems of its tasks together."""
-        chosen = table.filter(table.kind.isin(PROBLEM, *kinds))
-        results = list(packets_in(self.run(name, chosen.toArrow)))
+        results = list(packets_in(self.run(name, only(table, *kinds).toArrow)))
         raise_problems(results)
         return results
+
+    def stream(self, name: str, table: DataFrame, kind: str, take: Callable[[Packet], None]) -> None:
+        """Run a stage, and take the packets of one kind one by one, without holding all of them."""
+
+        def rows() -> None:
+            for row in only(table, kind).toLocalIterator():
+                packet = Packet(row.key, row.kind, bytes(row.data))
+                raise_problems([packet])
+                take(packet)
+
+        self.run(name, rows)
 
     def run(self, name: str, action: Callable[[], Result]) -> Result:
         """Return the result of an action, and show how many of its tasks are done."""
@@ -131,7 +156,9 @@ class Cluster:
                     self.watch.detail(f"{name} {self._progress(group)}")
                 result = running.result()
             except BaseException as error:
-                self.context.cancelJobGroup(group)
+                while not waited([running], _SECONDS).done:  # Spark may not have got the job yet
+                    with suppress(Exception):  # Java may be gone
+                        self.context.cancelJobGroup(group)
                 raise _as_ours(error) from error
         self.tasks += self._counts(group)[0]
         return result
@@ -153,6 +180,11 @@ class Cluster:
         return done, tasks
 
 
+def only(table: DataFrame, *kinds: str) -> DataFrame:
+    """Return the packets of some kinds, and the problems of earlier stages, which end the job."""
+    return table.filter(table.kind.isin(PROBLEM, *kinds))
+
+
 @contextmanager
 def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) -> Iterator[SparkSession]:
     """Yield the running session, or a new one with a master and settings, which is stopped at the end.
@@ -165,6 +197,8 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
         raise SpecError(f"--engine spark needs {to_install(['pyspark'], 'spark')}") from None
     running = SparkSession.getActiveSession()
     if running is not None:
+        if master is not None or conf:
+            raise SpecError("--master and --conf are for a session that extembed starts, and one is there already")
         yield running
         return
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit, which has started Java
@@ -173,7 +207,7 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
         raise SpecError("--engine spark needs Java 17: install it (Debian: openjdk-17-jre-headless), or set JAVA_HOME")
     os.environ.setdefault("PYSPARK_PYTHON", conf.get("spark.pyspark.python", sys.executable))
     builder = SparkSession.builder
-    for key, value in {**_DEFAULTS, **conf}.items():
+    for key, value in {**_defaults(master, submitted=submitted), **conf}.items():
         builder = builder.config(key, value)
     if master is not None:
         builder = builder.master(master)
@@ -181,7 +215,9 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
         try:
             session = builder.getOrCreate()
         except Exception as error:
-            raise SpecError(f"--engine spark: Spark does not start: {first_line(error)}") from error
+            raise SpecError(
+                f"--engine spark: Spark does not start: {first_line(error)}; -v -v shows what it says"
+            ) from error
         if not loud:
             session.sparkContext.setLogLevel("OFF")
     try:
@@ -216,6 +252,19 @@ def _quiet(*, loud: bool) -> Iterator[None]:
         os.close(nowhere)
 
 
+def _defaults(master: str | None, *, submitted: bool) -> dict[str, str]:
+    """Return the settings of a session that this program starts, without those that spark-submit has set."""
+    from pyspark import SparkConf  # noqa: PLC0415
+
+    defaults = dict(_DEFAULTS)
+    if master is not None and master.startswith("local"):  # else Spark makes a folder in the working directory
+        defaults["spark.sql.warehouse.dir"] = str(Path(tempfile.gettempdir()) / "extembed-spark-warehouse")
+    if submitted:
+        known = SparkConf()
+        defaults = {key: value for key, value in defaults.items() if not known.contains(key)}
+    return defaults
+
+
 def _as_ours(error: BaseException) -> BaseException:
     """Return an error of Spark as one of ours: lost executors are a lack of memory, all else is a bug."""
     if isinstance(error, ExtembedError | KeyboardInterrupt | SystemExit) or not isinstance(error, Exception):
@@ -230,6 +279,14 @@ def _as_ours(error: BaseException) -> BaseException:
             f"Spark gave up: {reason[:300]}. Give executors more memory (--conf spark.executor.memory=..., "
             "--conf spark.executor.memoryOverhead=...), or use more --buckets"
         )
+    missing = next((line for line in lines if "ModuleNotFoundError" in line), None)
+    if missing is not None:
+        return SpecError(
+            f"--engine spark: executors lack a library ({missing[:200]}). Ship the environment with the job "
+            "(docs/how-to/spark.md, `On a cluster`), or set PYSPARK_PYTHON to a Python that has it"
+        )
+    if "maxResultSize" in text:
+        return ResourceError("Spark gave up: the ids of a job come to the driver. Set spark.driver.maxResultSize=0")
     last = next((line for line in reversed(lines) if "Error" in line), first_line(error))
     return InternalError(f"a Spark task failed: {last[:300]}")
 
@@ -237,5 +294,7 @@ def _as_ours(error: BaseException) -> BaseException:
 @contextmanager
 def temporary_folder(parent: Path | None) -> Iterator[Path]:
     """Yield a new folder of the driver, which is removed at the end."""
+    if parent is not None:
+        make_folder(parent, "data of a run on Spark", "--scratch")
     with tempfile.TemporaryDirectory(prefix="extembed-spark-", dir=parent) as name:
         yield Path(name)

@@ -19,20 +19,28 @@ if TYPE_CHECKING:
     from pyspark import SparkContext
 
 
-def ship(context: SparkContext, folder: Path) -> str:
-    """Send a folder to all executors, and remove it here; return the name that `shipped` takes."""
+_ARCHIVES: dict[str, Path] = {}
+"""By the names that `shipped` takes"""
+
+
+def ship(context: SparkContext, folder: Path, parent: Path | None) -> str:
+    """Send a folder to all executors, and remove it here; return the name that `shipped` takes.
+
+    The archive is in `parent`, or the temporary folder.
+    """
     name = f"extembed-{uuid4().hex}"
-    with tarfile.open(_archive(name), "w") as tar:
+    archive = _ARCHIVES[name] = _folder(parent) / f"{name}.tar"
+    with tarfile.open(archive, "w") as tar:
         for path in sorted(folder.iterdir()):
             tar.add(path, path.name)
     shutil.rmtree(folder)
-    context.addArchive(f"{_archive(name)}#{name}")
+    context.addArchive(f"{archive}#{name}")
     return name
 
 
 def empty(name: str) -> None:
     """Drop the content of what was shipped, which no task needs any more."""
-    with tarfile.open(_archive(name), "w"):
+    with tarfile.open(_ARCHIVES[name], "w"):
         pass
 
 
@@ -43,12 +51,8 @@ def shipped(name: str) -> Path:
     return Path(SparkFiles.get(name))
 
 
-def _archive(name: str) -> Path:
-    return _folder() / f"{name}.tar"
-
-
 @cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="extembed-spark-"))
+def _folder(parent: Path | None) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="extembed-spark-", dir=parent))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

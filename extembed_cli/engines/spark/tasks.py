@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from extembed_cli import errors
 from extembed_cli.arrays import Ints
 from extembed_cli.data.columns.ids import hashes
-from extembed_cli.engines.spark.packets import Packet, batches_of, packet_of_value, table_of
+from extembed_cli.engines.spark.packets import Packet, batches_of, packet_of_value, packets_in, table_of
 from extembed_cli.errors import DISK_FULL, ExtembedError, ResourceError
 
 PROBLEM = "problem"
@@ -46,7 +46,7 @@ def raise_problems(packets: Iterable[Packet]) -> None:
 
 
 def buckets_of(ids: pl.Series, buckets: int) -> Ints:
-    """Return the bucket of each id: a hash that is the same for equal ids of any type, 0 for null."""
+    """Return the bucket of each id: a hash that is the same for equal ids of any type."""
     return (hashes(ids) % np.uint64(buckets)).astype(np.int64)
 
 
@@ -62,6 +62,9 @@ class Grouped:
         raise NotImplementedError
 
     def __call__(self, key: tuple[pa.Scalar, ...], *groups: pa.Table) -> pa.Table:
+        problems = [packet for group in groups for packet in packets_in(group, PROBLEM)]
+        if problems:  # of an earlier stage: they go on to the driver, and what they leave out is not computed
+            return table_of(problems)
         number = key[0].as_py()
         return table_of(caught(number, self.packets(number, *groups)))
 

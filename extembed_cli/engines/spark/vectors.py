@@ -22,7 +22,7 @@ from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.inputs.embeddings import normalize_vectors, sum_of_vectors, vectors_of
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder
-from extembed_cli.data.shards.matrices import SUMMED_ROWS, EmbeddingMatrix, TableVectors
+from extembed_cli.data.shards.matrices import EmbeddingMatrix, TableVectors
 from extembed_cli.engines.spark.computing import ABOUT, ComputeBucket
 from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value, packets_by, packets_of
 from extembed_cli.engines.spark.reading import CANDIDATES, EVENTS
@@ -50,6 +50,8 @@ class ReadVectors(Numbered):
     slots: str
     """Name of the shipped folder with the slot of each row"""
     about_slots: dict[str, Any]
+    piece: int
+    """Slots of a piece"""
 
     def packets(self, number: int) -> Iterator[Packet]:
         """Yield vectors by piece, and the rows of bad ones."""
@@ -64,7 +66,7 @@ class ReadVectors(Numbered):
             chosen = usable & (slots >= 0)
             count += int(np.count_nonzero(chosen))
             frame = _frame(slots[chosen], vectors[chosen].astype(np.float32))
-            yield from packets_by(slots[chosen] // SUMMED_ROWS, RAW, frame)
+            yield from packets_by(slots[chosen] // self.piece, RAW, frame)
         yield packet_of_value(number, BAD, {"rows": bad[:_EXAMPLES], "bad": len(bad), "vectors": count, "seen": seen})
 
 
@@ -72,12 +74,13 @@ class ReadVectors(Numbered):
 class SumOfPiece(Grouped):
     """Returns the sum of the vectors of a piece."""
 
+    piece: int
     places: int
     dim: int
 
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the sum (d) in float64."""
-        raw, _ = _piece(key, self.places, self.dim, frames_in(groups[0], RAW))
+        raw, _ = _piece(key, self.piece, self.places, self.dim, frames_in(groups[0], RAW))
         total = sum_of_vectors(raw[:-1])
         yield Packet(key, SUM, total.tobytes())
 
@@ -86,6 +89,7 @@ class SumOfPiece(Grouped):
 class NormalizePiece(Grouped):
     """Normalises the vectors of a piece, and returns its part of the Gramian where one is needed."""
 
+    piece: int
     places: int
     dim: int
     mean: Doubles | None
@@ -95,9 +99,9 @@ class NormalizePiece(Grouped):
 
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield vectors with norms, the Gramian, and slots of vectors that are zero once centred."""
-        raw, has_vector = _piece(key, self.places, self.dim, frames_in(groups[0], RAW))
+        raw, has_vector = _piece(key, self.piece, self.places, self.dim, frames_in(groups[0], RAW))
         norms, vanished = normalize_vectors(raw, has_vector, self.mean, map)
-        first = key * SUMMED_ROWS
+        first = key * self.piece
         is_last = first + len(has_vector) == self.places  # then with the row of missing vectors, like a whole table
         rows = len(has_vector) + is_last
         if self.with_gramian:
@@ -121,6 +125,7 @@ class NeededSlots(Grouped):
     ids: str
     """Name of the shipped folder with the ids of the slots"""
     of_owners: bool
+    piece: int
 
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the slots with the bucket that needs them."""
@@ -141,7 +146,7 @@ class NeededSlots(Grouped):
         places = np.minimum(known.search_sorted(wanted).to_numpy(), len(known) - 1).astype(np.int64)
         slots = np.sort(places[(known.gather(places) == wanted).to_numpy()])
         frame = pl.DataFrame({"slot": slots}).with_columns(bucket=pl.lit(key, pl.Int64))
-        yield from packets_by(slots // SUMMED_ROWS, NEEDED, frame)
+        yield from packets_by(slots // self.piece, NEEDED, frame)
 
 
 @dataclass(frozen=True)
@@ -247,10 +252,10 @@ def _frame(slots: Ints, vectors: Values, norms: Doubles | None = None) -> pl.Dat
     return frame if norms is None else frame.with_columns(norm=norms)
 
 
-def _piece(key: int, places: int, dim: int, frames: list[pl.DataFrame]) -> tuple[Floats, Bools]:
+def _piece(key: int, piece: int, places: int, dim: int, frames: list[pl.DataFrame]) -> tuple[Floats, Bools]:
     """Return the vectors of a piece (n + 1, d), zero where there is none and in the last row, and who has one (n)."""
-    first = key * SUMMED_ROWS
-    rows = min(SUMMED_ROWS, places - first)
+    first = key * piece
+    rows = min(piece, places - first)
     raw, has_vector = np.zeros((rows + 1, dim), np.float32), np.zeros(rows, np.bool_)
     for frame in frames:
         at = frame["slot"].to_numpy() - first

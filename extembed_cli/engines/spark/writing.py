@@ -17,8 +17,14 @@ from extembed_cli.data.outputs.uploads import upload_part
 from extembed_cli.engines.spark.computing import FEATURES, feature_part
 from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value
 from extembed_cli.engines.spark.tasks import Grouped
+from extembed_cli.errors import DISK_FULL, ResourceError
 
 WRITTEN = "written"
+
+
+def not_shared(folder: Path) -> str:
+    """Return the message about an output that the driver and the tasks do not share."""
+    return f"{folder}: Spark's tasks cannot write where the driver reads. The output must be in a folder that all share"
 
 
 def rows_of_part(
@@ -50,7 +56,13 @@ class WritePart(Grouped):
         """Yield the part's entry in the manifest."""
         rows = rows_of_part(self.table, key, self.part_rows, frames_in(groups[0], FEATURES))
         if self.url is None:
-            yield packet_of_value(key, WRITTEN, self.table.write_part(self.folder, key, rows))
+            try:
+                part = self.table.write_part(self.folder, key, rows)
+            except OSError as error:
+                if error.errno in DISK_FULL:
+                    raise
+                raise ResourceError(f"{not_shared(self.folder.parent)} ({error})") from error
+            yield packet_of_value(key, WRITTEN, part)
             return
         with tempfile.TemporaryDirectory(prefix="extembed-part-") as folder:
             part = self.table.write_part(Path(folder), key, rows)
