@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from conftest import World
 
 from extembed_cli.data.inputs.encode import encode
@@ -88,6 +89,7 @@ class ProcessEngine:
             yield result
 
 
+@pytest.mark.soak
 def test_processes_write_the_bytes_of_the_local_engine(world: World) -> None:
     path = world.spec(GROUPS)
     run_job(load_spec(path), RunOptions(workers=2), Watch())

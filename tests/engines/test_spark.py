@@ -138,7 +138,7 @@ JOINED = {"buckets": 3, "ship_bytes": 1}
     ("name", "options"),
     [
         ("both", {"buckets": 2}),
-        ("both", JOINED),
+        soak("both", JOINED),
         soak("everything", {"buckets": 5}),
         soak("everything", JOINED),
     ],

@@ -29,6 +29,7 @@ def cuts(folder: Path) -> list[object]:
     return [times[round(len(times) * k / (FOLDS + 1))] for k in range(1, FOLDS + 1)]
 
 
+@pytest.mark.soak
 def test_each_score_is_by_a_model_of_older_candidates(trained_copy: Path) -> None:
     """The scores and the weights are those of single models that are trained until each cut."""
     fold(trained_copy).ok()
