@@ -56,7 +56,7 @@ from extembed_cli.jobs.passes import Computed, PassResults, RunInputs
 from extembed_cli.jobs.reading import cache_of, digesting, load, sample_layout, with_problems_of
 from extembed_cli.jobs.requirements import check_inputs, required_features
 from extembed_cli.jobs.run import run_job
-from extembed_cli.jobs.spark_tables import tables_as_files
+from extembed_cli.jobs.spark_tables import has_tables, tables_as_files
 from extembed_cli.jobs.spark_vectors import join_tables, tables_to_join
 from extembed_cli.jobs.survey import SurveyResults, survey
 from extembed_cli.jobs.warnings import result_warnings
@@ -89,12 +89,25 @@ class SparkOptions:
 
 def run_on_spark(spec: Spec, options: RunOptions, watch: Watch, spark: SparkOptions) -> dict[str, Any]:
     """Run a job on Spark, in the active session or in a new one; see `run_job`."""
+    if not has_tables(spec):  # then Spark starts once the inputs are checked
+        return run_job(spec, options, watch, partial(_starting, spark))
     watch.stage("spark")
     with (
         spark_session(spark.master, spark.conf, loud=spark.loud) as session,
         tables_as_files(spec, session, watch, options.scratch) as (local, names),
     ):
         return run_job(local, options, watch, partial(passes_on_spark, session, spark), names)
+
+
+@contextmanager
+def _starting(options: SparkOptions, run: RunInputs) -> Iterator[SparkPasses]:
+    """Yield the passes of a job in the active session, or in a new one."""
+    run.watch.stage("spark")
+    with (
+        spark_session(options.master, options.conf, loud=options.loud) as session,
+        passes_on_spark(session, options, run) as passes,
+    ):
+        yield passes
 
 
 @contextmanager

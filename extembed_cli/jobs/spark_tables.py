@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 _MICROS = "TIMESTAMP_MICROS"  # Spark's own INT96 is a type that little else writes
 
 
+def has_tables(spec: Spec) -> bool:
+    """Whether any input is a table of Spark."""
+    tables = (spec.table_path(name) for name in spec.tables)
+    paths = [spec.interactions, spec.candidates, *tables]
+    return any(
+        each.startswith(SPARK_TABLE) for path in paths for each in ((path,) if isinstance(path, str) else path or ())
+    )
+
+
 @contextmanager
 def tables_as_files(
     spec: Spec, session: SparkSession, watch: Watch, scratch: Path | None

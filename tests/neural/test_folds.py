@@ -95,6 +95,7 @@ def test_files_of_vectors_are_of_the_newest_model(trained_copy: Path) -> None:
     assert one.equals(other)
 
 
+@pytest.mark.soak
 def test_the_curves_and_metrics_are_of_all_models(trained_copy: Path) -> None:
     fold(trained_copy).ok()
     metrics = json.loads((trained_copy / "model" / "metrics.json").read_text())
