@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -96,7 +97,10 @@ def run(world: World, output: str, text: str = EVERYTHING, **spark: Any) -> dict
     spec = load_spec(world.spec(text), [], str(world.folder / output))
     if not spark:
         return run_job(spec, RunOptions(workers=1), Watch())
-    return run_job(spec, RunOptions(workers=1), Watch(), on_spark(**spark))
+    shown: list[str] = []
+    report = run_job(spec, RunOptions(workers=1), Watch(detail=shown.append), on_spark(**spark))
+    assert any(re.fullmatch(r"compute \d+/\d+ tasks", text) for text in shown), shown
+    return report
 
 
 @pytest.fixture(scope="module")
