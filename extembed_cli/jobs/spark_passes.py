@@ -13,39 +13,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from extembed_cli.data.columns.ids import rows_together
-from extembed_cli.data.columns.vocabulary import Numbering, Vocabulary
 from extembed_cli.data.files.commit import Staged, file_digest
 from extembed_cli.data.files.parquet import Table
-from extembed_cli.data.inputs.candidates import CandidateCounts
 from extembed_cli.data.inputs.coverage import Coverage
 from extembed_cli.data.inputs.embeddings import load_vectors
 from extembed_cli.data.inputs.inputs import Loaded, Opened, ids_of_all, read_ids, vectors_as_of
-from extembed_cli.data.inputs.interactions import EventCounts
-from extembed_cli.data.inputs.residuals import needs_user_residuals
 from extembed_cli.data.outputs import feature_file
 from extembed_cli.data.outputs.feature_file import FeatureTable, finish_directory
 from extembed_cli.data.outputs.shard_results import Tally, VectorPart
 from extembed_cli.data.shards.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.engines.base import Job, Results
-from extembed_cli.engines.spark import computing, reading
+from extembed_cli.engines.spark import computing
 from extembed_cli.engines.spark.cluster import Cluster, only, spark_session, temporary_folder
 from extembed_cli.engines.spark.computing import ABOUT, FEATURES, VECTORS, ComputeBucket
-from extembed_cli.engines.spark.packets import Packet, packets_in
-from extembed_cli.engines.spark.reading import CANDIDATES, COUNTS, EVENTS, IDS, DifferentIds, ReadSplit, Split
+from extembed_cli.engines.spark.packets import Packet
+from extembed_cli.engines.spark.reading import CANDIDATES, EVENTS
 from extembed_cli.engines.spark.requests import REQUESTS, ByRequest, WithinRequests
-from extembed_cli.engines.spark.residuals import (
-    DAYS,
-    DaysOfWindow,
-    ItemMeans,
-    UserResiduals,
-    WindowResiduals,
-    earlier_days,
-)
 from extembed_cli.engines.spark.vectors import ComputeJoined
 from extembed_cli.engines.spark.writing import WRITTEN, WritePart, not_shared, rows_of_part
-from extembed_cli.errors import DataError, InputError, ResourceError, SpecError
+from extembed_cli.errors import ResourceError
 from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns
 from extembed_cli.features.technique.columns import Column
@@ -53,14 +40,14 @@ from extembed_cli.features.within import check_moments, kinds_of
 from extembed_cli.jobs.derivation import Derived, derive
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.passes import Computed, PassResults, RunInputs
-from extembed_cli.jobs.reading import cache_of, digesting, load, sample_layout, with_problems_of
+from extembed_cli.jobs.reading import cache_of, digesting, with_problems_of
 from extembed_cli.jobs.requirements import check_inputs, required_features
 from extembed_cli.jobs.run import run_job
+from extembed_cli.jobs.spark_logs import partners_of, read_logs, with_residuals
 from extembed_cli.jobs.spark_tables import has_tables, tables_as_files
 from extembed_cli.jobs.spark_vectors import join_tables, tables_to_join
 from extembed_cli.jobs.survey import SurveyResults, survey
 from extembed_cli.jobs.warnings import result_warnings
-from extembed_cli.kernels.residuals import DAY_US
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 
@@ -69,7 +56,6 @@ if TYPE_CHECKING:
 
 _ROWS_OF_A_BUCKET = 2**20
 _BUCKETS_OF_A_CORE = 4  # Spark hashes the numbers of buckets, and some fall on one another
-_ROWS_OF_A_WINDOW = 2**20  # of days, for residuals
 
 
 @dataclass(frozen=True)
@@ -211,14 +197,14 @@ class SparkPasses:
         """Read, shuffle and compute a pass; its features are left on Spark."""
         spec, cluster, watch = opened.spec, self.cluster, self.run.watch
         with watch.timing("read") as cost:
-            rows, events, candidates = self._read(opened)
+            rows, events, candidates = read_logs(cluster, opened, watch)
             cost.add(rows=events.rows + candidates.rows, bytes=sum(table.bytes for table in opened.logs))
             ids = read_ids(opened, vectors=True)
-            vocabulary = self._vocabulary(rows, ids_of_all(spec, ids))
+            vocabulary = partners_of(cluster, rows, ids_of_all(spec, ids))
         event_rows = rows
         if any(target.residual is not None for target in spec.targets):
             with watch.timing("residuals"):
-                event_rows = self._residuals(spec, rows, events)
+                event_rows = with_residuals(cluster, spec, rows, events)
         loaded = Loaded(opened.complete(), events, candidates, vocabulary, ids, vectors_as_of(spec, events))
         of_events, of_candidates = only(event_rows, EVENTS), only(rows, CANDIDATES)
         task: ComputeBucket
@@ -295,76 +281,6 @@ class SparkPasses:
         self, spec: Spec, shared: Shared, loaded: Loaded, name: str
     ) -> tuple[Spec, tuple[Column, ...], int, str, int, tuple[str, ...]]:
         return spec, tuple(shared.columns), loaded.vectors_as_of, name, self.part_rows, self.required
-
-    def _read(self, opened: Opened) -> tuple[DataFrame, EventCounts, CandidateCounts]:
-        """Return the packets of the logs, read once, and their counts; raise all problems of the inputs."""
-        spec = opened.spec
-        splits = list(Split.of(EVENTS, opened.complete().interactions, reading.SPLIT_ROWS))
-        if opened.candidates is not None:
-            splits += Split.of(CANDIDATES, opened.candidates, reading.SPLIT_ROWS)
-        by = "item" if any(target.residual is not None for target in spec.targets) else spec.side.owner
-        task = ReadSplit(spec, splits, self.cluster.buckets, by)
-        rows = self.cluster.keep(self.cluster.numbered(task, len(splits)))
-        try:
-            packets = self.cluster.collect("read", rows, COUNTS)
-        except (DataError, InputError, SpecError):
-            self._raise_as_locally(opened, rows, splits)
-            raise
-        events, candidates = EventCounts(), CandidateCounts()
-        for packet in sorted(packets, key=lambda packet: packet.key):
-            if splits[packet.key].kind == EVENTS:
-                events.add(EventCounts(**packet.value))
-            else:
-                candidates.add(CandidateCounts(**packet.value))
-        return rows, events, candidates
-
-    def _raise_as_locally(self, opened: Opened, rows: DataFrame, splits: Sequence[Split]) -> None:
-        """Read the files with problems here: a task sees a piece of a file, and messages are about whole ones."""
-        numbers = {packet.key for packet in packets_in(self.cluster.run("read", only(rows).toArrow))}
-        bad: dict[str, set[int]] = {EVENTS: set(), CANDIDATES: set()}
-        for number in numbers:
-            bad[splits[number].kind].add(splits[number].part)
-
-        def of_files(table: Table | None, parts: set[int]) -> Table | None:
-            return None if table is None else Table(table.label, tuple(table.parts[part] for part in sorted(parts)))
-
-        here = replace(
-            opened,
-            interactions=of_files(opened.interactions, bad[EVENTS]),
-            candidates=of_files(opened.candidates, bad[CANDIDATES]),
-        )
-        load(here, self.run.watch, sample_layout(here), vectors=True)
-
-    def _vocabulary(self, rows: DataFrame, others: Sequence[pl.Series]) -> Vocabulary:
-        """Return all partners of the logs, and of other ids."""
-        different = self.cluster.grouped(only(rows, IDS), DifferentIds())
-        frames = [packet.frame for packet in self.cluster.collect("ids", different, IDS)]
-        frames += [ids.drop_nulls().to_frame("id") for ids in others]
-        if not frames:
-            return Numbering().vocabulary()
-        ids = rows_together(frames, "id")["id"].unique().sort()
-        return Vocabulary(ids, np.arange(len(ids), dtype=np.int32))
-
-    def _residuals(self, spec: Spec, rows: DataFrame, events: EventCounts) -> DataFrame:
-        """Return the events with the residuals of their targets, by bucket of the owner."""
-        if events.oldest is None or events.newest is None:
-            return rows
-        cluster, origin = self.cluster, events.oldest
-        days = max(1, (events.newest - origin) // DAY_US * _ROWS_OF_A_WINDOW // events.usable)
-        of_items = cluster.grouped(only(rows, EVENTS), ItemMeans(spec, origin, days))
-        windows = cluster.keep(of_items)
-        before = earlier_days(
-            spec, origin, cluster.collect("residuals", cluster.grouped(windows, DaysOfWindow(spec, origin)), DAYS)
-        )
-        by_user = needs_user_residuals(spec)
-        by = "user" if by_user else spec.side.owner
-        task = WindowResiduals(spec, origin, before, cluster.buckets, by, is_last=not by_user)
-        results = cluster.keep(cluster.grouped(windows, task))
-        if by_user:
-            results = cluster.keep(cluster.grouped(results, UserResiduals(spec, cluster.buckets)))
-        for packet in cluster.collect("residuals", results, COUNTS):
-            events.add(EventCounts(null_targets=packet.value))
-        return results
 
     def _vectors(self, job: Job, computed: DataFrame) -> list[list[VectorPart]]:
         """Return the vectors of owners by file, collected into files of the driver."""
