@@ -63,7 +63,11 @@ def spark_session() -> Any:
     folder = tempfile.mkdtemp()
     os.environ["SPARK_WORKER_DIR"] = folder  # else the executors' logs are among the installed packages
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    builder = SparkSession.builder.master(os.environ["EXTEMBED_TEST_MASTER"]).config("spark.local.dir", folder)
+    builder = (
+        SparkSession.builder.master(os.environ["EXTEMBED_TEST_MASTER"])
+        .config("spark.local.dir", folder)
+        .config("spark.sql.warehouse.dir", folder)
+    )
     for key, value in _SETTINGS.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
