@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -125,12 +126,10 @@ class LocalPasses:
 
     def known(self, columns: Sequence[str]) -> dict[str, int]:
         """Return the number of candidates for which each of some columns has a value."""
-        return {
-            name: sum(int(np.count_nonzero(~np.isnan(part.columns[name]))) for part in parts)
-            for parts in self.features
-            for name in (parts[0].columns if parts else ())
-            if name in columns
-        }
+        counts: Counter[str] = Counter()
+        for part in (part for parts in self.features for part in parts):
+            counts.update(part.known(columns))
+        return dict(counts)
 
     def write(self, stage: Staged, output: Path, table: FeatureTable) -> str:
         """Stage the features of all passes; return the SHA-256 of the output."""

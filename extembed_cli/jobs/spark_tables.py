@@ -61,7 +61,7 @@ def tables_as_files(
             "embeddings": with_files(spec.embeddings),
             "user_embeddings": with_files(spec.user_embeddings),
         }
-        yield (spec.model_copy(update=changes) if names else spec), names
+        yield spec.model_copy(update=changes), names
 
 
 def _write(session: SparkSession, path: str, target: str, watch: Watch) -> None:

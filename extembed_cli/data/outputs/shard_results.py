@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ class FeaturePart:
         else:
             order = np.argsort(rows)
         return cls(rows[order], dict(zip(columns, mapped(lambda values: values[order], columns.values()), strict=True)))
+
+    def known(self, names: Collection[str]) -> dict[str, int]:
+        """Return the number of rows with a value, for those of some columns that the part has."""
+        return {name: int(np.count_nonzero(~np.isnan(each))) for name, each in self.columns.items() if name in names}
 
     def save(self, path: Path) -> FeaturePart:
         """Write the part to a file; return it mapped from there."""

@@ -97,7 +97,7 @@ class Cluster:
 
     def keep(self, table: DataFrame) -> DataFrame:
         """Return the table, which is computed once and then kept on the executors' disks."""
-        from pyspark import StorageLevel  # noqa: PLC0415
+        from pyspark import StorageLevel
 
         kept = table.persist(StorageLevel.DISK_ONLY)
         self._kept.append(kept)
@@ -159,7 +159,10 @@ class Cluster:
                 while not waited([running], _SECONDS).done:  # Spark may not have got the job yet
                     with suppress(Exception):  # Java may be gone
                         self.context.cancelJobGroup(group)
-                raise _as_ours(error) from error
+                ours = _as_ours(error)
+                if ours is error:
+                    raise
+                raise ours from error
         self.tasks += self._counts(group)[0]
         return result
 
@@ -192,7 +195,7 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
     Spark's own messages are dropped unless `loud`: those of a run come through `Cluster`.
     """
     try:
-        from pyspark.sql import SparkSession  # noqa: PLC0415
+        from pyspark.sql import SparkSession
     except ImportError:
         raise SpecError(f"--engine spark needs {to_install(['pyspark'], 'spark')}") from None
     running = SparkSession.getActiveSession()
@@ -218,7 +221,7 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
             raise SpecError(
                 f"--engine spark: Spark does not start: {first_line(error)}; -v -v shows what it says"
             ) from error
-        if not loud:
+        if not loud and not submitted:
             session.sparkContext.setLogLevel("OFF")
     try:
         yield session
@@ -254,7 +257,7 @@ def _quiet(*, loud: bool) -> Iterator[None]:
 
 def _defaults(master: str | None, *, submitted: bool) -> dict[str, str]:
     """Return the settings of a session that this program starts, without those that spark-submit has set."""
-    from pyspark import SparkConf  # noqa: PLC0415
+    from pyspark import SparkConf
 
     defaults = dict(_DEFAULTS)
     if master is not None and master.startswith("local"):  # else Spark makes a folder in the working directory

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from extembed_cli.arrays import Values
 from extembed_cli.data.columns.ids import rows_together
 from extembed_cli.data.inputs.candidates import no_candidates
 from extembed_cli.data.inputs.encode import encode
@@ -64,7 +62,7 @@ class ComputeBucket(Grouped):
             "flagged": result.flagged,
             "tally": asdict(result.tally),
             "coverage": asdict(result.coverage),
-            "known": known_values(result.features.columns, self.required),
+            "known": result.features.known(self.required),
         }
         yield packet_of_value(key, ABOUT, about)
 
@@ -84,11 +82,6 @@ def feature_part(frame: pl.DataFrame) -> FeaturePart:
 def vector_part(frame: pl.DataFrame) -> VectorPart:
     """Return the vectors of owners that a packet has."""
     return VectorPart(frame["owner"], frame["vector"].to_numpy())
-
-
-def known_values(columns: dict[str, Values], names: Sequence[str]) -> dict[str, int]:
-    """Return the number of values that are not null, of some columns."""
-    return {name: int(np.count_nonzero(~np.isnan(columns[name]))) for name in names if name in columns}
 
 
 def _frame(part: VectorPart) -> pl.DataFrame:

@@ -99,6 +99,5 @@ def frames_in(table: pa.Table, kind: str) -> list[pl.DataFrame]:
 
 
 def _batch(packets: list[Packet]) -> pa.RecordBatch:
-    data = [bytes(packet.data) for packet in packets]
-    columns = [pa.array([packet.key for packet in packets]), pa.array([packet.kind for packet in packets]), data]
-    return pa.RecordBatch.from_arrays([*columns[:2], pa.array(data, pa.binary())], schema=_FIELDS)
+    keys, kinds = [packet.key for packet in packets], [packet.kind for packet in packets]
+    return pa.record_batch([keys, kinds, [bytes(packet.data) for packet in packets]], schema=_FIELDS)

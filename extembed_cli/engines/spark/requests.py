@@ -15,7 +15,7 @@ from extembed_cli.data.columns.labels import NO_TIME
 from extembed_cli.data.columns.times import times_us
 from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.outputs.shard_results import FeaturePart, block_of, known_in
-from extembed_cli.engines.spark.computing import ABOUT, FEATURES, feature_part, known_values, packets_of_features
+from extembed_cli.engines.spark.computing import ABOUT, FEATURES, feature_part, packets_of_features
 from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value, packets_by
 from extembed_cli.engines.spark.tasks import Grouped, buckets_of
 from extembed_cli.features.within import mixed_requests, within_values
@@ -94,6 +94,7 @@ class WithinRequests(Grouped):
         columns: dict[str, Values] = {}
         for name, kinds in self.kinds.items():
             columns |= within_values(rows[name].to_numpy(), requests, kinds)
-        yield from packets_of_features(FeaturePart(rows["row"].to_numpy(), columns), self.part_rows)
-        about = {"known": known_values(columns, self.required), "mixed": mixed, "requests": known}
+        part = FeaturePart(rows["row"].to_numpy(), columns)
+        yield from packets_of_features(part, self.part_rows)
+        about = {"known": part.known(self.required), "mixed": mixed, "requests": known}
         yield packet_of_value(key, ABOUT, about)

@@ -46,7 +46,7 @@ def empty(name: str) -> None:
 
 def shipped(name: str) -> Path:
     """Return the folder on this executor."""
-    from pyspark import SparkFiles  # noqa: PLC0415  slow to import
+    from pyspark import SparkFiles
 
     return Path(SparkFiles.get(name))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -54,12 +55,12 @@ def _problem(key: int, error: ExtembedError) -> Packet:
     return packet_of_value(key, PROBLEM, {"type": type(error).__name__, "args": [*map(str, error.args)]})
 
 
-class Grouped:
+class Grouped(ABC):
     """A task for each group of packets, given to `applyInArrow`, or for two groups of one key. Subclass it."""
 
+    @abstractmethod
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the packets of one group."""
-        raise NotImplementedError
 
     def __call__(self, key: tuple[pa.Scalar, ...], *groups: pa.Table) -> pa.Table:
         problems = [packet for group in groups for packet in packets_in(group, PROBLEM)]
@@ -69,12 +70,12 @@ class Grouped:
         return table_of(caught(number, self.packets(number, *groups)))
 
 
-class Numbered:
+class Numbered(ABC):
     """A task for each number of a range, given to `mapInArrow`. Subclass it."""
 
+    @abstractmethod
     def packets(self, number: int) -> Iterator[Packet]:
         """Yield the packets of one number."""
-        raise NotImplementedError
 
     def __call__(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:

@@ -167,11 +167,7 @@ class JoinVectors(Grouped):
         places = np.minimum(np.searchsorted(slots, pairs["slot"].to_numpy()), len(slots) - 1)
         met = slots[places] == pairs["slot"].to_numpy()
         buckets, places = pairs["bucket"].to_numpy()[met], places[met]
-        order = np.lexsort((places, buckets))
-        buckets, places = buckets[order], places[order]
-        cuts = np.flatnonzero(np.append(True, buckets[1:] != buckets[:-1])) if len(buckets) else buckets
-        for low, high in zip(cuts.tolist(), [*cuts[1:].tolist(), len(buckets)], strict=False):
-            yield from packets_of(int(buckets[low]), _kind(self.matrix), table[places[low:high]])
+        yield from packets_by(buckets, _kind(self.matrix), table[places])
         yield packet_of_value(key, ABOUT, {"items_with_vector": len(np.unique(places))})
 
 
