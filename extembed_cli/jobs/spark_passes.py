@@ -26,16 +26,15 @@ from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.engines.base import Job, Results
 from extembed_cli.engines.spark import computing
 from extembed_cli.engines.spark.cluster import Cluster, only, spark_session, temporary_folder
-from extembed_cli.engines.spark.computing import ABOUT, FEATURES, VECTORS, ComputeBucket
+from extembed_cli.engines.spark.computing import ABOUT, FEATURES, VECTORS, BucketState, ComputeBucket, ShippedState
 from extembed_cli.engines.spark.packets import Packet
 from extembed_cli.engines.spark.reading import CANDIDATES, EVENTS
 from extembed_cli.engines.spark.requests import REQUESTS, ByRequest, WithinRequests
-from extembed_cli.engines.spark.vectors import ComputeJoined
+from extembed_cli.engines.spark.vectors import JoinedState
 from extembed_cli.engines.spark.writing import WRITTEN, WritePart, not_shared, rows_of_part
 from extembed_cli.errors import ResourceError
 from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns
-from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.within import check_moments, kinds_of
 from extembed_cli.jobs.derivation import Derived, derive
 from extembed_cli.jobs.options import RunOptions
@@ -207,19 +206,20 @@ class SparkPasses:
                 event_rows = with_residuals(cluster, spec, rows, events)
         loaded = Loaded(opened.complete(), events, candidates, vocabulary, ids, vectors_as_of(spec, events))
         of_events, of_candidates = only(event_rows, EVENTS), only(rows, CANDIDATES)
-        task: ComputeBucket
+        state: BucketState
         with watch.timing("vectors") as cost:
             tables = loaded.inputs.embeddings.values()
             to_join = tables_to_join(spec, loaded.inputs, self.options.ship_bytes)
             if to_join:
                 of_logs = of_events.union(of_candidates)
-                shared, task, vectors = self._joined(loaded, spec, to_join, of_logs, derived, surveyed)
+                shared, state, vectors = self._joined(loaded, spec, to_join, of_logs, derived, surveyed)
                 of_candidates = of_candidates.union(vectors)
             else:
-                shared, task = self._shipped(loaded, opened, derived, surveyed)
+                shared, state = self._shipped(loaded, opened, derived, surveyed)
             cost.add(rows=sum(table.rows for table in tables), bytes=sum(table.bytes for table in tables))
         job = Job(spec, shared, loaded.vectors_as_of)
         with watch.timing("compute") as cost:
+            task = ComputeBucket(spec, state, loaded.vectors_as_of, self.part_rows, self.required)
             computed = cluster.keep(cluster.cogrouped(of_events, of_candidates, task))
             about = cluster.collect("compute", computed, ABOUT)
             results = _results(packet.value for packet in about)
@@ -233,14 +233,13 @@ class SparkPasses:
 
     def _shipped(
         self, loaded: Loaded, opened: Opened, derived: Derived, surveyed: SurveyResults
-    ) -> tuple[Shared, ComputeBucket]:
+    ) -> tuple[Shared, ShippedState]:
         """Prepare the state of all buckets here, and send it to each executor."""
         spec, run, folder = opened.spec, self.run, self.folder / "shared"
         sources = Sources(cache_of(opened, run.options), derived, surveyed.by_technique)
         tables = loaded.inputs.embeddings
         shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, run.mapped, folder, sources)
-        name = self.cluster.ship(folder)
-        return shared, ComputeBucket(*self._task(spec, shared, loaded, name))
+        return shared, ShippedState(spec, shared.columns, self.cluster.ship(folder))
 
     def _joined(
         self,
@@ -250,7 +249,7 @@ class SparkPasses:
         rows: DataFrame,
         derived: Derived,
         surveyed: SurveyResults,
-    ) -> tuple[Shared, ComputeJoined, DataFrame]:
+    ) -> tuple[Shared, JoinedState, DataFrame]:
         """Join the vectors of some tables to the rows; return the state without them, and their packets by bucket."""
         run, folder, inputs = self.run, self.folder / "kept", loaded.inputs
         ids = {name: loaded.ids[name] for name in names}
@@ -273,14 +272,9 @@ class SparkPasses:
             if each.matrix in shared.embeddings:
                 matrix = shared.embeddings[each.matrix]
                 shared.embeddings[each.matrix] = replace(matrix, report=each.report)
-        base = self._task(spec, shared, loaded, shipped)
-        task = ComputeJoined(*base, tuple(joined.tables), about, dict(surveyed.by_technique))
-        return shared, task, joined.vectors
-
-    def _task(
-        self, spec: Spec, shared: Shared, loaded: Loaded, name: str
-    ) -> tuple[Spec, tuple[Column, ...], int, str, int, tuple[str, ...]]:
-        return spec, tuple(shared.columns), loaded.vectors_as_of, name, self.part_rows, self.required
+        tables = tuple(joined.tables)
+        state = JoinedState(spec, shared.columns, tables, about, shipped, dict(surveyed.by_technique))
+        return shared, state, joined.vectors
 
     def _vectors(self, job: Job, computed: DataFrame) -> list[list[VectorPart]]:
         """Return the vectors of owners by file, collected into files of the driver."""

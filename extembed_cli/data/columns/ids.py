@@ -173,6 +173,16 @@ def same_type(*series: pl.Series) -> list[pl.Series]:
     return [s.cast(dtype) for s in series]
 
 
+def places_among(ids: pl.Series, ordered: pl.Series) -> NDArray[np.int64]:
+    """Return the place of each id in a series in order, by bisection; -1 where it is not there, and for null."""
+    ids, ordered = same_type(ids, ordered)
+    if not len(ordered):
+        return np.full(len(ids), -1, np.int64)
+    places = np.minimum(ordered.search_sorted(ids).to_numpy(), len(ordered) - 1).astype(np.int64)
+    met = (ids == ordered.gather(places)).fill_null(value=False)
+    return np.where(met.to_numpy(), places, -1)
+
+
 def rows_together(frames: Sequence[pl.DataFrame], *columns: str) -> pl.DataFrame:
     """Return the rows of frames, with the ids of some columns in one type."""
     ids = {name: same_type(*(frame[name] for frame in frames)) for name in columns}

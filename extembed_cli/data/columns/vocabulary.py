@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Nums
-from extembed_cli.data.columns.ids import same_type
+from extembed_cli.data.columns.ids import places_among, same_type
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,11 @@ class Vocabulary:
             numbers = rows["partner_number"].fill_null(len(self.ranks))
             nums: Nums = np.append(self.ranks, np.int32(-1))[numbers.to_numpy()]
             return nums
-        known, ids = same_type(self.ids, rows["partner"])
-        present = ids.is_not_null()
-        if not len(known):
-            return np.full(len(ids), -1, np.int32)
-        places = np.minimum(known.search_sorted(ids).to_numpy(), len(known) - 1).astype(np.int32)
-        unknown = int((present & (ids != known.gather(places))).sum())
+        places = places_among(rows["partner"], self.ids)
+        unknown = int(np.count_nonzero(places < 0)) - rows["partner"].null_count()
         if unknown:
             raise KeyError(f"{unknown:,} ids are not in the vocabulary")
-        return np.where(present.to_numpy(), places, np.int32(-1))
+        return places.astype(np.int32)
 
 
 class Numbering:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Nums, Values
-from extembed_cli.data.columns.ids import same_type
+from extembed_cli.data.columns.ids import places_among, same_type
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder, is_mapped, zeros
 from extembed_cli.kernels.segments import ragged
@@ -208,9 +208,8 @@ class TableVectors:
 
     def _rows_of(self, ids: pl.Series) -> tuple[Ints, Ints]:
         """Return the places of some ids and their rows, as pairs: the rows of an id follow each other."""
-        ids, known = same_type(ids, self._runs["id"])
-        places = np.minimum(known.search_sorted(ids).to_numpy(), max(0, len(known) - 1))
-        found = np.flatnonzero((ids == known.gather(places)).fill_null(value=False)) if len(known) else places[:0]
+        places = places_among(ids, self._runs["id"])
+        found = np.flatnonzero(places >= 0)
         first, counts = (self._runs[part].to_numpy()[places[found]] for part in ("first", "rows"))
         return np.repeat(found, counts), ragged(first, counts)
 

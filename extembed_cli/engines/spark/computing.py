@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -26,26 +27,47 @@ from extembed_cli.spec.model import Spec
 FEATURES, ABOUT, VECTORS = "features", "about", "vectors"
 
 
+class BucketState(Protocol):
+    """Where the state for a bucket comes from."""
+
+    def of_bucket(self, *groups: pa.Table) -> Shared:
+        """Return the state, given the packets of the bucket."""
+
+
+@dataclass(frozen=True)
+class ShippedState:
+    """The state of all buckets, which was shipped."""
+
+    spec: Spec
+    columns: list[Column]
+    name: str
+
+    def of_bucket(self, *groups: pa.Table) -> Shared:
+        """Return the state, which a worker opens once: the tasks of a pass follow each other."""
+        if self.name not in _OPEN:
+            _OPEN.clear()
+            _OPEN[self.name] = Shared.open(self.spec, self.columns, shipped(self.name))
+        return _OPEN[self.name]
+
+
+_OPEN: dict[str, Shared] = {}
+"""The shared state that this worker has opened, by its name"""
+
+
 @dataclass(frozen=True)
 class ComputeBucket(Grouped):
     """Returns the features of a bucket by part of the output, the vectors of its owners, and counts."""
 
     spec: Spec
-    columns: tuple[Column, ...]
+    state: BucketState
     vectors_as_of: int
-    shared: str
-    """The name under which the shared state was shipped"""
     part_rows: int
     required: tuple[str, ...]
     """Features whose values are counted"""
 
-    def state(self, *groups: pa.Table) -> Shared:
-        """Return the state that all buckets share."""
-        return _opened(self.spec, self.columns, self.shared)
-
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the results of the events and the candidates of a bucket."""
-        shared = self.state(*groups)
+        shared = self.state.of_bucket(*groups)
         job = Job(self.spec, shared, self.vectors_as_of)
         events, candidates = (
             _rows(self.spec, frames_in(group, kind), empty)
@@ -97,14 +119,3 @@ def _rows(spec: Spec, frames: list[pl.DataFrame], empty: pl.DataFrame) -> pa.Tab
         return ipc.to_arrow(empty)
     rows = rows_together(frames, "user", "item")
     return ipc.to_arrow(rows.rename({side.owner: "owner", side.partner: "partner"}))
-
-
-_OPEN: dict[str, Shared] = {}
-"""The shared state that this worker has opened, by its name: the tasks of a pass follow each other"""
-
-
-def _opened(spec: Spec, columns: Sequence[Column], name: str) -> Shared:
-    if name not in _OPEN:
-        _OPEN.clear()
-        _OPEN[name] = Shared.open(spec, list(columns), shipped(name))
-    return _OPEN[name]

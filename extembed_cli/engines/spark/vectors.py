@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
-from extembed_cli.data.columns.ids import rows_together, same_type
+from extembed_cli.data.columns.ids import places_among, rows_together
 from extembed_cli.data.columns.vector_columns import VectorColumns
 from extembed_cli.data.columns.vocabulary import Vocabulary
 from extembed_cli.data.files.parquet import Table
@@ -23,12 +23,13 @@ from extembed_cli.data.inputs.embeddings import normalize_vectors, sum_of_vector
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.data.shards.matrices import EmbeddingMatrix, TableVectors
-from extembed_cli.engines.spark.computing import ABOUT, ComputeBucket
+from extembed_cli.engines.spark.computing import ABOUT
 from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value, packets_by, packets_of
 from extembed_cli.engines.spark.reading import CANDIDATES, EVENTS
 from extembed_cli.engines.spark.shipping import shipped
 from extembed_cli.engines.spark.tasks import Grouped, Numbered
 from extembed_cli.features.prepare import Shared, Sources, gramian_of_piece, prepare
+from extembed_cli.features.technique.columns import Column
 from extembed_cli.features.technique.protocol import TableTotals
 from extembed_cli.spec.model import Spec
 from extembed_cli.spec.tables import Matrix
@@ -130,21 +131,9 @@ class NeededSlots(Grouped):
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the slots with the bucket that needs them."""
         side = self.spec.side
-        role = side.owner if self.of_owners else side.partner
-        ids = [
-            frame.select(pl.col(role).alias("id"))
-            for kind in (EVENTS, CANDIDATES)
-            for frame in frames_in(groups[0], kind)
-        ]
-        if not ids:
-            return
-        wanted = rows_together(ids, "id")["id"].drop_nulls().unique()
-        known = _ids(self.ids)
-        wanted, known = same_type(wanted, known)
-        if not len(known):
-            return
-        places = np.minimum(known.search_sorted(wanted).to_numpy(), len(known) - 1).astype(np.int64)
-        slots = np.sort(places[(known.gather(places) == wanted).to_numpy()])
+        wanted = _different_ids(side.owner if self.of_owners else side.partner, *groups)
+        places = places_among(wanted, _ids(self.ids))
+        slots = np.sort(places[places >= 0])
         frame = pl.DataFrame({"slot": slots}).with_columns(bucket=pl.lit(key, pl.Int64))
         yield from packets_by(slots // self.piece, NEEDED, frame)
 
@@ -199,32 +188,29 @@ class JoinedTable:
 
 
 @dataclass(frozen=True)
-class ComputeJoined(ComputeBucket):
-    """The same as `ComputeBucket`, with vectors that were joined to the bucket's rows."""
+class JoinedState:
+    """The state of a bucket, from vectors that were joined to its rows."""
 
+    spec: Spec
+    columns: list[Column]
     tables: tuple[JoinedTable, ...]
     kept: tuple[tuple[Matrix, dict[str, Any]], ...]
     """Tables that were shipped, as `TableVectors.open` takes them"""
+    name: str
+    """Of the folder that these were shipped in"""
     surveyed: dict[str, Any]
 
-    def state(self, *groups: pa.Table) -> Shared:
-        """Return the state of this bucket: the vocabulary of its partners, and their vectors."""
-        side = self.spec.side
-        ids = [
-            frame.select(pl.col(side.partner).alias("id"))
-            for group, kind in zip(groups, (EVENTS, CANDIDATES), strict=True)
-            for frame in frames_in(group, kind)
-        ]
-        partners = (rows_together(ids, "id") if ids else pl.DataFrame({"id": []}))["id"].drop_nulls().unique().sort()
+    def of_bucket(self, *groups: pa.Table) -> Shared:
+        """Return the state for the vocabulary of the bucket's partners."""
+        partners = _different_ids(self.spec.side.partner, *groups).sort()
         vocabulary = Vocabulary(partners, np.arange(len(partners), dtype=np.int32))
-        folder = ArrayFolder(shipped(self.shared))
+        folder = ArrayFolder(shipped(self.name))
         vectors = {matrix: TableVectors.open(folder, about) for matrix, about in self.kept}
         for number, table in enumerate(self.tables):
             vectors[table.matrix] = table.of_bucket(frames_in(groups[1], _kind(number)))
         totals = {table.matrix: table.totals for table in self.tables if table.totals is not None}
-        return prepare(
-            self.spec, {}, {}, vocabulary, sources=Sources(None, vectors, self.surveyed, totals, list(self.columns))
-        )
+        sources = Sources(None, vectors, self.surveyed, totals, self.columns)
+        return prepare(self.spec, {}, {}, vocabulary, sources=sources)
 
 
 def write_ids(folder: Path, ids: pl.Series, slot_of_row: Ints) -> dict[str, Any]:
@@ -232,6 +218,14 @@ def write_ids(folder: Path, ids: pl.Series, slot_of_row: Ints) -> dict[str, Any]
     folder.mkdir()
     ipc.write_table(folder / _IDS, ipc.to_arrow(ids.to_frame("id")))
     return ArrayFolder(folder).put("slots", slot_of_row)
+
+
+def _different_ids(role: str, *groups: pa.Table) -> pl.Series:
+    """Return the different ids of users or items in the rows of a bucket."""
+    frames = [frame for group in groups for kind in (EVENTS, CANDIDATES) for frame in frames_in(group, kind)]
+    if not frames:
+        return pl.Series(dtype=pl.Int64)
+    return rows_together([frame.select(pl.col(role).alias("id")) for frame in frames], "id")["id"].drop_nulls().unique()
 
 
 def _ids(name: str) -> pl.Series:
