@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from extembed_cli.errors import SpecError, did_you_mean
+from extembed_cli.errors import SpecError
 
 if TYPE_CHECKING:
     from extembed_cli.jobs.options import RunOptions
-    from extembed_cli.spec.model import Spec
-    from extembed_cli.system.progress import Watch
-
-    Job: TypeAlias = Callable[[Spec, RunOptions, Watch], dict[str, Any]]
 
 RUN, WHAT, TIME = "How to run", "What to compute", "Time"
 
@@ -291,7 +286,7 @@ class MachineFlags:
         from extembed_cli.system.memory import free
 
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        allowed = free() if self.memory is None else _bytes("--memory", self.memory)
+        allowed = free() if self.memory is None else bytes_of("--memory", self.memory)
         return RunOptions(self.workers or cores, allowed, **more)
 
 
@@ -347,75 +342,8 @@ class RunFlags(ResourceFlags, SpecFlags):
         return self.run_options(scratch=self.scratch, cache=self.cache, fresh=self.fresh)
 
 
-@dataclass(kw_only=True)
-class EngineFlags:
-    """Where a job runs, as flags."""
-
-    engine: Annotated[
-        str,
-        option(
-            "--engine",
-            metavar="local|spark",
-            help="Where to run: in this process, or on Spark (extra `spark`, Java 17).",
-            panel=RUN,
-        ),
-    ] = "local"
-    master: Annotated[
-        str | None,
-        option(
-            "--master",
-            metavar="URL",
-            help="Spark: its master, such as `yarn` or `local-cluster[2,1,1024]`.  [default: Spark's own settings]",
-            panel=RUN,
-        ),
-    ] = None
-    conf: Annotated[
-        list[str] | None,
-        option("--conf", metavar="KEY=VALUE", help="Spark: a setting of the session. Repeatable.", panel=RUN),
-    ] = None
-    buckets: Annotated[
-        int | None,
-        option("--buckets", min=1, metavar="N", help="Spark: parts of the owners.  [default: by the rows]", panel=RUN),
-    ] = None
-
-    ship: Annotated[
-        str | None,
-        option(
-            "--ship",
-            metavar="SIZE",
-            help="Spark: send vectors of up to this size to each executor; join larger ones to the rows that need "
-            "them.  [default: 4GiB]",
-            panel=RUN,
-        ),
-    ] = None
-
-    def job(self, *, loud: bool, dry_run: bool) -> Job:
-        """Return the function that runs a job; raise if flags do not fit the engine."""
-        from extembed_cli.jobs.run import run_job
-
-        of_spark = {"--master": self.master, "--conf": self.conf, "--buckets": self.buckets, "--ship": self.ship}
-        if self.engine == "local":
-            for flag, value in of_spark.items():
-                if value is not None:
-                    raise SpecError(f"{flag}: is for --engine spark")
-            return run_job
-        if self.engine != "spark":
-            raise SpecError(f"--engine {self.engine}: no such engine{did_you_mean(self.engine, ['local', 'spark'])}")
-        if dry_run:
-            raise SpecError("--dry-run: plans a local run; leave out --engine spark")
-        from extembed_cli.jobs.spark_passes import SparkOptions, run_on_spark
-
-        conf = dict(pair.partition("=")[::2] for pair in self.conf or ())
-        for key, value in conf.items():
-            if not key.startswith("spark.") or not value:
-                raise SpecError(f"--conf {key}: write KEY=VALUE, such as spark.executor.memory=8g")
-        options = SparkOptions(self.master, conf, buckets=self.buckets, loud=loud)
-        if self.ship is not None:
-            options = replace(options, ship_bytes=_bytes("--ship", self.ship))
-        return functools.partial(run_on_spark, spark=options)
-
-
-def _bytes(flag: str, text: str) -> int:
+def bytes_of(flag: str, text: str) -> int:
+    """Return the size that a flag gives; raise if it is none."""
     from extembed_cli.system.memory import size
 
     number = size(text)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from extembed_cli.cli import console
+from extembed_cli.cli.engine import EngineFlags
 from extembed_cli.cli.expand import expand
-from extembed_cli.cli.options import EngineFlags, Output, RunFlags, ShowFlags, SpecPath
+from extembed_cli.cli.options import Output, RunFlags, ShowFlags, SpecPath
 from extembed_cli.errors import counted
 
 if TYPE_CHECKING:

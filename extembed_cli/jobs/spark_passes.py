@@ -141,7 +141,7 @@ class SparkPasses:
 
     def write(self, stage: Staged, output: Path, table: FeatureTable) -> str:
         """Stage the features of all passes; return the SHA-256 of the output."""
-        features = reduce(lambda one, other: one.union(other), self.features)
+        features = self._all_features()
         numbers = range(len(table.parts()))
         if output.suffix == ".parquet":
             path = stage.temporary(output)
@@ -149,7 +149,7 @@ class SparkPasses:
             return file_digest(path)
         folder = stage.new_folder(output)
         url = self.run.urls.get(str(output))
-        task = WritePart(table, folder, self.part_rows, url)
+        task = WritePart(table, folder, url)
         written = self.cluster.collect(
             "write", self.cluster.grouped(self._all_parts(features, len(numbers)), task), WRITTEN
         )
@@ -171,6 +171,9 @@ class SparkPasses:
             "cached_embeddings": [],
         }
 
+    def _all_features(self) -> DataFrame:
+        return reduce(lambda one, other: one.union(other), self.features)
+
     def _all_parts(self, features: DataFrame, parts: int) -> DataFrame:
         """Return features with a packet for each part of the output, which may have no feature."""
         nothing = [(number, "part", b"") for number in range(parts)]
@@ -179,7 +182,7 @@ class SparkPasses:
     def _rows(self, features: DataFrame, table: FeatureTable, number: int) -> Iterator[Any]:
         """Return the rows of a part, whose features are collected."""
         packets = self.cluster.collect("write", features.filter(features.key == number), FEATURES)
-        return rows_of_part(table, number, self.part_rows, (p.frame for p in packets if p.kind == FEATURES))
+        return rows_of_part(table, number, (p.frame for p in packets if p.kind == FEATURES))
 
     def _check_parts(self, folder: Path, parts: Sequence[dict[str, Any]]) -> None:
         """Raise if the driver does not see what tasks have written; remove what failed attempts have left."""
@@ -294,10 +297,9 @@ class SparkPasses:
         spec, cluster = self.run.spec, self.cluster
         kinds = kinds_of(output_columns(spec))
         with self.run.watch.timing("within") as cost:
-            features = reduce(lambda one, other: one.union(other), self.features)
             task = ByRequest(spec, candidates, tuple(kinds), self.part_rows, cluster.buckets)
             parts = -(-candidates.rows // self.part_rows)
-            by_request = cluster.grouped(self._all_parts(features, parts), task)
+            by_request = cluster.grouped(self._all_parts(self._all_features(), parts), task)
             within = WithinRequests(spec, kinds, self.part_rows, self.required)
             results = cluster.keep(cluster.grouped(only(by_request, REQUESTS), within))
             about = [packet.value for packet in cluster.collect("within", results, ABOUT)]

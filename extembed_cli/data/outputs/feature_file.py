@@ -101,6 +101,8 @@ class FeatureTable:
     columns: list[str]
     """Names of the features"""
     schema: pa.Schema
+    part_rows: int
+    """Of a part of a directory, at most"""
 
     @classmethod
     def of(cls, candidates: Table, columns: Mapping[str, str], metadata: dict[str, Any]) -> FeatureTable:
@@ -109,7 +111,7 @@ class FeatureTable:
         metadata = {**metadata, "columns": [*_earlier_columns(candidates), *metadata["columns"]]}
         kept = carried_over(candidates.schema, features)
         schema = pa.schema([*candidates.schema, *features], metadata={**kept, METADATA_KEY: json_bytes(metadata)})
-        return cls(candidates, list(columns), schema)
+        return cls(candidates, list(columns), schema, PART_ROWS)
 
     @property
     def rows(self) -> int:
@@ -117,7 +119,8 @@ class FeatureTable:
 
     def parts(self) -> list[tuple[int, int]]:
         """Return the rows [low, high) of each part of a directory: at least one."""
-        return [(low, min(low + PART_ROWS, self.rows)) for low in range(0, max(1, self.rows), PART_ROWS)]
+        starts = range(0, max(1, self.rows), self.part_rows)
+        return [(low, min(low + self.part_rows, self.rows)) for low in starts]
 
     def batches(self, low: int, high: int, sources: Sequence[Sequence[FeaturePart]]) -> Iterator[pa.RecordBatch]:
         """Yield the rows [low, high) in row groups.

@@ -27,9 +27,7 @@ def not_shared(folder: Path) -> str:
     return f"{folder}: Spark's tasks cannot write where the driver reads. The output must be in a folder that all share"
 
 
-def rows_of_part(
-    table: FeatureTable, index: int, part_rows: int, frames: Iterable[pl.DataFrame]
-) -> Iterator[pa.RecordBatch]:
+def rows_of_part(table: FeatureTable, index: int, frames: Iterable[pl.DataFrame]) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a part in row groups; `frames` are its features, those of each pass in any order."""
     sources: dict[tuple[str, ...], list[FeaturePart]] = {}
     for frame in frames:
@@ -38,8 +36,7 @@ def rows_of_part(
     dtypes = {name: table.schema.field(name).type.to_pandas_dtype() for name in table.columns}
     absent = dtypes.keys() - {name for names in sources for name in names}  # null in all rows of the part
     nothing = FeaturePart(np.zeros(0, np.int64), {name: np.zeros(0, dtypes[name]) for name in absent})
-    low = index * part_rows
-    return table.batches(low, min(low + part_rows, table.rows), [*sources.values(), [nothing]])
+    return table.batches(*table.parts()[index], [*sources.values(), [nothing]])
 
 
 @dataclass(frozen=True)
@@ -48,13 +45,12 @@ class WritePart(Grouped):
 
     table: FeatureTable
     folder: Path
-    part_rows: int
     url: str | None
     """The directory in a store that `folder` stands in for; None = all machines see the folder"""
 
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the part's entry in the manifest."""
-        rows = rows_of_part(self.table, key, self.part_rows, frames_in(groups[0], FEATURES))
+        rows = rows_of_part(self.table, key, frames_in(groups[0], FEATURES))
         if self.url is None:
             try:
                 part = self.table.write_part(self.folder, key, rows)
