@@ -17,7 +17,7 @@ from extembed_cli.data.columns.ids import narrowed
 from extembed_cli.data.files.commit import locked, real, staged, writing
 from extembed_cli.data.foreign.opening import ForeignTable, open_vectors
 from extembed_cli.data.foreign.source import Choices
-from extembed_cli.data.inputs.embeddings import usable_rows
+from extembed_cli.data.inputs.unit_vectors import usable_rows
 from extembed_cli.data.outputs.feature_file import VectorTable, check_target, write_vectors
 from extembed_cli.data.paths.objects import local_copy
 from extembed_cli.data.stores.filesystems import is_url

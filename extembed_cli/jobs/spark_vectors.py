@@ -17,12 +17,12 @@ from extembed_cli.data.inputs.embeddings import (
     VANISHED,
     TableIds,
     bad_vectors,
-    mean_of_sums,
     no_vectors,
     slots_of,
 )
 from extembed_cli.data.inputs.frozen import read_gramian, read_mean
 from extembed_cli.data.inputs.inputs import Inputs
+from extembed_cli.data.inputs.unit_vectors import mean_of_sums
 from extembed_cli.data.shards.matrices import SUMMED_ROWS
 from extembed_cli.engines.spark.cluster import Cluster, only
 from extembed_cli.engines.spark.computing import ABOUT

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import World
+from helpers.engines import EVERY_KEY_OF_A_FIT
 
 from extembed_cli.data.inputs.encode import encode
 from extembed_cli.data.outputs.shard_results import ShardResult
@@ -48,21 +49,14 @@ shard = encode(spec, events, candidates, shared.vocabulary)
 Job(spec, shared, as_of).compute(shard).save(Scratch(folder, {}), index)
 """
 
-GROUPS = """
+GROUPS = f"""
 weight = "rating"
 [histories.liked]
 where = "rating >= 4"
 [[aggregate]]
 half_lives = ["7d", "none"]
 thresholds = [0.3]
-[[dual]]
-histories = ["liked"]
-target = "rating - 3"
-unobserved_weight = 0.1
-bias = true
-sd = true
-user_vectors = "users.parquet"
-[[dual]]
+{EVERY_KEY_OF_A_FIT}[[dual]]
 name = "long"
 histories = ["all"]
 half_life = "30d"

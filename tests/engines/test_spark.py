@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, World, extembed, extembed_process, small_world, soak, timestamps, vectors
-from helpers.engines import LOCAL_CLUSTER, need_spark, on_spark, spark_session
+from helpers.engines import EVERY_KEY_OF_A_FIT, LOCAL_CLUSTER, need_spark, on_spark, spark_session
 
 from extembed_cli import feature_columns
-from extembed_cli.data.inputs import embeddings
+from extembed_cli.data.inputs import unit_vectors
 from extembed_cli.data.outputs import feature_file
 from extembed_cli.engines.spark import reading
 from extembed_cli.errors import ExtembedError
@@ -38,7 +38,7 @@ from extembed_cli.jobs.spark_passes import SparkOptions, run_on_spark
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
 
-EVERYTHING = """
+EVERYTHING = f"""
 weight = "rating"
 [histories.liked]
 where = "rating >= 4"
@@ -46,7 +46,7 @@ where = "rating >= 4"
 path = "text.parquet"
 center = true
 [user_embeddings.taste]
-from = { history = "liked", embedding = "text" }
+from = {{ history = "liked", embedding = "text" }}
 [user_embeddings.profile]
 path = "profile.parquet"
 [[counters]]
@@ -60,14 +60,7 @@ residual = "item+user"
 side = "item"
 [[direct]]
 user_embeddings = ["profile"]
-[[dual]]
-histories = ["liked"]
-target = "rating - 3"
-unobserved_weight = 0.1
-bias = true
-sd = true
-user_vectors = "users.parquet"
-[[dual]]
+{EVERY_KEY_OF_A_FIT}[[dual]]
 side = "all"
 target = "rating - 3"
 [within]
@@ -189,7 +182,7 @@ def test_many_parts_of_the_output_and_pieces_of_tables(
     for module, name, rows in (
         (feature_file, "PART_ROWS", 70),
         (feature_file, "ROW_GROUP", 70),
-        (embeddings, "SUMMED_ROWS", 10),
+        (unit_vectors, "SUMMED_ROWS", 10),
         (prepare, "SUMMED_ROWS", 10),
         (spark_vectors, "SUMMED_ROWS", 10),
     ):

@@ -17,6 +17,15 @@ from extembed_cli.jobs import local_passes
 from extembed_cli.jobs.layout import Layout
 from extembed_cli.jobs.run import run_job
 
+EVERY_KEY_OF_A_FIT = """[[dual]]
+histories = ["liked"]
+target = "rating - 3"
+unobserved_weight = 0.1
+bias = true
+sd = true
+user_vectors = "users.parquet"
+"""
+"""A dual group whose state, scores, deviations and vectors have to be the same wherever it runs"""
 LOCAL_CLUSTER = "local-cluster[2,1,1024]"
 _QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # a short life is not worth more of a compiler
 _SETTINGS = {

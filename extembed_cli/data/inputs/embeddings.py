@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import types
 
 from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
@@ -19,8 +18,9 @@ from extembed_cli.data.columns.times import check_time_type, times_us
 from extembed_cli.data.columns.vector_columns import VectorColumns, require_vectors
 from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.inputs.frozen import read_mean
+from extembed_cli.data.inputs.unit_vectors import mean_of_vectors, normalize_vectors, usable_rows
 from extembed_cli.data.shards.mapped_arrays import zeros
-from extembed_cli.data.shards.matrices import SUMMED_ROWS, TableVectors, places_of
+from extembed_cli.data.shards.matrices import TableVectors, places_of
 from extembed_cli.errors import DataError, Problems, listing
 from extembed_cli.spec.durations import duration_us
 from extembed_cli.spec.model import Spec
@@ -28,9 +28,6 @@ from extembed_cli.spec.tables import TableSpec, TimeColumn
 from extembed_cli.system.threads import Mapping, prefetched
 
 _ID_ROWS = 2**18  # ids read at a time
-_SUM_ROWS = 4096  # rows summed at a time for the mean: a fixed size, so that the mean's bits are fixed
-# A centred vector shorter than this share of the mean's norm is rounding error and has no direction.
-_ZERO_CENTRED = 1e-6
 _AN_ID = {"item": "an item id", "user": "a user id"}
 
 
@@ -166,7 +163,7 @@ def load_vectors(
     for (center, _), matrix in zip(kinds, matrices, strict=True):
         mean = None
         if center:
-            mean = _mean(matrix, has_vector, mapped) if frozen is None else frozen
+            mean = mean_of_vectors(matrix, has_vector, mapped) if frozen is None else frozen
         norms, vanished = normalize_vectors(matrix, has_vector, mean, mapped)
         if len(vanished) and options.bad_vectors == "error":
             raise bad_vectors(table, len(vanished), places[vanished[:5]], VANISHED)
@@ -263,59 +260,7 @@ def mean_of_table(spec: Spec, name: str, table: Table, mapped: Mapping = map) ->
     places, slots, _ = slots_of(ids, None)
     columns = VectorColumns.of(spec, name, table)
     raw, has_vector, _ = _fill(columns, slots, ids, len(places), spec.table(name), None)
-    return _mean(raw, has_vector, mapped), int(np.count_nonzero(has_vector))
-
-
-def _blocks(rows: int) -> list[slice]:
-    return [slice(low, min(low + _SUM_ROWS, rows)) for low in range(0, rows, _SUM_ROWS)]
-
-
-def _mean(raw: Floats, has_vector: Bools, mapped: Mapping) -> Doubles:
-    """Return the mean of the vectors, in float64; zeros if there are none."""
-    starts = range(0, len(has_vector), SUMMED_ROWS)
-    parts = (sum_of_vectors(raw[low : min(low + SUMMED_ROWS, len(has_vector))], mapped) for low in starts)
-    return mean_of_sums(parts, raw.shape[1], int(np.count_nonzero(has_vector)))
-
-
-def sum_of_vectors(raw: Floats, mapped: Mapping = map) -> Doubles:
-    """Return the sum of vectors (n, d), zeros where there is none, in blocks of rows: (d)."""
-    total = np.zeros(raw.shape[1])
-    for of_block in mapped(lambda at: raw[at].sum(axis=0, dtype=np.float64), _blocks(len(raw))):
-        total += of_block
-    return total
-
-
-def mean_of_sums(parts: Iterable[Doubles], dim: int, vectors: int) -> Doubles:
-    """Return the mean of so many vectors from the sums (d) of each `SUMMED_ROWS` slots, in order."""
-    mean = np.zeros(dim)
-    for part in parts:
-        mean += part
-    mean /= max(1, vectors)
-    return mean
-
-
-def normalize_vectors(
-    raw: Floats, has_vector: Bools, mean: Doubles | None, mapped: Mapping
-) -> tuple[Doubles, NDArray[np.intp]]:
-    """Subtract the mean (if given) and divide by the norm, in place, in float64: raw (n + 1, d), has_vector (n).
-
-    Return the norms (n + 1), 0 = no vector, and the slots of vectors that are zero once centred.
-    """
-    norms = np.zeros(len(raw))
-    shortest = 0.0 if mean is None else _ZERO_CENTRED * np.linalg.norm(mean)
-
-    def divide(at: slice) -> None:
-        vectors = raw[at].astype(np.float64)
-        if mean is not None:
-            vectors -= mean
-        lengths = np.sqrt(np.vecdot(vectors, vectors))
-        norms[at] = np.where(has_vector[at] & (lengths > shortest), lengths, 0)
-        vectors /= np.where(norms[at] > 0, norms[at], np.inf)[:, None]
-        raw[at] = vectors
-
-    for _ in mapped(divide, _blocks(len(has_vector))):
-        pass
-    return norms, np.flatnonzero(has_vector & (norms[:-1] == 0))
+    return mean_of_vectors(raw, has_vector, mapped), int(np.count_nonzero(has_vector))
 
 
 def bad_vectors(table: Table, count: int, examples: pl.Series, problem: str) -> DataError:
@@ -349,12 +294,3 @@ def _dense(column: pa.Array, where: str, row: int, dim: int | None) -> tuple[Val
     if values.null_count:
         values = values.cast(pa.float64())
     return values.to_numpy(zero_copy_only=False).reshape(-1, length), present
-
-
-def usable_rows(vectors: Values) -> Bools:
-    """Whether each row is finite in float32 and not zero."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        single = vectors.astype(np.float32, copy=False)
-        magnitude = np.maximum(single.max(axis=1), -single.min(axis=1))  # NaN and infinity survive a maximum
-    usable: Bools = np.isfinite(magnitude) & (magnitude > 0)
-    return usable

@@ -19,7 +19,8 @@ from extembed_cli.data.columns.ids import places_among, rows_together
 from extembed_cli.data.columns.vector_columns import VectorColumns
 from extembed_cli.data.columns.vocabulary import Vocabulary
 from extembed_cli.data.files.parquet import Table
-from extembed_cli.data.inputs.embeddings import normalize_vectors, sum_of_vectors, vectors_of
+from extembed_cli.data.inputs.embeddings import vectors_of
+from extembed_cli.data.inputs.unit_vectors import normalize_vectors, sum_of_vectors
 from extembed_cli.data.shards import ipc
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.data.shards.matrices import EmbeddingMatrix, TableVectors
