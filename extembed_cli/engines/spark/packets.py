@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,22 +46,24 @@ class Packet(NamedTuple):
 
 def packets_of(key: int, kind: str, frame: pl.DataFrame) -> Iterator[Packet]:
     """Yield a frame in packets; none if it has no rows."""
-    rows = max(1, min(_ROWS, _BYTES * len(frame) // max(1, int(frame.estimated_size()))))
-    for low in range(0, len(frame), rows):
-        sink = pa.BufferOutputStream()
-        table = ipc.to_arrow(frame[low : low + rows])
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        yield Packet(key, kind, sink.getvalue())
+    yield from packets_by(np.full(len(frame), key), kind, frame)
 
 
 def packets_by(keys: Ints, kind: str, frame: pl.DataFrame) -> Iterator[Packet]:
-    """Yield the rows of a frame in packets of those of each key."""
+    """Yield the rows of a frame in packets of those of each key; none if it has no rows."""
+    if frame.is_empty():
+        return
     order = np.argsort(keys, kind="stable")
-    ordered, keys = frame[order], keys[order]
-    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])) if len(keys) else keys
-    for low, high in zip(first.tolist(), [*first[1:].tolist(), len(keys)], strict=False):
-        yield from packets_of(int(keys[low]), kind, ordered[low:high])
+    keys = keys[order]
+    (batch,) = ipc.to_arrow(frame[order]).combine_chunks().to_batches()
+    most = max(1, min(_ROWS, _BYTES * len(frame) // max(1, batch.nbytes)))
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])).tolist()
+    for start, end in zip(starts, [*starts[1:], len(keys)], strict=True):
+        for low in range(start, end, most):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch[low : min(low + most, end)])
+            yield Packet(int(keys[low]), kind, sink.getvalue())
 
 
 def packet_of_value(key: int, kind: str, value: Any) -> Packet:
@@ -94,8 +98,12 @@ def packets_in(table: pa.Table | pa.RecordBatch, *kinds: str) -> Iterator[Packet
 
 
 def frames_in(table: pa.Table, kind: str) -> list[pl.DataFrame]:
-    """Return the frames of one kind in a table from Spark."""
-    return [packet.frame for packet in packets_in(table, kind)]
+    """Return the rows of one kind in a table from Spark, a frame for each run of packets with the same types."""
+    readers = (pa.ipc.open_stream(packet.data) for packet in packets_in(table, kind))
+    return [
+        ipc.from_arrow(pa.Table.from_batches(chain.from_iterable(of_schema), schema))
+        for schema, of_schema in groupby(readers, key=attrgetter("schema"))
+    ]
 
 
 def _batch(packets: list[Packet]) -> pa.RecordBatch:

@@ -21,7 +21,7 @@ SPLIT_ROWS = 2**21
 IDS, COUNTS = "ids", "counts"
 EVENTS: Literal["events"] = "events"
 CANDIDATES: Literal["candidates"] = "candidates"
-_ROWS = 2**18  # read at a time
+_ROWS = 2**20  # read at a time: with many buckets, fewer rows make packets of mostly headers
 
 
 @dataclass(frozen=True)
