@@ -1,9 +1,10 @@
 """Time a job on Spark against the local engine, by executors and by size, as whole processes.
 
-    python benchmarks/spark.py [sizes|shuffle ...] [--runs 3]
+    python benchmarks/spark.py [sizes|shuffle|packets ...] [--runs 3]
 
 `sizes`: the local engine with one worker, and Spark with one and two executors of one core, on logs of three sizes.
 `shuffle`: bytes that Spark shuffles, from its own events.
+`packets`: what rows between tasks cost in this process, by the number of buckets.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ import json
 import os
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 from processes import in_turn, median, ratio
 from world import SIZES
+
+from extembed_cli.engines.spark.packets import frames_in, packets_by, table_of
 
 BIG = SIZES["big"]
 _EXECUTORS = "local-cluster[{},1,3072]"
@@ -81,9 +87,31 @@ def shuffle(runs: int) -> None:
             print(mode, {key: round(value, 1) for key, value in totals.items()}, flush=True)
 
 
+def packets(runs: int) -> None:
+    """Print microseconds and bytes a row, of cutting a million events into packets by bucket and reading them again."""
+    rng = np.random.default_rng(0)
+    rows = 2**20
+    events = pl.DataFrame({name: rng.integers(0, 2**40, rows) for name in ("user", "item", "time")})
+    for buckets in (8, 1_000, 11_000):
+        keys = rng.integers(0, buckets, rows)
+        cut, read = [], []
+        for _ in range(runs):
+            start = time.perf_counter()
+            table = table_of(packets_by(keys, "events", events))
+            middle = time.perf_counter()
+            frames_in(table, "events")
+            cut.append(middle - start)
+            read.append(time.perf_counter() - middle)
+        costs = [f"{1e6 * min(seconds) / rows:.2f}" for seconds in (cut, read)]
+        print(
+            f"{buckets:6,} buckets: cut {costs[0]} us, read {costs[1]} us, {table.nbytes / rows:.1f} bytes a row",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Run the parts that the command line names, or all."""
-    parts = {"sizes": sizes, "shuffle": shuffle}
+    parts = {"sizes": sizes, "shuffle": shuffle, "packets": packets}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*parts, []], default=[])
     parser.add_argument("--runs", type=int, default=3)

@@ -35,7 +35,7 @@ from extembed_cli.jobs.early_reads import folders_of_all
 from extembed_cli.jobs.layout import Layout, check_longest, layout_of
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.passes import Computed, PassResults, RunInputs
-from extembed_cli.jobs.reading import SECONDS_PER_ROW, cache_of, digesting, load, with_problems_of
+from extembed_cli.jobs.reading import SECONDS_PER_ROW, digesting, load, with_problems_of
 from extembed_cli.jobs.requirements import check_inputs
 from extembed_cli.jobs.survey import plan_survey, survey
 from extembed_cli.jobs.warnings import result_warnings
@@ -86,17 +86,15 @@ class LocalPasses:
 
     def __init__(self, run: RunInputs, start_engine: StartEngine, stack: ExitStack) -> None:
         self.run, self.start_engine, self.stack = run, start_engine, stack
-        options, watch = run.options, run.watch
+        watch = run.watch
         written = (run.inputs.candidates.rows if run.inputs.candidates else 0) * _SECONDS_PER_WRITTEN_ROW
         watch.total(sum(_seconds(each.spec, each.complete()) for each in run.passes) + written)
-        self.caches = [cache_of(each, options) for each in run.passes]
         self.results: list[LocalResults] = []
         self.features: list[list[FeaturePart]] = []
 
     def digests(self) -> Future[dict[str, Any]]:
         """Begin to compute the digests of all inputs, and return where they will be."""
-        known = {name: digest for cache in self.caches if cache for name, digest in cache.digests.items()}
-        self.digesting = self.stack.enter_context(digesting(self.run.inputs, known))
+        self.digesting = self.stack.enter_context(digesting(self.run.inputs, self.run.known_digests))
         return self.digesting
 
     def compute(self) -> Computed:
@@ -108,7 +106,7 @@ class LocalPasses:
         kept_before = surveyed.bytes_in_memory + sum(table.bytes_in_memory for table in derived.values())
 
         def next_pass(number: int) -> None:
-            of_pass, cache = run.passes[number], self.caches[number]
+            of_pass, cache = run.passes[number], run.caches[number]
             earlier = kept_before + sum(each.bytes_in_memory for each in self.results)
             layout = layout_of_pass(of_pass, options, cache, earlier)
             kept = self.stack.enter_context(_scratch(run, of_pass.spec, number, layout, self.digesting))
@@ -145,12 +143,12 @@ class LocalPasses:
             "workers": self.run.options.workers,
             "shards": max(each.place.layout.shards for each in self.results),
             "resumed_shards": sum(each.results.resumed for each in self.results),
-            "cached_embeddings": list(dict.fromkeys(name for cache in self.caches if cache for name in cache.hits)),
+            "cached_embeddings": list(dict.fromkeys(name for cache in self.run.caches if cache for name in cache.hits)),
         }
 
     def _check_memory(self) -> None:
         """Raise before any work if the memory is too short for a pass, or for a read before the passes."""
-        for each, cache in zip(self.run.passes, self.caches, strict=True):
+        for each, cache in zip(self.run.passes, self.run.caches, strict=True):
             layout_of_pass(each, self.run.options, cache)
         plan_derivation(self.run.opened, self.run.options)
         plan_survey(self.run.opened, self.run.options)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from extembed_cli.data.files.commit import Staged
 from extembed_cli.data.inputs.inputs import Inputs, Loaded, Opened
+from extembed_cli.data.inputs.vector_cache import VectorCache
 from extembed_cli.data.outputs.feature_file import FeatureTable
 from extembed_cli.data.outputs.shard_results import Tally
 from extembed_cli.engines.base import Job, Results
@@ -36,6 +37,8 @@ class RunInputs:
     opened: Opened
     passes: list[Opened]
     """The inputs of each pass"""
+    caches: list[VectorCache | None]
+    """The tables of each pass in the cache folder, if there is one"""
     models: dict[str, Any]
     """Digests of trained models and frozen sums"""
     urls: Mapping[str, str]
@@ -51,6 +54,11 @@ class RunInputs:
     @property
     def inputs(self) -> Inputs:
         return self.opened.complete()
+
+    @property
+    def known_digests(self) -> dict[str, Any]:
+        """Digests of embedding tables that the cache has, so that they need no computation."""
+        return {name: digest for cache in self.caches if cache for name, digest in cache.digests.items()}
 
 
 @dataclass

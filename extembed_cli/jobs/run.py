@@ -16,7 +16,7 @@ from extembed_cli.jobs.local_passes import local_passes
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.outputs import write_outputs
 from extembed_cli.jobs.passes import RunInputs, StartPasses
-from extembed_cli.jobs.reading import load, open_all, sample_layout
+from extembed_cli.jobs.reading import cache_of, load, open_all, sample_layout
 from extembed_cli.jobs.remote_outputs import Uploads, written_locally
 from extembed_cli.jobs.report import closing, computed, report_path
 from extembed_cli.jobs.requirements import check_features, required_features
@@ -58,7 +58,9 @@ def _run_job(spec: Spec, uploads: Uploads, options: RunOptions, watch: Watch, st
         inputs = opened.complete()
         models = other_digests(input_paths(spec))
         mapped = stack.enter_context(threads(options.workers))
-        passes = stack.enter_context(start(RunInputs(opened, of_passes, models, uploads.urls, options, mapped, watch)))
+        caches = [cache_of(each, options) for each in of_passes]
+        run = RunInputs(opened, of_passes, caches, models, uploads.urls, options, mapped, watch)
+        passes = stack.enter_context(start(run))
         digests = passes.digests()
         results = passes.compute()
         candidates = results.passes[0].loaded.candidates.rows

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from extembed_cli.arrays import Ints
 from extembed_cli.data.columns.ids import rows_together
 from extembed_cli.data.columns.vocabulary import Numbering, Vocabulary
 from extembed_cli.data.files.parquet import Table
@@ -19,7 +20,7 @@ from extembed_cli.data.inputs.residuals import needs_user_residuals
 from extembed_cli.engines.spark import reading
 from extembed_cli.engines.spark.cluster import Cluster, only
 from extembed_cli.engines.spark.packets import packets_in
-from extembed_cli.engines.spark.reading import CANDIDATES, COUNTS, EVENTS, IDS, DifferentIds, ReadSplit, Split
+from extembed_cli.engines.spark.reading import CANDIDATES, COUNTS, EVENTS, IDS, PER_DAY, DifferentIds, ReadSplit, Split
 from extembed_cli.engines.spark.residuals import (
     DAYS,
     DaysOfWindow,
@@ -27,40 +28,54 @@ from extembed_cli.engines.spark.residuals import (
     UserResiduals,
     WindowResiduals,
     earlier_days,
+    windows_of,
 )
 from extembed_cli.errors import DataError, InputError, SpecError
 from extembed_cli.jobs.reading import load, sample_layout
-from extembed_cli.kernels.residuals import DAY_US
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_ROWS_OF_A_WINDOW = 2**20  # of days, for residuals
+WINDOW_ROWS = 2**20  # of whole days, for residuals
 
 
-def read_logs(cluster: Cluster, opened: Opened, watch: Watch) -> tuple[DataFrame, EventCounts, CandidateCounts]:
+class Logs(NamedTuple):
+    """The logs of a pass on Spark, and what their tasks have counted."""
+
+    rows: DataFrame
+    """Packets of events, candidates and ids"""
+    events: EventCounts
+    candidates: CandidateCounts
+    per_day: list[tuple[Ints, Ints]]
+    """Days since 1970 and events of each, where there are residuals"""
+
+
+def read_logs(cluster: Cluster, opened: Opened, watch: Watch) -> Logs:
     """Return the packets of the logs, read once, and their counts; raise all problems of the inputs."""
     spec = opened.spec
     splits = list(Split.of(EVENTS, opened.complete().interactions, reading.SPLIT_ROWS))
     if opened.candidates is not None:
         splits += Split.of(CANDIDATES, opened.candidates, reading.SPLIT_ROWS)
-    by = "item" if any(target.residual is not None for target in spec.targets) else spec.side.owner
-    task = ReadSplit(spec, splits, cluster.buckets, by)
+    has_residuals = any(target.residual is not None for target in spec.targets)
+    by = "item" if has_residuals else spec.side.owner
+    task = ReadSplit(spec, splits, cluster.buckets, by, counts_days=has_residuals)
     rows = cluster.keep(cluster.numbered(task, len(splits)))
     try:
-        packets = cluster.collect("read", rows, COUNTS)
+        packets = cluster.collect("read", rows, COUNTS, PER_DAY)
     except (DataError, InputError, SpecError):
         _raise_as_locally(cluster, opened, rows, splits, watch)
         raise
     events, candidates = EventCounts(), CandidateCounts()
-    for packet in sorted(packets, key=lambda packet: packet.key):
+    for packet in sorted((p for p in packets if p.kind == COUNTS), key=lambda packet: packet.key):
         if splits[packet.key].kind == EVENTS:
             events.add(EventCounts(**packet.value))
         else:
             candidates.add(CandidateCounts(**packet.value))
-    return rows, events, candidates
+    counted = (map(np.array, packet.value) for packet in packets if packet.kind == PER_DAY)
+    per_day = [(days, counts) for days, counts in counted]
+    return Logs(rows, events, candidates, per_day)
 
 
 def _raise_as_locally(cluster: Cluster, opened: Opened, rows: DataFrame, splits: Sequence[Split], watch: Watch) -> None:
@@ -78,7 +93,7 @@ def _raise_as_locally(cluster: Cluster, opened: Opened, rows: DataFrame, splits:
         interactions=of_files(opened.interactions, bad[EVENTS]),
         candidates=of_files(opened.candidates, bad[CANDIDATES]),
     )
-    load(here, watch, sample_layout(here), vectors=True)
+    load(here, watch, sample_layout(here))
 
 
 def partners_of(cluster: Cluster, rows: DataFrame, others: Sequence[pl.Series]) -> Vocabulary:
@@ -92,13 +107,14 @@ def partners_of(cluster: Cluster, rows: DataFrame, others: Sequence[pl.Series]) 
     return Vocabulary(ids, np.arange(len(ids), dtype=np.int32))
 
 
-def with_residuals(cluster: Cluster, spec: Spec, rows: DataFrame, events: EventCounts) -> DataFrame:
+def with_residuals(cluster: Cluster, spec: Spec, logs: Logs) -> DataFrame:
     """Return the events with the residuals of their targets, by bucket of the owner."""
-    if events.oldest is None or events.newest is None:
-        return rows
+    events = logs.events
+    if events.oldest is None:
+        return logs.rows
     origin = events.oldest
-    days = max(1, (events.newest - origin) // DAY_US * _ROWS_OF_A_WINDOW // events.usable)
-    of_items = cluster.grouped(only(rows, EVENTS), ItemMeans(spec, origin, days))
+    starts = windows_of(origin, logs.per_day, WINDOW_ROWS)
+    of_items = cluster.grouped(only(logs.rows, EVENTS), ItemMeans(spec, origin, starts))
     windows = cluster.keep(of_items)
     before = earlier_days(
         spec, origin, cluster.collect("residuals", cluster.grouped(windows, DaysOfWindow(spec, origin)), DAYS)

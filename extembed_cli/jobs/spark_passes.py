@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -18,9 +18,11 @@ from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.inputs.coverage import Coverage
 from extembed_cli.data.inputs.embeddings import load_vectors
 from extembed_cli.data.inputs.inputs import Loaded, Opened, ids_of_all, read_ids, vectors_as_of
+from extembed_cli.data.inputs.vector_cache import VectorCache
 from extembed_cli.data.outputs import feature_file
 from extembed_cli.data.outputs.feature_file import FeatureTable, finish_directory
 from extembed_cli.data.outputs.shard_results import Tally, VectorPart
+from extembed_cli.data.outputs.uploads import remove_unlisted
 from extembed_cli.data.shards.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.engines.base import Job, Results
@@ -30,21 +32,21 @@ from extembed_cli.engines.spark.computing import ABOUT, FEATURES, VECTORS, Bucke
 from extembed_cli.engines.spark.packets import Packet
 from extembed_cli.engines.spark.reading import CANDIDATES, EVENTS
 from extembed_cli.engines.spark.requests import REQUESTS, ByRequest, WithinRequests
-from extembed_cli.engines.spark.vectors import JoinedState
+from extembed_cli.engines.spark.vectors import JoinedState, JoinedTable
 from extembed_cli.engines.spark.writing import WRITTEN, WritePart, not_shared, rows_of_part
-from extembed_cli.errors import ResourceError
+from extembed_cli.errors import Problems, ResourceError
 from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns
 from extembed_cli.features.within import check_moments, kinds_of
 from extembed_cli.jobs.derivation import Derived, derive
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.passes import Computed, PassResults, RunInputs
-from extembed_cli.jobs.reading import cache_of, digesting, with_problems_of
+from extembed_cli.jobs.reading import digesting, with_problems_of
 from extembed_cli.jobs.requirements import check_inputs, required_features
 from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.spark_logs import partners_of, read_logs, with_residuals
 from extembed_cli.jobs.spark_tables import has_tables, tables_as_files
-from extembed_cli.jobs.spark_vectors import join_tables, tables_to_join
+from extembed_cli.jobs.spark_vectors import join_table, tables_to_join
 from extembed_cli.jobs.survey import SurveyResults, survey
 from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.spec.model import Spec
@@ -118,10 +120,11 @@ class SparkPasses:
         self.required = tuple(required_features(run.spec))
         self.features: list[DataFrame] = []
         self.counted: dict[str, int] = {}
+        self.cached: list[str] = []
 
     def digests(self) -> Future[dict[str, Any]]:
         """Begin to compute the digests of all inputs, and return where they will be."""
-        return self.stack.enter_context(digesting(self.run.inputs, {}))
+        return self.stack.enter_context(digesting(self.run.inputs, self.run.known_digests))
 
     def compute(self) -> Computed:
         """Compute all passes, and the columns within a request."""
@@ -130,7 +133,7 @@ class SparkPasses:
         surveyed = survey(run.opened, run.options, run.mapped, run.watch)
         for number, of_pass in enumerate(run.passes):
             with with_problems_of(run.passes[number + 1 :], run.watch):
-                results.append(self._pass(of_pass, derived, surveyed))
+                results.append(self._pass(of_pass, run.caches[number], derived, surveyed))
         if run.spec.within is not None and run.inputs.candidates is not None:
             self._within(run.inputs.candidates)
         return Computed(results, surveyed.tally)
@@ -149,6 +152,8 @@ class SparkPasses:
             return file_digest(path)
         folder = stage.new_folder(output)
         url = self.run.urls.get(str(output))
+        if url is not None:
+            self.stack.push(partial(_remove_if_failed, url))
         task = WritePart(table, folder, url)
         written = self.cluster.collect(
             "write", self.cluster.grouped(self._all_parts(features, len(numbers)), task), WRITTEN
@@ -168,11 +173,11 @@ class SparkPasses:
             "shards": self.cluster.buckets,
             "tasks": self.cluster.tasks,
             "resumed_shards": 0,
-            "cached_embeddings": [],
+            "cached_embeddings": list(dict.fromkeys(self.cached)),
         }
 
     def _all_features(self) -> DataFrame:
-        return reduce(lambda one, other: one.union(other), self.features)
+        return _union(self.features)
 
     def _all_parts(self, features: DataFrame, parts: int) -> DataFrame:
         """Return features with a packet for each part of the output, which may have no feature."""
@@ -195,18 +200,21 @@ class SparkPasses:
 
     # --- a pass ---
 
-    def _pass(self, opened: Opened, derived: Derived, surveyed: SurveyResults) -> PassResults:
+    def _pass(
+        self, opened: Opened, cache: VectorCache | None, derived: Derived, surveyed: SurveyResults
+    ) -> PassResults:
         """Read, shuffle and compute a pass; its features are left on Spark."""
         spec, cluster, watch = opened.spec, self.cluster, self.run.watch
         with watch.timing("read") as cost:
-            rows, events, candidates = read_logs(cluster, opened, watch)
+            logs = read_logs(cluster, opened, watch)
+            rows, events, candidates = logs.rows, logs.events, logs.candidates
             cost.add(rows=events.rows + candidates.rows, bytes=sum(table.bytes for table in opened.logs))
-            ids = read_ids(opened, vectors=True)
+            ids = read_ids(opened)
             vocabulary = partners_of(cluster, rows, ids_of_all(spec, ids))
         event_rows = rows
         if any(target.residual is not None for target in spec.targets):
             with watch.timing("residuals"):
-                event_rows = with_residuals(cluster, spec, rows, events)
+                event_rows = with_residuals(cluster, spec, logs)
         loaded = Loaded(opened.complete(), events, candidates, vocabulary, ids, vectors_as_of(spec, events))
         of_events, of_candidates = only(event_rows, EVENTS), only(rows, CANDIDATES)
         state: BucketState
@@ -218,7 +226,7 @@ class SparkPasses:
                 shared, state, vectors = self._joined(loaded, spec, to_join, of_logs, derived, surveyed)
                 of_candidates = of_candidates.union(vectors)
             else:
-                shared, state = self._shipped(loaded, opened, derived, surveyed)
+                shared, state = self._shipped(loaded, spec, Sources(cache, derived, surveyed.by_technique))
             cost.add(rows=sum(table.rows for table in tables), bytes=sum(table.bytes for table in tables))
         job = Job(spec, shared, loaded.vectors_as_of)
         with watch.timing("compute") as cost:
@@ -234,14 +242,11 @@ class SparkPasses:
         self.features.append(only(computed, FEATURES))
         return PassResults(loaded, job, results)
 
-    def _shipped(
-        self, loaded: Loaded, opened: Opened, derived: Derived, surveyed: SurveyResults
-    ) -> tuple[Shared, ShippedState]:
+    def _shipped(self, loaded: Loaded, spec: Spec, sources: Sources) -> tuple[Shared, ShippedState]:
         """Prepare the state of all buckets here, and send it to each executor."""
-        spec, run, folder = opened.spec, self.run, self.folder / "shared"
-        sources = Sources(cache_of(opened, run.options), derived, surveyed.by_technique)
-        tables = loaded.inputs.embeddings
-        shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, run.mapped, folder, sources)
+        folder, tables = self.folder / "shared", loaded.inputs.embeddings
+        self.cached += sources.cache.hits if sources.cache else []
+        shared = prepare(spec, tables, loaded.ids, loaded.vocabulary, self.run.mapped, folder, sources)
         return shared, ShippedState(spec, shared.columns, self.cluster.ship(folder))
 
     def _joined(
@@ -254,30 +259,33 @@ class SparkPasses:
         surveyed: SurveyResults,
     ) -> tuple[Shared, JoinedState, DataFrame]:
         """Join the vectors of some tables to the rows; return the state without them, and their packets by bucket."""
-        run, folder, inputs = self.run, self.folder / "kept", loaded.inputs
-        ids = {name: loaded.ids[name] for name in names}
-        joined = join_tables(self.cluster, spec, inputs, ids, rows, self.folder)
+        run, folder, problems = self.run, self.folder / "kept", Problems()
+        joined: list[tuple[JoinedTable, DataFrame]] = []
         kept = {matrix: each for matrix, each in derived.items() if matrix.table in spec.read_tables}
-        for name, matrices in matrices_of(spec).items():
-            if name in inputs.embeddings and name not in names:
-                kinds = [(matrix.center, None) for matrix in matrices]
-                table = inputs.embeddings[name]
-                read = load_vectors(spec, name, table, loaded.ids[name], None, kinds, run.mapped)
-                kept |= dict(zip(matrices, read, strict=True))
+        for name, table in loaded.inputs.embeddings.items():
+            with problems.collect():
+                if name in names:
+                    joined += join_table(self.cluster, spec, name, loaded, rows, self.folder, len(joined))
+                else:
+                    matrices = matrices_of(spec)[name]
+                    kinds = [(matrix.center, None) for matrix in matrices]
+                    read = load_vectors(spec, name, table, loaded.ids[name], None, kinds, run.mapped)
+                    kept |= dict(zip(matrices, read, strict=True))
+        problems.raise_any()
+        tables = [table for table, _ in joined]
         folder.mkdir()
         about = tuple((matrix, table.save(ArrayFolder(folder), matrix.name)) for matrix, table in kept.items())
         shipped = self.cluster.ship(folder)
-        nothing = {table.matrix: table.of_bucket([]) for table in joined.tables}
-        totals = {table.matrix: table.totals for table in joined.tables if table.totals is not None}
+        nothing = {table.matrix: table.of_bucket([]) for table in tables}
+        totals = {table.matrix: table.totals for table in tables if table.totals is not None}
         sources = Sources(None, {**kept, **nothing}, surveyed.by_technique, totals)
         shared = prepare(spec, {}, {}, loaded.vocabulary, run.mapped, None, sources)
-        for each in joined.tables:
+        for each in tables:
             if each.matrix in shared.embeddings:
                 matrix = shared.embeddings[each.matrix]
                 shared.embeddings[each.matrix] = replace(matrix, report=each.report)
-        tables = tuple(joined.tables)
-        state = JoinedState(spec, shared.columns, tables, about, shipped, dict(surveyed.by_technique))
-        return shared, state, joined.vectors
+        state = JoinedState(spec, shared.columns, tuple(tables), about, shipped, dict(surveyed.by_technique))
+        return shared, state, _union([vectors for _, vectors in joined])
 
     def _vectors(self, job: Job, computed: DataFrame) -> list[list[VectorPart]]:
         """Return the vectors of owners by file, collected into files of the driver."""
@@ -288,7 +296,7 @@ class SparkPasses:
             streams = FrameStreams(self.folder, kind, 1)
             self.cluster.stream("vectors", of_file, VECTORS, partial(_write_vectors, streams))
             streams.close()
-            empty = VectorPart(pl.Series(dtype=pl.Int64), np.zeros((0, file.dim), np.float32))
+            empty = VectorPart(pl.Series(dtype=pl.Null), np.zeros((0, file.dim), np.float32))
             results.append([computing.vector_part(frame) for frame in read_frames(self.folder, kind, 0)] or [empty])
         return results
 
@@ -312,6 +320,17 @@ class SparkPasses:
         for about in abouts:
             for name, count in about["known"].items():
                 self.counted[name] = self.counted.get(name, 0) + count
+
+
+def _remove_if_failed(url: str, failure: type[BaseException] | None, *_: object) -> None:
+    """Remove the parts that tasks have put below a URL, if the run ends with an error before its manifest is put."""
+    if failure is not None:
+        with suppress(Exception):  # the error that ends the run is told; the next run removes what is left
+            remove_unlisted(url)
+
+
+def _union(tables: Sequence[DataFrame]) -> DataFrame:
+    return reduce(lambda one, other: one.union(other), tables)
 
 
 def _write_vectors(streams: FrameStreams, packet: Packet) -> None:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from extembed_cli.engines.spark.cluster import Cluster, temporary_folder
 from extembed_cli.errors import InputError, ResourceError, SpecError, first_line
 from extembed_cli.spec.model import Spec
@@ -72,10 +74,21 @@ def _write(session: SparkSession, path: str, target: str, watch: Watch) -> None:
         cluster.set("spark.sql.parquet.outputTimestampType", _MICROS)
         try:
             with watch.timing("tables"):
-                cluster.run(path, lambda: table.write.parquet(f"file://{target}"))
+                written = cluster.write(path, table, target)
         finally:
             cluster.release()
+        _check_rows(path, Path(target), written)
     except (SpecError, ResourceError):
         raise
     except Exception as error:
         raise InputError(f"{path}: Spark cannot read this table: {first_line(error)}") from error
+
+
+def _check_rows(path: str, folder: Path, written: int) -> None:
+    """Raise unless the driver sees all rows that tasks have written: each may have written to a disk of its own."""
+    rows = sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
+    if rows != written:
+        raise ResourceError(
+            f"{path}: Spark has written {written:,} rows to {folder.parent}, where this machine sees {rows:,}. Name a "
+            "folder that all machines share by --scratch"
+        )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,13 +20,13 @@ from extembed_cli.data.inputs.embeddings import (
     slots_of,
 )
 from extembed_cli.data.inputs.frozen import read_gramian, read_mean
-from extembed_cli.data.inputs.inputs import Inputs
+from extembed_cli.data.inputs.inputs import Inputs, Loaded
 from extembed_cli.data.inputs.unit_vectors import mean_of_sums
 from extembed_cli.data.shards.matrices import SUMMED_ROWS
+from extembed_cli.engines.spark import reading
 from extembed_cli.engines.spark.cluster import Cluster, only
 from extembed_cli.engines.spark.computing import ABOUT
 from extembed_cli.engines.spark.packets import Packet
-from extembed_cli.engines.spark.reading import SPLIT_ROWS
 from extembed_cli.engines.spark.vectors import (
     BAD,
     GRAMIAN,
@@ -43,7 +42,6 @@ from extembed_cli.engines.spark.vectors import (
     SumOfPiece,
     write_ids,
 )
-from extembed_cli.errors import Problems
 from extembed_cli.features.prepare import matrices_of
 from extembed_cli.features.registry import techniques_of
 from extembed_cli.features.technique.protocol import TableTotals
@@ -52,13 +50,6 @@ from extembed_cli.spec.tables import Matrix
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-
-class Joined(NamedTuple):
-    """The tables whose vectors come to the rows, and the packets of these vectors by bucket."""
-
-    tables: list[JoinedTable]
-    vectors: DataFrame
 
 
 def tables_to_join(spec: Spec, inputs: Inputs, most: int) -> list[str]:
@@ -76,28 +67,18 @@ def tables_to_join(spec: Spec, inputs: Inputs, most: int) -> list[str]:
     return names if size > most else []
 
 
-def join_tables(
-    cluster: Cluster, spec: Spec, inputs: Inputs, ids: dict[str, TableIds], rows: DataFrame, folder: Path
-) -> Joined:
-    """Return tables whose vectors are joined to the rows of the logs; raises the problems of all.
+def join_table(
+    cluster: Cluster, spec: Spec, name: str, loaded: Loaded, rows: DataFrame, folder: Path, first: int
+) -> list[tuple[JoinedTable, DataFrame]]:
+    """Return for each kind of vectors of a table, centred or not, their packets by bucket of the rows that need them.
 
-    rows  packets of events and candidates by bucket
+    rows    packets of events and candidates by bucket
+    folder  where ids are written before they are shipped
+    first   number of the first kind among those of all tables
     """
-    tables: list[JoinedTable] = []
-    vectors: list[DataFrame] = []
-    problems, stages = Problems(), []
-    for name, of_table in ids.items():
-        with problems.collect():
-            stages.append(_Stages(cluster, spec, name, inputs.embeddings[name], of_table, folder / f"ids-{name}"))
-    problems.raise_any()
-    for of_stages in stages:
-        for matrix in matrices_of(spec)[of_stages.name]:
-            with problems.collect():
-                table, packets = of_stages.joined(matrix, rows, len(tables))
-                tables.append(table)
-                vectors.append(packets)
-    problems.raise_any()
-    return Joined(tables, reduce(lambda one, other: one.union(other), vectors))
+    table, ids = loaded.inputs.embeddings[name], loaded.ids[name]
+    stages = _Stages(cluster, spec, name, table, ids, folder / f"ids-{name}")
+    return [stages.joined(matrix, rows, number) for number, matrix in enumerate(matrices_of(spec)[name], first)]
 
 
 class _Stages:
@@ -111,7 +92,7 @@ class _Stages:
         self.dim = columns.dim
         about = write_ids(folder, self.places, slot_of_row)
         self.shipped = cluster.ship(folder)
-        task = ReadVectors(spec, name, list(_splits(table)), self.dim, self.shipped, about, SUMMED_ROWS)
+        task = ReadVectors(list(_splits(columns)), self.dim, self.shipped, about, SUMMED_ROWS)
         self.raw = cluster.keep(cluster.numbered(task, len(task.splits)))
         read = [packet.value for packet in sorted(cluster.collect("vectors", self.raw, BAD), key=_key)]
         if not any(each["seen"] for each in read):
@@ -186,8 +167,9 @@ def _key(packet: Packet) -> int:
     return packet.key
 
 
-def _splits(table: Table) -> Iterator[tuple[Table, int]]:
+def _splits(columns: VectorColumns) -> Iterator[tuple[VectorColumns, int]]:
+    """Yield row groups, which have the columns of the whole table, and the number of their first row."""
     first = 0
-    for split in table.splits(min(SPLIT_ROWS, SUMMED_ROWS)):
-        yield split, first
+    for split in columns.table.splits(min(reading.SPLIT_ROWS, SUMMED_ROWS)):
+        yield columns._replace(table=split), first
         first += split.rows

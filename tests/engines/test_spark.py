@@ -5,15 +5,18 @@ The features themselves are tested by the tests that use `engine`, which run on 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +24,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, World, extembed, extembed_process, small_world, soak, timestamps, vectors
+from conftest import EXTEMBED, ROOT, World, extembed, extembed_process, small_world, soak, timestamps, vectors
 from helpers.engines import EVERY_KEY_OF_A_FIT, LOCAL_CLUSTER, need_spark, on_spark, spark_session
 
 from extembed_cli import feature_columns
 from extembed_cli.data.inputs import unit_vectors
 from extembed_cli.data.outputs import feature_file
 from extembed_cli.engines.spark import reading
-from extembed_cli.errors import ExtembedError
+from extembed_cli.engines.spark.cluster import Cluster, as_ours
+from extembed_cli.engines.spark.residuals import windows_of
+from extembed_cli.errors import ExtembedError, ResourceError
 from extembed_cli.features import prepare
-from extembed_cli.jobs import spark_vectors
+from extembed_cli.jobs import spark_logs, spark_vectors
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.sample import write_sample
 from extembed_cli.jobs.spark_passes import SparkOptions, run_on_spark
 from extembed_cli.spec.loading import load_spec
 from extembed_cli.system.progress import Watch
+from extembed_cli.system.signals import STOPPED
 
 EVERYTHING = f"""
 weight = "rating"
@@ -109,6 +115,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> World:
     (world.folder / "interactions.parquet").unlink()
     for number in range(3):
         world.write(f"interactions.parquet/{number}", log.slice(200 * number, 200), row_group_size=64)
+    world.write("text", world.table("text"), row_group_size=10)
     world.write("profile", {"user_id": np.arange(25), "embedding": vectors(rng.standard_normal((25, 8)))})
     for name, text in (("both", BOTH), ("everything", EVERYTHING)):
         run(world, name, text)
@@ -118,8 +125,9 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut the inputs, the tables and the output into small pieces, so that there are several of each."""
-    monkeypatch.setattr(reading, "SPLIT_ROWS", 100)
+    """Read the logs and the tables in small pieces, and compute residuals in short windows."""
+    monkeypatch.setattr(reading, "SPLIT_ROWS", 30)
+    monkeypatch.setattr(spark_logs, "WINDOW_ROWS", 100)
 
 
 def same_as_local(world: World, output: str, name: str = "everything") -> None:
@@ -213,6 +221,68 @@ def test_a_problem_of_an_early_stage_reaches_the_end(everything: World) -> None:
     assert "column `request` is bool; ids must be" in messages[0]
     assert messages[0] == messages[1]
     assert not (everything.folder / "none").exists()
+
+
+@pytest.mark.soak
+def test_all_problems_of_joined_tables_are_told_as_locally(world: World) -> None:
+    """Of a table with an unusable vector, and one with a vector that is the mean of the table."""
+    need_spark()
+    world.write("one", {"item_id": [1, 2, 3], "embedding": vectors(np.array([[1.0, 2], [1, np.nan], [0, 1]]))})
+    world.write("two", {"item_id": [1, 2, 3], "embedding": vectors(np.array([[0.0, 1], [0, 2], [0, 3]]))})
+    tables = "".join(f'[embeddings.{name}]\npath = "{name}.parquet"\n' for name in ("two", "one"))
+    tables = tables.replace('two.parquet"\n', 'two.parquet"\ncenter = true\n')
+    logs = "".join(f'{name} = "{name}.parquet"\n' for name in ("interactions", "candidates"))
+    spec = load_spec(world.spec(f'{logs}output = "none"\n{tables}[[aggregate]]\n'))
+    messages = []
+    for options in ({}, {"start": on_spark(**JOINED)}):
+        with pytest.raises(ExtembedError) as caught:
+            run_job(spec, RunOptions(workers=1), Watch(), **options)
+        messages.append(str(caught.value))
+    assert "equal to the mean" in messages[0] and "not finite" in messages[0]
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.soak
+def test_columns_of_vectors_are_those_of_all_files(world: World) -> None:
+    """A pattern names the columns that all files of a table have, though a task reads one file."""
+    need_spark()
+    values = np.random.default_rng(2).standard_normal((35, 4))
+    table = pa.table({"item_id": np.arange(35), **{f"d{number}": values[:, number] for number in range(4)}})
+    (world.folder / "text.parquet").unlink()
+    world.write("text.parquet/0", table.slice(0, 20), row_group_size=7)
+    world.write("text.parquet/1", table.slice(20).append_column("days", pa.array(np.arange(15.0))), row_group_size=7)
+    text = '[embeddings.text]\npath = "text.parquet"\ncolumns.embedding = "d*"\n[[aggregate]]\n'
+    run(world, "local", text)
+    run(world, "joined", text, **JOINED)
+    assert written(world.folder / "joined") == written(world.folder / "local")
+
+
+@pytest.mark.soak
+def test_no_user_has_a_vector(world: World) -> None:
+    """The file of user vectors is empty, with the users' own type."""
+    need_spark()
+    log = world.table("interactions")
+    users = pa.array([int(user).to_bytes(16) for user in log["user_id"].to_numpy()], pa.binary(16))
+    world.write("interactions", log.set_column(log.column_names.index("user_id"), "user_id", users))
+    world.write("text", {"item_id": [1000, 1001], "embedding": vectors(np.eye(2))})
+    text = 'interactions = "interactions.parquet"\n[embeddings.text]\npath = "text.parquet"\n[[dual]]\n'
+    spec = world.spec(f'{text}user_vectors = "users.parquet"\n[require]\nallow_empty = true\n')
+    files = []
+    for options in ({}, {"start": on_spark()}):
+        run_job(load_spec(spec), RunOptions(workers=1), Watch(), **options)
+        files.append((world.folder / "users.parquet").read_bytes())
+    assert pq.read_schema(world.folder / "users.parquet").field("user_id").type == pa.binary(16)
+    assert files[0] == files[1]
+
+
+def test_windows_of_residuals_have_about_as_many_events_each() -> None:
+    """Old events in small numbers, such as one with a time of 1970, do not make a window of all the others."""
+    day = 86_400_000_000
+    per_day = [(np.array([0, 20_000, 20_001]), np.array([1, 60, 60])), (np.array([20_001, 20_002]), np.array([50, 30]))]
+    starts = windows_of(0, per_day, 100)
+    assert starts == [0, 20_002]
+    assert windows_of(day // 2, per_day, 100) == [0, 20_002]  # days begin at the time of the first event
+    assert windows_of(0, per_day, 10) == [0, 20_001, 20_002]
 
 
 @pytest.mark.soak
@@ -343,9 +413,58 @@ def test_the_command_is_quiet_in_cron_and_exits_as_locally(
 
 
 @pytest.mark.soak
-def test_spark_submit_and_a_session_that_is_there(everything: World, environment: dict[str, str]) -> None:
-    import subprocess
+def test_a_cluster_without_executors_is_told_and_a_signal_ends_the_wait(
+    everything: World, environment: dict[str, str]
+) -> None:
+    spec, output = everything.spec(EVERYTHING), everything.folder / "never"
+    arguments = ["--engine", "spark", "--master", "local-cluster[0,1,1024]", "--conf", "spark.ui.enabled=false"]
+    process = subprocess.Popen(
+        [*EXTEMBED, "run", str(spec), "-o", str(output), *arguments, "-q"],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert "Spark has granted no executor yet" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, f"{STOPPED}\n")
+    assert not output.exists()
 
+
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ("Lost task 3.3 in stage 2.0 (executor 1): java.lang.OutOfMemoryError: Java heap space", "executor.memory"),
+        ("ExecutorLostFailure (executor 2 exited): exit code 137", "executor.memoryOverhead"),
+        ("An error occurred while calling o7.toArrow.\n: java.lang.OutOfMemoryError: heap", "spark.driver.memory"),
+        ("Lost task 0.0: java.io.IOException: No space left on device", "spark.local.dir"),
+        ("[Errno 111] Connection refused", "driver's Java process has ended"),
+    ],
+)
+def test_an_error_of_spark_says_what_to_set(text: str, cure: str) -> None:
+    ours = as_ours(RuntimeError(text))
+    assert isinstance(ours, ResourceError) and cure in str(ours)
+
+
+def test_a_full_disk_of_the_driver_stays_one() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert as_ours(full) is full
+
+
+@pytest.mark.soak
+def test_a_job_in_another_thread_leaves_the_session(everything: World) -> None:
+    session = spark_session()
+    spec = load_spec(everything.spec(BOTH), [], str(everything.folder / "thread"))
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(run_on_spark, spec, RunOptions(workers=1), Watch(), SparkOptions()).result()
+    same_as_local(everything, "thread", "both")
+    assert session.range(3).count() == 3
+
+
+@pytest.mark.soak
+def test_spark_submit_and_a_session_that_is_there(everything: World, environment: dict[str, str]) -> None:
     import pyspark
 
     spec, output = everything.spec(EVERYTHING), everything.folder / "submitted"
@@ -387,6 +506,27 @@ center = true
     extembed("run", everything.folder / "spec.toml").failed(2, "spark:log: is a table of Spark", "--engine spark")
     with pytest.raises(ExtembedError, match="spark:nothing: Spark cannot read this table"):
         spec = load_spec(everything.spec(names.replace("spark:log", "spark:nothing") + "[[aggregate]]"))
+        run_on_spark(spec, RunOptions(workers=1), Watch(), SparkOptions())
+
+
+@pytest.mark.soak
+def test_a_table_of_spark_whose_files_are_on_another_machine(
+    everything: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Cluster.write
+
+    def write_elsewhere(cluster: Cluster, name: str, table: Any, folder: str) -> int:
+        rows = write(cluster, name, table, folder)
+        next(Path(folder).glob("*.parquet")).unlink()  # as if another machine had written it to a disk of its own
+        return rows
+
+    monkeypatch.setattr(Cluster, "write", write_elsewhere)
+    path = f"spark:parquet.`{everything.folder}/interactions.parquet`"
+    logs = f'interactions = "{path}"\ncandidates = "candidates.parquet"\noutput = "none"\n'
+    spec = load_spec(everything.spec(f'{logs}[embeddings.text]\npath = "text.parquet"\n[[aggregate]]\n'))
+    with pytest.raises(
+        ResourceError, match=r"Spark has written 600 rows .* Name a folder that all machines share by --s"
+    ):
         run_on_spark(spec, RunOptions(workers=1), Watch(), SparkOptions())
 
 

@@ -15,6 +15,8 @@ from conftest import EXTEMBED, World, extembed, extembed_process, soak
 from helpers.engines import need_spark
 from helpers.stores import CuttingProxy, Endpoint
 
+from extembed_cli.data.outputs.uploads import remove_unlisted
+
 DUAL = '[[dual]]\nuser_vectors = "s3://bucket/users.parquet"\n'
 
 
@@ -155,6 +157,19 @@ def test_something_else_in_the_place_of_the_folder_of_outputs(
     done = extembed("run", world.spec(), "-o", "s3://bucket/never.parquet")
     done.failed(2, f"{place}: is a link, a file, or a folder of another user", "with TMPDIR")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_parts_of_a_failed_run_are_removed(world: World, s3: Endpoint) -> None:
+    """Tasks of Spark put parts before the job is known to be good."""
+    extembed("run", world.spec(), "-o", "s3://bucket/failed").ok()
+    before = s3.keys("failed")
+    s3.put("failed/part-00000-0123456789ab.parquet", b"of a task")
+    remove_unlisted("s3://bucket/failed")
+    assert s3.keys("failed") == before
+    s3.put("first/part-00000-0123456789ab.parquet", b"of a task")
+    s3.put("first/notes.txt", b"of somebody")
+    remove_unlisted("s3://bucket/first")
+    assert s3.keys("first") == ["notes.txt"]
 
 
 @pytest.mark.soak

@@ -47,10 +47,18 @@ def upload(path: Path, url: str) -> None:
         files = sorted(path.iterdir(), key=lambda file: (file.name == MANIFEST, file.name))
         for file in files:
             _put(file, store, f"{store.path}/{file.name}")
-        kept = {part.file for part in listed(url, (path / MANIFEST).read_bytes())}
-        for name in set(_names(store)) - kept:
-            if re.fullmatch(PART, name):
-                store.fs.delete_file(f"{store.path}/{name}")
+        _remove_unlisted(store, url, (path / MANIFEST).read_bytes())
+
+
+def remove_unlisted(url: str) -> None:
+    """Remove the parts below a URL that its manifest does not list: those of a run that has failed."""
+    with asking(url, to_write=True):
+        store = open_store(url)
+        manifest: bytes | None = None
+        if MANIFEST in _names(store):
+            with store.fs.open_input_stream(f"{store.path}/{MANIFEST}") as file:
+                manifest = file.read()
+        _remove_unlisted(store, url, manifest)
 
 
 def upload_part(path: Path, url: str) -> None:
@@ -59,6 +67,13 @@ def upload_part(path: Path, url: str) -> None:
         store = open_store(url)
         _put(path, store, f"{store.path}/{path.name}")
     path.unlink()
+
+
+def _remove_unlisted(store: Store, url: str, manifest: bytes | None) -> None:
+    kept = set() if manifest is None else {part.file for part in listed(url, manifest)}
+    for name in set(_names(store)) - kept:
+        if re.fullmatch(PART, name):
+            store.fs.delete_file(f"{store.path}/{name}")
 
 
 def _put(path: Path, store: Store, key: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,16 @@ from extembed_cli.data.shards.scratch import make_folder
 from extembed_cli.engines.spark import packets, shipping
 from extembed_cli.engines.spark.packets import Packet, packets_in
 from extembed_cli.engines.spark.tasks import PROBLEM, Grouped, Numbered, raise_problems
-from extembed_cli.errors import ExtembedError, InternalError, ResourceError, SpecError, first_line, to_install
+from extembed_cli.errors import (
+    DISK_FULL,
+    ExtembedError,
+    InternalError,
+    ResourceError,
+    SpecError,
+    first_line,
+    to_install,
+)
+from extembed_cli.system import signals
 from extembed_cli.system.progress import Watch
 
 if TYPE_CHECKING:
@@ -35,7 +46,11 @@ _DEFAULTS = {
     "spark.ui.showConsoleProgress": "false",
 }
 """Of a session that this program starts"""
-_LOST = ("OutOfMemory", "exit code 137", "ExecutorLostFailure", "SIGKILL", "crashed", "worker exited", "No space left")
+_PATIENCE = 30  # seconds without an executor, after which a warning comes
+_NO_EXECUTOR = (
+    "Spark has granted no executor yet: the cluster may be busy, or have no machine with the memory and cores that an "
+    "executor is to have (spark.executor.memory, spark.executor.cores)"
+)
 
 
 class Cluster:
@@ -140,6 +155,15 @@ class Cluster:
 
         self.run(name, rows)
 
+    def write(self, name: str, table: DataFrame, folder: str) -> int:
+        """Write a table of Spark to Parquet files in a folder; return how many rows its tasks have written."""
+        from pyspark.sql import Observation, functions
+
+        rows = Observation()
+        observed = table.observe(rows, functions.count(functions.lit(1)).alias("rows"))
+        self.run(name, lambda: observed.write.parquet(f"file://{folder}"))
+        return int(rows.get["rows"])
+
     def run(self, name: str, action: Callable[[], Result]) -> Result:
         """Return the result of an action, and show how many of its tasks are done."""
         group = f"extembed-{uuid4().hex}"
@@ -150,21 +174,29 @@ class Cluster:
 
         with ThreadPoolExecutor(1, "spark") as thread:
             running = thread.submit(in_group)
+            began = time.monotonic()
             try:
                 while not waited([running], _SECONDS).done:
                     self.watch.moved(0, 0)  # raises if a signal has come
                     self.watch.detail(f"{name} {self._progress(group)}")
+                    if time.monotonic() > began + _PATIENCE and not self._has_executors():
+                        self.watch.warning(_NO_EXECUTOR)
                 result = running.result()
             except BaseException as error:
                 while not waited([running], _SECONDS).done:  # Spark may not have got the job yet
                     with suppress(Exception):  # Java may be gone
                         self.context.cancelJobGroup(group)
-                ours = _as_ours(error)
+                ours = as_ours(error)
                 if ours is error:
                     raise
                 raise ours from error
         self.tasks += self._counts(group)[0]
         return result
+
+    def _has_executors(self) -> bool:
+        """Whether there is a process besides the driver's to run tasks, or the driver runs them itself."""
+        processes: int = self.context._jsc.sc().getExecutorMemoryStatus().size()
+        return processes > 1 or re.fullmatch(r"local(\[.*\])?", self.context.master or "") is not None
 
     def _progress(self, group: str) -> str:
         done, tasks = self._counts(group)
@@ -195,14 +227,15 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
     Spark's own messages are dropped unless `loud`: those of a run come through `Cluster`.
     """
     try:
+        from pyspark import SparkContext
         from pyspark.sql import SparkSession
     except ImportError:
         raise SpecError(f"--engine spark needs {to_install(['pyspark'], 'spark')}") from None
-    running = SparkSession.getActiveSession()
-    if running is not None:
+    running = SparkSession.getActiveSession()  # of this thread
+    if running is not None or SparkContext._active_spark_context is not None:
         if master is not None or conf:
             raise SpecError("--master and --conf are for a session that extembed starts, and one is there already")
-        yield running
+        yield running or SparkSession.builder.getOrCreate()
         return
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit, which has started Java
     java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else "java"
@@ -214,7 +247,7 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
         builder = builder.config(key, value)
     if master is not None:
         builder = builder.master(master)
-    with _quiet(loud=loud or submitted):
+    with _quiet(loud=loud or submitted), signals.kept():
         try:
             session = builder.getOrCreate()
         except Exception as error:
@@ -260,7 +293,7 @@ def _defaults(master: str | None, *, submitted: bool) -> dict[str, str]:
     from pyspark import SparkConf
 
     defaults = dict(_DEFAULTS)
-    if master is not None and master.startswith("local"):  # else Spark makes a folder in the working directory
+    if (master or "").startswith(("local", "spark:")):  # else Spark makes a folder in the working directory
         defaults["spark.sql.warehouse.dir"] = str(Path(tempfile.gettempdir()) / "extembed-spark-warehouse")
     if submitted:
         known = SparkConf()
@@ -268,30 +301,41 @@ def _defaults(master: str | None, *, submitted: bool) -> dict[str, str]:
     return defaults
 
 
-def _as_ours(error: BaseException) -> BaseException:
-    """Return an error of Spark as one of ours: lost executors are a lack of memory, all else is a bug."""
-    if isinstance(error, ExtembedError | KeyboardInterrupt | SystemExit) or not isinstance(error, Exception):
+_CURES = {
+    "No space left": "A disk is full. Let spark.local.dir name folders with more room",
+    "maxResultSize": "The ids of a job come to the driver: set spark.driver.maxResultSize=0",
+    "(Lost task|[Ee]xecutor).*OutOfMemoryError|exit code 137|ExecutorLostFailure|SIGKILL|crashed|worker exited": (
+        "Give executors more memory (--conf spark.executor.memory=..., --conf spark.executor.memoryOverhead=...), or "
+        "use more --buckets"
+    ),
+    "OutOfMemoryError": "Give the driver more memory (--conf spark.driver.memory=...)",
+    "Py4JNetworkError|Answer from Java side is empty|Connection refused": (
+        "The driver's Java process has ended, as it does when the machine lacks memory. Run again, with more memory"
+    ),
+}
+"""What to do about errors of Spark, by patterns of what they say, of which the first counts"""
+
+
+def as_ours(error: BaseException) -> BaseException:
+    """Return an error of Spark as one of ours: those of memory and disks say what to set, all else is a bug."""
+    if isinstance(error, ExtembedError) or not isinstance(error, Exception):
         return error
-    text = str(error)
-    lines = [
-        line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("at ", "File "))
-    ]
-    reason = next((line for line in lines if any(word in line for word in _LOST)), None)
-    if reason is not None:
-        return ResourceError(
-            f"Spark gave up: {reason[:300]}. Give executors more memory (--conf spark.executor.memory=..., "
-            "--conf spark.executor.memoryOverhead=...), or use more --buckets"
-        )
+    if isinstance(error, OSError) and error.errno in DISK_FULL:  # of the driver
+        return error
+    lines = [line.strip() for line in str(error).splitlines()]
+    lines = [line[:300] for line in lines if line and not line.startswith(("at ", "File "))]
     missing = next((line for line in lines if "ModuleNotFoundError" in line), None)
     if missing is not None:
         return SpecError(
-            f"--engine spark: executors lack a library ({missing[:200]}). Ship the environment with the job "
+            f"--engine spark: executors lack a library ({missing}). Ship the environment with the job "
             "(docs/how-to/spark.md, `On a cluster`), or set PYSPARK_PYTHON to a Python that has it"
         )
-    if "maxResultSize" in text:
-        return ResourceError("Spark gave up: the ids of a job come to the driver. Set spark.driver.maxResultSize=0")
+    for pattern, cure in _CURES.items():
+        reason = next((line for line in lines if re.search(pattern, line)), None)
+        if reason is not None:
+            return ResourceError(f"Spark gave up: {reason}. {cure}")
     last = next((line for line in reversed(lines) if "Error" in line), first_line(error))
-    return InternalError(f"a Spark task failed: {last[:300]}")
+    return InternalError(f"a Spark task failed: {last}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -15,10 +16,11 @@ from extembed_cli.data.inputs.candidates import CandidateCounts, read_candidates
 from extembed_cli.data.inputs.interactions import EventCounts, read_interactions
 from extembed_cli.engines.spark.packets import Packet, frames_in, packet_of_value, packets_by, packets_of
 from extembed_cli.engines.spark.tasks import Grouped, Numbered, buckets_of
+from extembed_cli.spec.durations import DAY_US
 from extembed_cli.spec.model import Spec
 
 SPLIT_ROWS = 2**21
-IDS, COUNTS = "ids", "counts"
+IDS, COUNTS, PER_DAY = "ids", "counts", "per day"
 EVENTS: Literal["events"] = "events"
 CANDIDATES: Literal["candidates"] = "candidates"
 _ROWS = 2**20  # read at a time: with many buckets, fewer rows make packets of mostly headers
@@ -55,6 +57,8 @@ class ReadSplit(Numbered):
     buckets: int
     by: str
     """Whose events come together: `user` or `item`"""
+    counts_days: bool
+    """Whether events are counted by their day since 1970"""
 
     def packets(self, number: int) -> Iterator[Packet]:
         """Yield rows, ids and counts of a split."""
@@ -66,6 +70,9 @@ class ReadSplit(Numbered):
                 usable = events.usable_events(self.spec, frame)
                 yield from packets_by(buckets_of(usable[self.by], self.buckets), EVENTS, usable)
                 partners.append(_different(usable[self.spec.side.partner]))
+                if self.counts_days:
+                    counted = np.unique(usable["time"].to_numpy() // DAY_US, return_counts=True)
+                    yield packet_of_value(number, PER_DAY, [each.tolist() for each in counted])
             yield packet_of_value(number, COUNTS, asdict(events))
         else:
             candidates, owner = CandidateCounts(), self.spec.side.owner

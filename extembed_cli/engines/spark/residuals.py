@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from extembed_cli.arrays import Ints
 from extembed_cli.data.columns.ids import rows_together
 from extembed_cli.data.inputs.interactions import EventCounts
 from extembed_cli.data.inputs.residuals import days_of, item_residuals, start_means, user_residuals, with_item_means
@@ -28,14 +29,26 @@ class ItemMeans(Grouped):
     spec: Spec
     origin: int
     """Time of the first event (us)"""
-    days: int
-    """Of a window"""
+    starts: list[int]
+    """The first day of each window, since `origin`"""
 
     def packets(self, key: int, *groups: pa.Table) -> Iterator[Packet]:
         """Yield the events by window."""
         events = with_item_means(self.spec, frames_in(groups[0], EVENTS))
-        window = (events["time"].to_numpy() - self.origin) // (DAY_US * self.days)
-        yield from packets_by(window.astype(np.int64), EVENTS, events)
+        days = (events["time"].to_numpy() - self.origin) // DAY_US
+        yield from packets_by(np.searchsorted(self.starts, days, "right"), EVENTS, events)
+
+
+def windows_of(origin: int, per_day: Sequence[tuple[Ints, Ints]], rows: int) -> list[int]:
+    """Return the first days of windows of about so many events, as days since `origin` (us).
+
+    per_day  days since 1970 (n), and events of each (n), as several tasks have counted them
+    """
+    days, place = np.unique(np.concatenate([days for days, _ in per_day]), return_inverse=True)
+    counts = np.bincount(place, np.concatenate([counts for _, counts in per_day]))
+    window = (np.cumsum(counts) - counts) // rows  # of the first event of a day
+    first = days[np.append(True, window[1:] != window[:-1])]
+    return sorted({max(0, int(start)) for start in -(-(first * DAY_US - origin) // DAY_US)})
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from extembed_cli.arrays import Bools, Doubles, Floats, Ints, Values
 from extembed_cli.data.columns.ids import places_among, rows_together
 from extembed_cli.data.columns.vector_columns import VectorColumns
 from extembed_cli.data.columns.vocabulary import Vocabulary
-from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.inputs.embeddings import vectors_of
 from extembed_cli.data.inputs.unit_vectors import normalize_vectors, sum_of_vectors
 from extembed_cli.data.shards import ipc
@@ -44,10 +43,8 @@ _IDS = "ids.arrow"
 class ReadVectors(Numbered):
     """Reads row groups of a table, and sends usable vectors to the pieces of their slots."""
 
-    spec: Spec
-    name: str
-    splits: list[tuple[Table, int]]
-    """With the first row of each"""
+    splits: list[tuple[VectorColumns, int]]
+    """Row groups, with the number of the first row of each"""
     dim: int
     slots: str
     """Name of the shipped folder with the slot of each row"""
@@ -57,11 +54,11 @@ class ReadVectors(Numbered):
 
     def packets(self, number: int) -> Iterator[Packet]:
         """Yield vectors by piece, and the rows of bad ones."""
-        table, first = self.splits[number]
+        columns, first = self.splits[number]
         slot_of_row = ArrayFolder(shipped(self.slots)).get(self.about_slots)
         bad: list[int] = []
         count = seen = 0
-        for rows, vectors, usable in vectors_of(VectorColumns.of(self.spec, self.name, table), first, self.dim):
+        for rows, vectors, usable in vectors_of(columns, first, self.dim):
             slots = slot_of_row[rows]
             seen += len(rows)
             bad += rows[~usable & (slots >= 0)].tolist()
