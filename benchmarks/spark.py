@@ -1,9 +1,9 @@
 """Time a job on Spark against the local engine, by executors and by size, as whole processes.
 
-    python benchmarks/spark.py [sizes|shuffle|packets ...] [--runs 3]
+    python benchmarks/spark.py sizes|shuffle|packets [--runs 3]
 
 `sizes`: the local engine with one worker, and Spark with one and two executors of one core, on logs of three sizes.
-`shuffle`: bytes that Spark shuffles, from its own events.
+`shuffle`: bytes that Spark shuffles, from its own events, of one run.
 `packets`: what rows between tasks cost in this process, by the number of buckets.
 """
 
@@ -64,7 +64,7 @@ def sizes(runs: int) -> None:
             print(f"  stages of the last run: {stages}", flush=True)
 
 
-def shuffle(runs: int) -> None:
+def shuffle(_: int) -> None:
     """Print what tasks of each kind have read, written, shuffled and spilled, from Spark's log of events."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -110,16 +110,15 @@ def packets(runs: int) -> None:
 
 
 def main() -> None:
-    """Run the parts that the command line names, or all."""
+    """Run the part that the command line names."""
     parts = {"sizes": sizes, "shuffle": shuffle, "packets": packets}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=[])
+    parser.add_argument("part", choices=parts)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as workers:
         os.environ["SPARK_WORKER_DIR"] = workers  # else the executors' logs are among the installed packages
-        for name in arguments.parts or parts:
-            parts[name](arguments.runs)
+        parts[arguments.part](arguments.runs)
 
 
 if __name__ == "__main__":
