@@ -27,11 +27,12 @@ from extembed_cli.data.shards.frame_streams import FrameStreams, read_frames
 from extembed_cli.data.shards.mapped_arrays import ArrayFolder
 from extembed_cli.engines.base import Job, Results
 from extembed_cli.engines.spark import computing
-from extembed_cli.engines.spark.cluster import Cluster, only, spark_session, temporary_folder
+from extembed_cli.engines.spark.cluster import Cluster, only, temporary_folder
 from extembed_cli.engines.spark.computing import ABOUT, FEATURES, VECTORS, BucketState, ComputeBucket, ShippedState
 from extembed_cli.engines.spark.packets import Packet
 from extembed_cli.engines.spark.reading import CANDIDATES, EVENTS
 from extembed_cli.engines.spark.requests import REQUESTS, ByRequest, WithinRequests
+from extembed_cli.engines.spark.session import spark_session
 from extembed_cli.engines.spark.vectors import JoinedState, JoinedTable
 from extembed_cli.engines.spark.writing import WRITTEN, WritePart, not_shared, rows_of_part
 from extembed_cli.errors import Problems, ResourceError

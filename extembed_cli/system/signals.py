@@ -46,18 +46,6 @@ def deferred() -> Iterator[list[int]]:
             signal.raise_signal(caught[0])
 
 
-@contextmanager
-def kept() -> Iterator[None]:
-    """Put the handlers back that a library replaces in the block."""
-    before = {number: signal.getsignal(number) for number in _NUMBERS}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and not _received:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
-
-
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
     for each in _NUMBERS:
         signal.signal(each, signal.SIG_IGN)  # a second signal must not interrupt the cleanup

@@ -31,7 +31,8 @@ from extembed_cli import feature_columns
 from extembed_cli.data.inputs import unit_vectors
 from extembed_cli.data.outputs import feature_file
 from extembed_cli.engines.spark import reading
-from extembed_cli.engines.spark.cluster import Cluster, as_ours
+from extembed_cli.engines.spark.cluster import Cluster
+from extembed_cli.engines.spark.failures import as_ours
 from extembed_cli.engines.spark.residuals import windows_of
 from extembed_cli.errors import ExtembedError, ResourceError
 from extembed_cli.features import prepare

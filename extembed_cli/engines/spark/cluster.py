@@ -1,15 +1,11 @@
-"""A Spark session, and the stages that a job runs in it, with their progress and their errors as ours."""
+"""The stages that a job runs in a Spark session, with their progress and their errors as ours."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as waited
 from contextlib import contextmanager, suppress
@@ -19,18 +15,11 @@ from uuid import uuid4
 
 from extembed_cli.data.shards.scratch import make_folder
 from extembed_cli.engines.spark import packets, shipping
+from extembed_cli.engines.spark.failures import as_ours
 from extembed_cli.engines.spark.packets import Packet, packets_in
+from extembed_cli.engines.spark.session import without_warnings
 from extembed_cli.engines.spark.tasks import PROBLEM, Grouped, Numbered, raise_problems
-from extembed_cli.errors import (
-    DISK_FULL,
-    ExtembedError,
-    InternalError,
-    ResourceError,
-    SpecError,
-    first_line,
-    to_install,
-)
-from extembed_cli.system import signals
+from extembed_cli.errors import SpecError
 from extembed_cli.system.progress import Watch
 
 if TYPE_CHECKING:
@@ -39,13 +28,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _SECONDS = 0.2  # between two looks at the progress
-_DEFAULTS = {
-    "spark.app.name": "extembed",
-    "spark.driver.maxResultSize": "0",  # ids of all items come to the driver
-    "spark.executorEnv.POLARS_MAX_THREADS": "1",
-    "spark.ui.showConsoleProgress": "false",
-}
-"""Of a session that this program starts"""
 _PATIENCE = 30  # seconds without an executor, after which a warning comes
 _NO_EXECUTOR = (
     "Spark has granted no executor yet: the cluster may be busy, or have no machine with the memory and cores that an "
@@ -89,7 +71,7 @@ class Cluster:
 
     def numbered(self, task: Numbered, numbers: int) -> DataFrame:
         """Return the packets of a task for each number below `numbers`."""
-        with _without_warnings():
+        with without_warnings():
             return self.session.range(0, numbers, 1, max(1, numbers)).mapInArrow(task, packets.SCHEMA)
 
     def grouped(self, table: DataFrame, task: Grouped) -> DataFrame:
@@ -98,7 +80,7 @@ class Cluster:
         def of_group(key: Any, group: Any) -> Any:
             return task(key, group)
 
-        with _without_warnings():
+        with without_warnings():
             return table.groupBy("key").applyInArrow(of_group, packets.SCHEMA)
 
     def cogrouped(self, one: DataFrame, other: DataFrame, task: Grouped) -> DataFrame:
@@ -107,7 +89,7 @@ class Cluster:
         def of_groups(key: Any, group: Any, of_other: Any) -> Any:
             return task(key, group, of_other)
 
-        with _without_warnings():
+        with without_warnings():
             return one.groupBy("key").cogroup(other.groupBy("key")).applyInArrow(of_groups, packets.SCHEMA)
 
     def keep(self, table: DataFrame) -> DataFrame:
@@ -218,124 +200,6 @@ class Cluster:
 def only(table: DataFrame, *kinds: str) -> DataFrame:
     """Return the packets of some kinds, and the problems of earlier stages, which end the job."""
     return table.filter(table.kind.isin(PROBLEM, *kinds))
-
-
-@contextmanager
-def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) -> Iterator[SparkSession]:
-    """Yield the running session, or a new one with a master and settings, which is stopped at the end.
-
-    Spark's own messages are dropped unless `loud`: those of a run come through `Cluster`.
-    """
-    try:
-        from pyspark import SparkContext
-        from pyspark.sql import SparkSession
-    except ImportError:
-        raise SpecError(f"--engine spark needs {to_install(['pyspark'], 'spark')}") from None
-    running = SparkSession.getActiveSession()  # of this thread
-    if running is not None or SparkContext._active_spark_context is not None:
-        if master is not None or conf:
-            raise SpecError("--master and --conf are for a session that extembed starts, and one is there already")
-        yield running or SparkSession.builder.getOrCreate()
-        return
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit, which has started Java
-    java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else "java"
-    if not submitted and shutil.which(java) is None:
-        raise SpecError("--engine spark needs Java 17: install it (Debian: openjdk-17-jre-headless), or set JAVA_HOME")
-    os.environ.setdefault("PYSPARK_PYTHON", conf.get("spark.pyspark.python", sys.executable))
-    builder = SparkSession.builder
-    for key, value in {**_defaults(master, submitted=submitted), **conf}.items():
-        builder = builder.config(key, value)
-    if master is not None:
-        builder = builder.master(master)
-    with _quiet(loud=loud or submitted), signals.kept():
-        try:
-            session = builder.getOrCreate()
-        except Exception as error:
-            raise SpecError(
-                f"--engine spark: Spark does not start: {first_line(error)}; -v -v shows what it says"
-            ) from error
-        if not loud and not submitted:
-            session.sparkContext.setLogLevel("OFF")
-    try:
-        yield session
-    finally:
-        if not submitted:  # else it ends with the program, or belongs to a notebook
-            session.stop()
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Drop PySpark's warning about pandas 3, of which nothing is used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
-@contextmanager
-def _quiet(*, loud: bool) -> Iterator[None]:
-    """Send what Java writes to stderr, from its start on, to nowhere."""
-    if loud:
-        yield
-        return
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _defaults(master: str | None, *, submitted: bool) -> dict[str, str]:
-    """Return the settings of a session that this program starts, without those that spark-submit has set."""
-    from pyspark import SparkConf
-
-    defaults = dict(_DEFAULTS)
-    if (master or "").startswith(("local", "spark:")):  # else Spark makes a folder in the working directory
-        defaults["spark.sql.warehouse.dir"] = str(Path(tempfile.gettempdir()) / "extembed-spark-warehouse")
-    if submitted:
-        known = SparkConf()
-        defaults = {key: value for key, value in defaults.items() if not known.contains(key)}
-    return defaults
-
-
-_CURES = {
-    "No space left": "A disk is full. Let spark.local.dir name folders with more room",
-    "maxResultSize": "The ids of a job come to the driver: set spark.driver.maxResultSize=0",
-    "(Lost task|[Ee]xecutor).*OutOfMemoryError|exit code 137|ExecutorLostFailure|SIGKILL|crashed|worker exited": (
-        "Give executors more memory (--conf spark.executor.memory=..., --conf spark.executor.memoryOverhead=...), or "
-        "use more --buckets"
-    ),
-    "OutOfMemoryError": "Give the driver more memory (--conf spark.driver.memory=...)",
-    "Py4JNetworkError|Answer from Java side is empty|Connection refused": (
-        "The driver's Java process has ended, as it does when the machine lacks memory. Run again, with more memory"
-    ),
-}
-"""What to do about errors of Spark, by patterns of what they say, of which the first counts"""
-
-
-def as_ours(error: BaseException) -> BaseException:
-    """Return an error of Spark as one of ours: those of memory and disks say what to set, all else is a bug."""
-    if isinstance(error, ExtembedError) or not isinstance(error, Exception):
-        return error
-    if isinstance(error, OSError) and error.errno in DISK_FULL:  # of the driver
-        return error
-    lines = [line.strip() for line in str(error).splitlines()]
-    lines = [line[:300] for line in lines if line and not line.startswith(("at ", "File "))]
-    missing = next((line for line in lines if "ModuleNotFoundError" in line), None)
-    if missing is not None:
-        return SpecError(
-            f"--engine spark: executors lack a library ({missing}). Ship the environment with the job "
-            "(docs/how-to/spark.md, `On a cluster`), or set PYSPARK_PYTHON to a Python that has it"
-        )
-    for pattern, cure in _CURES.items():
-        reason = next((line for line in lines if re.search(pattern, line)), None)
-        if reason is not None:
-            return ResourceError(f"Spark gave up: {reason}. {cure}")
-    last = next((line for line in reversed(lines) if "Error" in line), first_line(error))
-    return InternalError(f"a Spark task failed: {last}")
 
 
 @contextmanager
