@@ -18,7 +18,6 @@ from extembed_cli.data.files.parquet import Table
 from extembed_cli.data.inputs.coverage import Coverage
 from extembed_cli.data.inputs.embeddings import load_vectors
 from extembed_cli.data.inputs.inputs import Loaded, Opened, ids_of_all, read_ids, vectors_as_of
-from extembed_cli.data.inputs.vector_cache import VectorCache
 from extembed_cli.data.outputs import feature_file
 from extembed_cli.data.outputs.feature_file import FeatureTable, finish_directory
 from extembed_cli.data.outputs.shard_results import Tally, VectorPart
@@ -39,7 +38,7 @@ from extembed_cli.errors import Problems, ResourceError
 from extembed_cli.features.prepare import Shared, Sources, matrices_of, prepare
 from extembed_cli.features.registry import output_columns
 from extembed_cli.features.within import check_moments, kinds_of
-from extembed_cli.jobs.derivation import Derived, derive
+from extembed_cli.jobs.derivation import derive
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.passes import Computed, PassResults, RunInputs
 from extembed_cli.jobs.reading import digesting, with_problems_of
@@ -48,7 +47,7 @@ from extembed_cli.jobs.run import run_job
 from extembed_cli.jobs.spark_logs import partners_of, read_logs, with_residuals
 from extembed_cli.jobs.spark_tables import has_tables, tables_as_files
 from extembed_cli.jobs.spark_vectors import join_table, tables_to_join
-from extembed_cli.jobs.survey import SurveyResults, survey
+from extembed_cli.jobs.survey import survey
 from extembed_cli.jobs.warnings import result_warnings
 from extembed_cli.spec.model import Spec
 from extembed_cli.system.progress import Watch
@@ -134,7 +133,8 @@ class SparkPasses:
         surveyed = survey(run.opened, run.options, run.mapped, run.watch)
         for number, of_pass in enumerate(run.passes):
             with with_problems_of(run.passes[number + 1 :], run.watch):
-                results.append(self._pass(of_pass, run.caches[number], derived, surveyed))
+                sources = Sources(run.caches[number], derived, surveyed.by_technique)
+                results.append(self._pass(of_pass, sources))
         if run.spec.within is not None and run.inputs.candidates is not None:
             self._within(run.inputs.candidates)
         return Computed(results, surveyed.tally)
@@ -201,9 +201,7 @@ class SparkPasses:
 
     # --- a pass ---
 
-    def _pass(
-        self, opened: Opened, cache: VectorCache | None, derived: Derived, surveyed: SurveyResults
-    ) -> PassResults:
+    def _pass(self, opened: Opened, sources: Sources) -> PassResults:
         """Read, shuffle and compute a pass; its features are left on Spark."""
         spec, cluster, watch = opened.spec, self.cluster, self.run.watch
         with watch.timing("read") as cost:
@@ -224,10 +222,10 @@ class SparkPasses:
             to_join = tables_to_join(spec, loaded.inputs, self.options.ship_bytes)
             if to_join:
                 of_logs = of_events.union(of_candidates)
-                shared, state, vectors = self._joined(loaded, spec, to_join, of_logs, derived, surveyed)
+                shared, state, vectors = self._joined(loaded, spec, to_join, of_logs, sources)
                 of_candidates = of_candidates.union(vectors)
             else:
-                shared, state = self._shipped(loaded, spec, Sources(cache, derived, surveyed.by_technique))
+                shared, state = self._shipped(loaded, spec, sources)
             cost.add(rows=sum(table.rows for table in tables), bytes=sum(table.bytes for table in tables))
         job = Job(spec, shared, loaded.vectors_as_of)
         with watch.timing("compute") as cost:
@@ -251,18 +249,12 @@ class SparkPasses:
         return shared, ShippedState(spec, shared.columns, self.cluster.ship(folder))
 
     def _joined(
-        self,
-        loaded: Loaded,
-        spec: Spec,
-        names: Sequence[str],
-        rows: DataFrame,
-        derived: Derived,
-        surveyed: SurveyResults,
+        self, loaded: Loaded, spec: Spec, names: Sequence[str], rows: DataFrame, sources: Sources
     ) -> tuple[Shared, JoinedState, DataFrame]:
         """Join the vectors of some tables to the rows; return the state without them, and their packets by bucket."""
         run, folder, problems = self.run, self.folder / "kept", Problems()
         joined: list[tuple[JoinedTable, DataFrame]] = []
-        kept = {matrix: each for matrix, each in derived.items() if matrix.table in spec.read_tables}
+        kept = {matrix: each for matrix, each in sources.vectors.items() if matrix.table in spec.read_tables}
         for name, table in loaded.inputs.embeddings.items():
             with problems.collect():
                 if name in names:
@@ -279,13 +271,13 @@ class SparkPasses:
         shipped = self.cluster.ship(folder)
         nothing = {table.matrix: table.of_bucket([]) for table in tables}
         totals = {table.matrix: table.totals for table in tables if table.totals is not None}
-        sources = Sources(None, {**kept, **nothing}, surveyed.by_technique, totals)
-        shared = prepare(spec, {}, {}, loaded.vocabulary, run.mapped, None, sources)
+        here = Sources(None, {**kept, **nothing}, sources.surveyed, totals)
+        shared = prepare(spec, {}, {}, loaded.vocabulary, run.mapped, None, here)
         for each in tables:
             if each.matrix in shared.embeddings:
                 matrix = shared.embeddings[each.matrix]
                 shared.embeddings[each.matrix] = replace(matrix, report=each.report)
-        state = JoinedState(spec, shared.columns, tuple(tables), about, shipped, dict(surveyed.by_technique))
+        state = JoinedState(spec, shared.columns, tuple(tables), about, shipped, dict(sources.surveyed))
         return shared, state, _union([vectors for _, vectors in joined])
 
     def _vectors(self, job: Job, computed: DataFrame) -> list[list[VectorPart]]:
