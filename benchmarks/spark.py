@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -116,9 +115,7 @@ def main() -> None:
     parser.add_argument("part", choices=parts)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as workers:
-        os.environ["SPARK_WORKER_DIR"] = workers  # else the executors' logs are among the installed packages
-        parts[arguments.part](arguments.runs)
+    parts[arguments.part](arguments.runs)
 
 
 if __name__ == "__main__":

@@ -259,7 +259,8 @@ KEYS = {
     "stages.STAGE.bytes": "Bytes read, written or gathered.",
     "stages.STAGE.rows_per_second": "Rows divided by seconds; null where the seconds are 0.",
     "seconds_by_technique": "Seconds of each step of the ladder, such as `counters` and `aggregate`, per worker.",
-    "peak_memory_bytes": "Largest resident memory, [pages of mapped files included](../limits.md#memory).",
+    "peak_memory_bytes": "Largest resident memory, [pages of mapped files included](../limits.md#memory); on Spark "
+    "those of the driver's Python alone.",
     "warnings": "The warnings of the run.",
     "summary": "The last line of the log.",
     "checksum": "SHA-256 of the other keys, by which `extembed verify` finds a changed report.",
@@ -268,6 +269,7 @@ STAGES = {
     "check": "Open all inputs; check paths, columns and types.",
     "derive": "Derive tables of users from their histories.",
     "survey": 'Read all events by item, for the fits of `side = "all"`.',
+    "spark": "Start Spark.",
     "read": "Read events and candidates.",
     "shard": "Split them into shards of users.",
     "residuals": "Compute residual targets, on Spark.",

@@ -227,7 +227,8 @@ Scratch: TypeAlias = Annotated[
         "--scratch",
         metavar="DIR",
         file_okay=False,
-        help="Folder on a local disk for data that does not fit into memory.  [default: beside the output]",
+        help="Folder on a local disk for data that does not fit into memory; for tables of Spark one that all machines "
+        "share.  [default: beside the output; on Spark TMPDIR]",
         panel=RUN,
     ),
 ]

@@ -47,10 +47,14 @@ def verify(
 
 def _lines(verified: dict[str, Any]) -> list[str]:
     """Return a line for each file, and one for the inputs; warnings tell which have changed."""
+    from extembed_cli.jobs.sources import NOT_COMPARED
+
     lines = [f"{file['path']}: {counted(file['rows'], 'row')}, as its run wrote it" for file in verified["files"]]
     if verified["inputs"]:
         states = list(verified["inputs"].values())
         same = states.count("unchanged")
         all_of = "" if same == len(states) else f"{same} of {len(states)} "
-        lines.append(f"inputs since {verified['started']}: {all_of}unchanged")
+        skipped = counted(states.count(NOT_COMPARED), "table")
+        rest = f", {skipped} of Spark not compared" if NOT_COMPARED in states else ""
+        lines.append(f"inputs since {verified['started']}: {all_of}unchanged{rest}")
     return lines

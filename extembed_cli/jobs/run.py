@@ -75,7 +75,7 @@ def _run_job(spec: Spec, uploads: Uploads, options: RunOptions, watch: Watch, st
                     f"{' and '.join(models)} that the spec names changed during the run. The old output is untouched; "
                     "run again"
                 )
-            cost.add(rows=candidates, bytes=sum(path.stat().st_size for path in stage.files))
+            cost.add(rows=candidates, bytes=stage.bytes)
         report |= {
             "input_paths": input_paths(spec),
             "started": started.isoformat(timespec="seconds"),

@@ -45,13 +45,17 @@ def other_digests(paths: dict[str, Any]) -> dict[str, Any]:
     return digests
 
 
+NOT_COMPARED = "not compared: a table of Spark"
+"""What `changes` says of an input that it cannot read"""
+
+
 def changes(paths: dict[str, Any], digests: dict[str, Any]) -> Iterator[tuple[str, str | None]]:
     """Yield each input of a run report, and how it differs from when the run read it; None = not at all."""
     before = dict(_leaves(digests))
     for keys, path in _leaves(paths):
         label = _label(keys, paths)
         if any(each.startswith(SPARK_TABLE) for each in ([path] if isinstance(path, str) else path)):
-            yield f"{label} (a table of Spark, which is not compared)", None
+            yield label, NOT_COMPARED
             continue
         yield label, _change(keys[0], label, path, before[keys])
 

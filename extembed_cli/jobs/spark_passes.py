@@ -78,23 +78,24 @@ def run_on_spark(spec: Spec, options: RunOptions, watch: Watch, spark: SparkOpti
     """Run a job on Spark, in the active session or in a new one; see `run_job`."""
     if not has_tables(spec):  # then Spark starts once the inputs are checked
         return run_job(spec, options, watch, partial(_starting, spark))
-    watch.stage("spark")
-    with (
-        spark_session(spark.master, spark.conf, loud=spark.loud) as session,
-        tables_as_files(spec, session, watch, options.scratch) as (local, names),
-    ):
+    with _started(spark, watch) as session, tables_as_files(spec, session, watch, options.scratch) as (local, names):
         return run_job(local, options, watch, partial(passes_on_spark, session, spark), names)
 
 
 @contextmanager
 def _starting(options: SparkOptions, run: RunInputs) -> Iterator[SparkPasses]:
     """Yield the passes of a job in the active session, or in a new one."""
-    run.watch.stage("spark")
-    with (
-        spark_session(options.master, options.conf, loud=options.loud) as session,
-        passes_on_spark(session, options, run) as passes,
-    ):
+    with _started(options, run.watch) as session, passes_on_spark(session, options, run) as passes:
         yield passes
+
+
+@contextmanager
+def _started(options: SparkOptions, watch: Watch) -> Iterator[SparkSession]:
+    """Yield the active session, or a new one."""
+    with ExitStack() as stack:
+        with watch.timing("spark"):
+            session = stack.enter_context(spark_session(options.master, options.conf, loud=options.loud))
+        yield session
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from extembed_cli.data.paths.directories import MANIFEST, listed, parts_among
 from extembed_cli.data.paths.resolving import file_state
 from extembed_cli.errors import DataError, ExtembedError, InputError, Problems, counted, listing
 from extembed_cli.jobs.run_files import RunFile, RunFiles, run_files
-from extembed_cli.jobs.sources import changes
+from extembed_cli.jobs.sources import NOT_COMPARED, changes
 from extembed_cli.system.progress import Watch
 
 _OTHER_BYTES = "has other bytes than its run wrote: it was changed or damaged since. Run again"
@@ -40,6 +40,8 @@ def verify_run(
         with watch.timing("inputs"):
             changed = dict(changes(run.report["input_paths"], run.report["digests"]))
     for change in filter(None, changed.values()):
+        if change == NOT_COMPARED:
+            continue
         if inputs == "error":
             verification.problems.errors.append(DataError(change))
         else:

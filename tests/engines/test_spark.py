@@ -386,9 +386,9 @@ def test_one_user_with_a_million_events_and_a_bucket_of_ten_times_the_rows(tmp_p
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def environment() -> dict[str, str]:
     need_spark()
-    return {"SPARK_WORKER_DIR": str(tmp_path_factory.mktemp("workers")), "PYSPARK_PYTHON": sys.executable}
+    return {"PYSPARK_PYTHON": sys.executable}
 
 
 @pytest.mark.soak

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,10 +68,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def spark_session() -> Any:
     """Start Spark until the tests end: by `make soak` with two executors in processes of their own."""
     need_spark()
+    import pyspark
     from pyspark.sql import SparkSession
 
     folder = tempfile.mkdtemp()
-    os.environ["SPARK_WORKER_DIR"] = folder  # else the executors' logs are among the installed packages
     os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = (
         SparkSession.builder.master(os.environ["EXTEMBED_TEST_MASTER"])
@@ -80,7 +81,9 @@ def spark_session() -> Any:
     for key, value in _SETTINGS.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    work = Path(pyspark.__file__).parent / "work" / session.sparkContext.applicationId
+    for leftover in (folder, work):
+        atexit.register(shutil.rmtree, leftover, ignore_errors=True)
     atexit.register(session.stop)
     return session
 

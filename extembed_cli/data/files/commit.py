@@ -96,6 +96,12 @@ class Staged:
         self.obsolete: list[Path] = []
         """Old files under other names that the new files replace; removed after the renames."""
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files, those in folders among them."""
+        paths = (each for path in self.files for each in (path.iterdir() if path.is_dir() else [path]))
+        return sum(path.stat().st_size for path in paths)
+
     def temporary(self, target: Path, path: Path | None = None) -> Path:
         """Create an empty file with a temporary name for a target: a new name, or a given one, which readers look for.
 

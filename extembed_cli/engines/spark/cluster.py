@@ -208,4 +208,4 @@ def temporary_folder(parent: Path | None) -> Iterator[Path]:
     if parent is not None:
         make_folder(parent, "data of a run on Spark", "--scratch")
     with tempfile.TemporaryDirectory(prefix="extembed-spark-", dir=parent) as name:
-        yield Path(name)
+        yield Path(name).absolute()

@@ -21,6 +21,18 @@ _CURES = {
 """What to do about errors of Spark, by patterns of what they say, of which the first counts"""
 
 
+_REASONS = ("Reason: (.*)", r'Exception in thread "main" [\w.$]+: (.*)', r"^: [\w.$]+: (.*)")
+"""Where Java says why Spark does not start, the most telling first"""
+
+
+def does_not_start(error: Exception, said: str) -> SpecError:
+    """Return the error of a session that cannot be started; `said` is what Java has written to stderr."""
+    text = f"{said}\n{error}"
+    found = (re.search(pattern, text, re.MULTILINE) for pattern in _REASONS)
+    reason = next((match[1] for match in found if match), first_line(error))
+    return SpecError(f"--engine spark: Spark does not start: {reason.rstrip('.')}; -v -v shows what it says")
+
+
 def as_ours(error: BaseException) -> BaseException:
     """Return an error of Spark as one of ours: those of memory and disks say what to set, all else is a bug."""
     if isinstance(error, ExtembedError) or not isinstance(error, Exception):

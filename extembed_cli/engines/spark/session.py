@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -14,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extembed_cli.errors import SpecError, first_line, to_install
+from extembed_cli.engines.spark.failures import does_not_start
+from extembed_cli.errors import SpecError, to_install
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -36,6 +36,7 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
     """
     try:
         from pyspark import SparkConf, SparkContext
+        from pyspark.find_spark_home import _find_spark_home
         from pyspark.java_gateway import launch_gateway
         from pyspark.sql import SparkSession
     except ImportError:
@@ -47,35 +48,45 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
         yield running or SparkSession.builder.getOrCreate()
         return
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit, which has started Java
-    java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else "java"
-    if not submitted and shutil.which(java) is None:
-        raise SpecError("--engine spark needs Java 17: install it (Debian: openjdk-17-jre-headless), or set JAVA_HOME")
+    if not submitted:
+        _check_java()
     os.environ.setdefault("PYSPARK_PYTHON", conf.get("spark.pyspark.python", sys.executable))
-    settings = SparkConf().setAll([*{**_defaults(master, submitted=submitted), **conf}.items()])
-    if master is not None:
-        settings.setMaster(master)
     launched: Any = launch_gateway  # has no types
+    with tempfile.TemporaryDirectory(prefix="extembed-spark-") as folder, tempfile.TemporaryFile() as said:
+        settings = SparkConf().setAll([*{**_defaults(master, folder, submitted=submitted), **conf}.items()])
+        if master is not None:
+            settings.setMaster(master)
 
-    def start() -> SparkContext:
-        java_process = launched(settings, {} if loud else {"stderr": subprocess.DEVNULL})
-        return SparkContext(conf=settings, gateway=java_process)
+        def start() -> SparkContext:
+            java_process = launched(settings, {} if loud else {"stderr": said})
+            return SparkContext(conf=settings, gateway=java_process)
 
-    try:
-        # In the main thread, PySpark would replace our handler of SIGINT.
-        with without_warnings(), ThreadPoolExecutor(1, "spark") as thread:
-            thread.submit(start).result()
-            session = SparkSession.builder.getOrCreate()
-    except Exception as error:
-        raise SpecError(
-            f"--engine spark: Spark does not start: {first_line(error)}; -v -v shows what it says"
-        ) from error
-    if not loud and not submitted:
-        session.sparkContext.setLogLevel("OFF")
-    try:
-        yield session
-    finally:
-        if not submitted:  # else it ends with the program, or belongs to a notebook
-            session.stop()
+        try:
+            # In the main thread, PySpark would replace our handler of SIGINT.
+            with without_warnings(), ThreadPoolExecutor(1, "spark") as thread:
+                thread.submit(start).result()
+                session = SparkSession.builder.getOrCreate()
+        except Exception as error:
+            said.seek(0)
+            raise does_not_start(error, said.read().decode(errors="replace")) from error
+        if not loud and not submitted:
+            session.sparkContext.setLogLevel("OFF")
+        name = session.sparkContext.applicationId
+        try:
+            yield session
+        finally:
+            if not submitted:  # else it ends with the program, or belongs to a notebook
+                session.stop()
+            if (master or "").startswith("local-cluster"):  # whose workers' folders are among the installed packages
+                shutil.rmtree(Path(_find_spark_home()) / "work" / name, ignore_errors=True)
+
+
+def _check_java() -> None:
+    """Raise if there is no Java to start."""
+    home = os.environ.get("JAVA_HOME")
+    if shutil.which(Path(home) / "bin" / "java" if home else "java") is None:
+        install = "install it (Debian: openjdk-17-jre-headless), or set JAVA_HOME"
+        raise SpecError(f"--engine spark needs Java 17: {f'there is none in JAVA_HOME={home}' if home else install}")
 
 
 @contextmanager
@@ -86,13 +97,13 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def _defaults(master: str | None, *, submitted: bool) -> dict[str, str]:
+def _defaults(master: str | None, folder: str, *, submitted: bool) -> dict[str, str]:
     """Return the settings of a session that this program starts, without those that spark-submit has set."""
     from pyspark import SparkConf
 
     defaults = dict(_DEFAULTS)
     if (master or "").startswith(("local", "spark:")):  # else Spark makes a folder in the working directory
-        defaults["spark.sql.warehouse.dir"] = str(Path(tempfile.gettempdir()) / "extembed-spark-warehouse")
+        defaults["spark.sql.warehouse.dir"] = folder
     if submitted:
         known = SparkConf()
         defaults = {key: value for key, value in defaults.items() if not known.contains(key)}

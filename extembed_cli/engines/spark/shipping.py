@@ -53,6 +53,6 @@ def shipped(name: str) -> Path:
 
 @cache
 def _folder(parent: Path | None) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="extembed-spark-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix="extembed-spark-", dir=parent)).absolute()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
