@@ -74,6 +74,7 @@ target = "rating - 3"
 by = "request"
 columns = ["*cos_mean*"]
 """
+LOGS = 'interactions = "interactions.parquet"\ncandidates = "candidates.parquet"\n'
 BOTH = """
 [embeddings.text]
 path = "text.parquet"
@@ -232,8 +233,7 @@ def test_all_problems_of_joined_tables_are_told_as_locally(world: World) -> None
     world.write("two", {"item_id": [1, 2, 3], "embedding": vectors(np.array([[0.0, 1], [0, 2], [0, 3]]))})
     tables = "".join(f'[embeddings.{name}]\npath = "{name}.parquet"\n' for name in ("two", "one"))
     tables = tables.replace('two.parquet"\n', 'two.parquet"\ncenter = true\n')
-    logs = "".join(f'{name} = "{name}.parquet"\n' for name in ("interactions", "candidates"))
-    spec = load_spec(world.spec(f'{logs}output = "none"\n{tables}[[aggregate]]\n'))
+    spec = load_spec(world.spec(f'{LOGS}output = "none"\n{tables}[[aggregate]]\n'))
     messages = []
     for options in ({}, {"start": on_spark(**JOINED)}):
         with pytest.raises(ExtembedError) as caught:
@@ -455,12 +455,26 @@ def test_a_full_disk_of_the_driver_stays_one() -> None:
 
 
 @pytest.mark.soak
-def test_a_job_in_another_thread_leaves_the_session(everything: World) -> None:
+@pytest.mark.parametrize(
+    ("master", "reason"),
+    [("local[x]", "Could not parse Master URL: 'local[x]'"), ("yarn", "HADOOP_CONF_DIR or YARN_CONF_DIR must be set")],
+)
+def test_spark_says_why_it_does_not_start(everything: World, master: str, reason: str) -> None:
+    ran = extembed_process("run", everything.spec(BOTH), "--engine", "spark", "--master", master)
+    assert ran.code == 2 and "Spark does not start: " in ran.err and reason in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.soak
+def test_the_program_of_the_docs_leaves_the_session(everything: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread, where no session is active."""
     session = spark_session()
-    spec = load_spec(everything.spec(BOTH), [], str(everything.folder / "thread"))
+    everything.spec(LOGS + BOTH.replace("[emb", 'output = "program"\n[emb', 1))
+    monkeypatch.chdir(everything.folder)
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/spark.md").read_text(), re.DOTALL)
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(run_on_spark, spec, RunOptions(workers=1), Watch(), SparkOptions()).result()
-    same_as_local(everything, "thread", "both")
+        thread.submit(exec, program, {}).result()
+    same_as_local(everything, "program", "both")
     assert session.range(3).count() == 3
 
 
@@ -484,7 +498,7 @@ def test_spark_submit_and_a_session_that_is_there(everything: World, environment
 
 
 @pytest.mark.soak
-def test_tables_of_spark_are_inputs(everything: World) -> None:
+def test_tables_of_spark_are_inputs(everything: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session, folder = spark_session(), everything.folder
     session.read.parquet(str(folder / "interactions.parquet")).createOrReplaceTempView("log")
     names = f"""
@@ -498,9 +512,11 @@ center = true
     spec = load_spec(
         everything.spec(names + BOTH.replace('[embeddings.text]\npath = "text.parquet"\ncenter = true', ""))
     )
-    report = run_on_spark(spec, RunOptions(workers=1), Watch(), SparkOptions())
+    monkeypatch.chdir(tmp_path)
+    report = run_on_spark(spec, RunOptions(workers=1, scratch=Path("scratch")), Watch(), SparkOptions())
     assert report["input_paths"]["interactions"] == "spark:log"
-    extembed("verify", folder / "tables").ok()
+    verified = extembed("verify", folder / "tables").ok()
+    assert "0 of 3 unchanged, 3 tables of Spark not compared" in verified.out
     one, other = (pq.read_table(sorted((folder / name).glob("*.parquet"))) for name in ("tables", "both"))
     features = [column.name for column in feature_columns(folder / "tables")]
     assert len(features) > 5 and one.select(features).equals(other.select(features))
