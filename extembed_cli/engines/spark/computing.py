@@ -96,9 +96,9 @@ def packets_of_features(part: FeaturePart, part_rows: int) -> Iterator[Packet]:
 
 
 def feature_part(frame: pl.DataFrame) -> FeaturePart:
-    """Return the features that a packet has."""
+    """Return the features that packets have, of several buckets and so in any order."""
     columns = {name: frame[name].to_numpy() for name in frame.columns}
-    return FeaturePart(columns.pop("row"), columns)
+    return FeaturePart.of(columns.pop("row"), columns)
 
 
 def vector_part(frame: pl.DataFrame) -> VectorPart:
