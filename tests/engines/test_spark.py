@@ -28,12 +28,18 @@ from conftest import EXTEMBED, ROOT, World, extembed, extembed_process, small_wo
 from helpers.engines import EVERY_KEY_OF_A_FIT, LOCAL_CLUSTER, need_spark, on_spark, spark_session
 
 from extembed_cli import feature_columns
+from extembed_cli.data.files.parquet import open_table
 from extembed_cli.data.inputs import unit_vectors
 from extembed_cli.data.outputs import feature_file
+from extembed_cli.data.outputs.feature_file import FeatureTable
+from extembed_cli.data.outputs.shard_results import FeaturePart
 from extembed_cli.engines.spark import reading
 from extembed_cli.engines.spark.cluster import Cluster
+from extembed_cli.engines.spark.computing import FEATURES, packets_of_features
 from extembed_cli.engines.spark.failures import as_ours
+from extembed_cli.engines.spark.packets import frames_in, table_of
 from extembed_cli.engines.spark.residuals import windows_of
+from extembed_cli.engines.spark.writing import rows_of_part
 from extembed_cli.errors import ExtembedError, ResourceError
 from extembed_cli.features import prepare
 from extembed_cli.jobs import spark_logs, spark_vectors
@@ -274,6 +280,26 @@ def test_no_user_has_a_vector(world: World) -> None:
         files.append((world.folder / "users.parquet").read_bytes())
     assert pq.read_schema(world.folder / "users.parquet").field("user_id").type == pa.binary(16)
     assert files[0] == files[1]
+
+
+def test_a_part_of_many_row_groups_has_the_features_of_all_buckets(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of a bucket are all over the part, and those of two buckets come together in any order."""
+    monkeypatch.setattr(feature_file, "ROW_GROUP", 30)
+    candidates = open_table("candidates", str(world.folder / "candidates.parquet"))
+    table = FeatureTable.of(candidates, {"feature": "Float32"}, {"columns": []})
+    numbers = np.arange(300)
+    packets = [
+        packet
+        for bucket in (2, 0)  # the rows of a third bucket have no value
+        for rows in [numbers[numbers % 3 == bucket]]
+        for packet in packets_of_features(FeaturePart(rows, {"feature": rows.astype(np.float32)}), 1000)
+    ]
+    batches = list(rows_of_part(table, 0, frames_in(table_of(packets), FEATURES)))
+    assert len(batches) == 10
+    written = pa.Table.from_batches(batches)["feature"].to_pylist()
+    assert written == [None if number % 3 == 1 else number for number in range(300)]
 
 
 def test_windows_of_residuals_have_about_as_many_events_each() -> None:
