@@ -44,6 +44,12 @@ def on_spark(folder: Path, executors: int, *more: str) -> list[str]:
     return [f"{folder}/spark" if argument == f"{folder}/local" else argument for argument in command]
 
 
+def check_same(folder: Path) -> None:
+    """Raise unless the local output and the one of Spark have the same bytes."""
+    one, other = ((folder / name / "_extembed_manifest.json").read_bytes() for name in ("local", "spark"))
+    assert one == other, "the outputs differ"
+
+
 def sizes(runs: int) -> None:
     """Print seconds by size: of both engines, and of one and two executors."""
     for users in (BIG.users // 4, BIG.users, 4 * BIG.users):
@@ -53,8 +59,7 @@ def sizes(runs: int) -> None:
             commands = {"local": local(folder)}
             commands |= {f"{n} executor{'s' * (n > 1)}": on_spark(folder, n) for n in (1, 2)}
             costs = in_turn(commands, runs)
-            same = (folder / "local" / "_extembed_manifest.json").read_bytes()
-            assert (folder / "spark" / "_extembed_manifest.json").read_bytes() == same
+            check_same(folder)
             print(f"\n{users:,} users, about {users * 50:,} events and candidates", flush=True)
             for label, cost in costs.items():
                 print(f"  {label:12} {median(cost)}  {ratio(cost, costs['local']):.2f}x", flush=True)
@@ -73,9 +78,10 @@ def shuffle(_: int) -> None:
             log.mkdir()
             events = ["--conf", "spark.eventLog.enabled=true", "--conf", f"spark.eventLog.dir={log}"]
             plain = ["--conf", "spark.eventLog.compress=false", "--conf", "spark.eventLog.rolling.enabled=false"]
-            in_turn({mode: on_spark(folder, 2, *events, *plain, "--ship", ship)}, 1)
+            in_turn({"local": local(folder), mode: on_spark(folder, 2, *events, *plain, "--ship", ship)}, 1)
+            check_same(folder)
             totals = {"shuffle MiB": 0.0, "executor seconds": 0.0, "tasks": 0.0}
-            (file,) = [path for path in log.iterdir() if path.is_file()]
+            (file,) = [path for path in log.iterdir() if path.is_file() and path.suffix != ".crc"]
             for line in file.read_text().splitlines():
                 event = json.loads(line)
                 if event["Event"] == "SparkListenerTaskEnd" and event.get("Task Metrics"):
