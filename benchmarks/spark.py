@@ -81,8 +81,8 @@ def shuffle(_: int) -> None:
             in_turn({"local": local(folder), mode: on_spark(folder, 2, *events, *plain, "--ship", ship)}, 1)
             check_same(folder)
             totals = {"shuffle MiB": 0.0, "executor seconds": 0.0, "tasks": 0.0}
-            (file,) = [path for path in log.iterdir() if path.is_file() and path.suffix != ".crc"]
-            for line in file.read_text().splitlines():
+            files = [path for path in log.iterdir() if path.suffix != ".crc"]
+            for line in (line for file in files for line in file.read_text().splitlines()):
                 event = json.loads(line)
                 if event["Event"] == "SparkListenerTaskEnd" and event.get("Task Metrics"):
                     metrics = event["Task Metrics"]
