@@ -290,7 +290,7 @@ class SparkPasses:
             streams = FrameStreams(self.folder, kind, 1)
             self.cluster.stream("vectors", of_file, VECTORS, partial(_write_vectors, streams))
             streams.close()
-            empty = VectorPart(pl.Series(dtype=pl.Null), np.zeros((0, file.dim), np.float32))
+            empty = VectorPart(pl.Series(dtype=pl.Int64), np.zeros((0, file.dim), np.float32))
             results.append([computing.vector_part(frame) for frame in read_frames(self.folder, kind, 0)] or [empty])
         return results
 

@@ -39,8 +39,8 @@ def verify_run(
     if inputs != "skip":
         with watch.timing("inputs"):
             changed = dict(changes(run.report["input_paths"], run.report["digests"]))
-    for change in filter(None, changed.values()):
-        if change == NOT_COMPARED:
+    for change in changed.values():
+        if change in (None, NOT_COMPARED):
             continue
         if inputs == "error":
             verification.problems.errors.append(DataError(change))

@@ -138,7 +138,8 @@ def as_stored(series: pl.Series, table: Table, column: str) -> pa.Array:
         return narrowed(series).to_arrow()  # floats that stand for integers, and decimals
     if types.is_integer(kind):
         series = series.cast(pl.UInt64() if types.is_unsigned_integer(kind) else pl.Int64())
-    array = (series if len(series) else pl.Series(dtype=pl.Null())).to_arrow().cast(storage_type(kind))
+    known = series if len(series) else pl.Series(dtype=pl.Null())  # no ids have any type
+    array = known.to_arrow().cast(storage_type(kind))
     return pa.ExtensionArray.from_storage(kind, array) if isinstance(kind, pa.BaseExtensionType) else array
 
 

@@ -56,9 +56,9 @@ def packets_by(keys: Ints, kind: str, frame: pl.DataFrame) -> Iterator[Packet]:
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     (batch,) = ipc.to_arrow(frame[order]).combine_chunks().to_batches()
-    most = max(1, min(_ROWS, _BYTES * len(frame) // max(1, batch.nbytes)))
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])).tolist()
     for start, end in zip(starts, [*starts[1:], len(keys)], strict=True):
+        most = max(1, min(_ROWS, _BYTES * (end - start) // max(1, batch[start:end].nbytes)))
         for low in range(start, end, most):
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, batch.schema) as writer:

@@ -77,8 +77,8 @@ def spark_session(master: str | None, conf: Mapping[str, str], *, loud: bool) ->
         finally:
             if not submitted:  # else it ends with the program, or belongs to a notebook
                 session.stop()
-            if (master or "").startswith("local-cluster"):  # whose workers' folders are among the installed packages
-                shutil.rmtree(Path(_find_spark_home()) / "work" / name, ignore_errors=True)
+                if (master or "").startswith("local-cluster"):  # whose folders are among the installed packages
+                    shutil.rmtree(Path(_find_spark_home()) / "work" / name, ignore_errors=True)
 
 
 def _check_java() -> None:
