@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 import threadpoolctl
 import typer.main
+from xdist.scheduler import LoadScopeScheduling
 
 from extembed_cli.jobs.options import RunOptions
 from extembed_cli.jobs.run import run_job
@@ -42,9 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "few(n): `make test` runs n of the cases, spread over all of them")
     config.addinivalue_line("markers", "local: about what the local engine alone has, such as its cache")
     config.addinivalue_line("markers", "soak: slow, or one more case of its kind; run by `make soak`")
-    for profile, examples in {"quick": 3, "soak": 60}.items():
+    for profile, examples in {"quick": 2, "soak": 60}.items():
         too_slow = [hypothesis.HealthCheck.too_slow]
         hypothesis.settings.register_profile(
             profile, max_examples=examples, deadline=None, suppress_health_check=too_slow
@@ -62,13 +64,44 @@ def _take_one_core(worker: str) -> None:
         threadpoolctl.threadpool_limits(1, "blas")  # two BLAS threads on one core wait for each other
 
 
+class _Scheduler(LoadScopeScheduling):
+    """Keeps the tests of a file on one worker, and those of folders that share a slow fixture, which is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder, _, _ = nodeid.rpartition("/")
+        return folder if folder in {"tests/evaluate", "tests/neural"} else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)  # there is none with `-p no:xdist`
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduler:
+    return _Scheduler(config, log)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    with_soak = config.getoption("--soak")
+    _leave_few(items)
+    if config.getoption("--soak"):
+        for item in items:
+            if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker(pytest.mark.soak)  # it has more examples then
+    else:
+        long = [item for item in items if "soak" in item.keywords]
+        items[:] = [item for item in items if "soak" not in item.keywords]
+        config.hook.pytest_deselected(items=long)
+
+
+def _leave_few(items: Iterable[pytest.Item]) -> None:
+    """Of the cases of each test with the marker `few`, leave all but n to `make soak`."""
+    cases: dict[Any, list[pytest.Item]] = {}
     for item in items:
-        if not with_soak and "soak" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="long: run by `make soak`"))
-        elif with_soak and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
-            item.add_marker(pytest.mark.soak)  # it has more examples then
+        if "few" in item.keywords and "soak" not in item.keywords:
+            cases.setdefault(getattr(item, "obj", None), []).append(item)
+    for test in cases.values():
+        marker = test[0].get_closest_marker("few")
+        assert marker is not None
+        (few,) = marker.args
+        for number, item in enumerate(test):
+            if number * few // len(test) == (number - 1) * few // len(test):
+                item.add_marker(pytest.mark.soak)
 
 
 def soak(*values: Any, **options: Any) -> Any:

@@ -166,6 +166,7 @@ def test_a_job_that_does_not_fit_into_memory_is_refused(world: World) -> None:
         *(soak([command, "--help"]) for command in FLAGS if command not in {"run", "neural train"}),
     ],
 )
+@pytest.mark.few(2)
 def test_help_imports_no_data_libraries(arguments: list[str]) -> None:
     shown = extembed_process(*arguments, env={"PYTHONPROFILEIMPORTTIME": "1"})
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in shown.err.splitlines() if "|" in line}

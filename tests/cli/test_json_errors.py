@@ -75,6 +75,7 @@ def test_a_bug(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (told["error"]["kind"], told["exit"]) == ("bug", 70)
 
 
+@pytest.mark.soak
 def test_a_run_that_is_stopped(tmp_path: Path) -> None:
     world = build(tmp_path)
     hold = Fault("os:fsync", do="hold", path=str(tmp_path / "go"))

@@ -80,6 +80,7 @@ def damaged(path: Path, damage: str) -> bytes:
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("damage", [*(f"cut {n}" for n in range(10)), "flipped", "empty", "text", "magic"])
+@pytest.mark.few(14)
 def test_a_corrupt_file_is_named(world: World, name: str, damage: str) -> None:
     path = world.write(name, world.table(name), write_page_checksum=True, compression="none")
     path.write_bytes(damaged(path, damage))

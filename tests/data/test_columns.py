@@ -227,6 +227,7 @@ OFTEN = {"bool", "decimal", "string", "date", "zoned", "dictionary", "uuid"}
 
 
 @pytest.mark.parametrize("kind", soak_except(OFTEN, WHERES))
+@pytest.mark.few(3)
 def test_where_reads_columns_of_any_type(world: World, kind: str) -> None:
     values = every_type(600)[kind]
     table = world.table("interactions").append_column("x", values)
@@ -287,6 +288,7 @@ def test_an_event_without_any_key_is_counted_once(world: World) -> None:
 
 @pytest.mark.parametrize("kind", NULL_TYPES)
 @pytest.mark.parametrize("column", ["user_id", "timestamp"])
+@pytest.mark.few(4)
 def test_candidates_without_user_or_time_keep_their_row(
     world: World, expected: pl.DataFrame, kind: str, column: str
 ) -> None:

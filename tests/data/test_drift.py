@@ -55,6 +55,7 @@ def test_a_part_without_rows_may_have_any_types(world: World, name: str) -> None
 
 @pytest.mark.parametrize("name", ["interactions", "candidates"])
 @pytest.mark.parametrize("other", [pa.timestamp("us"), pa.timestamp("ms", "UTC"), pa.timestamp("us", "Europe/Berlin")])
+@pytest.mark.few(3)
 def test_a_naive_and_a_zoned_part(world: World, name: str, other: pa.DataType) -> None:
     expected = features(world)
     for path, half, kind in zip("ab", halves(world, name), (other, pa.timestamp("us", "UTC")), strict=True):

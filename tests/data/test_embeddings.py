@@ -37,6 +37,7 @@ def replace_vectors(world: World, column: pa.Array) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", soak("float32"), "float64", "int8"])
 @pytest.mark.parametrize("kind", ["fixed", "list", soak("large")])
+@pytest.mark.few(3)
 def test_vectors_of_any_list_of_any_number(world: World, kind: str, dtype: str) -> None:
     # Scaled so that int8 values are not all zero. The reference has the same numbers as float32.
     rounded = (rows_of(world).astype(np.float64) * 40.1).astype(dtype)
@@ -67,6 +68,7 @@ def test_a_null_vector_counts_as_no_vector(world: World, kind: str) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf"), None, 0.0], ids=str)
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("center", [soak(False, id="plain"), pytest.param(True, id="center")])
+@pytest.mark.few(5)
 def test_bad_vectors_can_count_as_missing(world: World, kind: str, bad: float | None, center: bool) -> None:
     table = f'[embeddings.text]\npath = "text.parquet"\ncenter = {str(center).lower()}\n'
     rows = rows_of(world)

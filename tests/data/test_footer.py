@@ -62,6 +62,7 @@ WRITERS = [as_spark, as_pandas, as_pandas_with_numbers_as_names, as_polars, as_d
 
 @pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
 @pytest.mark.parametrize("output", ["out.parquet", "out"])
+@pytest.mark.few(5)
 def test_every_reader_sees_all_columns(world: World, write: Any, output: str) -> None:
     expected = world.run().select(FEATURES)
     write(world)

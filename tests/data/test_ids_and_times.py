@@ -132,6 +132,7 @@ OFTEN = {"int8", "uint64", "negative", "across_2_63", "string", "binary", "uuid"
     ],
     ids="-".join,
 )
+@pytest.mark.few(7)
 def test_ids_of_any_type_match(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
     for name, kind in zip(INPUTS, kinds, strict=True):
         columns = ["item_id"] if name == "text" else ["user_id", "item_id"]
@@ -201,6 +202,7 @@ TIMES: dict[str, Callable[[np.ndarray], pa.Array]] = {
     + [["s", "ns_utc"], ["ms_berlin", "us"], ["us_utc", "ns_kolkata"], ["us_offset", "s_utc"]],
     ids="-".join,
 )
+@pytest.mark.few(6)
 def test_times_of_any_unit_and_zone_are_instants(world: World, kinds: list[str], expected: pl.DataFrame) -> None:
     for name, kind in zip(INPUTS, kinds, strict=False):
         replace(world, name, timestamp=TIMES[kind](micros(world, name)))
@@ -247,6 +249,7 @@ def test_days_without_a_time_of_day_warn(world: World, kind: str) -> None:
     ],
     ids=str,
 )
+@pytest.mark.few(3)
 def test_integer_times_count_in_time_unit(world: World, unit: str, kind: pa.DataType, expected: pl.DataFrame) -> None:
     for name in INPUTS[:2]:
         replace(world, name, timestamp=counts(micros(world, name), unit, kind))

@@ -100,6 +100,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("number", [10, soak(600)])
 @pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.few(8)
 def test_a_damaged_file_is_read_or_refused(tmp_path: Path, kind: str, number: int) -> None:
     write, flags = WHOLE[kind]
     path = write(tmp_path)

@@ -180,6 +180,7 @@ def hive(world: World, name: str, column: str, folders: dict[Any, str], keep: bo
 
 @pytest.mark.parametrize("path", ["interactions.d", "interactions.d/*/*.parquet", "interactions.d/**/*.parquet"])
 @pytest.mark.parametrize("keep", [False, True], ids=["folders", "folders_and_files"])
+@pytest.mark.few(3)
 def test_where_reads_a_partition_column_of_numbers(world: World, expected: pl.DataFrame, path: str, keep: bool) -> None:
     where = '[histories.liked]\nwhere = "rating >= 4"\n'
     plain = run_spec(spec(world, where))
@@ -189,6 +190,7 @@ def test_where_reads_a_partition_column_of_numbers(world: World, expected: pl.Da
 
 
 @pytest.mark.parametrize("where", ["kind = 'a b/c'", "kind <> 'x'", "kind IS NOT NULL", "kind IN ('x', '1')"])
+@pytest.mark.few(2)
 def test_where_reads_a_partition_column_of_text(world: World, expected: pl.DataFrame, where: str) -> None:
     """Folder names have the escapes of Spark and Hive, and their name for null."""
     names = ["a b/c", "x", "1", None]

@@ -98,6 +98,7 @@ CASES = [*CONVERTIBLE.items(), *WITH_SEMICOLONS.items()]
 
 
 @pytest.mark.parametrize(("kind", "write"), CASES, ids=[*CONVERTIBLE, *(f"{kind} with ;" for kind in WITH_SEMICOLONS)])
+@pytest.mark.few(4)
 def test_the_line_of_the_message_converts_it(world: World, kind: str, write: Callable[[Path], object]) -> None:
     path = world.folder / "log.data"
     write(path)
@@ -148,6 +149,7 @@ def as_text(frame: pl.DataFrame) -> pl.DataFrame:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("content", [{"a": 1}, [1], np.ones(3), Path("a")], ids=lambda content: type(content).__name__)
+@pytest.mark.few(6)
 def test_pickles_of_all_protocols(world: World, protocol: int, content: object) -> None:
     (world.folder / "text.parquet").write_bytes(pickle.dumps(content, protocol))
     refused(world, world.spec(), UNREADABLE, "text.parquet: is a Python pickle, which may run any program")

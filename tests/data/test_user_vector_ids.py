@@ -67,6 +67,7 @@ def with_users(world: World, column: pa.Array, name: str = "interactions") -> No
 
 
 @pytest.mark.parametrize("kind", soak_except(OFTEN, IDS))
+@pytest.mark.few(3)
 def test_ids_keep_the_type_of_the_log(world: World, kind: str) -> None:
     plain = compute_user_vectors(world)
     nums = world.table("interactions")["user_id"].to_pylist()
@@ -104,6 +105,7 @@ def test_ids_join_with_the_log(world: World, kind: str) -> None:
         (("binary", "fixed_16"), pa.large_binary()),
     ],
 )
+@pytest.mark.few(3)
 def test_ids_of_files_of_two_types(world: World, kinds: tuple[str, str], stored: pa.DataType) -> None:
     plain = compute_user_vectors(world)
     table = world.table("interactions")

@@ -91,6 +91,7 @@ def table(keys: str) -> str:
 
 @pytest.mark.parametrize(("form", "keys"), FORMS, ids=lambda case: getattr(case, "__name__", ""))
 @pytest.mark.parametrize("extra", ["", soak("center = true\n"), soak("normalize = false\n")])
+@pytest.mark.few(3)
 def test_every_form_gives_the_same_features(world: World, form: Any, keys: str, extra: str) -> None:
     rows = rows_of(world)
     ids = pa.array(np.arange(35))
@@ -205,6 +206,7 @@ def test_one_missing_dimension_is_a_bad_vector(world: World) -> None:
 
 
 @pytest.mark.parametrize("bad", ["NaN", "Infinity", "-Infinity", "1e400", "1" + "0" * 5000, "null"])
+@pytest.mark.few(2)
 def test_numbers_that_are_not_finite_in_text_are_a_bad_vector(world: World, bad: str) -> None:
     texts = as_text(rows_of(world))["embedding"].to_pylist()
     texts[7] = f"[{', '.join([bad] * 8)}]"

@@ -191,6 +191,7 @@ def test_text_outside_the_years_1_to_9999_is_refused(world: World, text: str, fo
 
 @pytest.mark.parametrize("kind", [pa.float64(), soak(pa.float32()), pa.decimal128(20, 0), soak(pa.decimal256(50, 0))])
 @pytest.mark.parametrize("name", ["interactions", "candidates", "text"])
+@pytest.mark.few(3)
 def test_integers_that_were_written_as_floats_or_decimals(world: World, kind: pa.DataType, name: str) -> None:
     expected = run_spec(world.spec()).select(FEATURES)
     replace(world, name, "item_id", world.table(name)["item_id"].cast(kind))

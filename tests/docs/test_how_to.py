@@ -73,6 +73,7 @@ def test_the_explanation_is_as_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", with_commands)
+@pytest.mark.few(1)
 def test_the_commands_of_a_how_to_page_run(page: Path, folder: Path) -> None:
     if page.name == "evaluate.md":
         shell("extembed run spec.toml -q", folder)

@@ -60,6 +60,7 @@ def one(sample: Path) -> Ran:
 
 
 @pytest.mark.parametrize(("workers", "cut"), CUTS)
+@pytest.mark.few(2)
 def test_workers_shards_and_files_change_no_byte(sample: Path, one: Ran, workers: int, cut: Layout) -> None:
     same(one, ran(sample, workers, cut))
 
@@ -97,6 +98,7 @@ def test_other_users_of_a_batch_change_no_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("user", ["string", "binary", "large uint64", *map(soak, ("int16", "dictionary", "uint64"))])
+@pytest.mark.few(1)
 def test_user_ids_of_any_type_survive_sharding(world: World, user: str) -> None:
     """Some ids need 128 bits internally, which Arrow does not have, or 64 bits in one file and 128 in another."""
     to: dict[str, Callable[[np.ndarray], pa.Array]] = {

@@ -134,7 +134,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the logs and the tables in small pieces, and compute residuals in short windows."""
-    monkeypatch.setattr(reading, "SPLIT_ROWS", 30)
+    monkeypatch.setattr(reading, "SPLIT_ROWS", 150)
     monkeypatch.setattr(spark_logs, "WINDOW_ROWS", 100)
 
 

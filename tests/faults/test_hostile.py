@@ -64,6 +64,7 @@ ODD_IDS = {
 
 @pytest.mark.parametrize("role", ["user_id", soak("item_id")])
 @pytest.mark.parametrize("name", ODD_IDS)
+@pytest.mark.few(5)
 def test_odd_ids(world: World, role: str, name: str) -> None:
     world.spec(SPEC)
     with_values(world, LOG, role, ODD_IDS[name])
@@ -93,6 +94,7 @@ LONG = ('lag="1000d"', 'as_of_step="52000w"', 'histories.all.window="1000d"', 'd
 
 @pytest.mark.parametrize("tables", [LOG, soak(("interactions",)), soak(("candidates",))], ids="-".join)
 @pytest.mark.parametrize("name", ODD_TIMES)
+@pytest.mark.few(5)
 def test_odd_times(world: World, name: str, tables: tuple[str, ...]) -> None:
     world.spec(SPEC)
     values, settings = ODD_TIMES[name]
@@ -122,6 +124,7 @@ ODD_VECTORS = {
 
 @pytest.mark.parametrize("bad", ["missing", soak("error")])
 @pytest.mark.parametrize("name", ODD_VECTORS)
+@pytest.mark.few(5)
 def test_odd_vectors(world: World, name: str, bad: str) -> None:
     world.spec(SPEC)
     world.write("text", {"item_id": np.arange(35), "embedding": ODD_VECTORS[name]})

@@ -34,6 +34,7 @@ def start(folder: Path, seed: int, fault: Fault) -> Run:
     return drive(*arguments(folder, seed), faults=(fault,), rows=0)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("fault", "is_new"),
     [

@@ -27,6 +27,7 @@ def contents(world: World) -> dict[str, bytes]:
     return {name: (world.folder / name).read_bytes() for name in FILES}
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("fault", "new"),
     [

@@ -249,6 +249,7 @@ main()
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "then", ["raise TypeError('not a type')", soak("pass"), soak("raise OSError(28, 'No space left')")]
 )

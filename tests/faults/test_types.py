@@ -150,6 +150,7 @@ OFTEN = ("users", "times", "vectors")
         *(soak(role, values, ODD) for role in ROLES for values in VALUES if values not in ("plain", "with nulls")),
     ],
 )
+@pytest.mark.few(1)
 def test_every_type_is_read_or_refused_by_name(
     world: World, role: str, values: str, kinds: tuple[pa.DataType, ...]
 ) -> None:

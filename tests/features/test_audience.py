@@ -94,6 +94,7 @@ def fits(side: str, residual: str) -> str:
     [("", ""), ('residual = "item"\n', 'residual = "user"\n'), ('residual = "user"\n', 'residual = "item"\n')],
     ids=["target", "item", "user"],
 )
+@pytest.mark.few(1)
 def test_a_transposed_log_with_swapped_sides_gives_the_same_bytes(tmp_path: Path, residual: str, swapped: str) -> None:
     one, other = write(tmp_path / "one"), write(tmp_path / "other", swapped=True)
     counters = group("item", f'name = "x"\ntarget = "rating"\n{residual}', "counters")

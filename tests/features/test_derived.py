@@ -56,6 +56,7 @@ def world(tmp_path: Path) -> World:
     ],
 )
 @pytest.mark.parametrize("lag", [soak(0), 5])
+@pytest.mark.few(3)
 def test_the_cosines_are_those_of_a_loop(world: World, keys: str, by: str | None, lag: int) -> None:
     path = spec(world, taste(keys) + AUDIENCE, top=f'weight = "weight"\nlag = "{lag}h"\n')
     output = run_spec(path)
@@ -128,6 +129,7 @@ target = "rating - 3"
 )
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.local
 def test_derived_vectors_have_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:

@@ -54,6 +54,7 @@ def cosine(u: np.ndarray, v: np.ndarray) -> float:
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("normalize_users", [False, True])
+@pytest.mark.few(4)
 def test_the_values_are_those_of_a_loop(world: World, center: bool, normalize: bool, normalize_users: bool) -> None:
     keys, of_users = (f"normalize = {str(each).lower()}\n" for each in (normalize, normalize_users))
     group = f"[[direct]]\ncenter = {str(center).lower()}\n"
@@ -116,6 +117,7 @@ side = "item"
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.local
 def test_direct_has_the_same_bytes_in_any_layout(world: World, layout: Layout) -> None:

@@ -125,6 +125,7 @@ def test_messages_name_the_flag(world: World) -> None:
 
 
 @pytest.mark.parametrize("dim", [300, 40])
+@pytest.mark.few(1)
 def test_long_histories_are_solved_in_segments(world: World, dim: int) -> None:
     """A factor holds max(256, dimensions) of the 700 events. Scores agree with one system per as-of time."""
     rng = np.random.default_rng(4)

@@ -76,6 +76,7 @@ def log_of(world: World) -> tuple[list[dict[str, Any]], list[Event]]:
 @pytest.mark.parametrize(
     ("lag", "table"), [soak("0s", ""), ("7h", "center = true\n"), soak("1d", "normalize = false\n")]
 )
+@pytest.mark.few(3)
 def test_the_scores_are_those_of_a_loop(
     world: World, keys: str, by: str | None, fit: ReferenceFit, lag: str, table: str
 ) -> None:
@@ -137,6 +138,7 @@ unobserved_weight = 0.1
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_everybody_has_the_same_bytes_in_any_layout(
     world: World, layout: Layout, monkeypatch: pytest.MonkeyPatch

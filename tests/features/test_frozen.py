@@ -63,6 +63,7 @@ def test_later_items_change_no_byte(world: World, table: str) -> None:
         assert not moved[name].equals(before[name], null_equal=True)
 
 
+@pytest.mark.soak
 def test_frozen_sums_have_the_same_bytes_in_any_layout(world: World, tmp_path: Path) -> None:
     freeze(world)
     spec = world.spec(FROZEN)

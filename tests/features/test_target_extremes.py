@@ -56,6 +56,7 @@ top = [2]
 
 @pytest.mark.parametrize("gap", [1.0, 44.0, 60.0, 4000.0])
 @pytest.mark.parametrize("prior_events", [0.0, 5.0])
+@pytest.mark.few(3)
 def test_a_long_pause_does_not_lose_what_was_before(tmp_path: Path, gap: float, prior_events: float) -> None:
     """With a half-life of an hour all weight of the first event is gone, but the mean before is still its value."""
     group = f'target = "y"\nresidual = "item"\nresidual_half_life = "1h"\nprior_events = {prior_events}\n'

@@ -61,7 +61,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start less of Spark for the few tests of `make test`; their tasks are in processes of Python, too."""
-    os.environ["EXTEMBED_TEST_MASTER"] = LOCAL_CLUSTER if config.getoption("--soak") else "local[2,4]"
+    os.environ["EXTEMBED_TEST_MASTER"] = LOCAL_CLUSTER if config.getoption("--soak") else "local[1,4]"
 
 
 @functools.cache

@@ -37,6 +37,7 @@ def test_one_candidate_of_each_user(world: World) -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.few(1)
 def test_small_batches_give_the_same_features(world: World, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All limits are lowered until they apply: batches, gathered vectors, sorted rows, and long histories."""
     write_lognormal(world, 60, 12, 600, dim=20, candidates=30)
@@ -150,6 +151,7 @@ def test_workers_and_shards_change_no_byte(world: World) -> None:
 
 
 @pytest.mark.parametrize("dim", [8, 64])
+@pytest.mark.few(1)
 def test_equal_candidates_have_equal_bytes(world: World, dim: int) -> None:
     """So the order of rows changes no value, even if a user, time and item is repeated."""
     write_lognormal(world, 80, 40, 600, dim=dim, candidates=40)

@@ -355,6 +355,7 @@ EARLY, LATE = "2020-01-01", "2023-11-20"
         ),
     ],
 )
+@pytest.mark.few(7)
 def test_a_null_says_why(tmp_path: Path, item: str, at: str, groups: str, column: str, how: str) -> None:
     World(tmp_path).write("users", {"user_id": [5], "embedding": vectors(np.eye(5)[:1])})
     if "direct" in groups:
@@ -378,6 +379,7 @@ def test_a_null_says_that_there_is_no_mean_and_nothing_similar(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["text", "binary", "uuid", "uint64", "dictionary"])
+@pytest.mark.few(2)
 def test_ids_are_given_and_shown_in_their_own_type(world: World, kind: str) -> None:
     def ids(numbers: pa.ChunkedArray) -> pa.Array:
         plain = numbers.to_pylist()

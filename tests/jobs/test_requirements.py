@@ -96,6 +96,7 @@ EMPTY: dict[Any, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("change", EMPTY, ids=lambda change: change.__name__)
+@pytest.mark.few(4)
 def test_inputs_that_do_not_match_are_refused(world: World, change: Any) -> None:
     spec = change(world)
     message = refused(world, world.spec(spec), DATA, *EMPTY[change], "(--allow-empty accepts it)")
@@ -105,6 +106,7 @@ def test_inputs_that_do_not_match_are_refused(world: World, change: Any) -> None
 
 
 @pytest.mark.parametrize("change", EMPTY, ids=lambda change: change.__name__)
+@pytest.mark.few(4)
 def test_they_are_accepted_with_a_warning(world: World, change: Any) -> None:
     spec = change(world)
     done = extembed("run", world.spec(spec), "--allow-empty", "-q").ok()

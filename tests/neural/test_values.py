@@ -81,6 +81,7 @@ def test_residuals_are_those_of_the_log(said: Path) -> None:
     assert config.values[1].sd == pytest.approx(expected.std(), abs=1e-5)
 
 
+@pytest.mark.soak
 def test_scores_do_not_depend_on_layout_or_later_events(said: Path) -> None:
     train(said, "--encoder", "attention", "--epochs", "1").ok()
     spec = load_spec(said / "spec.toml", output=str(said / "out.parquet"))

@@ -207,6 +207,7 @@ def test_orthogonal_vectors_reach_a_threshold_of_zero(world: World) -> None:
 
 @pytest.mark.parametrize("dim", [5, 384])
 @pytest.mark.parametrize("half_life", ["6h", "7d", "none"])
+@pytest.mark.few(3)
 def test_the_deviation_of_cosines_that_are_almost_equal(world: World, dim: int, half_life: str) -> None:
     """The cosines differ by less than 1e-4: Σ w c² / Σ w − m² would lose all digits in float32."""
     rng = np.random.default_rng(21)

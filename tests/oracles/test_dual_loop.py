@@ -54,6 +54,7 @@ LOGISTIC = {
 
 @pytest.mark.parametrize("dim", [soak(1), 8, soak(19), soak(48)])
 @pytest.mark.parametrize("name", FITS)
+@pytest.mark.few(6)
 def test_squared_loss(world: World, name: str, dim: int) -> None:
     """Histories have 1 to 30 events: fewer than, as many as and more than the dimensions."""
     with_dim(world, dim)
@@ -63,6 +64,7 @@ def test_squared_loss(world: World, name: str, dim: int) -> None:
 
 @pytest.mark.parametrize("dim", [soak(1), soak(8), 48])
 @pytest.mark.parametrize("name", LOGISTIC)
+@pytest.mark.few(3)
 def test_logistic_loss(world: World, name: str, dim: int) -> None:
     with_dim(world, dim)
     keys, fit = LOGISTIC[name]
@@ -72,6 +74,7 @@ def test_logistic_loss(world: World, name: str, dim: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, soak(5), 16])
 @pytest.mark.parametrize("dim", [soak(4), 16, 20])
+@pytest.mark.few(3)
 def test_as_many_systems_as_events(world: World, size: int, dim: int) -> None:
     """In a batch of n systems of n events numpy would read two-dimensional right sides as one matrix."""
     rng = np.random.default_rng(size)

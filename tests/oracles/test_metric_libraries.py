@@ -86,6 +86,7 @@ def test_metrics_of_requests_agree_with_ir_measures(requests: tuple[np.ndarray, 
     assert checked > 30
 
 
+@pytest.mark.few(2)
 def test_metrics_of_requests_agree_with_scikit_learn(requests: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     scores, grades, keys = requests
     groups = metrics.Groups.of(keys)

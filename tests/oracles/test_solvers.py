@@ -52,6 +52,7 @@ def unit(world: World) -> np.ndarray:
 
 @pytest.mark.parametrize("alpha", [1.5, 3.0, 40.0])
 @pytest.mark.parametrize("dim", [8, 64])
+@pytest.mark.few(3)
 def test_user_vectors_agree_with_exact_implicit(world: World, dim: int, alpha: float) -> None:
     """Confidence α for events and 1 for all other items is weight α - 1, target α / (α - 1), unobserved weight 1."""
     user, item = write(world, dim)

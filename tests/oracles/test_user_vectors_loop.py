@@ -41,6 +41,7 @@ FITS = {
 
 @pytest.mark.parametrize("dim", [soak(1), 8, soak(48)])
 @pytest.mark.parametrize("name", FITS)
+@pytest.mark.few(4)
 def test_vectors_score_as_normal_equations_do(world: World, name: str, dim: int) -> None:
     with_dim(world, dim)
     keys, fit = FITS[name]

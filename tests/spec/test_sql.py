@@ -137,6 +137,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("kind", LONG)
+@pytest.mark.few(1)
 def test_long_expressions_work_or_are_refused(world: World, kind: str) -> None:
     long, too_long = LONG[kind]
     output = run_spec(world.spec(f"[histories.long]\nwhere = {json.dumps(long)}\n[[aggregate]]\n"))

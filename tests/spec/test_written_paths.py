@@ -22,6 +22,7 @@ WAYS = ["~/{}", "${{DATA_DIR}}/{}", "file://{folder}/{}", "file://localhost{fold
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.few(2)
 def test_all_paths_of_specs_and_flags(world: World, tmp_path: Path, way: str) -> None:
     expected = world.run()
     folder = tmp_path / "elsewhere"

@@ -114,6 +114,7 @@ def test_other_commands(world: World, s3: Endpoint) -> None:
         ("az://container/x.parquet", 2, "set AZURE_STORAGE_ACCOUNT"),
     ],
 )
+@pytest.mark.few(8)
 def test_what_cannot_be_read(world: World, s3: Endpoint, url: str, code: int, message: str) -> None:
     s3.put("v.npy", b"\x93NUMPY")
     s3.put("not-parquet", b"user_id,item_id\n1,2\n")
