@@ -8,8 +8,7 @@ CORE   := $(VENV)/.core
 READY  := $(VENV)/.ready
 # Python compiles the few modules that a run imports, when it imports them.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
-# The tests of a file stay together, so that what they share is made once. Where Python may not keep what it compiles, each
-# of their many processes would compile the libraries again.
+# Where Python may not keep what it compiles, each of the many processes of the tests would compile the libraries again.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n auto --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

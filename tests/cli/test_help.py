@@ -162,11 +162,11 @@ def test_a_job_that_does_not_fit_into_memory_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *(["--help"], ["run", "--help"], ["neural", "train", "--help"], ["--version"], ["aggregat"]),
+        *(["--help"], ["run", "--help"]),
+        *map(soak, (["neural", "train", "--help"], ["--version"], ["aggregat"])),
         *(soak([command, "--help"]) for command in FLAGS if command not in {"run", "neural train"}),
     ],
 )
-@pytest.mark.few(2)
 def test_help_imports_no_data_libraries(arguments: list[str]) -> None:
     shown = extembed_process(*arguments, env={"PYTHONPROFILEIMPORTTIME": "1"})
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in shown.err.splitlines() if "|" in line}

@@ -16,9 +16,8 @@ from helpers.pages import blocks, cron_command, name, shell, sooner
 HOW_TO = sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name != "rankers.md")
 CRON = ROOT / "docs" / "how-to" / "cron-and-make.md"
 VERIFY = "extembed verify features.parquet -q --inputs skip"
-SLOW = {"neural.md", "evaluate.md", "explain.md", "import.md", "dual.md", "user-vectors.md", "verify.md"}
 with_commands = [
-    pytest.param(page, id=name(page), marks=[pytest.mark.soak] if page.name in SLOW else [])
+    pytest.param(page, id=name(page), marks=[] if page == CRON else [pytest.mark.soak])
     for page in HOW_TO
     if blocks(page, "sh")
 ]
@@ -73,7 +72,6 @@ def test_the_explanation_is_as_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", with_commands)
-@pytest.mark.few(1)
 def test_the_commands_of_a_how_to_page_run(page: Path, folder: Path) -> None:
     if page.name == "evaluate.md":
         shell("extembed run spec.toml -q", folder)

@@ -32,9 +32,8 @@ def files_of_run(folder: Path, output: str) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("output", "flips"), [("out.parquet", 50), ("out", 50), soak("out.parquet", 500), soak("out", 500)]
+    ("output", "flips"), [("out", 50), soak("out.parquet", 50), soak("out.parquet", 500), soak("out", 500)]
 )
-@pytest.mark.few(1)
 def test_every_flipped_bit_is_found(world: World, output: str, flips: int) -> None:
     undisturbed("run", world.spec(SPEC), "-o", world.folder / output).ok()
     path, files = world.folder / output, files_of_run(world.folder, output)

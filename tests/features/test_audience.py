@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, extembed, run_spec, timestamps, vectors
+from conftest import World, extembed, run_spec, soak, timestamps, vectors
 from helpers.aggregate_loop import micros
 from helpers.outputs import LAYOUTS, ran, same
 from helpers.reference import Event, ReferenceHistory, unit_vectors
@@ -91,10 +91,12 @@ def fits(side: str, residual: str) -> str:
 
 @pytest.mark.parametrize(
     ("residual", "swapped"),
-    [("", ""), ('residual = "item"\n', 'residual = "user"\n'), ('residual = "user"\n', 'residual = "item"\n')],
-    ids=["target", "item", "user"],
+    [
+        soak("", "", id="target"),
+        pytest.param('residual = "item"\n', 'residual = "user"\n', id="item"),
+        soak('residual = "user"\n', 'residual = "item"\n', id="user"),
+    ],
 )
-@pytest.mark.few(1)
 def test_a_transposed_log_with_swapped_sides_gives_the_same_bytes(tmp_path: Path, residual: str, swapped: str) -> None:
     one, other = write(tmp_path / "one"), write(tmp_path / "other", swapped=True)
     counters = group("item", f'name = "x"\ntarget = "rating"\n{residual}', "counters")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import World, extembed, timestamps, vectors
+from conftest import World, extembed, soak, timestamps, vectors
 
 from extembed_cli.kernels.prefixes import segment_length
 
@@ -124,8 +124,7 @@ def test_messages_name_the_flag(world: World) -> None:
         extembed("dual", *flags, *given, cwd=world.folder).failed(2, f"flags: {part}")
 
 
-@pytest.mark.parametrize("dim", [300, 40])
-@pytest.mark.few(1)
+@pytest.mark.parametrize("dim", [300, soak(40)])
 def test_long_histories_are_solved_in_segments(world: World, dim: int) -> None:
     """A factor holds max(256, dimensions) of the 700 events. Scores agree with one system per as-of time."""
     rng = np.random.default_rng(4)

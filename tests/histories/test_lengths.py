@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import World, run_spec, timestamps, vectors
+from conftest import World, run_spec, soak, timestamps, vectors
 from helpers.aggregate_loop import ALL, DISLIKED, LIKED, STATISTICS, check
 from helpers.drawn import same_bytes
 from helpers.long_histories import HISTORIES, HOUR, START, write_lognormal
@@ -36,8 +36,7 @@ def test_one_candidate_of_each_user(world: World) -> None:
     assert check(world, f"[[aggregate]]\n{STATISTICS}", ALL)["user_id"].is_unique().all()
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.few(1)
+@pytest.mark.parametrize("weighted", [soak(False), True])
 def test_small_batches_give_the_same_features(world: World, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All limits are lowered until they apply: batches, gathered vectors, sorted rows, and long histories."""
     write_lognormal(world, 60, 12, 600, dim=20, candidates=30)
@@ -150,8 +149,7 @@ def test_workers_and_shards_change_no_byte(world: World) -> None:
         same(one, ran(spec, workers, layout))
 
 
-@pytest.mark.parametrize("dim", [8, 64])
-@pytest.mark.few(1)
+@pytest.mark.parametrize("dim", [8, soak(64)])
 def test_equal_candidates_have_equal_bytes(world: World, dim: int) -> None:
     """So the order of rows changes no value, even if a user, time and item is repeated."""
     write_lognormal(world, 80, 40, 600, dim=dim, candidates=40)

@@ -106,7 +106,7 @@ def check(output: pl.DataFrame, expected: dict[str, list[float | None]]) -> None
                 assert abs(value - reference) <= slack, f"{name} row {row}: {value} is not {reference}"
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [soak(False), True])
 @pytest.mark.parametrize(
     "residual",
     [
@@ -120,7 +120,6 @@ def check(output: pl.DataFrame, expected: dict[str, list[float | None]]) -> None
     ],
     ids=str,
 )
-@pytest.mark.few(2)
 def test_columns_with_a_target(rated: World, residual: dict[str, Any], weighted: bool) -> None:
     keys = "".join(f"{key} = {value!r}\n" for key, value in residual.items())
     top = 'weight = "weight"\n' if weighted else ""

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from conftest import World, extembed, run_spec, soak
+from conftest import World, extembed, run_spec, soak, soak_except
 from helpers.refusals import USAGE, refused
 
 from extembed_cli.spec.sql import UnknownColumnError, checked
@@ -136,8 +136,7 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("kind", LONG)
-@pytest.mark.few(1)
+@pytest.mark.parametrize("kind", soak_except({"when"}, LONG))
 def test_long_expressions_work_or_are_refused(world: World, kind: str) -> None:
     long, too_long = LONG[kind]
     output = run_spec(world.spec(f"[histories.long]\nwhere = {json.dumps(long)}\n[[aggregate]]\n"))
